@@ -1,0 +1,38 @@
+# The two commands: `make demo` and `make test`. Everything else serves them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup demo demo-down test lint unit app-test molecule bench
+
+help: ## What there is
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## The controller's tools in .venv
+	@scripts/setup
+
+demo: setup ## Install Docker on this machine and deploy the reference stack to it
+	@ansible-playbook deploy.yml
+
+demo-down: setup ## Remove what `make demo` made (asks before deleting volumes)
+	@ansible-playbook playbooks/down.yml
+
+test: ## Everything: lint, unit tests, the app's tests, every molecule scenario
+	@scripts/test
+
+lint: setup ## ansible-lint (production), yamllint, ruff
+	@scripts/test lint
+
+unit: setup ## pytest of modules, filters and templates
+	@scripts/test unit
+
+app-test: setup ## The reference application's own tests
+	@scripts/test app
+
+molecule: setup ## Every molecule scenario
+	@scripts/test molecule
+
+bench: setup ## Benchmarks: ratios measured in one run
+	@for bench in tests/bench/bench_*.py; do python $$bench; done

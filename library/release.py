@@ -1,0 +1,391 @@
+#!/usr/bin/python
+"""Stage, promote and describe the releases of a stack on the server."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release
+short_description: Stage, promote and describe the releases of a stack
+description:
+  - A release is one folder C(<root>/releases/<id>) that holds everything that decides what runs.
+  - C(staged) writes it whole or not at all, unless C(current) or C(next) already is the same
+    release by fingerprint; C(current) promotes the staged one; C(info) only looks.
+  - The symlink C(next) names a release that was staged and is not yet proved, C(current) the
+    one that serves.
+options:
+  root:
+    description: Folder of the stack on the server, such as V(/opt/crisper).
+    type: path
+    required: true
+  state:
+    description: What to make true.
+    type: str
+    choices: [staged, current, info]
+    default: info
+  stack:
+    description: Name of the stack; app images are tagged C(<stack>/<service>:<id>).
+    type: str
+    required: true
+  files:
+    description:
+      - The rendered files, each with C(path) (in the release folder), C(content), C(mode), and
+        C(owner) (a numeric uid, root when absent). Required with O(state=staged).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Path in the release folder.
+        type: str
+        required: true
+      content:
+        description: The whole text.
+        type: str
+        required: true
+      mode:
+        description: Octal mode as a string.
+        type: str
+        default: "0644"
+      owner:
+        description: Numeric uid that owns the file.
+        type: int
+        default: 0
+  secret_files:
+    description: Like O(files); the contents never show, in no output and no diff.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Path in the release folder.
+        type: str
+        required: true
+      content:
+        description: The whole text.
+        type: str
+        required: true
+      mode:
+        description: Octal mode as a string.
+        type: str
+        default: "0600"
+      owner:
+        description: Numeric uid that owns the file.
+        type: int
+        default: 0
+  images:
+    description: Name to C({ref, id}) of every image of the release.
+    type: dict
+    default: {}
+  tags:
+    description: Names in O(images) that are tagged C(<stack>/<name>:<id>).
+    type: list
+    elements: str
+    default: []
+  facts:
+    description: Anything else the manifest should hold (source revision, operator, what was seen).
+    type: dict
+    default: {}
+  docker_cli:
+    description: The Docker client.
+    type: str
+    default: docker
+attributes:
+  check_mode:
+    description: Writes nothing in check mode and tells whether it would.
+    support: full
+  diff_mode:
+    description: Shows the files of the new release against the current one; values of env files
+      and secret files are hidden.
+    support: full
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: The release is staged
+  release:
+    root: /opt/crisper
+    stack: crisper
+    state: staged
+    files: "{{ release_files }}"
+    images: "{{ stack_images }}"
+    tags: [backend, frontend]
+
+- name: The staged release is the current one
+  release:
+    root: /opt/crisper
+    stack: crisper
+    state: current
+    facts:
+      verified: "{{ verify_report }}"
+"""
+
+RETURN = r"""
+release:
+  description: The release in question (staged, or current when nothing is staged); empty when none.
+  returned: always
+  type: dict
+  sample:
+    id: 20261120t221500z-1a2b3c4d
+    path: /opt/crisper/releases/20261120t221500z-1a2b3c4d
+    fingerprint: 1a2b3c4d5e6f
+    staged: true
+current:
+  description: Id of the release that serves; empty before the first deploy.
+  returned: always
+  type: str
+  sample: 20261119t080000z-99887766
+env_changed:
+  description: Names of environment variables that differ from the current release.
+  returned: when O(state=staged)
+  type: list
+  elements: str
+  sample: ["~LOG_LEVEL", "+FEATURE_X"]
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_release import (
+    MANIFEST,
+    checksums,
+    env_names_changed,
+    fingerprint,
+    redacted_env,
+    release_id,
+)
+
+
+
+def file_options(mode: str, no_log: bool) -> dict[str, Any]:
+    """Options of one file of a release."""
+    return {
+        "path": {"type": "str", "required": True},
+        "content": {"type": "str", "required": True, "no_log": no_log},
+        "mode": {"type": "str", "default": mode},
+        "owner": {"type": "int", "default": 0},
+    }
+
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "root": {"type": "path", "required": True},
+    "state": {"type": "str", "choices": ["staged", "current", "info"], "default": "info"},
+    "stack": {"type": "str", "required": True},
+    "files": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": file_options("0644", no_log=False),
+    },
+    "secret_files": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": file_options("0600", no_log=True),
+    },
+    "images": {"type": "dict", "default": {}},
+    "tags": {"type": "list", "elements": "str", "default": []},
+    "facts": {"type": "dict", "default": {}},
+    "docker_cli": {"type": "str", "default": "docker"},
+}
+
+
+class Releases:
+    """The release folders of one stack."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.params = module.params
+        self.root = Path(module.params["root"])
+        self.secret = {item["path"] for item in self.params["secret_files"]}
+        self.files = [*self.params["files"], *self.params["secret_files"]]
+
+    def linked(self, link: str) -> dict[str, Any]:
+        """Manifest of the release that the symlink `link` names; empty when there is none."""
+        path = self.root / link
+        if not path.is_symlink():
+            return {}
+        folder = path.resolve()
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+        except (OSError, ValueError) as error:
+            self.module.fail_json(
+                msg=f"{path} names {folder}, but its {MANIFEST} cannot be read: {error}."
+                " Put the folder back, or remove the symlink to deploy anew."
+            )
+        return {**manifest, "path": str(folder)}
+
+    def link(self, link: str, release: str) -> None:
+        """Point the symlink at a release, atomically."""
+        temporary = self.root / f".{link}.{os.getpid()}"
+        temporary.symlink_to(f"releases/{release}")
+        temporary.replace(self.root / link)
+
+    def described(self, manifest: dict[str, Any], staged: bool) -> dict[str, Any]:
+        """What callers get to know of a release."""
+        if not manifest:
+            return {}
+        kept = ("id", "path", "fingerprint", "images", "created")
+        return {**{key: manifest[key] for key in kept}, "staged": staged}
+
+    def info(self) -> dict[str, Any]:
+        """The staged release, or else the current one."""
+        current, following = self.linked("current"), self.linked("next")
+        return {
+            "changed": False,
+            "release": self.described(following or current, bool(following)),
+            "current": current.get("id", ""),
+        }
+
+    def stage(self) -> dict[str, Any]:
+        """Write the release folder, unless current or next already is this release."""
+        files = self.files
+        print_ = fingerprint(files, self.params["images"])
+        current, following = self.linked("current"), self.linked("next")
+        env_before = self.old_text(current, ".env.prod")
+        env_after = next((f["content"] for f in files if f["path"] == ".env.prod"), "")
+        result: dict[str, Any] = {
+            "changed": False,
+            "current": current.get("id", ""),
+            "env_changed": env_names_changed(env_before, env_after),
+        }
+        same_as_current = current.get("fingerprint") == print_
+        if following and (same_as_current or following.get("fingerprint") != print_):
+            # An earlier deploy staged something else and never finished: it is not wanted now.
+            result["changed"] = True
+            if not self.module.check_mode:
+                (self.root / "next").unlink()
+            following = {}
+        if same_as_current:
+            return {**result, "release": self.described(current, False)}
+        if following:
+            return {**result, "release": self.described(following, True)}
+        name = release_id(datetime.now(timezone.utc), print_)
+        folder = self.root / "releases" / name
+        manifest = {
+            "id": name,
+            "fingerprint": print_,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "images": self.params["images"],
+            "checksums": checksums(files),
+            **self.params["facts"],
+        }
+        result.update(changed=True, diff=self.diff(current))
+        if not self.module.check_mode:
+            self.write(folder, manifest)
+            self.link("next", name)
+        result["release"] = self.described({**manifest, "path": str(folder)}, True)
+        return result
+
+    def write(self, folder: Path, manifest: dict[str, Any]) -> None:
+        """Write, validate and name the folder; leave nothing behind when that fails."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
+        draft.chmod(0o755)
+        environment = f"RELEASE={manifest['id']}\n"
+        try:
+            for item in self.files:
+                content = item["content"] + (environment if item["path"] == ".env" else "")
+                self.write_file(draft / item["path"], content, item["mode"], item["owner"])
+            text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+            self.write_file(draft / MANIFEST, text, "0644", 0)
+            self.run(["compose", "config", "--quiet"], str(draft), "The rendered compose file")
+            for name in self.params["tags"]:
+                tag = f"{self.params['stack']}/{name}:{manifest['id']}"
+                image = self.params["images"][name]["id"]
+                self.run(["image", "tag", image, tag], str(draft), f"Tagging {tag}")
+            draft.rename(folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def write_file(self, path: Path, content: str, mode: str, owner: int) -> None:
+        """Write a file that is never readable by more than its mode allows."""
+        private = mode.endswith("00")
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o755)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(path, flags, 0o600), "w") as stream:
+            stream.write(content)
+        if os.geteuid() == 0:
+            os.chown(path, owner, -1)
+        path.chmod(int(mode, 8))
+
+    def run(self, arguments: list[str], folder: str, what: str) -> None:
+        """Run the Docker client; one clear error when it refuses."""
+        command = [self.params["docker_cli"], *arguments]
+        code, out, err = self.module.run_command(command, cwd=folder)
+        if code != 0:
+            self.module.fail_json(
+                msg=f"{what} was refused: {err.strip() or out.strip()}"
+                " Nothing was changed; the release folder was not kept.",
+                cmd=" ".join(command),
+            )
+
+    def diff(self, current: dict[str, Any]) -> list[dict[str, str]]:
+        """The files against those of the current release, values of secrets hidden."""
+        shown = []
+        for item in self.files:
+            before, after = self.old_text(current, item["path"]), item["content"]
+            if before == after or item["path"] == ".env":
+                continue
+            if item["path"] in self.secret and item["path"].startswith(".env"):
+                before, after = redacted_env(before, after), redacted_env(after, before)
+            elif item["path"] in self.secret:
+                before, after = ("(secret)\n" if before else ""), "(secret, differs)\n"
+            header = item["path"]
+            shown.append(
+                {
+                    "before": before,
+                    "after": after,
+                    "before_header": header,
+                    "after_header": header,
+                }
+            )
+        return shown
+
+    def old_text(self, current: dict[str, Any], path: str) -> str:
+        """A file of the current release; empty when there is none."""
+        try:
+            return (Path(current["path"]) / path).read_text() if current else ""
+        except OSError:
+            return ""
+
+    def promote(self) -> dict[str, Any]:
+        """Make the staged release the current one and record what was seen of it."""
+        current, following = self.linked("current"), self.linked("next")
+        if not following:
+            return {**self.info(), "changed": False}
+        if not self.module.check_mode:
+            folder = Path(following["path"])
+            manifest = json.loads((folder / MANIFEST).read_text()) | self.params["facts"]
+            draft = folder / f".{MANIFEST}"
+            draft.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+            draft.replace(folder / MANIFEST)
+            self.link("current", following["id"])
+            (self.root / "next").unlink()
+        return {
+            "changed": True,
+            "release": self.described(following, False),
+            "current": following["id"],
+            "previous": current.get("id", ""),
+        }
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC,
+        required_if=[("state", "staged", ("files", "images"))],
+        supports_check_mode=True,
+    )
+    releases = Releases(module)
+    actions = {"info": releases.info, "staged": releases.stage, "current": releases.promote}
+    module.exit_json(**actions[module.params["state"]]())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+#!/usr/bin/python
+"""Secrets that are made once, on the server, and kept there."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: stack_secrets
+short_description: Make missing secrets once, on the server, and return them all
+description:
+  - Keeps a JSON file (mode 0600) of generated secrets. A secret given by the operator always
+    wins and is not written.
+options:
+  path:
+    description: The file.
+    type: path
+    required: true
+  names:
+    description: Names of the secrets that must exist.
+    type: list
+    elements: str
+    required: true
+  given:
+    description: Secrets that the operator gave, by name.
+    type: dict
+    default: {}
+attributes:
+  check_mode:
+    description: In check mode nothing is written; missing secrets are returned as made up.
+    support: full
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: Every secret is known
+  stack_secrets:
+    path: /opt/crisper/secrets.json
+    names: [postgres_password, redis_password]
+  no_log: true
+  register: __release_secrets
+"""
+
+RETURN = r"""
+secrets:
+  description: Every secret by name.
+  returned: always
+  type: dict
+  sample: {postgres_password: VALUE}
+generated:
+  description: Names that were made in this run.
+  returned: always
+  type: list
+  elements: str
+  sample: [redis_password]
+"""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "path": {"type": "path", "required": True},
+    "names": {"type": "list", "elements": "str", "required": True},
+    "given": {"type": "dict", "default": {}, "no_log": True},
+}
+RANDOM_BYTES = 32
+
+
+def read(path: Path) -> dict[str, str]:
+    """The kept secrets; empty when there is no file yet."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(path: Path, kept: dict[str, str]) -> None:
+    """Replace the file atomically; it is never readable by others, not even for a moment."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with os.fdopen(os.open(draft, flags, 0o600), "w") as stream:
+        stream.write(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    draft.replace(path)
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    path = Path(module.params["path"])
+    given = {name: str(value) for name, value in module.params["given"].items() if value}
+    try:
+        kept = read(path)
+    except (OSError, ValueError) as error:
+        module.fail_json(
+            msg=f"{path} holds the generated secrets of this stack, but cannot be read: {error}."
+            " Restore it from a backup: new secrets would lock the stack out of its own data."
+        )
+    generated = [name for name in module.params["names"] if name not in given | kept]
+    kept |= {name: secrets.token_urlsafe(RANDOM_BYTES) for name in generated}
+    if generated and not module.check_mode:
+        write(path, kept)
+    module.exit_json(changed=bool(generated), secrets=kept | given, generated=generated)
+
+
+if __name__ == "__main__":
+    main()

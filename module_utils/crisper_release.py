@@ -1,0 +1,76 @@
+"""What a release is: its fingerprint, its name, its manifest, and what differs between two.
+
+Pure functions of plain data; ``library/release.py`` does the reading and writing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+RELEASE_ID = re.compile(r"\d{8}t\d{6}z-[0-9a-f]{8}\Z")
+MANIFEST = "manifest.json"
+REDACTED = "<redacted>"
+
+
+def fingerprint(files: Iterable[Mapping[str, Any]], images: Mapping[str, Mapping[str, str]]) -> str:
+    """SHA-256 (hex) over the rendered files and the image ids: equal means the same release.
+
+    Args:
+        files: each with ``path``, ``mode`` and ``content``; the order does not matter.
+        images: name -> ``{ref, id}``.
+    """
+    digest = hashlib.sha256()
+    for item in sorted(files, key=lambda item: item["path"]):
+        record = [item["path"], item["mode"], item["content"]]
+        digest.update(json.dumps(record).encode() + b"\n")
+    for name in sorted(images):
+        digest.update(json.dumps([name, images[name]["id"]]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def release_id(moment: datetime, print_: str) -> str:
+    """``<UTC time>-<fingerprint>``, lower case because it is an image tag too."""
+    return f"{moment.astimezone(timezone.utc):%Y%m%dt%H%M%Sz}-{print_[:8]}"
+
+
+def checksums(files: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """SHA-256 (hex) of every file of a release, by its path in the release folder."""
+    return {
+        item["path"]: hashlib.sha256(item["content"].encode()).hexdigest()
+        for item in sorted(files, key=lambda item: item["path"])
+    }
+
+
+def env_names_changed(before: str, after: str) -> list[str]:
+    """Names (never values) that differ between two env files: ``+NAME``, ``-NAME``, ``~NAME``."""
+    old, new = _env(before), _env(after)
+    marks = []
+    for name in sorted({*old, *new}):
+        if name not in old:
+            marks.append(f"+{name}")
+        elif name not in new:
+            marks.append(f"-{name}")
+        elif old[name] != new[name]:
+            marks.append(f"~{name}")
+    return marks
+
+
+def redacted_env(text: str, other: str) -> str:
+    """An env file for a diff against `other`: every value hidden, changed ones marked so."""
+    mine, theirs = _env(text), _env(other)
+    lines = []
+    for name in sorted(mine):
+        differs = name in theirs and theirs[name] != mine[name]
+        mark = " (differs)" if differs else ""
+        lines.append(f"{name}={REDACTED}{mark}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _env(text: str) -> dict[str, str]:
+    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and line[0] != "#")
+    return {name: value for name, value in pairs}
