@@ -1,0 +1,3 @@
+#!/bin/sh
+# No package starts a service inside an image.
+exit 101
