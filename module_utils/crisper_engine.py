@@ -1,0 +1,335 @@
+"""What is decided about a host's Docker Engine, as functions of plain data (no I/O).
+
+Runs on the target's Python (3.8 or newer), hence the old spelling of some types.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+# What dockerd takes over on SIGHUP (docs.docker.com, "dockerd: configuration reload
+# behavior"); a change of any other key needs a restart.
+RELOADABLE = frozenset(
+    {
+        "allow-nondistributable-artifacts",
+        "authorization-plugins",
+        "debug",
+        "default-runtime",
+        "features",
+        "insecure-registries",
+        "labels",
+        "live-restore",
+        "max-concurrent-downloads",
+        "max-concurrent-uploads",
+        "max-download-attempts",
+        "registry-mirrors",
+        "runtimes",
+        "shutdown-timeout",
+    }
+)
+
+
+def version(text: str) -> Tuple[int, ...]:
+    """'26.1.5+dfsg1', 'v2.26.1-4' -> (26, 1, 5), (2, 26, 1); () where there is none."""
+    match = re.search(r"\d+(?:\.\d+)*", text or "")
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+def at_least(found: str, wanted: str) -> bool:
+    """Is version ``found`` known and not older than ``wanted``?"""
+    return bool(version(found)) and _padded(found) >= _padded(wanted)
+
+
+def _padded(text: str) -> Tuple[int, ...]:
+    return (version(text) + (0,) * 4)[:4]
+
+
+# --- which engine ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine as found on a host."""
+
+    version: str = ""  # '' = no engine
+    compose: str = ""  # '' = no Compose v2 plugin
+    kind: str = ""  # 'docker' | 'distro' (by its package) | 'other' | '' (none)
+    containers: int = 0  # running now
+    swarm: bool = False
+
+
+@dataclass(frozen=True)
+class Host:
+    """What of the host decides which engine it can have."""
+
+    os_id: str
+    codename: str
+    has_mirror: bool  # the mirror its apt uses for its own suite is known
+
+
+@dataclass(frozen=True)
+class Wanted:
+    source: str  # auto | docker | distro | present
+    engine: str  # oldest acceptable
+    compose: str
+    distro_releases: Sequence[str]  # codenames whose own packages we know
+    next_suites: Mapping[str, str] = field(default_factory=dict)  # {bookworm: trixie}
+    live_restore: bool = True
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    source: str
+    install: bool
+    problems: List[str]
+
+
+def shortcomings(engine: Engine, wanted: Wanted) -> List[str]:
+    """Why this engine will not do; empty when it will."""
+    if not engine.version:
+        return ["no Docker Engine was found"]
+    found = []
+    if not at_least(engine.version, wanted.engine):
+        found.append(f"its Docker Engine is {engine.version}, {wanted.engine} or newer is needed")
+    if not engine.compose:
+        found.append("its docker command has no Compose v2 plugin ('docker compose version' fails)")
+    elif not at_least(engine.compose, wanted.compose):
+        found.append(f"its Compose is {engine.compose}, {wanted.compose} or newer is needed")
+    return found
+
+
+def decide(wanted: Wanted, engine: Engine, host: Host, repository_answers: bool) -> Decision:
+    """Where the engine comes from, whether anything is to be installed, and what forbids it."""
+    lacking = shortcomings(engine, wanted)
+    source = wanted.source
+    if source == "auto":
+        source = "present" if not lacking else "docker" if repository_answers else "distro"
+
+    problems = []
+    if source == "present":
+        install = False
+        if lacking:
+            problems.append(
+                f"docker_source is 'present', but {'; '.join(lacking)}: install one on the host, "
+                "or set docker_source to auto, docker or distro"
+            )
+    else:
+        install = bool(lacking) or engine.kind != source
+    if install:
+        problems += _cannot_install(source, wanted, engine, host, repository_answers)
+    if wanted.live_restore and engine.swarm:
+        problems.append(
+            "docker_live_restore is true, but this engine is a Swarm node and would not start "
+            "with it: set docker_live_restore to false"
+        )
+    return Decision(source, install, problems)
+
+
+def _cannot_install(
+    source: str, wanted: Wanted, engine: Engine, host: Host, repository_answers: bool
+) -> List[str]:
+    problems = []
+    if host.os_id not in ("debian", "ubuntu"):
+        problems.append(
+            f"no way to install Docker on '{host.os_id or 'an unknown system'}' (Debian and "
+            "Ubuntu are known): install it yourself and set docker_source to present"
+        )
+    elif source == "distro" and host.codename not in wanted.distro_releases:
+        problems.append(
+            f"docker_source is '{wanted.source}' and {host.os_id} '{host.codename}' has no known "
+            f"Docker packages of its own (known: {', '.join(wanted.distro_releases)}): set "
+            "docker_source to docker, or install an engine and set it to present"
+        )
+    elif source == "distro" and host.codename in wanted.next_suites and not host.has_mirror:
+        problems.append(
+            f"docker_source is '{wanted.source}': Compose v2 comes from "
+            f"{wanted.next_suites[host.codename]}, but no apt source of suite "
+            f"'{host.codename}' (component main) names a mirror to take it from: add one "
+            "under /etc/apt/sources.list.d, or set docker_source to docker"
+        )
+    elif source == "docker" and not repository_answers:
+        problems.append(
+            "docker_source is 'docker', but docker_repository_url does not answer from this "
+            "host: open the way to it, or set docker_source to distro"
+        )
+    if engine.version and engine.containers and not wanted.replace:
+        what = f"Docker Engine {engine.version} ({engine.kind})"
+        problems.append(
+            f"{what} would be replaced by one from '{source}' while {engine.containers} "
+            "container(s) run, which stops them: set docker_source to present to keep it, or "
+            "docker_replace_engine to true in a maintenance window"
+        )
+    return problems
+
+
+# --- apt's sources -----------------------------------------------------------------------
+
+
+def apt_sources(text: str, deb822: bool) -> List[Dict[str, Any]]:
+    """The ``deb`` entries of a .sources (deb822) or .list file that are switched on."""
+    entries = _deb822_entries(text) if deb822 else _one_line_entries(text)
+    return [entry for entry in entries if "deb" in entry["types"]]
+
+
+def _one_line_entries(text: str) -> List[Dict[str, Any]]:
+    entries = []
+    pattern = re.compile(r"^\s*(deb|deb-src)\s+(?:\[([^\]]*)\]\s*)?(\S+)\s+(\S+)\s*([^#]*)")
+    for match in filter(None, map(pattern.match, text.splitlines())):
+        options = dict(o.split("=", 1) for o in (match[2] or "").split() if "=" in o)
+        entries.append(
+            {
+                "types": [match[1]],
+                "uris": [match[3]],
+                "suites": [match[4]],
+                "components": match[5].split(),
+                "signed_by": options.get("signed-by", ""),
+            }
+        )
+    return entries
+
+
+def _deb822_entries(text: str) -> List[Dict[str, Any]]:
+    entries = []
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    for stanza in re.split(r"\n\s*\n", "\n".join(lines)):
+        fields: Dict[str, str] = {}
+        key = ""
+        for line in stanza.splitlines():
+            if line[:1].isspace():
+                fields[key] = fields.get(key, "") + "\n" + line
+            elif ":" in line:
+                key, value = line.split(":", 1)
+                key = key.strip().lower()
+                fields[key] = value.strip()
+        if not fields.get("uris") or fields.get("enabled", "yes").lower() in ("no", "false"):
+            continue
+        entries.append(
+            {
+                "types": fields.get("types", "").split(),
+                "uris": fields["uris"].split(),
+                "suites": fields.get("suites", "").split(),
+                "components": fields.get("components", "").split(),
+                "signed_by": fields.get("signed-by", ""),
+            }
+        )
+    return entries
+
+
+def mirror_of(entries: Sequence[Mapping[str, Any]], suite: str) -> Optional[Dict[str, str]]:
+    """{uri, signed_by} of the first entry that serves ``suite``'s main component."""
+    for entry in entries:
+        if suite in entry["suites"] and "main" in entry["components"]:
+            return {"uri": entry["uris"][0], "signed_by": entry["signed_by"]}
+    return None
+
+
+# --- daemon.json -------------------------------------------------------------------------
+
+
+def merged(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> Dict[str, Any]:
+    """``existing`` with ``wanted`` on top: foreign keys stay, a wanted null removes a key."""
+    result = dict(existing)
+    for key, value in wanted.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = merged(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> List[str]:
+    missing = object()
+    return sorted(key for key in {*old, *new} if old.get(key, missing) != new.get(key, missing))
+
+
+def action_for(keys: Sequence[str]) -> str:
+    """What a running engine needs to take these keys over: none, reload (SIGHUP) or restart."""
+    if not keys:
+        return "none"
+    return "reload" if RELOADABLE.issuperset(keys) else "restart"
+
+
+# --- OpenPGP -----------------------------------------------------------------------------
+
+
+def openpgp_fingerprints(data: bytes) -> List[str]:
+    """Fingerprints of the primary (v4) keys in an armored or binary key file.
+
+    Done here because a fresh server has no gpg, and apt's gpgv shows none.
+    Raises ValueError for what is no key file.
+    """
+    raw = _dearmored(data)
+    prints = []
+    at = 0
+    while at < len(raw):
+        tag, body, at = _packet(raw, at)
+        if tag != 6:  # 6 = public key; subkeys (14), user ids and signatures pass by
+            continue
+        if body[:1] != b"\x04":
+            raise ValueError("an OpenPGP key of a version other than 4")
+        head = b"\x99" + len(body).to_bytes(2, "big")
+        prints.append(hashlib.sha1(head + body, usedforsecurity=False).hexdigest().upper())
+    if not prints:
+        raise ValueError("no OpenPGP key in it")
+    return prints
+
+
+def _dearmored(data: bytes) -> bytes:
+    blocks = re.findall(
+        rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(.*?)-----END PGP PUBLIC KEY BLOCK-----",
+        data,
+        re.DOTALL,
+    )
+    if not blocks:
+        return data
+    raw = b""
+    for block in blocks:
+        _headers, _blank, body = block.replace(b"\r", b"").partition(b"\n\n")
+        if not _blank:  # no armor headers: the block starts with the blank line itself
+            body = block.lstrip()
+        lines = [line for line in body.split() if not line.startswith(b"=")]
+        try:
+            raw += base64.b64decode(b"".join(lines), validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"damaged armor: {error}") from error
+    return raw
+
+
+def _packet(raw: bytes, at: int) -> Tuple[int, bytes, int]:
+    """(tag, body, where the next packet begins) of the OpenPGP packet at ``at`` (RFC 4880 4.2)."""
+    try:
+        first = raw[at]
+        if not first & 0x80:
+            raise ValueError("not an OpenPGP packet")
+        if first & 0x40:
+            tag = first & 0x3F
+            length = raw[at + 1]
+            start = at + 2
+            if 192 <= length < 224:
+                length = ((length - 192) << 8) + raw[at + 2] + 192
+                start = at + 3
+            elif length == 255:
+                length = int.from_bytes(raw[at + 2 : at + 6], "big")
+                start = at + 6
+            elif length >= 224:
+                raise ValueError("partial packets hold no keys")
+        else:
+            tag = (first & 0x3C) >> 2
+            size = (1, 2, 4, 0)[first & 0x03]
+            if not size:
+                raise ValueError("a packet of indeterminate length")
+            length = int.from_bytes(raw[at + 1 : at + 1 + size], "big")
+            start = at + 1 + size
+    except IndexError as error:
+        raise ValueError("cut short") from error
+    if start + length > len(raw):
+        raise ValueError("cut short")
+    return tag, raw[start : start + length], start + length
