@@ -161,7 +161,6 @@ from ansible.module_utils.crisper_release import (
 )
 
 
-
 def file_options(mode: str, no_log: bool) -> dict[str, Any]:
     """Options of one file of a release."""
     return {

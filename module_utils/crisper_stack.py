@@ -18,6 +18,7 @@ POOL = re.compile(r"[a-z0-9][a-z0-9-]{0,29}\Z")
 QUEUE = re.compile(r"[A-Za-z0-9_.:-]{1,100}\Z")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[bkmg])b?\Z", re.IGNORECASE)
+UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 UNITS = {"b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 MINIMUM_MEMORY = 6 * 1024**2  # the engine refuses less
 SECRETS = ("postgres_password", "redis_password", "qdrant_api_key", "secret_key")
@@ -54,10 +55,12 @@ def size_bytes(value: Any) -> int | None:
 def compose_value(value: Any) -> str:
     """A value as it stands in a compose file: JSON (which is YAML), ``$`` doubled.
 
-    Compose interpolates ``$NAME`` in every value; ``$$`` is its escape. JSON is written in
-    ASCII so that no control or line-separator character reaches the YAML parser raw.
+    Compose interpolates ``$NAME`` in every value; ``$$`` is its escape. What YAML takes for a
+    line break or for unprintable is escaped; the rest stands as it is, because YAML knows no
+    surrogate pairs (JSON's ASCII form of what lies beyond the basic plane).
     """
-    return json.dumps(value).replace("$", "$$").replace("\x7f", "\\u007f")
+    text = json.dumps(value, ensure_ascii=False).replace("$", "$$")
+    return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def env_file_line(name: str, value: Any) -> str:
@@ -97,8 +100,8 @@ def required_secrets(values: Mapping[str, Any]) -> list[str]:
     names = list(SECRETS)
     if values.get("mariadb_enabled"):
         names += MARIADB_SECRETS
-    app = values.get("stack_app") or {}
-    for name in (app.get("secret_environment") or {}).values():
+    app = _mapping(values.get("stack_app"))
+    for name in _mapping(app.get("secret_environment")).values():
         if name not in names:
             names.append(str(name))
     return names
@@ -129,7 +132,7 @@ def _identity_problems(values: Mapping[str, Any]) -> Iterator[str]:
         )
     root = str(values.get("stack_root", ""))
     if not re.match(r"/[A-Za-z0-9._/-]+\Z", root) or ".." in root.split("/"):
-        yield f"stack_root is {root!r}: give an absolute path of plain characters, such as /opt/app."
+        yield f"stack_root is {root!r}: give an absolute path of plain characters: /opt/app."
     port = _integer(values.get("stack_http_port"))
     if port is None or not 1 <= port <= 65535:
         yield f"stack_http_port is {values.get('stack_http_port')!r}: give a port from 1 to 65535."
@@ -139,7 +142,7 @@ def _identity_problems(values: Mapping[str, Any]) -> Iterator[str]:
             " give nginx a size such as 10m."
         )
     source = values.get("image_source")
-    if source not in ("auto", "registry", "local"):
+    if str(source) not in ("auto", "registry", "local"):
         yield f"image_source is {source!r}: choose auto, registry or local."
 
 
@@ -158,15 +161,15 @@ def _app_problems(values: Mapping[str, Any]) -> Iterator[str]:
                 yield f"stack_app.{part}.{key} is missing (docs/DEPLOYMENT.md shows an example)."
     yield from _image_problems("stack_app", app)
     if app.get("frontend"):
-        yield from _image_problems("stack_app.frontend", app["frontend"])
+        yield from _image_problems("stack_app.frontend", _mapping(app["frontend"]))
     for where, command in {
-        "stack_app.web.command": (app.get("web") or {}).get("command"),
-        "stack_app.migrate.command": (app.get("migrate") or {}).get("command"),
+        "stack_app.web.command": _mapping(app.get("web")).get("command"),
+        "stack_app.migrate.command": _mapping(app.get("migrate")).get("command"),
     }.items():
         if command and (isinstance(command, str) or not isinstance(command, Sequence)):
             yield f"{where} is {command!r}: give a list, one argument each (no shell is used)."
     for part in ("environment", "secret_environment"):
-        for name in app.get(part) or {}:
+        for name, value in _mapping(app.get(part)).items():
             if not ENV_NAME.match(str(name)):
                 yield f"stack_app.{part}: {name!r} is not an environment variable name."
             elif name in RESERVED_ENV:
@@ -174,12 +177,12 @@ def _app_problems(values: Mapping[str, Any]) -> Iterator[str]:
                     f"stack_app.{part}.{name} is set, but the deploy writes {name} itself:"
                     " remove it, or give your application another name."
                 )
-            elif "\0" in str((app.get(part) or {})[name]):
+            elif "\0" in str(value):
                 yield f"stack_app.{part}.{name} holds a NUL character: no process can receive it."
 
 
 def _image_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:
-    if not section.get("image") and not (section.get("build") or {}).get("context"):
+    if not section.get("image") and not _mapping(section.get("build")).get("context"):
         yield f"{where} has neither image nor build.context: set one of them."
 
 
@@ -217,12 +220,14 @@ def _pool_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _limit_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    for service, limit in (values.get("stack_limits") or {}).items():
-        yield from _resource_problems(f"stack_limits.{service}", limit)
-    app = values.get("stack_app") or {}
-    web = app.get("web") or {}
-    if isinstance(web, Mapping):
-        yield from _resource_problems("stack_app.web", web)
+    for service, limit in _mapping(values.get("stack_limits")).items():
+        if isinstance(limit, Mapping):
+            yield from _resource_problems(f"stack_limits.{service}", limit)
+        else:
+            yield f"stack_limits.{service} is {limit!r}: give a mapping with memory and cpus."
+    yield from _resource_problems(
+        "stack_app.web", _mapping(_mapping(values.get("stack_app")).get("web"))
+    )
 
 
 def _resource_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:
@@ -263,13 +268,11 @@ def _budget_problems(values: Mapping[str, Any]) -> Iterator[str]:
         (names[1], names[4], "a task that still runs would be started a second time"),
     ):
         if low in seconds and high in seconds and seconds[low] >= seconds[high]:
-            yield (
-                f"{low} ({seconds[low]} s) must be less than {high} ({seconds[high]} s): {why}."
-            )
+            yield (f"{low} ({seconds[low]} s) must be less than {high} ({seconds[high]} s): {why}.")
 
 
 def _secret_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    secrets = values.get("stack_secrets") or {}
+    secrets = _mapping(values.get("stack_secrets"))
     generate = bool(values.get("stack_secrets_generate"))
     for name in required_secrets(values):
         value = secrets.get(name)
@@ -344,6 +347,11 @@ def url_secret(value: str) -> str:
 def short_digest(text: str) -> str:
     """First 12 hex digits of the SHA-256 of `text`: enough to tell two contents apart."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """The value when it is a mapping, else an empty one: the type itself is judged elsewhere."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _integer(value: Any) -> int | None:

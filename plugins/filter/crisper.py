@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import ansible.module_utils
+
+# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
+ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
 
 from ansible.module_utils.crisper_stack import (
     compose_value,

@@ -1,0 +1,56 @@
+"""A release's name and fingerprint, and a diff that never shows a value."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from ansible.module_utils import crisper_release as release
+from hypothesis import given
+from hypothesis import strategies as st
+
+FILES = [
+    {"path": "a", "mode": "0644", "content": "one"},
+    {"path": "b", "mode": "0600", "content": "two"},
+]
+IMAGES = {"backend": {"ref": "r", "id": "sha256:1"}}
+
+
+def test_the_order_of_files_does_not_matter():
+    assert release.fingerprint(FILES, IMAGES) == release.fingerprint(FILES[::-1], IMAGES)
+
+
+def test_everything_that_decides_what_runs_changes_the_fingerprint():
+    base = release.fingerprint(FILES, IMAGES)
+    others = [
+        release.fingerprint([FILES[0] | {"content": "x"}, FILES[1]], IMAGES),
+        release.fingerprint([FILES[0] | {"mode": "0600"}, FILES[1]], IMAGES),
+        release.fingerprint([FILES[0] | {"path": "c"}, FILES[1]], IMAGES),
+        release.fingerprint(FILES, {"backend": {"ref": "r", "id": "sha256:2"}}),
+    ]
+    assert len({base, *others}) == 5
+
+
+def test_a_reference_alone_does_not():
+    renamed = {"backend": {"ref": "other", "id": "sha256:1"}}
+    assert release.fingerprint(FILES, IMAGES) == release.fingerprint(FILES, renamed)
+
+
+def test_the_id_is_utc_and_an_image_tag():
+    seoul = datetime(2026, 11, 21, 7, 15, tzinfo=timezone(timedelta(hours=9)))
+    name = release.release_id(seoul, "1a2b3c4d5e6f")
+    assert name == "20261120t221500z-1a2b3c4d"
+    assert release.RELEASE_ID.match(name)
+
+
+def test_env_changes_are_names_only():
+    before = '# x\nA="1"\nB="2"\n'
+    after = '# x\nB="3"\nC="4"\n'
+    assert release.env_names_changed(before, after) == ["-A", "~B", "+C"]
+
+
+@given(st.dictionaries(st.sampled_from("ABCD"), st.integers(10**6, 10**7).map(str)))
+def test_a_redacted_env_shows_no_value(values):
+    text = "".join(f'{name}="{value}"\n' for name, value in values.items())
+    shown = release.redacted_env(text, 'A="7"\n')
+    assert not any(value in shown for value in values.values())
+    assert all(name in shown for name in values)

@@ -1,0 +1,224 @@
+"""The stack's variables: every bad one is named with its value and a remedy."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+
+import pytest
+import yaml
+from ansible.module_utils import crisper_stack as stack
+from hypothesis import given
+from hypothesis import strategies as st
+
+GOOD = {
+    "stack_name": "crisper",
+    "stack_root": "/opt/crisper",
+    "stack_http_port": 80,
+    "stack_max_body_size": "10m",
+    "image_source": "auto",
+    "mariadb_enabled": False,
+    "stack_secrets": {},
+    "stack_secrets_generate": True,
+    "stack_limits": {
+        name: {"memory": "128m", "cpus": 0.5}
+        for name in (
+            [
+                "nginx",
+                "frontend",
+                "backend",
+                "celery-beat",
+                "postgres",
+                "redis",
+                "qdrant",
+                "mariadb",
+            ]
+        )
+    },
+    "celery_workers": [
+        {"name": "default", "queues": ["default"], "concurrency": 2, "memory": "1g", "cpus": 0.5}
+    ],
+    "celery_task_soft_time_limit": 3300,
+    "celery_task_time_limit": 3600,
+    "celery_visibility_timeout": 43200,
+    "celery_drain_timeout": 300,
+    "celery_stop_grace_period": 330,
+    "stack_app": {
+        "build": {"context": "app"},
+        "web": {"command": ["serve"], "port": 8000, "health_path": "/health"},
+        "celery": {"app": "project.celery", "beat": True},
+    },
+}
+
+
+def changed(path: str, value: object) -> dict:
+    """GOOD with one value replaced, by a dotted path."""
+    values = copy.deepcopy(GOOD)
+    target = values
+    *parents, last = path.split(".")
+    for key in parents:
+        target = target[int(key)] if isinstance(target, list) else target[key]
+    if value is None:
+        del target[last]
+    else:
+        target[last] = value
+    return values
+
+
+def test_good_values_have_no_findings():
+    assert stack.find_problems(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("stack_name", "My App", ["stack_name", "'My App'"]),
+        ("stack_root", "relative/path", ["stack_root", "absolute"]),
+        ("stack_root", "/opt/../etc", ["stack_root"]),
+        ("stack_http_port", 70000, ["stack_http_port", "70000", "65535"]),
+        ("stack_http_port", True, ["stack_http_port"]),
+        ("stack_max_body_size", "ten", ["stack_max_body_size", "'ten'", "10m"]),
+        ("image_source", "hub", ["image_source", "'hub'", "registry"]),
+        ("celery_workers.0.memory", "1 gigabyte", ["celery_workers[0].memory", "1 gigabyte", "1g"]),
+        ("celery_workers.0.memory", "1k", ["celery_workers[0].memory", "6m"]),
+        ("celery_workers.0.cpus", "many", ["celery_workers[0].cpus", "'many'", "0.5"]),
+        ("celery_workers.0.concurrency", 0, ["celery_workers[0].concurrency", "0"]),
+        ("celery_workers.0.queues", [], ["celery_workers[0].queues", "[]"]),
+        ("celery_workers.0.queues", ["a b"], ["'a b'"]),
+        ("celery_workers.0.name", "A", ["celery_workers[0].name", "'A'"]),
+        ("celery_workers", [], ["celery_workers is empty"]),
+        ("stack_limits.redis.memory", "lots", ["stack_limits.redis.memory", "'lots'"]),
+        ("stack_app", {}, ["stack_app is not set"]),
+        ("stack_app.web.port", None, ["stack_app.web.port is missing"]),
+        ("stack_app.build", {}, ["stack_app has neither image nor build.context"]),
+        ("stack_app.web.command", "uvicorn x", ["stack_app.web.command", "list"]),
+        ("stack_app.environment", {"A-B": "1"}, ["'A-B'", "environment variable name"]),
+        ("stack_app.environment", {"DATABASE_URL": "x"}, ["DATABASE_URL", "remove it"]),
+        ("stack_secrets_generate", False, ["stack_secrets.postgres_password", "vault"]),
+        ("stack_secrets", {"redis_password": "a\nb"}, ["redis_password", "control character"]),
+    ],
+)
+def test_a_bad_value_is_named_with_its_remedy(path, value, said):
+    findings = stack.find_problems(changed(path, value))
+    assert findings
+    assert all(any(text in finding for finding in findings) for text in said), findings
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        ("celery_task_soft_time_limit", "celery_task_time_limit"),
+        ("celery_drain_timeout", "celery_stop_grace_period"),
+        ("celery_task_time_limit", "celery_visibility_timeout"),
+    ],
+)
+def test_an_inconsistent_shutdown_budget_names_both_values(low, high):
+    values = GOOD | {low: 7000, high: 7000}
+    finding = next(text for text in stack.find_problems(values) if low in text and high in text)
+    assert "7000" in finding
+
+
+def test_all_findings_come_at_once():
+    values = changed("celery_workers.0.memory", "x") | {"stack_name": "No", "image_source": "no"}
+    assert len(stack.find_problems(values)) == 3
+
+
+def test_duplicate_pools_are_found():
+    values = GOOD | {"celery_workers": GOOD["celery_workers"] * 2}
+    assert "2 pools are named 'default'" in " ".join(stack.find_problems(values))
+
+
+def test_a_secret_value_is_never_in_a_finding():
+    values = changed("stack_secrets", {"redis_password": "s3cr3t-value\x01"})
+    assert "s3cr3t-value" not in " ".join(stack.find_problems(values))
+
+
+def test_the_model_counts_memory_of_every_container():
+    values = changed("celery_workers.0.replicas", 3)
+    model = stack.stack_model(values)
+    platform = 6 * 128 * 1024**2  # nginx backend beat postgres redis qdrant
+    assert model["memory_bytes"] == platform + 3 * 1024**3
+    assert model["pools"][0]["service"] == "celery-worker"
+    assert "frontend" not in model["services"]
+
+
+def test_mariadb_joins_the_model_only_when_enabled():
+    assert "mariadb" not in stack.stack_model(GOOD)["services"]
+    model = stack.stack_model(GOOD | {"mariadb_enabled": True})
+    assert "mariadb" in model["data_services"]
+    assert "mariadb_root_password" in model["required_secrets"]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["name", "queues", "memory", "web", "app"]), inner)
+        ),
+        max_leaves=8,
+    ),
+    st.sampled_from(sorted(GOOD)),
+)
+def test_no_value_makes_the_check_itself_fail(value, name):
+    findings = stack.find_problems(GOOD | {name: value})
+    assert all(isinstance(finding, str) for finding in findings)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=200))
+def test_compose_values_are_yaml_that_reads_back(text):
+    assert yaml.safe_load(stack.compose_value(text)).replace("$$", "$") == text
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
+
+
+def test_env_values_come_back_exactly_through_compose(tmp_path):
+    """Hundreds of hostile values in one call of the real Compose: each comes back as given."""
+    values: list[str] = [
+        "it's", '"q"', "$HOME", "${X:-y}", "a\nb", "a\\nb", "\\", "{{ x }}", "# no", "a #b", "$$",
+        "한국어", "\t", "\r\n", " lead", "trail ", "", "=", "`id`", "x" * 100_000,
+    ]  # fmt: skip
+
+    @given(TEXT)
+    def collect(text):
+        values.append(text)
+
+    collect()
+    (tmp_path / ".env.prod").write_bytes(
+        "".join(
+            stack.env_file_line(f"V{index}", text) + "\n" for index, text in enumerate(values)
+        ).encode()
+    )
+    (tmp_path / "compose.yml").write_text(
+        "services:\n  app:\n    image: none\n    env_file: [.env.prod]\n"
+    )
+    done = subprocess.run(
+        ["docker", "compose", "-f", "compose.yml", "config", "--format", "json"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    )
+    seen = json.loads(done.stdout)["services"]["app"]["environment"]
+    for index, text in enumerate(values):
+        assert (seen[f"V{index}"] or "").replace("$$", "$") == text
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [(True, 'A="true"'), (None, 'A=""'), (3, 'A="3"'), ([1, "x"], 'A="[1, \\"x\\"]"')],
+)
+def test_env_values_of_other_types(value, line):
+    assert stack.env_file_line("A", value) == line
+
+
+def test_env_refuses_what_no_process_can_receive():
+    with pytest.raises(ValueError, match="NUL"):
+        stack.env_file_line("A", "a\0b")
+    with pytest.raises(ValueError, match="not a valid name"):
+        stack.env_file_line("A B", "x")
+
+
+def test_secrets_in_urls_are_percent_encoded():
+    assert stack.url_secret("a/b@c:d%") == "a%2Fb%40c%3Ad%25"
