@@ -1,0 +1,342 @@
+#!/usr/bin/python
+"""Start-first replacement of a compose project's containers."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: compose_rollout
+short_description: Replace a stack's containers start-first, one phase at a time
+description:
+  - Compares what runs with what a release wants and moves from the one to the other without a
+    gap. C(plan) only looks; C(start) starts the release's containers beside the old ones and
+    waits until they are healthy (what it started is removed again when they are not); C(swap)
+    replaces what may exist only once (beat) or belongs to no release (nginx); C(retire) stops
+    the old containers and removes them.
+  - Nothing of community.docker does this; C(docker_compose_v2) recreates in place.
+options:
+  phase:
+    description: What to do.
+    type: str
+    choices: [plan, start, swap, retire]
+    default: plan
+  project_src:
+    description: Folder of the release, with its compose file and C(.env).
+    type: path
+    required: true
+  current_src:
+    description: Folder of the release that serves, to compare definitions with; none when absent.
+    type: path
+  project_name:
+    description: Compose project.
+    type: str
+    required: true
+  release:
+    description: Id of the release.
+    type: str
+    required: true
+  services:
+    description:
+      - Service to C({kind, replicas}). Kinds are C(web) and C(worker) (rolled start-first),
+        C(single) (stopped, then started) and C(fixed) (touched only when its own definition
+        changed).
+    type: dict
+    required: true
+  host:
+    description: Name of this host in Celery node names.
+    type: str
+    default: ""
+  wait_timeout:
+    description: Seconds until started containers must be healthy.
+    type: int
+    default: 300
+  stop_timeout:
+    description: Seconds a stopped container may take; none takes each container's own.
+    type: int
+  docker_cli:
+    description: The Docker client.
+    type: str
+    default: docker
+attributes:
+  check_mode:
+    description: Every phase only plans.
+    support: full
+  diff_mode:
+    description: The plan is the diff.
+    support: none
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: The release's containers run beside the old ones
+  compose_rollout:
+    phase: start
+    project_src: /opt/crisper/releases/20261120t221500z-1a2b3c4d
+    project_name: crisper
+    release: 20261120t221500z-1a2b3c4d
+    services:
+      backend: {kind: web, replicas: 1}
+      celery-worker: {kind: worker, replicas: 2}
+"""
+
+RETURN = r"""
+steps:
+  description: One entry per service - what is done with it and why.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - service: backend
+      kind: web
+      action: roll
+      reason: release 20261119t080000z-99887766 runs
+      old: [0a1b2c]
+      replicas: 1
+nodes:
+  description: Celery node names of running workers, of the release (C(new)) and others (C(old)).
+  returned: always
+  type: dict
+  sample: {new: [default@app1-20261120t221500z-1a2b3c4d-0a1b2c3d4e5f], old: []}
+stopped:
+  description: Exit code by container name.
+  returned: in phase C(retire)
+  type: dict
+  sample: {crisper-celery-worker-1: 0}
+failures:
+  description: Containers that did not become healthy, each with its state and last log lines.
+  returned: on failure
+  type: list
+  elements: dict
+  sample: [{name: crisper-backend-2, state: exited, logs: "ImportError ..."}]
+"""
+
+import json
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_rollout import (
+    CREATE,
+    KEEP,
+    RECREATE,
+    REMOVE,
+    ROLLED,
+    Container,
+    Step,
+    changed_definitions,
+    decide,
+    node_name,
+    not_ready,
+    parse_hashes,
+    parse_inspect,
+)
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "phase": {"type": "str", "choices": ["plan", "start", "swap", "retire"], "default": "plan"},
+    "project_src": {"type": "path", "required": True},
+    "current_src": {"type": "path"},
+    "project_name": {"type": "str", "required": True},
+    "release": {"type": "str", "required": True},
+    "services": {"type": "dict", "required": True},
+    "host": {"type": "str", "default": ""},
+    "wait_timeout": {"type": "int", "default": 300},
+    "stop_timeout": {"type": "int"},
+    "docker_cli": {"type": "str", "default": "docker"},
+}
+POLL_SECONDS = 0.5
+LOG_LINES = "20"
+
+
+class Rollout:
+    """One phase of one stack's rollout."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.params = module.params
+        self.release = module.params["release"]
+
+    def docker(self, *arguments: str, folder: str | None = None) -> str:
+        """Standard output of a Docker command that must succeed."""
+        command = [self.params["docker_cli"], *arguments]
+        code, out, err = self.module.run_command(command, cwd=folder)
+        if code != 0:
+            self.module.fail_json(
+                msg=f"`{' '.join(command[:4])} …` failed: {(err or out).strip()[-2000:]}",
+                cmd=" ".join(command),
+            )
+        return out
+
+    def compose(self, *arguments: str) -> str:
+        """A compose command in the release's folder."""
+        name = self.params["project_name"]
+        return self.docker(
+            "compose", "--project-name", name, *arguments, folder=self.params["project_src"]
+        )
+
+    def containers(self) -> list[Container]:
+        """All containers of the stack, running or not."""
+        label = f"label=com.docker.compose.project={self.params['project_name']}"
+        ids = self.docker("ps", "--all", "--quiet", "--no-trunc", "--filter", label).split()
+        return self.inspect(ids) if ids else []
+
+    def inspect(self, ids: list[str]) -> list[Container]:
+        """Containers by id; those that went away meanwhile are left out."""
+        command = [self.params["docker_cli"], "container", "inspect", *ids]
+        _code, out, _err = self.module.run_command(command)
+        return parse_inspect(json.loads(out or "[]"))
+
+    def definitions_changed(self) -> list[str]:
+        """Fixed services whose compose definition differs between the two releases."""
+        current = self.params["current_src"]
+        if not current or current == self.params["project_src"]:
+            return []
+        hashes = [
+            parse_hashes(self.docker("compose", "config", "--hash", "*", folder=folder))
+            for folder in (current, self.params["project_src"])
+        ]
+        return changed_definitions(*hashes, {}, {})
+
+    def plan(self) -> tuple[list[Step], list[Container]]:
+        """What is to be done, and what there is."""
+        containers = self.containers()
+        changed = self.definitions_changed()
+        return decide(self.params["services"], containers, self.release, changed), containers
+
+    def nodes(self, containers: list[Container]) -> dict[str, list[str]]:
+        """Celery node names of the running workers, of this release and of others."""
+        found: dict[str, list[str]] = {"new": [], "old": []}
+        for container in containers:
+            if container.pool and container.state == "running":
+                which = "new" if container.release == self.release else "old"
+                found[which].append(node_name(container, self.params["host"]))
+        return found
+
+    def start(self, steps: list[Step], containers: list[Container]) -> bool:
+        """Start the release's web and worker containers beside the old ones; wait for health."""
+        wanted = [s for s in steps if s.kind in ROLLED and s.action not in (KEEP, REMOVE)]
+        if not wanted:
+            return False
+        dead = [c for c in containers if c.state not in ("running", "restarting")]
+        dead = [c for c in dead if c.service in {step.service for step in wanted}]
+        if dead:
+            # `up` would start them again, old release or not.
+            self.docker("rm", "--force", *(container.id for container in dead))
+        gone = {container.id for container in dead}
+        before = {container.id for container in containers} - gone
+        scales = []
+        for step in wanted:
+            old = [identity for identity in step.old if identity not in gone]
+            scales += ["--scale", f"{step.service}={len(old) + step.replicas}"]
+        names = [step.service for step in wanted]
+        # --no-recreate leaves the old ones alone; --scale makes Compose add the new beside them.
+        arguments = ["up", "--detach", "--no-deps", "--no-recreate", "--no-build", *scales, *names]
+        command = [
+            self.params["docker_cli"],
+            *("compose", "--project-name", self.params["project_name"]),
+            *arguments,
+        ]
+        code, out, err = self.module.run_command(command, cwd=self.params["project_src"])
+        fresh = [c.id for c in self.containers() if c.service in names and c.id not in before]
+        if code != 0:
+            self.give_up(fresh, f"Compose could not start them: {(err or out).strip()[-2000:]}")
+        self.wait(fresh)
+        return True
+
+    def wait(self, ids: list[str]) -> None:
+        """Until all are healthy; at the first that cannot become so, undo and fail."""
+        deadline = time.monotonic() + self.params["wait_timeout"]
+        while True:
+            now = self.inspect(ids)
+            if len(now) == len(ids) and all(container.fit for container in now):
+                return
+            lost = [c for c in now if c.state in ("exited", "dead", "restarting")]
+            lost += [c for c in now if c.health == "unhealthy"]
+            if lost or len(now) < len(ids):
+                self.give_up(ids, "They did not become healthy")
+            if time.monotonic() > deadline:
+                self.give_up(ids, f"Not healthy within {self.params['wait_timeout']} s")
+            time.sleep(POLL_SECONDS)
+
+    def give_up(self, ids: list[str], why: str) -> None:
+        """Remove what was started; the old containers never stopped serving."""
+        failures = []
+        for container in self.inspect(ids) if ids else []:
+            if not container.fit:
+                command = [self.params["docker_cli"], "logs", "--tail", LOG_LINES, container.id]
+                _code, out, err = self.module.run_command(command)
+                state = container.health if container.state == "running" else container.state
+                logs = (out + err).strip()
+                failures.append({"name": container.name, "state": state, "logs": logs})
+        if ids:
+            self.docker("rm", "--force", "--volumes", *ids)
+        told = "".join(f"\n--- {f['name']} ({f['state']}):\n{f['logs']}" for f in failures)
+        self.module.fail_json(
+            msg=f"New containers of release {self.release} were started and removed again: {why}."
+            f" What ran before still serves.{told}",
+            failures=failures,
+        )
+
+    def swap(self, steps: list[Step]) -> bool:
+        """Replace beat and what belongs to no release, in place."""
+        wanted = [s for s in steps if s.kind not in ROLLED and s.action in (CREATE, RECREATE)]
+        if not wanted:
+            return False
+        old = [identity for step in wanted if step.kind == "single" for identity in step.old]
+        if old:
+            # Two beats would send every scheduled task twice: the old one is gone first.
+            self.docker("stop", *old)
+            self.docker("rm", "--force", *old)
+        timeout = str(self.params["wait_timeout"])
+        self.compose(
+            *("up", "--detach", "--no-deps", "--no-build", "--wait", "--wait-timeout", timeout),
+            *(step.service for step in wanted),
+        )
+        return True
+
+    def retire(self, steps: list[Step], containers: list[Container]) -> dict[str, int]:
+        """Stop and remove what the release does not want; exit code by container name."""
+        rolled = [s for s in steps if s.action == REMOVE or (s.kind in ROLLED and s.action != KEEP)]
+        ids = [identity for step in rolled for identity in step.old]
+        if not ids:
+            return {}
+        missing = not_ready(steps)
+        if missing:
+            self.module.fail_json(
+                msg="The old containers stay, because the new ones do not serve: "
+                + "; ".join(missing)
+                + ". Run the deploy again; it starts what is missing."
+            )
+        names = {container.id: container.name for container in containers}
+        limit = self.params["stop_timeout"]
+        self.docker("stop", *(["--time", str(limit)] if limit is not None else []), *ids)
+        records = json.loads(self.docker("container", "inspect", *ids))
+        codes = {names[r["Id"]]: int(r["State"]["ExitCode"]) for r in records}
+        self.docker("rm", "--force", "--volumes", *ids)
+        return codes
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    rollout = Rollout(module)
+    phase = module.params["phase"]
+    steps, containers = rollout.plan()
+    result: dict[str, Any] = {
+        "changed": False,
+        "steps": [step.as_dict() for step in steps],
+        "nodes": rollout.nodes(containers),
+    }
+    if module.check_mode or phase == "plan":
+        result["changed"] = phase != "plan" and any(step.action != KEEP for step in steps)
+    elif phase == "start":
+        result["changed"] = rollout.start(steps, containers)
+        result["nodes"] = rollout.nodes(rollout.containers())
+    elif phase == "swap":
+        result["changed"] = rollout.swap(steps)
+    else:
+        result["stopped"] = rollout.retire(steps, containers)
+        result["changed"] = bool(result["stopped"])
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""What a rollout does to each service, decided from what runs and what is wanted.
+
+Pure functions of plain data; ``library/compose_rollout.py`` asks the engine and acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+KEEP, CREATE, ROLL, RECREATE, REMOVE = "keep", "create", "roll", "recreate", "remove"
+# web: start-first behind nginx. worker: start-first, drained by name. single: stop, then start.
+# fixed: belongs to no release; recreated only when its own definition changed.
+ROLLED = ("web", "worker")
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of the stack as the engine tells it."""
+
+    id: str
+    name: str
+    service: str
+    release: str
+    image: str
+    state: str
+    health: str
+    pool: str = ""
+
+    @property
+    def fit(self) -> bool:
+        """Running, and healthy as far as it has a health check."""
+        return self.state == "running" and self.health in ("healthy", "none", "")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happens to one service, and why.
+
+    `old` are the ids of containers the release does not want; `ready` is how many of its own
+    already run and are healthy.
+    """
+
+    service: str
+    kind: str
+    action: str
+    reason: str
+    old: tuple[str, ...] = ()
+    replicas: int = 1
+    ready: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for a module's result."""
+        return {**asdict(self), "old": list(self.old)}
+
+
+def parse_inspect(records: Iterable[Mapping[str, Any]]) -> list[Container]:
+    """Containers of ``docker inspect``'s JSON; one-off containers (``compose run``) left out."""
+    found = []
+    for record in records:
+        config = record.get("Config") or {}
+        labels = config.get("Labels") or {}
+        state = record.get("State") or {}
+        if str(labels.get("com.docker.compose.oneoff", "False")).lower() == "true":
+            continue
+        found.append(
+            Container(
+                id=str(record["Id"]),
+                name=str(record.get("Name", "")).lstrip("/"),
+                service=str(labels.get("com.docker.compose.service", "")),
+                release=str(labels.get("crisper.release", "")),
+                image=str(record.get("Image", "")),
+                state=str(state.get("Status", "")),
+                health=str((state.get("Health") or {}).get("Status", "none")),
+                pool=str(labels.get("crisper.pool", "")),
+            )
+        )
+    return sorted(found, key=lambda container: (container.service, container.name))
+
+
+def decide(
+    services: Mapping[str, Mapping[str, Any]],
+    containers: Sequence[Container],
+    release: str,
+    changed_definitions: Iterable[str],
+) -> list[Step]:
+    """The plan: one step per service, in the order of `services`, then what is to be removed.
+
+    Args:
+        services: name -> ``{kind, replicas}`` of every service of the release.
+        containers: what the engine has of this stack.
+        release: id of the release that is to run.
+        changed_definitions: services of kind ``fixed`` whose definition or image differs from
+            the one that runs.
+    """
+    changed = set(changed_definitions)
+    steps = []
+    for name, service in services.items():
+        mine = [container for container in containers if container.service == name]
+        steps.append(_step(name, service, mine, release, name in changed))
+    for name in sorted({container.service for container in containers} - set(services)):
+        old = tuple(container.id for container in containers if container.service == name)
+        steps.append(Step(name, "fixed", REMOVE, "the release has no such service", old, 0))
+    return steps
+
+
+def _step(
+    name: str, service: Mapping[str, Any], mine: Sequence[Container], release: str, changed: bool
+) -> Step:
+    kind, replicas = str(service["kind"]), int(service.get("replicas", 1))
+    everything = tuple(container.id for container in mine)
+    if not mine:
+        return Step(name, kind, CREATE, "no container yet", (), replicas)
+    if kind == "fixed":
+        if changed:
+            return Step(name, kind, RECREATE, "its own definition changed", everything, replicas)
+        unfit = [container for container in mine if not container.fit]
+        if unfit:
+            why = ", ".join(f"{c.name} is {_condition(c)}" for c in unfit)
+            return Step(name, kind, RECREATE, why, everything, replicas)
+        return Step(name, kind, KEEP, "unchanged", (), replicas)
+    right = [container for container in mine if container.release == release and container.fit]
+    surplus = right[replicas:]
+    right = right[:replicas]
+    wrong = tuple(container.id for container in mine if container not in right)
+    if not wrong and len(right) == replicas:
+        return Step(name, kind, KEEP, "unchanged", (), replicas)
+    others = sorted({container.release or "none" for container in mine} - {release})
+    if others:
+        reason = f"release {', '.join(others)} runs"
+    elif surplus:
+        reason = f"{len(right) + len(surplus)} containers run, {replicas} are wanted"
+    elif wrong:
+        reason = ", ".join(f"{c.name} is {_condition(c)}" for c in mine if c.id in wrong)
+    else:
+        reason = f"{len(right)} of {replicas} containers run"
+    action = RECREATE if kind == "single" else ROLL
+    return Step(name, kind, action, reason, wrong, replicas, len(right))
+
+
+def not_ready(steps: Iterable[Step]) -> list[str]:
+    """Rolled services whose old containers must stay, because the new ones do not serve yet."""
+    return [
+        f"{step.service}: {step.ready} of {step.replicas} new containers are healthy"
+        for step in steps
+        if step.kind in ROLLED and step.action in (ROLL, CREATE) and step.ready < step.replicas
+    ]
+
+
+def _condition(container: Container) -> str:
+    return container.health if container.state == "running" else container.state
+
+
+def changed_definitions(
+    before: Mapping[str, str],
+    after: Mapping[str, str],
+    images_before: Mapping[str, str],
+    images_after: Mapping[str, str],
+) -> list[str]:
+    """Services whose compose definition (by hash) or image id differs between two releases."""
+    return sorted(
+        name
+        for name in after
+        if (name in before and before[name] != after[name])
+        or (name in images_before and images_before.get(name) != images_after.get(name))
+    )
+
+
+def parse_hashes(text: str) -> dict[str, str]:
+    """Service -> hash, from the lines of ``docker compose config --hash '*'``."""
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+
+
+def node_name(container: Container, host: str) -> str:
+    """Celery node name of a worker container: ``<pool>@<host>-<release>-<hostname>``."""
+    return f"{container.pool}@{host}-{container.release}-{container.id[:12]}"
