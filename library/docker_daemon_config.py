@@ -46,6 +46,11 @@ action:
   type: str
   returned: success
 keys: {description: Top level keys that changed., type: list, elements: str, returned: success}
+restart_keys:
+  description: Those of them that a reload does not bring into force.
+  type: list
+  elements: str
+  returned: success
 validated:
   description: Whether dockerd judged the file; it cannot in check mode before it is installed.
   type: bool
@@ -117,6 +122,7 @@ def main():
     result = {
         "changed": bool(keys) or not old_text,
         "keys": keys,
+        "restart_keys": [key for key in keys if key not in engine_logic.RELOADABLE],
         "action": engine_logic.action_for(keys),
         "validated": False,
     }

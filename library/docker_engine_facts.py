@@ -76,7 +76,7 @@ engine:
 cli: {description: A docker client that has the Compose plugin., type: str, returned: always}
 running: {description: Whether the engine answers., type: bool, returned: always}
 enabled: {description: Whether systemd starts it at boot., type: bool, returned: always}
-manager: {description: "What runs it: systemd, initscript, other or none.", type: str, returned: always}
+manager: {description: "What runs it: systemd, script (crisper-dockerd), other or none.", type: str, returned: always}
 pid: {description: Process id of dockerd; 0 when it does not run., type: int, returned: always}
 flags: {description: dockerd's command line flags., type: list, elements: str, returned: always}
 systemd: {description: Whether the init system is systemd., type: bool, returned: always}
@@ -175,8 +175,9 @@ def manager(module, systemd, pid):
         rc, out, _err = module.run_command(["systemctl", "is-active", "docker.service"])
         if out.strip() in ("active", "activating", "reloading"):
             return "systemd"
-    if pid and read("/var/run/docker-ssd.pid").strip() == str(pid):
-        return "initscript"
+    script = os.access("/usr/local/sbin/crisper-dockerd", os.X_OK)
+    if script and pid and read("/var/run/docker-ssd.pid").strip() == str(pid):
+        return "script"
     return "other" if pid else "none"
 
 
