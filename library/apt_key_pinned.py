@@ -13,8 +13,14 @@ description:
 author: [Crisper]
 options:
   url: {description: Where the key is., type: str, required: true}
-  fingerprint: {description: Fingerprint of the primary key; blanks are ignored., type: str, required: true}
-  dest: {description: "Key file for apt's Signed-By; armored keys end in .asc.", type: path, required: true}
+  fingerprint:
+    description: Fingerprint of the primary key; blanks are ignored.
+    type: str
+    required: true
+  dest:
+    description: Key file for apt's Signed-By; armored keys end in .asc.
+    type: path
+    required: true
   timeout: {description: Seconds to wait for the key., type: int, default: 30}
 attributes:
   check_mode: {support: full}
@@ -29,15 +35,19 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-fingerprints: {description: Of the primary keys in the file., type: list, elements: str, returned: success}
+fingerprints:
+  description: Of the primary keys in the file.
+  type: list
+  elements: str
+  returned: success
 """
 
-import os  # noqa: E402
-import tempfile  # noqa: E402
+import os
+import tempfile
 
-from ansible.module_utils import crisper_engine as engine_logic  # noqa: E402
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.urls import open_url  # noqa: E402
+from ansible.module_utils import crisper_engine as engine_logic
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.urls import open_url
 
 SPEC = {
     "url": {"type": "str", "required": True},
@@ -47,14 +57,16 @@ SPEC = {
 }
 
 
-def fingerprints(data):
+def fingerprints(data: bytes) -> list[str]:
+    """Of the primary keys in it; [] for what is no key."""
     try:
         return engine_logic.openpgp_fingerprints(data)
     except ValueError:
         return []
 
 
-def main():
+def main() -> None:
+    """Fetch, compare, write."""
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
     url, dest = module.params["url"], module.params["dest"]
     expected = [module.params["fingerprint"].replace(" ", "").upper()]

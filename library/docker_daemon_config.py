@@ -57,13 +57,14 @@ validated:
   returned: success
 """
 
-import json  # noqa: E402
-import os  # noqa: E402
-import shutil  # noqa: E402
-import tempfile  # noqa: E402
+import json
+import os
+import shutil
+import tempfile
+from typing import Any
 
-from ansible.module_utils import crisper_engine as engine_logic  # noqa: E402
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils import crisper_engine as engine_logic
+from ansible.module_utils.basic import AnsibleModule
 
 SPEC = {
     "config": {"type": "dict", "required": True},
@@ -72,7 +73,7 @@ SPEC = {
 }
 
 
-def existing(module, path):
+def existing(module: AnsibleModule, path: str) -> tuple[str, dict[str, Any]]:
     """(text, keys) of the file as it is."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -88,8 +89,8 @@ def existing(module, path):
     return text, keys
 
 
-def validate(module, text, flags):
-    """Let dockerd judge ``text``; returns the name of the judged temporary file."""
+def validate(module: AnsibleModule, text: str, flags: list[str]) -> tuple[str, bool]:
+    """Let dockerd judge ``text``: (the temporary file with it, whether it was judged)."""
     handle, temporary = tempfile.mkstemp(dir=module.tmpdir, suffix=".json")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
@@ -98,9 +99,7 @@ def validate(module, text, flags):
         if module.check_mode:
             return temporary, False
         module.fail_json(msg="dockerd is not installed: nothing can judge its configuration")
-    rc, out, err = module.run_command(
-        [dockerd, "--validate", "--config-file", temporary] + flags
-    )
+    rc, out, err = module.run_command([dockerd, "--validate", "--config-file", temporary, *flags])
     if rc != 0:
         module.fail_json(
             msg=(
@@ -113,7 +112,8 @@ def validate(module, text, flags):
     return temporary, True
 
 
-def main():
+def main() -> None:
+    """Merge, validate, write."""
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
     path = module.params["path"]
     old_text, old = existing(module, path)

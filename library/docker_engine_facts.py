@@ -61,7 +61,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-source: {description: "Where the engine comes from: docker, distro or present.", type: str, returned: always}
+source:
+  description: 'Where the engine comes from: docker, distro or present.'
+  type: str
+  returned: always
 install: {description: Whether packages are to be installed., type: bool, returned: always}
 problems:
   description: What forbids it; each says what to set.
@@ -76,30 +79,44 @@ engine:
 cli: {description: A docker client that has the Compose plugin., type: str, returned: always}
 running: {description: Whether the engine answers., type: bool, returned: always}
 enabled: {description: Whether systemd starts it at boot., type: bool, returned: always}
-manager: {description: "What runs it: systemd, script (crisper-dockerd), other or none.", type: str, returned: always}
+manager:
+  description: 'What runs it: systemd, script (crisper-dockerd), other or none.'
+  type: str
+  returned: always
 pid: {description: Process id of dockerd; 0 when it does not run., type: int, returned: always}
 flags: {description: dockerd's command line flags., type: list, elements: str, returned: always}
 systemd: {description: Whether the init system is systemd., type: bool, returned: always}
 os: {description: "id and codename of the operating system.", type: dict, returned: always}
 arch: {description: dpkg's name of the architecture., type: str, returned: always}
-mirror: {description: "uri and signed_by of the release's own apt source.", type: dict, returned: always}
+mirror:
+  description: uri and signed_by of the release's own apt source.
+  type: dict
+  returned: always
 security_mirror: {description: The same of its security suite., type: dict, returned: always}
-next_suite_known: {description: Whether apt already has the next suite., type: bool, returned: always}
-missing_python: {description: Python modules community.docker lacks., type: list, elements: str, returned: always}
+next_suite_known:
+  description: Whether apt already has the next suite.
+  type: bool
+  returned: always
+missing_python:
+  description: Python modules community.docker lacks.
+  type: list
+  elements: str
+  returned: always
 python_is_system: {description: Whether apt can add to this Python., type: bool, returned: always}
 """
 
-import dataclasses  # noqa: E402
-import glob  # noqa: E402
-import importlib.util  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import shutil  # noqa: E402
-import sys  # noqa: E402
+import dataclasses
+import glob
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from typing import Any
 
-from ansible.module_utils import crisper_engine as engine_logic  # noqa: E402
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.urls import open_url  # noqa: E402
+from ansible.module_utils import crisper_engine as engine_logic
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.urls import open_url
 
 SPEC = {
     "source": {
@@ -118,7 +135,8 @@ SPEC = {
 }
 
 
-def read(path):
+def read(path: str) -> str:
+    """The text of a file; '' where it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -126,15 +144,16 @@ def read(path):
         return ""
 
 
-def os_release():
+def os_release() -> dict[str, str]:
+    """Id and codename of the operating system."""
     lines = (line.split("=", 1) for line in read("/etc/os-release").splitlines() if "=" in line)
     values = {key: value.strip("\"'") for key, value in lines}
     return {"id": values.get("ID", ""), "codename": values.get("VERSION_CODENAME", "")}
 
 
-def client(module):
+def client(module: AnsibleModule) -> tuple[str, str]:
     """(a docker client whose Compose plugin works, the plugin's version); else any client."""
-    folders = os.environ.get("PATH", "").split(":") + ["/usr/bin", "/usr/local/bin"]
+    folders = [*os.environ.get("PATH", "").split(":"), "/usr/bin", "/usr/local/bin"]
     paths = dict.fromkeys(os.path.join(folder, "docker") for folder in folders if folder)
     usable = [path for path in paths if os.access(path, os.X_OK)]
     for path in usable:
@@ -144,7 +163,8 @@ def client(module):
     return (usable[0] if usable else ""), ""
 
 
-def info(module, cli):
+def info(module: AnsibleModule, cli: str) -> dict[str, Any]:
+    """What the engine says of itself; {} when it does not answer."""
     if not cli:
         return {}
     rc, out, _err = module.run_command([cli, "info", "--format", "{{json .}}"])
@@ -155,13 +175,15 @@ def info(module, cli):
     return answer if answer.get("ServerVersion") else {}
 
 
-def running_pid():
+def running_pid() -> int:
+    """Process id of dockerd, 0 when it does not run."""
     text = read("/var/run/docker.pid").strip()
     return int(text) if text.isdigit() and os.path.exists("/proc/" + text) else 0
 
 
-def package_kind(module):
-    rc, out, _err = module.run_command(
+def package_kind(module: AnsibleModule) -> str:
+    """Whose package the installed engine is."""
+    _rc, out, _err = module.run_command(
         ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", "docker-ce", "docker.io"]
     )
     installed = [line.split()[0] for line in out.splitlines() if line.endswith(" installed")]
@@ -170,9 +192,10 @@ def package_kind(module):
     return "distro" if "docker.io" in installed else "other"
 
 
-def manager(module, systemd, pid):
+def manager(module: AnsibleModule, systemd: bool, pid: int) -> str:
+    """What started the running engine."""
     if systemd:
-        rc, out, _err = module.run_command(["systemctl", "is-active", "docker.service"])
+        _rc, out, _err = module.run_command(["systemctl", "is-active", "docker.service"])
         if out.strip() in ("active", "activating", "reloading"):
             return "systemd"
     script = os.access("/usr/local/sbin/crisper-dockerd", os.X_OK)
@@ -181,7 +204,8 @@ def manager(module, systemd, pid):
     return "other" if pid else "none"
 
 
-def apt_entries():
+def apt_entries() -> list[dict[str, Any]]:
+    """Every apt source of this host but ours."""
     entries = []
     for pattern in ("/etc/apt/sources.list", "/etc/apt/sources.list.d/*"):
         for path in sorted(glob.glob(pattern)):
@@ -191,14 +215,16 @@ def apt_entries():
     return entries
 
 
-def repository_answers(url, timeout):
+def repository_answers(url: str, timeout: int) -> bool:
+    """Does Docker's repository have something for this release?"""
     try:
         return open_url(url, method="HEAD", timeout=timeout).getcode() == 200
     except Exception:  # whatever goes wrong on the way, it does not answer
         return False
 
 
-def main():
+def main() -> None:
+    """Look, decide, report."""
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
     want = module.params
     release = os_release()

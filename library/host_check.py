@@ -12,15 +12,24 @@ description:
   - Changes nothing, does not fail on findings, and needs no Docker on the host.
 author: [Crisper]
 options:
-  stack: {description: Name of the stack; ports its containers publish count as free., type: str, default: ""}
+  stack:
+    description: Name of the stack; ports its containers publish count as free.
+    type: str
+    default: ''
   paths:
     description: Paths that need room. One that is not there yet stands for its nearest parent.
     type: list
     elements: path
     default: [/var/lib/docker]
-  min_disk_gb: {description: GB that must be free on each filesystem of these paths., type: float, default: 10}
+  min_disk_gb:
+    description: GB that must be free on each filesystem of these paths.
+    type: float
+    default: 10
   min_inodes: {description: Inodes that must be free there., type: int, default: 100000}
-  memory_required_bytes: {description: Memory that the services may use together., type: int, default: 0}
+  memory_required_bytes:
+    description: Memory that the services may use together.
+    type: int
+    default: 0
   ports:
     description: TCP ports the stack will publish.
     type: list
@@ -29,7 +38,10 @@ options:
     suboptions:
       port: {description: The port., type: int, required: true}
       address: {description: The address it is bound to., type: str, default: 0.0.0.0}
-  controller_epoch: {description: The controller's time in seconds; 0 compares nothing., type: float, default: 0}
+  controller_epoch:
+    description: The controller's time in seconds; 0 compares nothing.
+    type: float
+    default: 0
   clock_skew: {description: Seconds the clocks may differ., type: float, default: 60}
   supported_os: {description: Supported versions by os-release ID., type: dict, required: true}
   supported_arch:
@@ -78,19 +90,19 @@ host:
   returned: always
 """
 
-import dataclasses  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import platform  # noqa: E402
-import re  # noqa: E402
-import shutil  # noqa: E402
-import sys  # noqa: E402
-import time  # noqa: E402
-from urllib.error import HTTPError  # noqa: E402
+import dataclasses
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+from urllib.error import HTTPError
 
-from ansible.module_utils import crisper_host as logic  # noqa: E402
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.urls import open_url  # noqa: E402
+from ansible.module_utils import crisper_host as logic
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.urls import open_url
 
 SPEC = {
     "stack": {"type": "str", "default": ""},
@@ -190,9 +202,7 @@ def listeners(module: AnsibleModule) -> list[logic.Listener]:
     published: dict[int, tuple[str, str]] = {}
     forwarded = []
     for container in containers(module):
-        labels = dict(
-            part.partition("=")[::2] for part in container.get("Labels", "").split(",")
-        )
+        labels = dict(part.partition("=")[::2] for part in container.get("Labels", "").split(","))
         stack = labels.get("crisper.stack", "")
         for address, port in logic.published(container.get("Ports", "")):
             name = f"the container {container['Names']}"

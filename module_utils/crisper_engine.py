@@ -9,8 +9,9 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 # What dockerd takes over on SIGHUP (docs.docker.com, "dockerd: configuration reload
 # behavior"); a change of any other key needs a restart.
@@ -34,7 +35,7 @@ RELOADABLE = frozenset(
 )
 
 
-def version(text: str) -> Tuple[int, ...]:
+def version(text: str) -> tuple[int, ...]:
     """'26.1.5+dfsg1', 'v2.26.1-4' -> (26, 1, 5), (2, 26, 1); () where there is none."""
     match = re.search(r"\d+(?:\.\d+)*", text or "")
     return tuple(int(part) for part in match.group().split(".")) if match else ()
@@ -45,7 +46,7 @@ def at_least(found: str, wanted: str) -> bool:
     return bool(version(found)) and _padded(found) >= _padded(wanted)
 
 
-def _padded(text: str) -> Tuple[int, ...]:
+def _padded(text: str) -> tuple[int, ...]:
     return (version(text) + (0,) * 4)[:4]
 
 
@@ -74,6 +75,8 @@ class Host:
 
 @dataclass(frozen=True)
 class Wanted:
+    """What the operator asks for."""
+
     source: str  # auto | docker | distro | present
     engine: str  # oldest acceptable
     compose: str
@@ -85,12 +88,14 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Decision:
+    """Where the engine comes from, and what forbids it."""
+
     source: str
     install: bool
-    problems: List[str]
+    problems: list[str]
 
 
-def shortcomings(engine: Engine, wanted: Wanted) -> List[str]:
+def shortcomings(engine: Engine, wanted: Wanted) -> list[str]:
     """Why this engine will not do; empty when it will."""
     if not engine.version:
         return ["no Docker Engine was found"]
@@ -133,7 +138,7 @@ def decide(wanted: Wanted, engine: Engine, host: Host, repository_answers: bool)
 
 def _cannot_install(
     source: str, wanted: Wanted, engine: Engine, host: Host, repository_answers: bool
-) -> List[str]:
+) -> list[str]:
     problems = []
     if host.os_id not in ("debian", "ubuntu"):
         problems.append(
@@ -171,13 +176,13 @@ def _cannot_install(
 # --- apt's sources -----------------------------------------------------------------------
 
 
-def apt_sources(text: str, deb822: bool) -> List[Dict[str, Any]]:
+def apt_sources(text: str, deb822: bool) -> list[dict[str, Any]]:
     """The ``deb`` entries of a .sources (deb822) or .list file that are switched on."""
     entries = _deb822_entries(text) if deb822 else _one_line_entries(text)
     return [entry for entry in entries if "deb" in entry["types"]]
 
 
-def _one_line_entries(text: str) -> List[Dict[str, Any]]:
+def _one_line_entries(text: str) -> list[dict[str, Any]]:
     entries = []
     pattern = re.compile(r"^\s*(deb|deb-src)\s+(?:\[([^\]]*)\]\s*)?(\S+)\s+(\S+)\s*([^#]*)")
     for match in filter(None, map(pattern.match, text.splitlines())):
@@ -194,11 +199,11 @@ def _one_line_entries(text: str) -> List[Dict[str, Any]]:
     return entries
 
 
-def _deb822_entries(text: str) -> List[Dict[str, Any]]:
+def _deb822_entries(text: str) -> list[dict[str, Any]]:
     entries = []
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     for stanza in re.split(r"\n\s*\n", "\n".join(lines)):
-        fields: Dict[str, str] = {}
+        fields: dict[str, str] = {}
         key = ""
         for line in stanza.splitlines():
             if line[:1].isspace():
@@ -221,7 +226,7 @@ def _deb822_entries(text: str) -> List[Dict[str, Any]]:
     return entries
 
 
-def mirror_of(entries: Sequence[Mapping[str, Any]], suite: str) -> Optional[Dict[str, str]]:
+def mirror_of(entries: Sequence[Mapping[str, Any]], suite: str) -> dict[str, str] | None:
     """{uri, signed_by} of the first entry that serves ``suite``'s main component."""
     for entry in entries:
         if suite in entry["suites"] and "main" in entry["components"]:
@@ -232,7 +237,7 @@ def mirror_of(entries: Sequence[Mapping[str, Any]], suite: str) -> Optional[Dict
 # --- daemon.json -------------------------------------------------------------------------
 
 
-def merged(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> Dict[str, Any]:
+def merged(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """``existing`` with ``wanted`` on top: foreign keys stay, a wanted null removes a key."""
     result = dict(existing)
     for key, value in wanted.items():
@@ -245,7 +250,8 @@ def merged(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> Dict[str, 
     return result
 
 
-def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> List[str]:
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Top level keys that differ."""
     missing = object()
     return sorted(key for key in {*old, *new} if old.get(key, missing) != new.get(key, missing))
 
@@ -260,7 +266,7 @@ def action_for(keys: Sequence[str]) -> str:
 # --- OpenPGP -----------------------------------------------------------------------------
 
 
-def openpgp_fingerprints(data: bytes) -> List[str]:
+def openpgp_fingerprints(data: bytes) -> list[str]:
     """Fingerprints of the primary (v4) keys in an armored or binary key file.
 
     Done here because a fresh server has no gpg, and apt's gpgv shows none.
@@ -303,7 +309,7 @@ def _dearmored(data: bytes) -> bytes:
     return raw
 
 
-def _packet(raw: bytes, at: int) -> Tuple[int, bytes, int]:
+def _packet(raw: bytes, at: int) -> tuple[int, bytes, int]:
     """(tag, body, where the next packet begins) of the OpenPGP packet at ``at`` (RFC 4880 4.2)."""
     try:
         first = raw[at]

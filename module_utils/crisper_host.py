@@ -266,9 +266,13 @@ def listening(text: str) -> list[tuple[str, int, str]]:
 
 
 def proc_address(text: str) -> str:
-    """'0100007F' -> '127.0.0.1': 32-bit words in the machine's (little endian) byte order."""
+    """'0100007F' -> '127.0.0.1': 32-bit words in the machine's (little endian) byte order.
+
+    An IPv4 address within an IPv6 one is given as itself; Pythons spell it differently.
+    """
     words = [bytes.fromhex(text[at : at + 8])[::-1] for at in range(0, len(text), 8)]
-    return str(ipaddress.ip_address(b"".join(words)))
+    address = ipaddress.ip_address(b"".join(words))
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def published(text: str) -> list[tuple[str, int]]:
