@@ -1,0 +1,1 @@
+"""The reference application: FastAPI, Celery, PostgreSQL, Redis and Qdrant, as one stack."""

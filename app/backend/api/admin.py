@@ -1,0 +1,131 @@
+"""Admin: login, items, and queueing their embeddings."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import select, update
+
+from backend import vectors
+from backend.auth import Admin, check
+from backend.celery_app import app as celery
+from backend.db import session
+from backend.models import Item, Status
+from backend.tasks import regenerate_embedding_task
+
+router = APIRouter(tags=["admin"])
+MAX_ID = 2**31 - 1
+ItemId = Annotated[int, Field(ge=1, le=MAX_ID)]
+Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]  # PostgreSQL stores no NUL
+
+
+class Credentials(BaseModel):
+    """What a person types."""
+
+    username: str = Field(max_length=200)
+    password: str = Field(max_length=200)
+
+
+class NewItem(BaseModel):
+    """An item to create."""
+
+    title: Annotated[Text, Field(max_length=200)]
+    content: Annotated[Text, Field(max_length=100_000)]
+
+
+class ItemOut(BaseModel):
+    """An item as clients see it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    title: str
+    status: Status
+    error: str | None
+    updated_at: datetime
+
+
+class Bulk(BaseModel):
+    """Ids of the items whose embeddings are to be made anew."""
+
+    item_ids: list[ItemId] = Field(max_length=10_000)
+
+
+class Queued(BaseModel):
+    """What was queued."""
+
+    queued_count: int
+    task_ids: list[str]
+    unknown_ids: list[int]
+
+
+@router.post("/admin/login")
+@router.post("/api/admin/login", include_in_schema=False)
+async def login(credentials: Credentials) -> dict[str, str]:
+    """A short-lived token."""
+    token = await check(credentials.username, credentials.password)
+    return {"access_token": token, "token_type": "bearer"}
+
+
+@router.post("/api/admin/items", status_code=201)
+def create_items(
+    items: Annotated[list[NewItem], Field(max_length=1000)], _: Admin
+) -> list[ItemOut]:
+    """Create context items, PENDING."""
+    with session() as current:
+        rows = [Item(title=item.title, content=item.content) for item in items]
+        current.add_all(rows)
+        current.flush()
+        for row in rows:
+            current.refresh(row)
+    return [ItemOut.model_validate(row) for row in rows]
+
+
+@router.get("/api/admin/items")
+def list_items(
+    _: Admin,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    before: Annotated[int, Query(ge=1, le=MAX_ID)] = MAX_ID,
+) -> list[ItemOut]:
+    """The newest items with their status; `before` pages back by id."""
+    with session() as current:
+        query = select(Item).where(Item.id <= before).order_by(Item.id.desc()).limit(limit)
+        return [ItemOut.model_validate(row) for row in current.scalars(query)]
+
+
+@router.get("/api/admin/items/{item_id}")
+def show_item(item_id: ItemId, _: Admin) -> dict[str, Any]:
+    """One item, and what Qdrant holds for it."""
+    with session() as current:
+        row = current.get(Item, item_id)
+        if row is None:
+            raise HTTPException(404, f"There is no item {item_id}.")
+        shown = ItemOut.model_validate(row).model_dump(mode="json")
+    return {**shown, "vector": vectors.look_up(item_id)}
+
+
+@router.post("/api/admin/bulk/regenerate-embeddings", status_code=202)
+def bulk_regenerate_embeddings(bulk: Bulk, _: Admin) -> Queued:
+    """Queue one task per known item and answer at once; unknown ids are reported."""
+    wanted = list(dict.fromkeys(bulk.item_ids))
+    if not wanted:
+        return Queued(queued_count=0, task_ids=[], unknown_ids=[])
+    with session() as current:
+        known = set(current.scalars(select(Item.id).where(Item.id.in_(wanted))))
+        current.execute(
+            update(Item).where(Item.id.in_(known)).values(status=Status.PENDING, error=None)
+        )
+    with celery.producer_or_acquire() as producer:
+        tasks = [
+            regenerate_embedding_task.apply_async((item_id,), producer=producer).id
+            for item_id in wanted
+            if item_id in known
+        ]
+    return Queued(
+        queued_count=len(tasks),
+        task_ids=tasks,
+        unknown_ids=[item_id for item_id in wanted if item_id not in known],
+    )

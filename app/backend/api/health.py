@@ -1,0 +1,98 @@
+"""Is it alive, is it ready, do the workers answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery.exceptions import TimeoutError as CeleryTimeout
+from fastapi import APIRouter, Response
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+from sqlalchemy import text
+
+from backend import vectors
+from backend.celery_app import app as celery
+from backend.db import engine
+from backend.settings import settings
+from backend.tasks import health_check
+
+router = APIRouter(tags=["health"])
+LIMIT = 5.0  # seconds
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """Alive: the process answers. Says nothing of what it depends on."""
+    return {"status": "ok", "release": settings().release}
+
+
+def _database() -> None:
+    with engine().connect() as connection:
+        connection.execute(text("SELECT 1"))
+
+
+def _broker() -> None:
+    with celery.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1, timeout=2)
+
+
+def _vectors() -> None:
+    vectors.client().get_collections()
+
+
+CHECKS: dict[str, Callable[[], None]] = {
+    "postgres": _database,
+    "redis": _broker,
+    "qdrant": _vectors,
+}
+
+
+async def _timed(check: Callable[[], None]) -> dict[str, Any]:
+    started = time.monotonic()
+    try:
+        await asyncio.wait_for(asyncio.to_thread(check), LIMIT)
+    except Exception as error:
+        return {"ok": False, "error": type(error).__name__}
+    return {"ok": True, "latency_ms": round((time.monotonic() - started) * 1000, 1)}
+
+
+@router.get("/ready")
+async def ready(response: Response) -> dict[str, Any]:
+    """Ready: every dependency answers; 503 and which one is down otherwise."""
+    results = await asyncio.gather(*(_timed(check) for check in CHECKS.values()))
+    shown = dict(zip(CHECKS, results, strict=True))
+    down = [name for name, result in shown.items() if not result["ok"]]
+    if down:
+        response.status_code = 503
+    return {"status": "unavailable" if down else "ok", "down": down, "dependencies": shown}
+
+
+def _ask_worker() -> dict[str, Any]:
+    started = time.monotonic()
+    _broker()
+    result = health_check.apply_async(expires=LIMIT, retry=False)
+    try:
+        answer = result.get(timeout=max(0.1, LIMIT - 0.5 - (time.monotonic() - started)))
+    finally:
+        result.forget()
+    return {
+        "status": "ok",
+        "worker": answer["worker"],
+        "latency_ms": round((time.monotonic() - started) * 1000, 1),
+    }
+
+
+@router.get("/api/celery/health")
+async def celery_health(response: Response) -> dict[str, Any]:
+    """A worker ran the ``health_check`` task; 503 within 5 s tells what is down."""
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(_ask_worker), LIMIT)
+    except CeleryTimeout:
+        down = "worker"
+    except (OperationalError, RedisError, ConnectionError, TimeoutError):
+        down = "broker"
+    response.status_code = 503
+    return {"status": "unavailable", "down": down}

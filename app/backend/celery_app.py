@@ -1,0 +1,55 @@
+"""The Celery application: ``celery -A backend.celery_app worker``."""
+
+from __future__ import annotations
+
+from celery import Celery
+from crisper_worker import install
+
+from backend.settings import settings
+
+app = Celery(
+    "backend",
+    broker=settings().celery_broker_url,
+    backend=settings().celery_result_backend,
+    include=["backend.tasks"],
+)
+app.conf.update(
+    task_serializer="json",
+    result_serializer="json",
+    accept_content=["json"],
+    timezone="Asia/Seoul",
+    enable_utc=True,
+    task_default_queue="default",
+    task_routes={"regenerate_embedding_task": {"queue": "embeddings"}},
+    task_time_limit=settings().celery_task_time_limit,
+    task_soft_time_limit=settings().celery_task_soft_time_limit,
+    task_track_started=True,
+    # A task is acknowledged when it is done, so that a worker that dies loses none.
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    worker_max_tasks_per_child=50,
+    result_expires=86400,
+    # A result that cannot be written while Redis restarts would turn a success into a failure.
+    result_backend_always_retry=True,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={
+        "visibility_timeout": settings().celery_visibility_timeout,
+        "health_check_interval": 10,
+        "socket_connect_timeout": 2,
+        "socket_keepalive": True,
+    },
+    redis_backend_health_check_interval=10,
+    redis_socket_connect_timeout=2,
+    beat_schedule={
+        "health-check": {
+            "task": "health_check",
+            "schedule": 60.0,
+            # A worker that was away for an hour must not find 60 of them.
+            "options": {"expires": 50},
+        }
+    },
+    beat_max_loop_interval=60,
+)
+install(app)

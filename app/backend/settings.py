@@ -1,0 +1,34 @@
+"""Settings from the environment; names are those that the deploy writes into .env.prod."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+
+class Settings(BaseSettings):
+    """Everything the application can be told."""
+
+    release: str = "development"
+    database_url: str = "postgresql+psycopg://crisper:crisper@127.0.0.1:5432/crisper"
+    redis_url: str = "redis://127.0.0.1:6379/1"
+    celery_broker_url: str = "redis://127.0.0.1:6379/0"
+    celery_result_backend: str = "redis://127.0.0.1:6379/2"
+    celery_task_time_limit: int = 3600
+    celery_task_soft_time_limit: int = 3300
+    celery_visibility_timeout: int = 43200
+    qdrant_url: str = "http://127.0.0.1:6333"
+    qdrant_api_key: str = ""
+    qdrant_collection: str = "items"
+    secret_key: str = Field(default="", repr=False)
+    admin_username: str = "admin"
+    admin_password: str = Field(default="", repr=False)
+    token_minutes: int = 30
+
+
+@lru_cache
+def settings() -> Settings:
+    """The settings, read once per process."""
+    return Settings()

@@ -1,0 +1,68 @@
+"""A heartbeat file that the running consumer writes and a health check only reads.
+
+One line, ``<seconds since boot> <state>``. The state is ``ok`` while the consumer runs,
+``draining`` during a warm shutdown (its event loop has stopped, and that is healthy), and
+``broker-down`` while the connection is away (a restart would not cure it). A consumer that is
+stuck writes nothing: the line grows old. Seconds since boot and not the time of day, because a
+stepped clock must not kill healthy workers.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import bootsteps, signals
+
+OK, DRAINING, BROKER_DOWN = "ok", "draining", "broker-down"
+INTERVAL = 1.0  # seconds
+
+
+def write(path: str, state: str) -> None:
+    """Replace the file, so that a reader never sees half a line."""
+    boot = int(time.clock_gettime(time.CLOCK_BOOTTIME))
+    draft = Path(f"{path}.{os.getpid()}")
+    draft.write_text(f"{boot} {state}\n")
+    draft.replace(path)
+
+
+class HeartbeatStep(bootsteps.StartStopStep):
+    """Consumer step that beats from the consumer's own timer once it consumes."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    path = ""
+    draining = False
+
+    def __init__(self, parent: Any, **_kwargs: Any) -> None:
+        super().__init__(parent)
+        self.timer: Any = None
+
+    def start(self, parent: Any) -> None:
+        """The connection is up and tasks are consumed: beat."""
+        self.beat()
+        self.timer = parent.timer.call_repeatedly(INTERVAL, self.beat)
+
+    def stop(self, parent: Any) -> None:
+        """The consumer stops: because the worker drains, or because the connection is away."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        write(self.path, DRAINING if HeartbeatStep.draining else BROKER_DOWN)
+
+    def shutdown(self, parent: Any) -> None:
+        """Nothing to close."""
+
+    def beat(self) -> None:
+        """Write a fresh line."""
+        write(self.path, DRAINING if HeartbeatStep.draining else OK)
+
+
+def mark_draining(path: str) -> None:
+    """From the first sign of a shutdown on, the state is ``draining``."""
+
+    @signals.worker_shutting_down.connect(weak=False)
+    def _shutting_down(**_kwargs: Any) -> None:
+        HeartbeatStep.draining = True
+        write(path, DRAINING)
