@@ -293,7 +293,8 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         ``pools`` (each with service, memory, cpus, replicas …), ``limits`` (by service),
         ``data_services``, ``services``, ``volumes``, ``memory_bytes`` (sum of all limits),
-        ``required_secrets``, ``queues`` (sorted, unique).
+        ``required_secrets``, ``queues`` (sorted, unique), ``rollout`` (how each service is
+        replaced, see crisper_rollout).
     """
     app = values["stack_app"]
     limits = {name: dict(limit) for name, limit in values["stack_limits"].items()}
@@ -326,7 +327,13 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
         "limits": limits,
         "data_services": data,
         "services": [*counted, *(pool["service"] for pool in pools)],
-        "app_services": ["backend", *(pool["service"] for pool in pools), *beat],
+        "rollout": {
+            **{name: {"kind": "fixed"} for name in (*data, "nginx")},
+            **{name: {"kind": "web"} for name in front},
+            "backend": {"kind": "web", "replicas": counted["backend"]},
+            **{p["service"]: {"kind": "worker", "replicas": p["replicas"]} for p in pools},
+            **{name: {"kind": "single"} for name in beat},
+        },
         "memory_bytes": memory,
         "volumes": [*data, *(["beat"] if beat else [])],
         "required_secrets": required_secrets(values),
