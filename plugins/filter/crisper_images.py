@@ -1,0 +1,80 @@
+"""What of the platform images is missing on a host, and in which order it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+PLATFORM = "crisper.platform"
+RECIPE = "crisper.recipe"
+
+Found = Mapping[str, Mapping[str, Any]]
+
+
+def is_fit(image: Mapping[str, Any] | None, recipe: str | None, source: str) -> bool:
+    """Tell whether an image on the host is what the source would give.
+
+    A locally built image carries the digest of its recipe, a pulled one does not. ``auto`` keeps
+    either, so that a host does not change its images because a registry came or went.
+    """
+    if image is None:
+        return False
+    labels = image["labels"]
+    pulled = PLATFORM not in labels
+    current = labels.get(RECIPE) == recipe
+    return {"registry": pulled, "local": current and not pulled, "auto": pulled or current}[source]
+
+
+def crisper_images_missing(
+    needed: Sequence[str],
+    found: Found,
+    refs: Mapping[str, str],
+    recipes: Mapping[str, str],
+    source: str,
+) -> list[str]:
+    """List the needed images that are absent, outdated or of the wrong origin."""
+    return [name for name in needed if not is_fit(found.get(refs[name]), recipes.get(name), source)]
+
+
+def crisper_images_order(
+    missing: Collection[str],
+    cached: Collection[str],
+    parents: Mapping[str, str],
+    found: Found,
+    refs: Mapping[str, str],
+    recipes: Mapping[str, str],
+) -> list[str]:
+    """List what has to be loaded or built for the missing ones, parents first."""
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        if name in order:
+            return
+        parent = parents.get(name)
+        # What is loaded from an archive needs no parent on the host.
+        if parent and name not in cached:
+            image = found.get(refs[parent])
+            if parent in missing or not is_fit(image, recipes[parent], "local"):
+                add(parent)
+        order.append(name)
+
+    for name in sorted(missing):
+        add(name)
+    return order
+
+
+def crisper_image_result(reference: str, found: Found) -> dict[str, str]:
+    """Name an image by reference and id; one that is yet to come has no id (check mode)."""
+    return {"ref": reference, "id": found.get(reference, {}).get("id", "")}
+
+
+class FilterModule:
+    """The filters of this file."""
+
+    def filters(self) -> dict[str, Any]:
+        """Name them."""
+        return {
+            "crisper_image_result": crisper_image_result,
+            "crisper_images_missing": crisper_images_missing,
+            "crisper_images_order": crisper_images_order,
+        }
