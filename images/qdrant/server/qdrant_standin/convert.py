@@ -130,7 +130,7 @@ def dense(value: Json) -> list[float]:
     return vector
 
 
-def vector(value: Json) -> list[float] | dict[str, list[float]]:
+def vector(value: Json) -> edge.Vector:
     if isinstance(value, list):
         return dense(value)
     return {name: dense(item) for name, item in mapping(value, "vector").items()}
@@ -184,7 +184,7 @@ def plain_vector(value: Any) -> Json:
     return None if value is None else list(value)
 
 
-def record(item: edge.Record) -> dict[str, Json]:
+def record(item: edge.Record | edge.ScoredPoint) -> dict[str, Json]:
     result: dict[str, Json] = {"id": plain_id(item.id), "payload": item.payload}
     if item.vector is not None:
         result["vector"] = plain_vector(item.vector)
@@ -288,17 +288,14 @@ def _field(body: Mapping[str, Json]) -> edge.FieldCondition:
     only(body, "a condition", "key", *names)
     if all(body.get(name) is None for name in names):
         raise MalformedBody(f"a condition needs one of {', '.join(names)}")
-    flags = {
-        name: boolean(body[name], name)
-        for name in ("is_empty", "is_null")
-        if body.get(name) is not None
-    }
+    is_empty, is_null = body.get("is_empty"), body.get("is_null")
     return edge.FieldCondition(
         key=_key(body),
         match=_match(body.get("match")),
         range=_range(body.get("range")),
         values_count=_values_count(body.get("values_count")),
-        **flags,
+        is_empty=None if is_empty is None else boolean(is_empty, "is_empty"),
+        is_null=None if is_null is None else boolean(is_null, "is_null"),
     )
 
 
@@ -381,7 +378,8 @@ def collection_config(body: Mapping[str, Json]) -> edge.EdgeConfig:
 
 def schema(value: Json) -> edge.PayloadSchemaType:
     kind = mapping(value, "field_schema").get("type") if isinstance(value, dict) else value
-    return choice(kind, "field_schema", SCHEMAS)
+    member: edge.PayloadSchemaType = choice(kind, "field_schema", SCHEMAS)
+    return member
 
 
 def schema_name(value: edge.PayloadSchemaType) -> str:

@@ -139,10 +139,11 @@ class Collection:
         convert.refuse(body, "shard_key")
         where = convert.filter_(body.get("filter"))
         exact = body.get("exact")
-        return self._read(
+        found: int = self._read(
             self._shard.count,
             edge.CountRequest(exact=True if exact is None else exact, filter=where),
         )
+        return found
 
     def scroll(self, body: Mapping[str, Json]) -> Json:
         convert.refuse(body, "shard_key")
