@@ -23,9 +23,6 @@ options:
     description: Folder of the release, with its compose file and C(.env).
     type: path
     required: true
-  current_src:
-    description: Folder of the release that serves, to compare definitions with; none when absent.
-    type: path
   project_name:
     description: Compose project.
     type: str
@@ -122,18 +119,16 @@ from ansible.module_utils.crisper_rollout import (
     ROLLED,
     Container,
     Step,
-    changed_definitions,
     decide,
     node_name,
     not_ready,
-    parse_hashes,
     parse_inspect,
+    recreated,
 )
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "phase": {"type": "str", "choices": ["plan", "start", "swap", "retire"], "default": "plan"},
     "project_src": {"type": "path", "required": True},
-    "current_src": {"type": "path"},
     "project_name": {"type": "str", "required": True},
     "release": {"type": "str", "required": True},
     "services": {"type": "dict", "required": True},
@@ -184,21 +179,25 @@ class Rollout:
         _code, out, _err = self.module.run_command(command)
         return parse_inspect(json.loads(out or "[]"))
 
-    def definitions_changed(self) -> list[str]:
-        """Fixed services whose compose definition differs between the two releases."""
-        current = self.params["current_src"]
-        if not current or current == self.params["project_src"]:
+    def definitions_changed(self, containers: list[Container]) -> list[str]:
+        """Fixed services that Compose itself would recreate, asked by its dry run."""
+        services = self.params["services"]
+        fixed = {name for name, service in services.items() if service["kind"] == "fixed"}
+        running = {c.name: c.service for c in containers if c.service in fixed}
+        if not running:
             return []
-        hashes = [
-            parse_hashes(self.docker("compose", "config", "--hash", "*", folder=folder))
-            for folder in (current, self.params["project_src"])
-        ]
-        return changed_definitions(*hashes, {}, {})
+        command = [self.params["docker_cli"], "compose", "--dry-run", "--project-name"]
+        command += [self.params["project_name"], "up", "--detach", "--no-deps", "--no-build"]
+        command += sorted(set(running.values()))
+        code, out, err = self.module.run_command(command, cwd=self.params["project_src"])
+        if code != 0:
+            self.module.fail_json(msg=f"Compose refuses the release: {(err or out).strip()}")
+        return [running[name] for name in recreated(err + out) if name in running]
 
     def plan(self) -> tuple[list[Step], list[Container]]:
         """What is to be done, and what there is."""
         containers = self.containers()
-        changed = self.definitions_changed()
+        changed = self.definitions_changed(containers)
         return decide(self.params["services"], containers, self.release, changed), containers
 
     def nodes(self, containers: list[Container]) -> dict[str, list[str]]:

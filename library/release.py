@@ -271,7 +271,6 @@ class Releases:
             "fingerprint": print_,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "images": self.params["images"],
-            "checksums": checksums(files),
             **self.params["facts"],
         }
         result.update(changed=True, diff=self.diff(current))
@@ -286,11 +285,14 @@ class Releases:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
         draft.chmod(0o755)
-        environment = f"RELEASE={manifest['id']}\n"
+        files = [dict(item) for item in self.files]
+        for item in files:
+            if item["path"] == ".env":
+                item["content"] += f"RELEASE={manifest['id']}\n"
+        manifest["checksums"] = checksums(files)
         try:
-            for item in self.files:
-                content = item["content"] + (environment if item["path"] == ".env" else "")
-                self.write_file(draft / item["path"], content, item["mode"], item["owner"])
+            for item in files:
+                self.write_file(draft / item["path"], item["content"], item["mode"], item["owner"])
             text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
             self.write_file(draft / MANIFEST, text, "0644", 0)
             self.run(["compose", "config", "--quiet"], str(draft), "The rendered compose file")

@@ -74,3 +74,42 @@ def redacted_env(text: str, other: str) -> str:
 def _env(text: str) -> dict[str, str]:
     pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and line[0] != "#")
     return {name: value for name, value in pairs}
+
+
+def listing(manifests: Iterable[Mapping[str, Any]], current: str) -> list[dict[str, Any]]:
+    """Kept releases, newest first, as operators see them.
+
+    Returns:
+        Each with ``id, created, operator, revision, verified, failed, current``.
+    """
+    return [
+        {
+            "id": manifest["id"],
+            "created": manifest.get("created", ""),
+            "operator": manifest.get("operator", ""),
+            "revision": manifest.get("revision", ""),
+            "verified": bool(manifest.get("verified")),
+            "failed": manifest.get("failed", ""),
+            "current": manifest["id"] == current,
+        }
+        for manifest in sorted(manifests, key=lambda manifest: manifest["id"], reverse=True)
+    ]
+
+
+def previous(releases: Iterable[Mapping[str, Any]], current: str) -> str:
+    """The newest proved release before `current`; empty when there is none.
+
+    Going back twice goes back two releases: it never toggles.
+    """
+    older = [r["id"] for r in releases if r["verified"] and r["id"] < current]
+    return max(older, default="")
+
+
+def to_prune(
+    releases: Iterable[Mapping[str, Any]], current: str, keep: int, staged: str = ""
+) -> list[str]:
+    """Ids that may go: all but `current`, `staged`, and the newest `keep` proved ones."""
+    releases = list(releases)
+    proved = sorted((r["id"] for r in releases if r["verified"]), reverse=True)
+    kept = {current, staged, *proved[:keep]}
+    return sorted(r["id"] for r in releases if r["id"] not in kept)

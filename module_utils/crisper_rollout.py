@@ -152,25 +152,17 @@ def _condition(container: Container) -> str:
     return container.health if container.state == "running" else container.state
 
 
-def changed_definitions(
-    before: Mapping[str, str],
-    after: Mapping[str, str],
-    images_before: Mapping[str, str],
-    images_after: Mapping[str, str],
-) -> list[str]:
-    """Services whose compose definition (by hash) or image id differs between two releases."""
-    return sorted(
-        name
-        for name in after
-        if (name in before and before[name] != after[name])
-        or (name in images_before and images_before.get(name) != images_after.get(name))
-    )
+def recreated(dry_run: str) -> list[str]:
+    """Names of containers that ``docker compose --dry-run up`` says it would recreate.
 
-
-def parse_hashes(text: str) -> dict[str, str]:
-    """Service -> hash, from the lines of ``docker compose config --hash '*'``."""
-    pairs = (line.split() for line in text.splitlines())
-    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+    Its lines read `` DRY-RUN MODE -  Container crisper-nginx-1  Recreate`` (Compose 2.26).
+    """
+    lines = (line.split() for line in dry_run.splitlines())
+    return [
+        words[words.index("Container") + 1]
+        for words in lines
+        if "Container" in words and words[-1] == "Recreate"
+    ]
 
 
 def node_name(container: Container, host: str) -> str:

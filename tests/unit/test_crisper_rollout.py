@@ -129,12 +129,16 @@ def test_one_off_containers_are_not_the_stacks():
     assert len(rollout.parse_inspect([record, once])) == 1
 
 
-def test_hash_lines_and_definitions():
-    before = rollout.parse_hashes("nginx aa\nredis bb\n")
-    after = rollout.parse_hashes("nginx aa\nredis cc\nmariadb dd\n")
-    assert rollout.changed_definitions(before, after, {}, {}) == ["redis"]
-    images = {"nginx": "1"}, {"nginx": "2"}
-    assert rollout.changed_definitions(before, before, *images) == ["nginx"]
+def test_what_compose_would_recreate_is_read_from_its_dry_run():
+    """As Compose 2.26 printed it."""
+    captured = (
+        " DRY-RUN MODE -  Container crisper-nginx-1  Recreate\n"
+        " DRY-RUN MODE -  Container crisper-redis-1  Running\n"
+        " DRY-RUN MODE -  Container crisper-nginx-1  Recreated\n"
+        " DRY-RUN MODE -  Container 39d2289b8f01_crisper-nginx-1  Starting\n"
+    )
+    assert rollout.recreated(captured) == ["crisper-nginx-1"]
+    assert rollout.recreated("") == []
 
 
 def test_the_node_name_is_pool_host_release_and_container():

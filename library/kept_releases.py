@@ -1,0 +1,290 @@
+#!/usr/bin/python
+"""List, check, put back and prune the releases kept on a server."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: kept_releases
+short_description: List, check, put back and prune the releases kept on a server
+description:
+  - Works on what M(release) wrote. Needs no network - a kept release is its folder and its
+    images, both on the server.
+options:
+  root:
+    description: Folder of the stack on the server.
+    type: path
+    required: true
+  stack:
+    description: Name of the stack.
+    type: str
+    required: true
+  state:
+    description:
+      - C(listed) tells what is kept. C(fit) checks that a release can be put back (folder,
+        checksums, images) and fails with the reason when it cannot. C(images) gives the images
+        of the release their names again, by id. C(current) makes it the current one.
+      - C(abandoned) takes the mark off a staged release that failed and writes O(reason) into
+        its manifest. C(pruned) removes all but O(keep) proved releases, with their images.
+    type: str
+    choices: [listed, fit, images, current, abandoned, pruned]
+    default: listed
+  id:
+    description: The release; when absent, the newest proved one before the current.
+    type: str
+  reason:
+    description: Why a release is abandoned.
+    type: str
+    default: ""
+  keep:
+    description: How many proved releases stay.
+    type: int
+    default: 5
+  docker_cli:
+    description: The Docker client.
+    type: str
+    default: docker
+attributes:
+  check_mode:
+    description: Changes nothing in check mode and tells whether it would.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: The release before the current one can be put back
+  kept_releases:
+    root: /opt/crisper
+    stack: crisper
+    state: fit
+"""
+
+RETURN = r"""
+releases:
+  description: What is kept, newest first.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - id: 20261120t221500z-1a2b3c4d
+      created: "2026-11-20T22:15:00+00:00"
+      operator: ops
+      revision: 1f2e3d4
+      verified: true
+      failed: ""
+      current: true
+release:
+  description: The release in question - its C(id), C(path) and C(images).
+  returned: in states C(fit), C(images) and C(current)
+  type: dict
+  sample: {id: 20261119t080000z-99887766, path: /opt/crisper/releases/20261119t080000z-99887766}
+pruned:
+  description: Ids that were removed.
+  returned: in state C(pruned)
+  type: list
+  elements: str
+  sample: [20261101t080000z-01234567]
+freed_bytes:
+  description: Bytes of images and layers that were freed.
+  returned: in state C(pruned)
+  type: int
+  sample: 412000000
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_release import MANIFEST, RELEASE_ID, listing, previous, to_prune
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "root": {"type": "path", "required": True},
+    "stack": {"type": "str", "required": True},
+    "state": {
+        "type": "str",
+        "choices": ["listed", "fit", "images", "current", "abandoned", "pruned"],
+        "default": "listed",
+    },
+    "id": {"type": "str"},
+    "reason": {"type": "str", "default": ""},
+    "keep": {"type": "int", "default": 5},
+    "docker_cli": {"type": "str", "default": "docker"},
+}
+UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+
+
+class Kept:
+    """The kept releases of one stack."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.params = module.params
+        self.root = Path(module.params["root"])
+        self.current = self.linked("current")
+        self.staged = self.linked("next")
+        self.manifests = self.read()
+        self.releases = listing(self.manifests.values(), self.current)
+
+    def linked(self, link: str) -> str:
+        """Id that a symlink names; empty when there is no such link."""
+        path = self.root / link
+        return path.resolve().name if path.is_symlink() else ""
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Manifests by id; folders that are no releases are not this module's business."""
+        found = {}
+        for path in sorted((self.root / "releases").glob(f"*/{MANIFEST}")):
+            if RELEASE_ID.match(path.parent.name):
+                try:
+                    found[path.parent.name] = json.loads(path.read_text())
+                except (OSError, ValueError):
+                    continue
+        return found
+
+    def docker(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, output and errors of a Docker command."""
+        return self.module.run_command([self.params["docker_cli"], *arguments])
+
+    def kept_names(self) -> str:
+        """The proved releases, for error messages."""
+        names = [r["id"] for r in self.releases if r["verified"] and not r["current"]]
+        return ", ".join(names) or "none"
+
+    def chosen(self) -> dict[str, Any]:
+        """The release in question; fails with the list of kept ones when there is none."""
+        wanted = self.params["id"] or previous(self.releases, self.current)
+        if not wanted:
+            self.module.fail_json(
+                msg=f"There is no proved release before {self.current or 'the first deploy'}"
+                f" to go back to. Kept: {self.kept_names()}."
+            )
+        if wanted not in self.manifests:
+            self.module.fail_json(
+                msg=f"Release {wanted} is not kept on this server. Kept: {self.kept_names()}."
+                " Choose one with -e release=<id>."
+            )
+        folder = self.root / "releases" / wanted
+        manifest = self.manifests[wanted]
+        return {"id": wanted, "path": str(folder), "images": manifest.get("images", {})}
+
+    def fit(self) -> dict[str, Any]:
+        """The release, when nothing of it is missing or altered."""
+        release = self.chosen()
+        manifest, folder = self.manifests[release["id"]], Path(release["path"])
+        problems = []
+        for name, expected in manifest.get("checksums", {}).items():
+            try:
+                actual = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            except OSError:
+                problems.append(f"{name} is missing")
+                continue
+            if actual != expected:
+                problems.append(f"{name} was altered")
+        for name, image in release["images"].items():
+            if self.docker("image", "inspect", "--format", "{{.Id}}", image["id"])[0] != 0:
+                problems.append(f"the image of {name} ({image['id'][:19]}) is gone")
+        if problems:
+            self.module.fail_json(
+                msg=f"Release {release['id']} cannot be put back: {'; '.join(problems)}."
+                f" Kept: {self.kept_names()}. Choose another with -e release=<id>.",
+                releases=self.releases,
+            )
+        return {"changed": False, "release": release}
+
+    def images(self) -> dict[str, Any]:
+        """Give the release's images their names again."""
+        release, changed = self.chosen(), False
+        for name, image in release["images"].items():
+            names = [image["ref"]]
+            if name in ("backend", "frontend"):
+                names = [f"{self.params['stack']}/{name}:{release['id']}"]
+            for reference in names:
+                code, out, _ = self.docker("image", "inspect", "--format", "{{.Id}}", reference)
+                if code == 0 and out.strip() == image["id"]:
+                    continue
+                changed = True
+                if self.module.check_mode:
+                    continue
+                code, _, err = self.docker("image", "tag", image["id"], reference)
+                if code != 0:
+                    self.module.fail_json(msg=f"{reference} cannot be named again: {err.strip()}")
+        return {"changed": changed, "release": release}
+
+    def make_current(self) -> dict[str, Any]:
+        """Point `current` at the release and take the mark off a staged one."""
+        release = self.chosen()
+        changed = release["id"] != self.current
+        if changed and not self.module.check_mode:
+            draft = self.root / f".current.{os.getpid()}"
+            draft.symlink_to(f"releases/{release['id']}")
+            draft.replace(self.root / "current")
+        return {"changed": changed, "release": release}
+
+    def abandon(self) -> dict[str, Any]:
+        """The staged release failed: it is not to be resumed, and its manifest says why."""
+        if not self.staged:
+            return {"changed": False}
+        if not self.module.check_mode:
+            if self.staged in self.manifests:
+                self.annotate(self.staged, {"failed": self.params["reason"] or "failed"})
+            (self.root / "next").unlink()
+        return {"changed": True}
+
+    def annotate(self, release: str, facts: dict[str, Any]) -> None:
+        """Add to a manifest, atomically."""
+        path = self.root / "releases" / release / MANIFEST
+        draft = path.with_name(f".{MANIFEST}")
+        text = json.dumps(self.manifests[release] | facts, indent=2, sort_keys=True) + "\n"
+        draft.write_text(text)
+        draft.replace(path)
+
+    def prune(self) -> dict[str, Any]:
+        """Remove old releases, their image names, and untagged images of this stack."""
+        gone = to_prune(self.releases, self.current, self.params["keep"], self.staged)
+        if not gone or self.module.check_mode:
+            return {"changed": bool(gone), "pruned": gone, "freed_bytes": 0}
+        stays = [m for name, m in self.manifests.items() if name not in gone]
+        used = {image["id"] for m in stays for image in m.get("images", {}).values()}
+        for release in gone:
+            shutil.rmtree(self.root / "releases" / release)
+            for name in ("backend", "frontend"):
+                self.docker("image", "rm", f"{self.params['stack']}/{name}:{release}")
+            for name, image in self.manifests[release].get("images", {}).items():
+                # Names of sources are this stack's own; platform images may be anybody's.
+                if name in ("backend", "frontend") and image["id"] not in used:
+                    self.docker("image", "rm", image["ref"])
+        label = f"label=crisper.stack={self.params['stack']}"
+        _, out, _ = self.docker("image", "prune", "--force", "--filter", label)
+        return {"changed": True, "pruned": gone, "freed_bytes": freed(out)}
+
+
+def freed(output: str) -> int:
+    """Bytes from Docker's line ``Total reclaimed space: 412MB``."""
+    match = re.search(r"reclaimed space: ([\d.]+)\s*([kMGT]?B)", output)
+    return int(float(match[1]) * UNITS[match[2]]) if match else 0
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    kept = Kept(module)
+    actions = {
+        "listed": lambda: {"changed": False},
+        "fit": kept.fit,
+        "images": kept.images,
+        "current": kept.make_current,
+        "abandoned": kept.abandon,
+        "pruned": kept.prune,
+    }
+    module.exit_json(releases=kept.releases, **actions[module.params["state"]]())
+
+
+if __name__ == "__main__":
+    main()
