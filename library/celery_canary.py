@@ -1,0 +1,149 @@
+#!/usr/bin/python
+"""Send one task through every queue and see it come back."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: celery_canary
+short_description: Send one task through every queue and see it come back
+description:
+  - Sends the canary task to each queue in one process, and waits for all results together. A
+    canary expires with O(timeout), so that nothing is left in a queue that nobody consumes.
+options:
+  container:
+    description: Container to send from; or O(project) and O(service).
+    type: str
+  project:
+    description: Compose project whose container is used.
+    type: str
+  service:
+    description: Service of O(project) whose first running container is used.
+    type: str
+  app:
+    description: The Celery application, as C(celery -A) takes it.
+    type: str
+    required: true
+  task:
+    description:
+      - Name of the task. When it returns a mapping with the key C(worker), that node is compared
+        with O(nodes).
+    type: str
+    required: true
+  args:
+    description: Its positional arguments.
+    type: list
+    elements: raw
+    default: []
+  kwargs:
+    description: Its keyword arguments.
+    type: dict
+    default: {}
+  queues:
+    description: The queues.
+    type: list
+    elements: str
+    required: true
+  nodes:
+    description: Nodes that may run it; empty accepts any.
+    type: list
+    elements: str
+    default: []
+  timeout:
+    description: Seconds until every canary must be back.
+    type: float
+    default: 5.0
+  import_timeout:
+    description: Seconds that importing the application may take.
+    type: int
+    default: 60
+  python:
+    description: Python in the container.
+    type: str
+    default: python
+  docker_cli:
+    description: The Docker client.
+    type: str
+    default: docker
+attributes:
+  check_mode:
+    description: Sends nothing in check mode.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: A task comes back from every queue
+  celery_canary:
+    project: crisper
+    service: celery-worker
+    app: backend.celery_app
+    task: health_check
+    queues: [default, embeddings]
+    timeout: 20
+"""
+
+RETURN = r"""
+queues:
+  description: Queue to what became of its canary.
+  returned: always
+  type: dict
+  sample:
+    default: {task_id: 46909b11, state: SUCCESS, seconds: 0.03, result: {worker: default@app1}}
+findings:
+  description: The queues whose canary did not come back as it should.
+  returned: always
+  type: list
+  elements: dict
+  sample: []
+problem:
+  description: Why nothing could be sent; empty otherwise.
+  returned: always
+  type: str
+  sample: ""
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_celery import REMEDIES, judge_canaries, told
+from ansible.module_utils.crisper_probe import CONNECTION_SPEC, ask
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    **CONNECTION_SPEC,
+    "task": {"type": "str", "required": True},
+    "args": {"type": "list", "elements": "raw", "default": []},
+    "kwargs": {"type": "dict", "default": {}},
+    "queues": {"type": "list", "elements": "str", "required": True},
+    "nodes": {"type": "list", "elements": "str", "default": []},
+}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC,
+        required_one_of=[("container", "service")],
+        required_together=[("project", "service")],
+        mutually_exclusive=[("container", "service")],
+        supports_check_mode=True,
+    )
+    if module.check_mode:
+        module.exit_json(changed=False, queues={}, findings=[], problem="")
+    keys = ("task", "args", "kwargs", "queues")
+    reply = ask(module, {"command": "canary", **{key: module.params[key] for key in keys}})
+    if reply["problem"]:
+        kind = reply["problem"]
+        text = f"{kind}: {reply['error']} {REMEDIES.get(kind, '')}".strip()
+        module.fail_json(msg=text, problem=kind, findings=[], queues={})
+    findings = judge_canaries(reply["queues"], module.params["nodes"])
+    result = {"queues": reply["queues"], "findings": findings, "problem": ""}
+    if findings:
+        module.fail_json(msg=told(findings), **result)
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+#!/usr/bin/python
+"""Ask all Celery workers everything at once, and judge what they answer."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: celery_inspect
+short_description: Ask all Celery workers everything at once, and judge the answers
+description:
+  - Runs one Python process in a container of the application, which sends all methods of
+    C(celery inspect) at once and collects the replies, and compares them with O(expect).
+  - The module never changes anything; it fails once, with every finding, when O(expect) is not
+    met or nobody can be asked.
+  - Addresses and passwords are taken out of everything that is returned.
+options:
+  container:
+    description: Container to ask in; or O(project) and O(service).
+    type: str
+  project:
+    description: Compose project whose container is asked in.
+    type: str
+  service:
+    description: Service of O(project) whose first running container is asked in.
+    type: str
+  app:
+    description: The Celery application, as C(celery -A) takes it.
+    type: str
+    required: true
+  timeout:
+    description: Seconds to wait for answers; less when all nodes of O(expect) have answered.
+    type: float
+    default: 5.0
+  import_timeout:
+    description: Seconds that importing the application may take.
+    type: int
+    default: 60
+  settle:
+    description: Seconds to go on listening for nodes nobody expects.
+    type: float
+    default: 0.3
+  methods:
+    description: What to ask.
+    type: list
+    elements: str
+    choices: [ping, active, reserved, scheduled, registered, stats, active_queues, conf, revoked]
+    default: [ping, active, reserved, scheduled, registered, stats, active_queues, conf, revoked]
+  expect:
+    description: What must be so; what is left out is not judged.
+    type: dict
+    default: {}
+    suboptions:
+      nodes:
+        description: Exact names of the nodes that must answer.
+        type: list
+        elements: str
+      count:
+        description: How many workers must answer.
+        type: int
+      no_foreign_nodes:
+        description: Whether an answer of a node that is not in O(expect.nodes) is a finding.
+        type: bool
+      pools:
+        description: Pool (the node name before C(@)) to C({queues, concurrency}).
+        type: dict
+      registered:
+        description: Tasks every node must know.
+        type: list
+        elements: str
+      time_limit:
+        description: Hard time limit, in seconds.
+        type: int
+      soft_time_limit:
+        description: Soft time limit, in seconds.
+        type: int
+      accept_content:
+        description: Content types the worker accepts.
+        type: list
+        elements: str
+      task_serializer:
+        description: Serializer of tasks.
+        type: str
+  python:
+    description: Python in the container.
+    type: str
+    default: python
+  docker_cli:
+    description: The Docker client.
+    type: str
+    default: docker
+attributes:
+  check_mode:
+    description: Asks as always; it changes nothing.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: Every worker of the release answers and is as declared
+  celery_inspect:
+    project: crisper
+    service: celery-worker
+    app: backend.celery_app
+    expect:
+      nodes: "{{ expected_nodes }}"
+      no_foreign_nodes: true
+      pools:
+        default: {queues: [default, embeddings], concurrency: 2}
+      registered: [health_check]
+      time_limit: 3600
+      soft_time_limit: 3300
+"""
+
+RETURN = r"""
+nodes:
+  description: Node to method to reply.
+  returned: always
+  type: dict
+  sample: {"default@app1-r1-0a1b2c3d4e5f": {"ping": {"ok": "pong"}}}
+problem:
+  description: Kind of trouble, empty when there is none - C(no_worker_answered),
+    C(broker_unreachable), C(container_not_running), C(app_not_importable), C(nodes_silent),
+    C(malformed_reply), C(docker_unavailable) or C(expectations_not_met).
+  returned: always
+  type: str
+  sample: nodes_silent
+findings:
+  description: Everything that is not as expected.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - code: node_silent
+      node: default@app1-r1-0a1b2c3d4e5f
+      message: default@app1-r1-0a1b2c3d4e5f did not answer.
+      expected: an answer
+      actual: none
+      remedy: Look at that container.
+seconds:
+  description: How long the workers took.
+  returned: when they could be asked
+  type: float
+  sample: 0.19
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_celery import (
+    REMEDIES,
+    SHAPES,
+    folded,
+    judge,
+    problem_of,
+    told,
+)
+from ansible.module_utils.crisper_probe import CONNECTION_SPEC, ask
+
+METHODS = list(SHAPES)
+ARGUMENT_SPEC: dict[str, Any] = {
+    **CONNECTION_SPEC,
+    "settle": {"type": "float", "default": 0.3},
+    "methods": {"type": "list", "elements": "str", "choices": METHODS, "default": METHODS},
+    "expect": {
+        "type": "dict",
+        "default": {},
+        "options": {
+            "nodes": {"type": "list", "elements": "str"},
+            "count": {"type": "int"},
+            "no_foreign_nodes": {"type": "bool"},
+            "pools": {"type": "dict"},
+            "registered": {"type": "list", "elements": "str"},
+            "time_limit": {"type": "int"},
+            "soft_time_limit": {"type": "int"},
+            "accept_content": {"type": "list", "elements": "str"},
+            "task_serializer": {"type": "str"},
+        },
+    },
+}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC,
+        required_one_of=[("container", "service")],
+        required_together=[("project", "service")],
+        mutually_exclusive=[("container", "service")],
+        supports_check_mode=True,
+    )
+    expect = {key: value for key, value in module.params["expect"].items() if value is not None}
+    everybody = bool(expect.get("no_foreign_nodes")) or "count" in expect
+    reply = ask(
+        module,
+        {
+            "command": "inspect",
+            "methods": sorted({"ping", *module.params["methods"]}),
+            "destination": expect.get("nodes") or [],
+            "everybody": everybody,
+            "settle": module.params["settle"],
+        },
+    )
+    if reply["problem"]:
+        kind, error = reply["problem"], reply["error"]
+        finding = {"code": kind, "message": f"{kind}: {error}", "node": "", "expected": None}
+        finding.update(actual=None, remedy=REMEDIES.get(kind, ""))
+        module.fail_json(msg=told([finding]), problem=kind, findings=[finding], nodes={})
+    found = judge(reply["replies"], expect)
+    findings = [finding.as_dict() for finding in found]
+    result = {
+        "nodes": folded(reply["replies"]),
+        "findings": findings,
+        "problem": problem_of(found),
+        "seconds": reply["seconds"],
+    }
+    if findings:
+        module.fail_json(msg=told(findings), **result)
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

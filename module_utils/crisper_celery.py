@@ -1,0 +1,264 @@
+"""Judge what Celery's workers answered against what a release expects of them.
+
+Pure functions of plain data. `replies` is what ``crisper_celery_probe.inspect`` returns:
+``{method: [{node: reply}, ...]}``, one entry per message that came back, so that two workers
+with one node name are two entries (Celery's own ``inspect`` folds them into one).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+# What each method answers with; anything else is a malformed reply.
+SHAPES: dict[str, type] = {
+    "ping": dict,
+    "active": list,
+    "reserved": list,
+    "scheduled": list,
+    "registered": list,
+    "stats": dict,
+    "active_queues": list,
+    "conf": dict,
+    "revoked": list,
+}
+BEAT = "celerybeat@"
+REMEDIES = {
+    "no_worker_answered": "Start the workers, or see why they do not consume: docker compose logs.",
+    "broker_unreachable": "Look at Redis: is it running, and is its password the worker's?",
+    "container_not_running": "Start it: docker compose up --detach.",
+    "app_not_importable": "The image or its environment is broken; run the import by hand.",
+    "malformed_reply": "Does the worker run the Celery version this repository pins?",
+    "docker_unavailable": "Start the engine, and let this user reach it.",
+    "node_silent": "Look at that container: docker compose ps, docker compose logs.",
+    "foreign_node": "Stop that worker: it takes this release's tasks with another release's code.",
+    "duplicate_node": "Two workers have one name: stop one, they cannot be told apart.",
+    "wrong_count": "Compare celery_workers[].replicas with the containers that run.",
+    "wrong_queues": "Compare celery_workers[].queues with what the worker was started with.",
+    "wrong_concurrency": "Compare celery_workers[].concurrency with the worker's command.",
+    "unregistered_task": "The task's module is not imported by the worker: include=, autodiscover.",
+    "wrong_time_limits": "Compare celery_task_time_limit and celery_task_soft_time_limit.",
+    "wrong_serializers": "Set accept_content and task_serializer in the Celery application.",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as expected."""
+
+    code: str
+    message: str
+    node: str = ""
+    expected: Any = None
+    actual: Any = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, with the remedy."""
+        return {**asdict(self), "remedy": REMEDIES[self.code]}
+
+
+Replies = Mapping[str, Sequence[Any]]
+
+
+def answers(replies: Replies, method: str) -> dict[str, list[Any]]:
+    """Replies to one method by node; more than one reply means more than one such worker."""
+    found: dict[str, list[Any]] = {}
+    for message in replies.get(method) or []:
+        if isinstance(message, Mapping):
+            for node, reply in message.items():
+                if not str(node).startswith(BEAT):
+                    found.setdefault(str(node), []).append(reply)
+    return found
+
+
+def folded(replies: Replies) -> dict[str, dict[str, Any]]:
+    """``{node: {method: reply}}`` for callers; of duplicates the first."""
+    nodes: dict[str, dict[str, Any]] = {}
+    for method in replies:
+        for node, found in answers(replies, method).items():
+            nodes.setdefault(node, {})[method] = found[0]
+    return nodes
+
+
+def judge(replies: Replies, expect: Mapping[str, Any]) -> list[Finding]:
+    """Every way in which the workers differ from `expect`; empty when they do not.
+
+    Args:
+        replies: by method.
+        expect: any of ``nodes`` (exact names), ``count``, ``no_foreign_nodes``, ``pools``
+            (``{pool: {queues, concurrency}}``), ``registered``, ``time_limit``,
+            ``soft_time_limit`` (seconds), ``accept_content``, ``task_serializer``.
+    """
+    alive = answers(replies, "ping")
+    if not alive:
+        return [Finding("no_worker_answered", "No worker answered.", expected=expect.get("nodes"))]
+    nodes = list(expect.get("nodes") or [])
+    judged = [node for node in nodes if node in alive] if nodes else sorted(alive)
+    return [
+        *_malformed(replies),
+        *_membership(alive, nodes, expect),
+        *(finding for node in judged for finding in _node(node, replies, expect)),
+    ]
+
+
+def _malformed(replies: Replies) -> Iterator[Finding]:
+    for method, messages in replies.items():
+        for message in messages or []:
+            if not isinstance(message, Mapping):
+                yield _bad(method, "", message)
+                continue
+            for node, reply in message.items():
+                wrong_shape = not isinstance(reply, SHAPES.get(method, object))
+                if wrong_shape or (isinstance(reply, Mapping) and "error" in reply):
+                    yield _bad(method, str(node), reply)
+
+
+def _bad(method: str, node: str, reply: Any) -> Finding:
+    shown = repr(reply)[:200]
+    text = f"{node or 'Somebody'} answered {method} with {shown}."
+    return Finding("malformed_reply", text, node, actual=shown)
+
+
+def _membership(
+    alive: Mapping[str, Sequence[Any]], nodes: Sequence[str], expect: Mapping[str, Any]
+) -> Iterator[Finding]:
+    for node in nodes:
+        if node not in alive:
+            yield Finding("node_silent", f"{node} did not answer.", node, "an answer", "none")
+    for node, found in sorted(alive.items()):
+        if len(found) > 1:
+            text = f"{len(found)} workers answer as {node}."
+            yield Finding("duplicate_node", text, node, 1, len(found))
+    if expect.get("no_foreign_nodes"):
+        for node in sorted(set(alive) - set(nodes)):
+            text = f"{node} answers and is not of this release."
+            yield Finding("foreign_node", text, node, sorted(nodes), node)
+    count = expect.get("count")
+    total = sum(len(found) for found in alive.values())
+    if count is not None and total != count:
+        yield Finding("wrong_count", f"{total} workers answer, {count} expected.", "", count, total)
+
+
+def _node(node: str, replies: Replies, expect: Mapping[str, Any]) -> Iterator[Finding]:
+    def first(method: str, kind: type) -> Any:
+        found = answers(replies, method).get(node) or [None]
+        return found[0] if isinstance(found[0], kind) else kind()
+
+    pools = expect.get("pools") or {}
+    stats, conf = first("stats", dict), first("conf", dict)
+    facts = stats.get("pool") if isinstance(stats.get("pool"), Mapping) else {}
+    pool = pools.get(node.partition("@")[0], {})
+    if "queues" in pool:
+        queues = first("active_queues", list)
+        names = sorted(str(q.get("name")) for q in queues if isinstance(q, Mapping))
+        wanted = sorted(pool["queues"])
+        if names != wanted:
+            text = f"{node} consumes {_words(names)}, expected {_words(wanted)}."
+            yield Finding("wrong_queues", text, node, wanted, names)
+    if "concurrency" in pool:
+        actual = facts.get("max-concurrency")
+        if actual != pool["concurrency"]:
+            text = f"{node} runs {actual} processes, expected {pool['concurrency']}."
+            yield Finding("wrong_concurrency", text, node, pool["concurrency"], actual)
+    registered = {str(name).partition(" ")[0] for name in first("registered", list)}
+    for task in expect.get("registered") or []:
+        if task not in registered:
+            text = f"{node} does not know the task {task}."
+            yield Finding("unregistered_task", text, node, task, None)
+    yield from _time_limits(node, facts, expect)
+    for key in ("accept_content", "task_serializer"):
+        wanted, actual = expect.get(key), conf.get(key)
+        if wanted is not None and _sorted(actual) != _sorted(wanted):
+            text = f"{node} has {key} {actual!r}, expected {wanted!r}."
+            yield Finding("wrong_serializers", text, node, wanted, actual)
+
+
+def _time_limits(
+    node: str, facts: Mapping[str, Any], expect: Mapping[str, Any]
+) -> Iterator[Finding]:
+    timeouts = facts.get("timeouts")
+    soft, hard = timeouts if isinstance(timeouts, Sequence) and len(timeouts) == 2 else (None, None)
+    for name, actual in (("soft_time_limit", soft), ("time_limit", hard)):
+        wanted = expect.get(name)
+        if wanted is not None and actual != wanted:
+            text = f"{node} has {name} {actual}, expected {wanted}."
+            yield Finding("wrong_time_limits", text, node, wanted, actual)
+
+
+def _sorted(value: Any) -> Any:
+    return sorted(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(names) or "nothing"
+
+
+def problem_of(findings: Iterable[Finding]) -> str:
+    """The kind of trouble in one word: what an operator must look at first."""
+    codes = Counter(finding.code for finding in findings)
+    if not codes:
+        return ""
+    for code, problem in (
+        ("no_worker_answered", "no_worker_answered"),
+        ("malformed_reply", "malformed_reply"),
+        ("node_silent", "nodes_silent"),
+    ):
+        if codes[code]:
+            return problem
+    return "expectations_not_met"
+
+
+def told(findings: Iterable[Mapping[str, Any]]) -> str:
+    """All findings as one text, numbered, each with its remedy."""
+    lines = [f"{n}. {f['message']} {f['remedy']}" for n, f in enumerate(findings, 1)]
+    return "\n".join(lines)
+
+
+def probe_input(source: str, request: Mapping[str, Any]) -> str:
+    """The program fed to ``python -``: the probe's source and one call of its ``main``."""
+    return f"{source}\n\nmain(json.loads({json.dumps(json.dumps(dict(request)))}))\n"
+
+
+def probe_reply(marker: str, output: str) -> dict[str, Any] | None:
+    """The probe's answer in what came back; None when there is none (it never got that far)."""
+    for line in reversed(output.splitlines()):
+        if line.startswith(marker):
+            try:
+                reply = json.loads(line[len(marker) :])
+            except ValueError:
+                return None
+            return reply if isinstance(reply, dict) else None
+    return None
+
+
+def judge_canaries(
+    queues: Mapping[str, Mapping[str, Any]], nodes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Findings over the canaries of all queues: lost, failed, or answered by a stranger.
+
+    Args:
+        queues: queue -> ``{task_id, state, seconds, result}``.
+        nodes: node names that may have run them; empty accepts any.
+    """
+    findings = []
+    for queue, entry in sorted(queues.items()):
+        state, result = str(entry.get("state")), entry.get("result")
+        worker = result.get("worker") if isinstance(result, Mapping) else None
+        if state in ("PENDING", "STARTED", "RECEIVED", "RETRY"):
+            text = f"The canary in queue {queue} did not come back (state {state})."
+            remedy = "Does a worker of this release consume that queue? See celery_workers."
+        elif state != "SUCCESS":
+            text = f"The canary in queue {queue} ended as {state}: {result}."
+            remedy = "Look at the worker's log for that task id."
+        elif nodes and worker and worker not in nodes:
+            text = f"The canary in queue {queue} was run by {worker}, which is not of this release."
+            remedy = REMEDIES["foreign_node"]
+        else:
+            continue
+        findings.append(
+            {"queue": queue, "task_id": entry.get("task_id"), "message": text, "remedy": remedy}
+        )
+    return findings

@@ -1,0 +1,283 @@
+"""What runs inside a worker's container: asks the workers, sends canaries, prints JSON.
+
+The modules feed this file to ``python -`` in the container, so it imports nothing but the
+standard library and what the application itself has (Celery, kombu), and runs on Python 3.8+.
+It answers with one line after `MARKER`; whatever the application prints goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+import traceback
+import uuid
+
+MARKER = "CRISPER-PROBE-REPLY:"
+METHODS = {
+    "ping": {},
+    "active": {},
+    "reserved": {},
+    "scheduled": {},
+    "registered": {},
+    "stats": {},
+    "active_queues": {},
+    "conf": {"with_defaults": True},
+    "revoked": {},
+}
+SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|KEY|URL|DSN|CREDENTIAL|BROKER|BACKEND", re.IGNORECASE)
+# Settings that may leave the container: what tells how a worker works, never where it connects.
+CONF_SHOWN = re.compile(r"(task_|worker_|result_|beat_|accept_content\Z|timezone\Z|enable_utc\Z)")
+CONF_HIDDEN = re.compile(
+    r"pass|secret|token|api_?key|security|credential|url|dsn|_backend|transport_options|scheduler"
+    r"|annotations"
+)
+
+
+class Failure(Exception):
+    """The probe cannot go on; `problem` is the kind of trouble."""
+
+    def __init__(self, problem, error):
+        super().__init__(error)
+        self.problem = problem
+
+
+def secrets_of(environment):
+    """Values of the environment that must not leave it, longest first."""
+    found = set()
+    for name, value in environment.items():
+        if SECRET_NAME.search(name) and len(value) >= 6:
+            found.add(value)
+            userinfo = re.match(r"[a-z0-9+]+://([^/@]*)@", value, re.IGNORECASE)
+            password = userinfo.group(1).partition(":")[2] if userinfo else ""
+            if len(password) >= 4:
+                found.add(password)
+    return sorted(found, key=len, reverse=True)
+
+
+def redact(value, secrets):
+    """The value without secrets, in whatever depth they stand."""
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "***")
+        return re.sub(r"://[^/@\s]*@", "://***@", value)
+    if isinstance(value, dict):
+        return {redact(str(key), secrets): redact(item, secrets) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact(item, secrets) for item in value]
+    return value
+
+
+def shown_conf(conf):
+    """The settings of a worker that may be shown."""
+    if not isinstance(conf, dict) or "error" in conf:
+        return conf
+    kept = {
+        key: value
+        for key, value in conf.items()
+        if CONF_SHOWN.match(str(key)) and not CONF_HIDDEN.search(str(key))
+    }
+    options = conf.get("broker_transport_options")
+    if isinstance(options, dict) and "visibility_timeout" in options:
+        kept["visibility_timeout"] = options["visibility_timeout"]
+    return kept
+
+
+def load_app(name):
+    """The Celery application, found as ``celery -A`` finds it."""
+    sys.path.insert(0, os.getcwd())
+    try:
+        from celery.app.utils import find_app
+
+        app = find_app(name)
+        app.finalize()
+    except BaseException as error:  # an import may raise anything, SystemExit included
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise Failure(
+            "app_not_importable",
+            f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})",
+        ) from error
+    return app
+
+
+def connected(app, timeout):
+    """A connection to the broker that has answered."""
+    options = {**(app.conf.broker_transport_options or {}), "socket_connect_timeout": timeout}
+    connection = app.connection_for_write(connect_timeout=timeout, transport_options=options)
+    try:
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+        # Redis connects lazily: only a channel has shown that the password is right.
+        connection.default_channel  # noqa: B018
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise Failure("broker_unreachable", f"{type(cause).__name__}: {cause}") from error
+    return connection
+
+
+def inspect(app, request):
+    """Replies of all workers to all methods: ``{method: [{node: reply}, ...]}``.
+
+    All methods are sent at once and their replies collected together, by ticket. Kombu's own
+    collector takes one call at a time and counts any message as one of the expected replies, so
+    that the second answer of a duplicate node name costs the next method a reply.
+    """
+    methods, timeout = request["methods"], request["timeout"]
+    expected = set(request.get("destination") or ())
+    settle = request["settle"]
+    connection = connected(app, timeout)
+    mailbox = app.control.mailbox(connection)
+    channel = connection.default_channel
+    tickets = {uuid.uuid4().hex: method for method in methods}
+    replies = {method: [] for method in methods}
+
+    def on_reply(body, message):
+        method = tickets.get(message.headers.get("ticket"))
+        if method is not None:
+            replies[method].append(body)
+
+    def complete():
+        return all(
+            expected <= {node for reply in items if isinstance(reply, dict) for node in reply}
+            for items in replies.values()
+        )
+
+    started = time.monotonic()
+    # A destination would keep foreign nodes silent: everybody is asked when they matter.
+    destination = None if not expected or request["everybody"] else sorted(expected)
+    for ticket, method in tickets.items():
+        mailbox._publish(
+            method,
+            METHODS.get(method, {}),
+            destination=destination,
+            reply_ticket=ticket,
+            channel=channel,
+            timeout=timeout,
+        )
+    from kombu import Consumer
+
+    consumer = Consumer(channel, [mailbox.reply_queue], accept=["json"], no_ack=True)
+    consumer.register_callback(on_reply)
+    last = started
+    with consumer:
+        while True:
+            now = time.monotonic()
+            left = started + timeout - now
+            if complete() and any(replies.values()):
+                # Everyone named has answered; others may follow within the settling time.
+                left = min(left, last + settle - now)
+            if left <= 0:
+                break
+            try:
+                connection.drain_events(timeout=left)
+                last = time.monotonic()
+            except socket.timeout:
+                continue
+    connection.release()
+    for reply in replies.get("conf", []):
+        if isinstance(reply, dict):
+            reply.update({node: shown_conf(conf) for node, conf in reply.items()})
+    return {"replies": replies, "seconds": round(time.monotonic() - started, 4)}
+
+
+def canary(app, request):
+    """One task through every queue: ``{queue: {task_id, state, seconds, result}}``."""
+    from celery.backends.base import DisabledBackend
+
+    if isinstance(app.backend, DisabledBackend):
+        raise Failure("no_result_backend", "The application has no result backend")
+    timeout = request["timeout"]
+    connected(app, timeout).release()
+    results, sent = {}, {}
+    deadline = time.monotonic() + timeout
+    for queue in request["queues"]:
+        entry = results[queue] = {
+            "task_id": "",
+            "state": "PENDING",
+            "seconds": None,
+            "result": None,
+        }
+        try:
+            handle = app.send_task(
+                request["task"],
+                args=request["args"],
+                kwargs=request["kwargs"],
+                queue=queue,
+                expires=timeout,
+                ignore_result=False,
+            )
+        except Exception as error:
+            entry.update(state="UNROUTABLE", result=f"{type(error).__name__}: {error}")
+            continue
+        entry["task_id"] = handle.id
+        sent[queue] = (handle.id, time.monotonic())
+    done = []
+    while sent and time.monotonic() < deadline:
+        for queue, (task_id, since) in list(sent.items()):
+            meta = app.backend.get_task_meta(task_id)
+            entry = results[queue]
+            entry["state"] = str(meta.get("status"))
+            if entry["state"] in ("SUCCESS", "FAILURE", "REVOKED"):
+                entry["seconds"] = round(time.monotonic() - since, 4)
+                entry["result"] = plain(meta.get("result"))
+                done.append(task_id)
+                del sent[queue]
+        if sent:
+            time.sleep(0.01)
+    for task_id in done:
+        app.backend.forget(task_id)
+    return {"queues": results, "seconds": round(time.monotonic() - deadline + timeout, 4)}
+
+
+def plain(value):
+    """The value as JSON can hold it; exceptions as their text."""
+    if isinstance(value, BaseException):
+        return f"{type(value).__name__}: {value}"
+    return json.loads(json.dumps(value, default=repr))
+
+
+def main(request):
+    """Answer one request and leave without the application's exit handlers."""
+    output = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    secrets = secrets_of(os.environ)
+    phase = ["app_not_importable"]
+
+    def answer(reply):
+        text = json.dumps(redact(reply, secrets), default=repr)
+        data = f"\n{MARKER}{text}\n".encode()
+        while data:
+            data = data[os.write(output, data) :]
+        sys.stderr.flush()
+        os._exit(0)
+
+    def late(*_):
+        what = {
+            "app_not_importable": "The application was not imported",
+            "broker_unreachable": "The broker did not answer",
+            "result_backend_unreachable": "The result backend did not answer",
+        }[phase[0]]
+        answer({"problem": phase[0], "error": f"{what} in time"})
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(max(1, int(request["import_timeout"])))
+    try:
+        app = load_app(request["app"])
+        # From here the waiting has deadlines of its own; the alarm only ends what has none.
+        signal.alarm(int(request["timeout"] * 2) + 5)
+        if request["command"] == "inspect":
+            phase[0] = "broker_unreachable"
+            reply = inspect(app, request)
+        else:
+            phase[0] = "result_backend_unreachable"
+            reply = canary(app, request)
+        answer({"problem": "", "error": "", **reply})
+    except Failure as failure:
+        answer({"problem": failure.problem, "error": str(failure)})
+    except Exception as error:
+        kind = "broker_unreachable" if phase[0] == "broker_unreachable" else phase[0]
+        answer({"problem": kind, "error": f"{type(error).__name__}: {error}"})

@@ -1,0 +1,71 @@
+"""Run the Celery probe inside a container and read its answer: the I/O edge of two modules."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import TYPE_CHECKING, Any
+
+from ansible.module_utils import crisper_celery_probe
+from ansible.module_utils.crisper_celery import probe_input, probe_reply
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+CONNECTION_SPEC: dict[str, Any] = {
+    "container": {"type": "str"},
+    "project": {"type": "str"},
+    "service": {"type": "str"},
+    "app": {"type": "str", "required": True},
+    "timeout": {"type": "float", "default": 5.0},
+    "import_timeout": {"type": "int", "default": 60},
+    "python": {"type": "str", "default": "python"},
+    "docker_cli": {"type": "str", "default": "docker"},
+}
+
+
+def find_container(module: AnsibleModule) -> tuple[str, str]:
+    """Id of a running container to ask in, and else the problem."""
+    if module.params["container"]:
+        return module.params["container"], ""
+    label = "label=com.docker.compose"
+    command = [module.params["docker_cli"], "ps", "--quiet", "--no-trunc"]
+    command += ["--filter", f"{label}.project={module.params['project']}"]
+    command += ["--filter", f"{label}.service={module.params['service']}"]
+    command += ["--filter", "status=running", "--filter", f"{label}.oneoff=False"]
+    code, out, err = module.run_command(command)
+    if code != 0:
+        return "", f"docker_unavailable: {err.strip()}"
+    ids = out.split()
+    if not ids:
+        where = f"service {module.params['service']} of project {module.params['project']}"
+        return "", f"container_not_running: no container of {where} runs"
+    return ids[0], ""
+
+
+def ask(module: AnsibleModule, request: dict[str, Any]) -> dict[str, Any]:
+    """The probe's reply; ``problem`` and ``error`` are set when there is no good one."""
+    container, problem = find_container(module)
+    if problem:
+        kind, _, error = problem.partition(": ")
+        return {"problem": kind, "error": error}
+    request = {
+        **request,
+        "app": module.params["app"],
+        "timeout": module.params["timeout"],
+        "import_timeout": module.params["import_timeout"],
+    }
+    command = [module.params["docker_cli"], "exec", "--interactive", container]
+    command += [module.params["python"], "-"]
+    source = inspect.getsource(crisper_celery_probe)
+    code, out, err = module.run_command(command, data=probe_input(source, request))
+    reply = probe_reply(crisper_celery_probe.MARKER, out)
+    if reply is not None:
+        return reply
+    lines = err.strip().splitlines()[-3:]
+    text = f"{json.dumps(command[:4])} exited with {code}: {' '.join(lines)}"
+    if "is not running" in err or "No such container" in err:
+        return {"problem": "container_not_running", "error": lines[-1]}
+    if code in (125, 1) and "Cannot connect to the Docker daemon" in err:
+        return {"problem": "docker_unavailable", "error": lines[-1]}
+    return {"problem": "malformed_reply", "error": text}
