@@ -93,6 +93,12 @@ nodes:
   returned: always
   type: dict
   sample: {new: [default@app1-20261120t221500z-1a2b3c4d-0a1b2c3d4e5f], old: []}
+containers:
+  description: The stack's containers as they were before the phase.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{name: crisper-nginx-1, service: nginx, state: running, health: healthy}]
 stopped:
   description: Exit code by container name.
   returned: in phase C(retire)
@@ -323,6 +329,10 @@ def main() -> None:
         "changed": False,
         "steps": [step.as_dict() for step in steps],
         "nodes": rollout.nodes(containers),
+        "containers": [
+            {"name": c.name, "service": c.service, "state": c.state, "health": c.health}
+            for c in containers
+        ],
     }
     if module.check_mode or phase == "plan":
         result["changed"] = phase != "plan" and any(step.action != KEEP for step in steps)

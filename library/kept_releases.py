@@ -254,9 +254,8 @@ class Kept:
         used = {image["id"] for m in stays for image in m.get("images", {}).values()}
         for release in gone:
             shutil.rmtree(self.root / "releases" / release)
-            for name in ("backend", "frontend"):
-                self.docker("image", "rm", f"{self.params['stack']}/{name}:{release}")
             for name, image in self.manifests[release].get("images", {}).items():
+                self.docker("image", "rm", f"{self.params['stack']}/{name}:{release}")
                 # Names of sources are this stack's own; platform images may be anybody's.
                 if name in ("backend", "frontend") and image["id"] not in used:
                     self.docker("image", "rm", image["ref"])

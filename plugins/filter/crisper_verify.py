@@ -1,0 +1,34 @@
+"""Filters that word the findings of role verify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+
+# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
+ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
+
+from ansible.module_utils.crisper_verify import (
+    celery_finding,
+    http_finding,
+    port_finding,
+    step_finding,
+    worker_summary,
+)
+
+
+class FilterModule:
+    """Jinja filters of role verify."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Map of filter name to function."""
+        return {
+            "crisper_celery_finding": celery_finding,
+            "crisper_http_finding": http_finding,
+            "crisper_port_finding": port_finding,
+            "crisper_step_finding": step_finding,
+            "crisper_worker_summary": worker_summary,
+        }
