@@ -1,161 +1,128 @@
 #!/usr/bin/python
-"""All that Celery workers tell about themselves, in one call, judged."""
+"""Ask all Celery workers everything at once, and judge what they answer."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: celery_inspect
-short_description: Ask all Celery workers at once, and judge what they answer
+short_description: Ask all Celery workers everything at once, and judge the answers
 description:
-  - Gathers what C(celery inspect) tells by nine commands (C(ping), C(active), C(reserved),
-    C(scheduled), C(registered), C(stats), C(active_queues), C(conf), C(revoked)) from all workers
-    in one Python process inside a running container, and compares it with O(expect).
-  - Every finding is listed, not only the first; the module then fails once with all of them.
-  - It returns as soon as every node in O(destination) has answered everything. Without
-    O(destination) nobody knows who is missing, and it waits the whole O(timeout).
-  - Changes nothing. Settings that tell where a worker connects are not returned, and values of
-    the container's secret environment variables are masked in everything that is.
+  - Runs one Python process in a container of the application, which sends all methods of
+    C(celery inspect) at once and collects the replies, and compares them with O(expect).
+  - The module never changes anything; it fails once, with every finding, when O(expect) is not
+    met or nobody can be asked.
+  - Addresses and passwords are taken out of everything that is returned.
 options:
   container:
-    description: Id or name of the container to ask from; its image has the application.
+    description: Container to ask in; or O(project) and O(service).
     type: str
   project:
-    description: Compose project; with O(service), names the container instead of O(container).
+    description: Compose project whose container is asked in.
     type: str
   service:
-    description: Compose service in O(project); the first of its containers that runs is used.
+    description: Service of O(project) whose first running container is asked in.
     type: str
   app:
-    description: The Celery application as C(celery -A) takes it.
+    description: The Celery application, as C(celery -A) takes it.
     type: str
     required: true
-  destination:
-    description:
-      - Node names that are expected to answer. O(expect.nodes) when absent.
-    type: list
-    elements: str
-    default: []
+  timeout:
+    description: Seconds to wait for answers; less when all nodes of O(expect) have answered.
+    type: float
+    default: 5.0
+  import_timeout:
+    description: Seconds that importing the application may take.
+    type: int
+    default: 60
+  settle:
+    description: Seconds to go on listening for nodes nobody expects.
+    type: float
+    default: 0.3
   methods:
     description: What to ask.
     type: list
     elements: str
     choices: [ping, active, reserved, scheduled, registered, stats, active_queues, conf, revoked]
     default: [ping, active, reserved, scheduled, registered, stats, active_queues, conf, revoked]
-  timeout:
-    description: Seconds the workers have to answer.
-    type: float
-    default: 5.0
-  import_timeout:
-    description: Seconds the application has to be imported in the container.
-    type: float
-    default: 60.0
-  settle:
-    description:
-      - Seconds of silence to wait, after everyone named has answered, for those who were not
-        named. Foreign nodes and duplicate node names show in this time.
-      - 0.5 with O(expect.no_foreign_nodes), else 0.05, when absent.
-    type: float
+  expect:
+    description: What must be so; what is left out is not judged.
+    type: dict
+    default: {}
+    suboptions:
+      nodes:
+        description: Exact names of the nodes that must answer.
+        type: list
+        elements: str
+      count:
+        description: How many workers must answer.
+        type: int
+      no_foreign_nodes:
+        description: Whether an answer of a node that is not in O(expect.nodes) is a finding.
+        type: bool
+      pools:
+        description: Pool (the node name before C(@)) to C({queues, concurrency}).
+        type: dict
+      registered:
+        description: Tasks every node must know.
+        type: list
+        elements: str
+      time_limit:
+        description: Hard time limit, in seconds.
+        type: int
+      soft_time_limit:
+        description: Soft time limit, in seconds.
+        type: int
+      accept_content:
+        description: Content types the worker accepts.
+        type: list
+        elements: str
+      task_serializer:
+        description: Serializer of tasks.
+        type: str
   python:
-    description: The Python interpreter in the container.
+    description: Python in the container.
     type: str
     default: python
   docker_cli:
     description: The Docker client.
     type: str
     default: docker
-  fail_on_findings:
-    description: Whether findings fail the task; otherwise they are only returned.
-    type: bool
-    default: true
-  expect:
-    description: What must hold; what is not given is not judged.
-    type: dict
-    default: {}
-    suboptions:
-      nodes:
-        description: Node names that must answer.
-        type: list
-        elements: str
-        default: []
-      no_foreign_nodes:
-        description: Whether nobody else may answer. Beat's own node is never counted.
-        type: bool
-        default: false
-      count:
-        description: How many workers must answer.
-        type: int
-      queues:
-        description: Node or pool name (what stands before C(@)) to exactly the queues it consumes.
-        type: dict
-        default: {}
-      tasks:
-        description: Tasks that every worker must know.
-        type: list
-        elements: str
-        default: []
-      concurrency:
-        description: Node or pool name to its number of processes or threads.
-        type: dict
-        default: {}
-      time_limit:
-        description: Hard time limit of tasks in seconds, as the pool enforces it.
-        type: float
-      soft_time_limit:
-        description: Soft time limit of tasks in seconds, as the pool enforces it.
-        type: float
-      task_serializer:
-        description: The setting V(task_serializer) of every worker.
-        type: str
-      result_serializer:
-        description: The setting V(result_serializer) of every worker.
-        type: str
-      accept_content:
-        description: Exactly the content types that every worker accepts.
-        type: list
-        elements: str
-        default: []
 attributes:
   check_mode:
-    description: Only looks, so it does the same in check mode.
+    description: Asks as always; it changes nothing.
     support: full
   diff_mode:
-    description: Changes nothing.
+    description: There is nothing to show.
     support: none
 author: Crisper
 """
 
 EXAMPLES = r"""
-- name: The workers of this release, and nobody else, consume their queues
+- name: Every worker of the release answers and is as declared
   celery_inspect:
     project: crisper
     service: celery-worker
     app: backend.celery_app
     expect:
-      nodes: [default@web1-20261120t221500z-1a2b3c4d-0f1e2d3c4b5a]
+      nodes: "{{ expected_nodes }}"
       no_foreign_nodes: true
-      queues: {default: [default, embeddings]}
-      concurrency: {default: 2}
-      tasks: [health_check]
+      pools:
+        default: {queues: [default, embeddings], concurrency: 2}
+      registered: [health_check]
       time_limit: 3600
       soft_time_limit: 3300
-      accept_content: [json]
-
-- name: What runs right now
-  celery_inspect:
-    container: crisper-celery-worker-1
-    app: backend.celery_app
-    methods: [active, reserved]
-    timeout: 2
-  register: work
 """
 
 RETURN = r"""
+nodes:
+  description: Node to method to reply.
+  returned: always
+  type: dict
+  sample: {"default@app1-r1-0a1b2c3d4e5f": {"ping": {"ok": "pong"}}}
 problem:
-  description:
-    - Kind of trouble; empty when there is none.
-    - One of V(no_worker_answered), V(nodes_silent), V(malformed_reply), V(expectations),
-      V(broker_unreachable), V(container_not_running), V(app_not_importable),
-      V(docker_unavailable).
+  description: Kind of trouble, empty when there is none - C(no_worker_answered),
+    C(broker_unreachable), C(container_not_running), C(app_not_importable), C(nodes_silent),
+    C(malformed_reply), C(docker_unavailable) or C(expectations_not_met).
   returned: always
   type: str
   sample: nodes_silent
@@ -165,98 +132,52 @@ findings:
   type: list
   elements: dict
   sample:
-    - code: queue_missing
-      node: default@web1-20261120t221500z-1a2b3c4d-0f1e2d3c4b5a
-      expected: embeddings
-      actual: [default]
-      text: "default@… does not consume queue embeddings; it consumes default. …"
-nodes:
-  description: Node name to method to the worker's reply.
-  returned: always
-  type: dict
-  sample: {"default@web1": {"ping": {"ok": "pong"}, "active": []}}
-workers:
-  description: One line per worker.
-  returned: always
-  type: list
-  elements: dict
-  sample:
-    - {node: default@web1, pool: default, concurrency: 2, queues: [default], active: 0,
-       reserved: 0, scheduled: 0}
-beats:
-  description: Node names of beats that answered.
-  returned: always
-  type: list
-  elements: str
-  sample: []
+    - code: node_silent
+      node: default@app1-r1-0a1b2c3d4e5f
+      message: default@app1-r1-0a1b2c3d4e5f did not answer.
+      expected: an answer
+      actual: none
+      remedy: Look at that container.
 seconds:
-  description: Time between the question and the last answer, without Python's start.
-  returned: when workers were asked
+  description: How long the workers took.
+  returned: when they could be asked
   type: float
-  sample: 0.031
-inspect_rc:
-  description: Exit code of the probe.
-  returned: always
-  type: int
-  sample: 0
-stderr:
-  description: What Docker or Python said when the probe gave no reply.
-  returned: when the probe gave no reply
-  type: str
-  sample: "Error response from daemon: container 0f1e is not running"
+  sample: 0.19
 """
 
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_celery import (
+    REMEDIES,
     SHAPES,
-    Expectation,
-    Finding,
+    folded,
     judge,
-    message_of,
-    parse_replies,
     problem_of,
-    workers_of,
+    told,
 )
-from ansible.module_utils.crisper_celery_exec import CONTAINER_SPEC, ProbeError, run_probe
+from ansible.module_utils.crisper_probe import CONNECTION_SPEC, ask
 
-EXPECT_SPEC: dict[str, Any] = {
-    "nodes": {"type": "list", "elements": "str", "default": []},
-    "no_foreign_nodes": {"type": "bool", "default": False},
-    "count": {"type": "int"},
-    "queues": {"type": "dict", "default": {}},
-    "tasks": {"type": "list", "elements": "str", "default": []},
-    "concurrency": {"type": "dict", "default": {}},
-    "time_limit": {"type": "float"},
-    "soft_time_limit": {"type": "float"},
-    "task_serializer": {"type": "str"},
-    "result_serializer": {"type": "str"},
-    "accept_content": {"type": "list", "elements": "str", "default": []},
-}
+METHODS = list(SHAPES)
 ARGUMENT_SPEC: dict[str, Any] = {
-    **CONTAINER_SPEC,
-    "destination": {"type": "list", "elements": "str", "default": []},
-    "methods": {
-        "type": "list",
-        "elements": "str",
-        "choices": list(SHAPES),
-        "default": list(SHAPES),
+    **CONNECTION_SPEC,
+    "settle": {"type": "float", "default": 0.3},
+    "methods": {"type": "list", "elements": "str", "choices": METHODS, "default": METHODS},
+    "expect": {
+        "type": "dict",
+        "default": {},
+        "options": {
+            "nodes": {"type": "list", "elements": "str"},
+            "count": {"type": "int"},
+            "no_foreign_nodes": {"type": "bool"},
+            "pools": {"type": "dict"},
+            "registered": {"type": "list", "elements": "str"},
+            "time_limit": {"type": "int"},
+            "soft_time_limit": {"type": "int"},
+            "accept_content": {"type": "list", "elements": "str"},
+            "task_serializer": {"type": "str"},
+        },
     },
-    "timeout": {"type": "float", "default": 5.0},
-    "settle": {"type": "float"},
-    "expect": {"type": "dict", "default": {}, "options": EXPECT_SPEC},
-}
-# What an expectation needs to be judged; asking less would accept what nobody looked at.
-NEEDS = {
-    "queues": "active_queues",
-    "tasks": "registered",
-    "concurrency": "stats",
-    "time_limit": "stats",
-    "soft_time_limit": "stats",
-    "task_serializer": "conf",
-    "result_serializer": "conf",
-    "accept_content": "conf",
 }
 
 
@@ -264,64 +185,39 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec=ARGUMENT_SPEC,
-        required_one_of=[("container", "project")],
-        mutually_exclusive=[("container", "project")],
+        required_one_of=[("container", "service")],
         required_together=[("project", "service")],
+        mutually_exclusive=[("container", "service")],
         supports_check_mode=True,
     )
-    params = module.params
-    values = params["expect"] or {}
-    expect = Expectation.of(values)
-    blind = sorted(
-        f"expect.{name} needs {method}"
-        for name, method in NEEDS.items()
-        if values.get(name) not in (None, [], {}) and method not in params["methods"]
+    expect = {key: value for key, value in module.params["expect"].items() if value is not None}
+    everybody = bool(expect.get("no_foreign_nodes")) or "count" in expect
+    reply = ask(
+        module,
+        {
+            "command": "inspect",
+            "methods": sorted({"ping", *module.params["methods"]}),
+            "destination": expect.get("nodes") or [],
+            "everybody": everybody,
+            "settle": module.params["settle"],
+        },
     )
-    if blind:
-        module.fail_json(msg=f"methods is {params['methods']}, but {', '.join(blind)}: add them.")
-    settle = params["settle"]
-    request = {
-        "command": "inspect",
-        "methods": params["methods"],
-        "destination": params["destination"] or list(expect.nodes),
-        "everybody": expect.no_foreign_nodes,
-        "settle": (0.5 if expect.no_foreign_nodes else 0.05) if settle is None else settle,
-    }
-    base: dict[str, Any] = {"changed": False, "nodes": {}, "workers": [], "beats": []}
-    try:
-        reply, outcome = run_probe(params, request)
-    except ProbeError as error:
-        finding = Finding(error.problem, "", None, None, str(error))
-        failed = {"problem": error.problem, "findings": [finding.as_dict()], **error.outcome}
-        if params["fail_on_findings"]:
-            module.fail_json(msg=str(error), **{**base, **failed})
-        module.exit_json(msg=str(error), **{**base, **failed})
-    snapshot = parse_replies(reply.get("replies"), params["methods"])
-    destination = tuple(dict.fromkeys([*params["destination"], *expect.nodes]))
-    findings = judge(snapshot, expect, params["methods"])
-    known = {finding.node for finding in findings if finding.code == "node_silent"}
-    if destination != expect.nodes:
-        only = Expectation(nodes=destination)
-        findings += [
-            finding
-            for finding in judge(snapshot, only, [])
-            if finding.code == "node_silent" and finding.node not in known
-        ]
+    if reply["problem"]:
+        kind, error = reply["problem"], reply["error"]
+        finding = {"code": kind, "message": f"{kind}: {error}", "node": "", "expected": None}
+        finding.update(actual=None, remedy=REMEDIES.get(kind, ""))
+        module.fail_json(msg=told([finding]), problem=kind, findings=[finding], nodes={})
+    found = judge(reply["replies"], expect)
+    findings = [finding.as_dict() for finding in found]
     result = {
-        "changed": False,
-        "problem": problem_of(findings),
-        "findings": [finding.as_dict() for finding in findings],
-        "nodes": snapshot.nodes,
-        "workers": workers_of(snapshot),
-        "beats": list(snapshot.beats),
-        "seconds": reply.get("seconds"),
-        "inspect_rc": outcome["inspect_rc"],
+        "nodes": folded(reply["replies"]),
+        "findings": findings,
+        "problem": problem_of(found),
+        "seconds": reply["seconds"],
     }
     if findings:
-        result["msg"] = message_of("The workers are not as expected", findings)
-        if params["fail_on_findings"]:
-            module.fail_json(**result)
-    module.exit_json(**result)
+        module.fail_json(msg=told(findings), **result)
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

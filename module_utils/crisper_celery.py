@@ -1,20 +1,19 @@
-"""Replies of Celery workers, parsed and judged against what is expected.
+"""Judge what Celery's workers answered against what a release expects of them.
 
-Pure functions of plain data. ``crisper_celery_probe`` asks, inside a container; the modules
-``celery_inspect`` and ``celery_canary`` carry questions and answers.
+Pure functions of plain data. `replies` is what ``crisper_celery_probe.inspect`` returns:
+``{method: [{node: reply}, ...]}``, one entry per message that came back, so that two workers
+with one node name are two entries (Celery's own ``inspect`` folds them into one).
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-MARKER = "CRISPER-PROBE-REPLY:"
-BEAT = "celerybeat@"
-# Methods whose reply has one shape; the others are as the worker's version makes them.
+# What each method answers with; anything else is a malformed reply.
 SHAPES: dict[str, type] = {
     "ping": dict,
     "active": list,
@@ -26,377 +25,240 @@ SHAPES: dict[str, type] = {
     "conf": dict,
     "revoked": list,
 }
+BEAT = "celerybeat@"
 REMEDIES = {
-    "broker_unreachable": "Is redis up and healthy (docker compose ps redis), and is the password"
-    " in the release's .env.prod the one redis runs with?",
-    "app_not_importable": "See the traceback in stderr; try it with: docker compose exec <service>"
-    " celery -A <app> report.",
-    "result_backend_unreachable": "Check CELERY_RESULT_BACKEND in the release's .env.prod, and"
-    " whether redis answers.",
-    "no_result_backend": "Give the application a result backend (CELERY_RESULT_BACKEND): without"
-    " one nobody can see a canary return.",
-    "container_not_running": "See why it stopped: docker logs <container>; start it with: docker"
-    " compose up -d in the release's folder.",
-    "docker_unavailable": "Is the engine up (docker info), and may this user talk to it?",
-    "malformed_reply": "See stdout and stderr of the probe; something else than Python or Celery"
-    " answered.",
+    "no_worker_answered": "Start the workers, or see why they do not consume: docker compose logs.",
+    "broker_unreachable": "Look at Redis: is it running, and is its password the worker's?",
+    "container_not_running": "Start it: docker compose up --detach.",
+    "app_not_importable": "The image or its environment is broken; run the import by hand.",
+    "malformed_reply": "Does the worker run the Celery version this repository pins?",
+    "docker_unavailable": "Start the engine, and let this user reach it.",
+    "node_silent": "Look at that container: docker compose ps, docker compose logs.",
+    "foreign_node": "Stop that worker: it takes this release's tasks with another release's code.",
+    "duplicate_node": "Two workers have one name: stop one, they cannot be told apart.",
+    "wrong_count": "Compare celery_workers[].replicas with the containers that run.",
+    "wrong_queues": "Compare celery_workers[].queues with what the worker was started with.",
+    "wrong_concurrency": "Compare celery_workers[].concurrency with the worker's command.",
+    "unregistered_task": "The task's module is not imported by the worker: include=, autodiscover.",
+    "wrong_time_limits": "Compare celery_task_time_limit and celery_task_soft_time_limit.",
+    "wrong_serializers": "Set accept_content and task_serializer in the Celery application.",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as expected, about one node or queue (empty: about all)."""
+    """One thing that is not as expected."""
 
     code: str
-    node: str
-    expected: Any
-    actual: Any
-    text: str
+    message: str
+    node: str = ""
+    expected: Any = None
+    actual: Any = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for a module's result."""
-        return asdict(self)
+        """Plain data, with the remedy."""
+        return {**asdict(self), "remedy": REMEDIES[self.code]}
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """What all workers replied: node -> method -> reply."""
-
-    nodes: Mapping[str, Mapping[str, Any]]
-    beats: tuple[str, ...] = ()
-    duplicates: tuple[str, ...] = ()
-    malformed: tuple[Finding, ...] = ()
+Replies = Mapping[str, Sequence[Any]]
 
 
-@dataclass(frozen=True)
-class Expectation:
-    """What must hold of the workers; None and empty expect nothing.
+def answers(replies: Replies, method: str) -> dict[str, list[Any]]:
+    """Replies to one method by node; more than one reply means more than one such worker."""
+    found: dict[str, list[Any]] = {}
+    for message in replies.get(method) or []:
+        if isinstance(message, Mapping):
+            for node, reply in message.items():
+                if not str(node).startswith(BEAT):
+                    found.setdefault(str(node), []).append(reply)
+    return found
 
-    Keys of `queues` and `concurrency` are node names or pool names (what stands before ``@``).
+
+def folded(replies: Replies) -> dict[str, dict[str, Any]]:
+    """``{node: {method: reply}}`` for callers; of duplicates the first."""
+    nodes: dict[str, dict[str, Any]] = {}
+    for method in replies:
+        for node, found in answers(replies, method).items():
+            nodes.setdefault(node, {})[method] = found[0]
+    return nodes
+
+
+def judge(replies: Replies, expect: Mapping[str, Any]) -> list[Finding]:
+    """Every way in which the workers differ from `expect`; empty when they do not.
+
+    Args:
+        replies: by method.
+        expect: any of ``nodes`` (exact names), ``count``, ``no_foreign_nodes``, ``pools``
+            (``{pool: {queues, concurrency}}``), ``registered``, ``time_limit``,
+            ``soft_time_limit`` (seconds), ``accept_content``, ``task_serializer``.
     """
-
-    nodes: tuple[str, ...] = ()
-    count: int | None = None
-    queues: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    tasks: tuple[str, ...] = ()
-    concurrency: Mapping[str, int] = field(default_factory=dict)
-    time_limit: float | None = None
-    soft_time_limit: float | None = None
-    task_serializer: str | None = None
-    result_serializer: str | None = None
-    accept_content: tuple[str, ...] = ()
-    no_foreign_nodes: bool = False
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Expectation:
-        """The expectation in a module's parameters."""
-        given = {key: value for key, value in values.items() if value is not None}
-        for key in ("nodes", "tasks", "accept_content"):
-            given[key] = tuple(given.get(key, ()))
-        return cls(**given)
+    alive = answers(replies, "ping")
+    if not alive:
+        return [Finding("no_worker_answered", "No worker answered.", expected=expect.get("nodes"))]
+    nodes = list(expect.get("nodes") or [])
+    judged = [node for node in nodes if node in alive] if nodes else sorted(alive)
+    return [
+        *_malformed(replies),
+        *_membership(alive, nodes, expect),
+        *(finding for node in judged for finding in _node(node, replies, expect)),
+    ]
 
 
-def parse_output(stdout: str) -> dict[str, Any] | None:
-    """The probe's reply in what a process printed; None when there is none."""
-    for line in reversed(stdout.splitlines()):
-        if line.startswith(MARKER):
+def _malformed(replies: Replies) -> Iterator[Finding]:
+    for method, messages in replies.items():
+        for message in messages or []:
+            if not isinstance(message, Mapping):
+                yield _bad(method, "", message)
+                continue
+            for node, reply in message.items():
+                wrong_shape = not isinstance(reply, SHAPES.get(method, object))
+                if wrong_shape or (isinstance(reply, Mapping) and "error" in reply):
+                    yield _bad(method, str(node), reply)
+
+
+def _bad(method: str, node: str, reply: Any) -> Finding:
+    shown = repr(reply)[:200]
+    text = f"{node or 'Somebody'} answered {method} with {shown}."
+    return Finding("malformed_reply", text, node, actual=shown)
+
+
+def _membership(
+    alive: Mapping[str, Sequence[Any]], nodes: Sequence[str], expect: Mapping[str, Any]
+) -> Iterator[Finding]:
+    for node in nodes:
+        if node not in alive:
+            yield Finding("node_silent", f"{node} did not answer.", node, "an answer", "none")
+    for node, found in sorted(alive.items()):
+        if len(found) > 1:
+            text = f"{len(found)} workers answer as {node}."
+            yield Finding("duplicate_node", text, node, 1, len(found))
+    if expect.get("no_foreign_nodes"):
+        for node in sorted(set(alive) - set(nodes)):
+            text = f"{node} answers and is not of this release."
+            yield Finding("foreign_node", text, node, sorted(nodes), node)
+    count = expect.get("count")
+    total = sum(len(found) for found in alive.values())
+    if count is not None and total != count:
+        yield Finding("wrong_count", f"{total} workers answer, {count} expected.", "", count, total)
+
+
+def _node(node: str, replies: Replies, expect: Mapping[str, Any]) -> Iterator[Finding]:
+    def first(method: str, kind: type) -> Any:
+        found = answers(replies, method).get(node) or [None]
+        return found[0] if isinstance(found[0], kind) else kind()
+
+    pools = expect.get("pools") or {}
+    stats, conf = first("stats", dict), first("conf", dict)
+    facts = stats.get("pool") if isinstance(stats.get("pool"), Mapping) else {}
+    pool = pools.get(node.partition("@")[0], {})
+    if "queues" in pool:
+        queues = first("active_queues", list)
+        names = sorted(str(q.get("name")) for q in queues if isinstance(q, Mapping))
+        wanted = sorted(pool["queues"])
+        if names != wanted:
+            text = f"{node} consumes {_words(names)}, expected {_words(wanted)}."
+            yield Finding("wrong_queues", text, node, wanted, names)
+    if "concurrency" in pool:
+        actual = facts.get("max-concurrency")
+        if actual != pool["concurrency"]:
+            text = f"{node} runs {actual} processes, expected {pool['concurrency']}."
+            yield Finding("wrong_concurrency", text, node, pool["concurrency"], actual)
+    registered = {str(name).partition(" ")[0] for name in first("registered", list)}
+    for task in expect.get("registered") or []:
+        if task not in registered:
+            text = f"{node} does not know the task {task}."
+            yield Finding("unregistered_task", text, node, task, None)
+    yield from _time_limits(node, facts, expect)
+    for key in ("accept_content", "task_serializer"):
+        wanted, actual = expect.get(key), conf.get(key)
+        if wanted is not None and _sorted(actual) != _sorted(wanted):
+            text = f"{node} has {key} {actual!r}, expected {wanted!r}."
+            yield Finding("wrong_serializers", text, node, wanted, actual)
+
+
+def _time_limits(
+    node: str, facts: Mapping[str, Any], expect: Mapping[str, Any]
+) -> Iterator[Finding]:
+    timeouts = facts.get("timeouts")
+    soft, hard = timeouts if isinstance(timeouts, Sequence) and len(timeouts) == 2 else (None, None)
+    for name, actual in (("soft_time_limit", soft), ("time_limit", hard)):
+        wanted = expect.get(name)
+        if wanted is not None and actual != wanted:
+            text = f"{node} has {name} {actual}, expected {wanted}."
+            yield Finding("wrong_time_limits", text, node, wanted, actual)
+
+
+def _sorted(value: Any) -> Any:
+    return sorted(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(names) or "nothing"
+
+
+def problem_of(findings: Iterable[Finding]) -> str:
+    """The kind of trouble in one word: what an operator must look at first."""
+    codes = Counter(finding.code for finding in findings)
+    if not codes:
+        return ""
+    for code, problem in (
+        ("no_worker_answered", "no_worker_answered"),
+        ("malformed_reply", "malformed_reply"),
+        ("node_silent", "nodes_silent"),
+    ):
+        if codes[code]:
+            return problem
+    return "expectations_not_met"
+
+
+def told(findings: Iterable[Mapping[str, Any]]) -> str:
+    """All findings as one text, numbered, each with its remedy."""
+    lines = [f"{n}. {f['message']} {f['remedy']}" for n, f in enumerate(findings, 1)]
+    return "\n".join(lines)
+
+
+def probe_input(source: str, request: Mapping[str, Any]) -> str:
+    """The program fed to ``python -``: the probe's source and one call of its ``main``."""
+    return f"{source}\n\nmain(json.loads({json.dumps(json.dumps(dict(request)))}))\n"
+
+
+def probe_reply(marker: str, output: str) -> dict[str, Any] | None:
+    """The probe's answer in what came back; None when there is none (it never got that far)."""
+    for line in reversed(output.splitlines()):
+        if line.startswith(marker):
             try:
-                reply = json.loads(line[len(MARKER) :])
+                reply = json.loads(line[len(marker) :])
             except ValueError:
                 return None
             return reply if isinstance(reply, dict) else None
     return None
 
 
-def classify_exec(code: int, stderr: str) -> tuple[str, str]:
-    """Kind of trouble and a sentence, when ``docker exec`` brought no reply of the probe."""
-    last = stderr.strip().splitlines()[-1].strip() if stderr.strip() else ""
-    if re.search(r"is not running|is paused|is restarting|No such container", stderr):
-        return "container_not_running", last
-    if re.search(r"Cannot connect to the Docker daemon|permission denied.*docker", stderr, re.I):
-        return "docker_unavailable", last
-    if code in (126, 127) or "executable file not found" in stderr:
-        return "app_not_importable", f"Python does not start in the container: {last}"
-    if code in (137, 143):
-        return "malformed_reply", f"The probe was killed (exit code {code}; out of memory?)"
-    return "malformed_reply", f"The probe gave no reply (exit code {code}): {last}"
-
-
-def parse_replies(replies: Any, methods: Iterable[str]) -> Snapshot:
-    """Sort the raw replies by node; whatever has not the shape of a reply is a finding."""
-    nodes: dict[str, dict[str, Any]] = {}
-    beats: set[str] = set()
-    duplicates: set[str] = set()
-    malformed: list[Finding] = []
-    replies = replies if isinstance(replies, Mapping) else {}
-    for method in methods:
-        items = replies.get(method, [])
-        if not isinstance(items, list):
-            malformed.append(_malformed("", method, items))
-            continue
-        for item in items:
-            if not isinstance(item, Mapping):
-                malformed.append(_malformed("", method, item))
-                continue
-            for node, value in item.items():
-                if str(node).startswith(BEAT):
-                    beats.add(node)
-                    continue
-                known = nodes.setdefault(node, {})
-                if method in known:
-                    duplicates.add(node)
-                elif _well_formed(method, value):
-                    known[method] = value
-                else:
-                    malformed.append(_malformed(node, method, value))
-    return Snapshot(nodes, tuple(sorted(beats)), tuple(sorted(duplicates)), tuple(malformed))
-
-
-def _well_formed(method: str, value: Any) -> bool:
-    if isinstance(value, Mapping) and set(value) == {"error"}:
-        return False
-    if method == "ping":
-        return value == {"ok": "pong"}
-    return isinstance(value, SHAPES.get(method, object))
-
-
-def _malformed(node: str, method: str, value: Any) -> Finding:
-    shown = json.dumps(value, default=repr)[:200]
-    text = f"{node or 'A worker'} answered {method} with {shown}: not what Celery replies."
-    return Finding("malformed_reply", node, f"a reply to {method}", shown, text)
-
-
-def judge(snapshot: Snapshot, expect: Expectation, methods: Sequence[str]) -> list[Finding]:
-    """Everything that is not as expected; empty when all of it is."""
-    answered = sorted(snapshot.nodes)
-    if not answered and expect.count != 0:
-        wanted = list(expect.nodes) or "a worker"
-        return [
-            *(_silent(node) for node in expect.nodes),
-            *snapshot.malformed,
-            Finding(
-                "no_worker_answered",
-                "",
-                wanted,
-                [],
-                "No worker answered within the time limit. Do the worker containers run"
-                " (docker compose ps), and are they connected to this broker (their log)?",
-            ),
-        ]
-    silent = [node for node in expect.nodes if node not in snapshot.nodes]
-    mine = [node for node in answered if not expect.nodes or node in expect.nodes]
-    found = [_silent(node) for node in silent]
-    found += snapshot.malformed
-    for node in snapshot.duplicates:
-        text = (
-            f"More than one worker answers as {node}: replies of one hide the other's."
-            " Give every worker a node name of its own (celery worker --hostname …%h)."
-        )
-        found.append(Finding("duplicate_node", node, 1, "several", text))
-    if expect.no_foreign_nodes:
-        found += [_foreign(node) for node in answered if node not in expect.nodes]
-    if expect.count is not None and len(answered) != expect.count:
-        text = f"{expect.count} worker(s) should answer, {len(answered)} do: {_list(answered)}."
-        found.append(Finding("node_count", "", expect.count, len(answered), text))
-    for node in mine:
-        replies = snapshot.nodes[node]
-        broken = {f.expected for f in snapshot.malformed if f.node == node}
-        for method in methods:
-            if method not in replies and f"a reply to {method}" not in broken:
-                text = f"{node} answers, but not to {method}. Is it overloaded, or about to stop?"
-                found.append(Finding("reply_missing", node, method, sorted(replies), text))
-        found += _judge_node(node, replies, expect)
-    for what, wanted in (("queues", expect.queues), ("concurrency", expect.concurrency)):
-        for key in wanted:
-            if not any(_matches(key, node) for node in (*mine, *silent)):
-                text = f"{what} are expected of {key}, but no such node or pool answers."
-                found.append(Finding("pool_silent", key, wanted[key], [], text))
-    return found
-
-
-def _judge_node(node: str, replies: Mapping[str, Any], expect: Expectation) -> list[Finding]:
-    found = []
-    queues = _for_node(expect.queues, node)
-    if queues is not None and "active_queues" in replies:
-        names = queue_names(replies["active_queues"])
-        for queue in sorted(set(queues) - set(names)):
-            text = (
-                f"{node} does not consume queue {queue}; it consumes {_list(names)}."
-                " Compare celery_workers in the inventory with the worker's --queues."
-            )
-            found.append(Finding("queue_missing", node, queue, names, text))
-        for queue in sorted(set(names) - set(queues)):
-            text = f"{node} consumes queue {queue}, which its pool in the inventory does not have."
-            found.append(Finding("queue_unexpected", node, sorted(queues), queue, text))
-    if expect.tasks and "registered" in replies:
-        # "name [rate_limit=10/m]" when a task has more to tell
-        names = [str(name).split(" [")[0] for name in replies["registered"]]
-        for task in expect.tasks:
-            if task not in names:
-                text = (
-                    f"{node} does not know task {task}: messages for it would be discarded."
-                    " Is its module imported (include=, autodiscover_tasks), or was it renamed?"
-                )
-                found.append(Finding("task_missing", node, task, sorted(names), text))
-    pool = _mapping(_mapping(replies.get("stats")).get("pool"))
-    if "stats" in replies:
-        wanted = _for_node(expect.concurrency, node)
-        actual = pool.get("max-concurrency")
-        if wanted is not None and actual != wanted:
-            text = f"{node} has concurrency {actual}, {wanted} is expected."
-            found.append(Finding("concurrency", node, wanted, actual, text))
-        limits = pool.get("timeouts")
-        limits = limits if isinstance(limits, list) and len(limits) == 2 else [None, None]
-        for code, wanted_limit, actual_limit in (
-            ("soft_time_limit", expect.soft_time_limit, limits[0]),
-            ("time_limit", expect.time_limit, limits[1]),
-        ):
-            if wanted_limit is not None and actual_limit != wanted_limit:
-                why = "" if pool.get("timeouts") else " Its pool enforces none: use prefork."
-                text = f"{node} has {code} {actual_limit}, {wanted_limit} s is expected.{why}"
-                found.append(Finding(code, node, wanted_limit, actual_limit, text))
-    conf = _mapping(replies.get("conf"))
-    if "conf" in replies:
-        for code in ("task_serializer", "result_serializer"):
-            wanted = getattr(expect, code)
-            actual = conf.get(code, "json")
-            if wanted is not None and actual != wanted:
-                text = f"{node} has {code} {actual!r}, {wanted!r} is expected."
-                found.append(Finding(code, node, wanted, actual, text))
-        content = conf.get("accept_content", ["json"])
-        names = sorted(map(str, content)) if isinstance(content, list) else [str(content)]
-        if expect.accept_content and names != sorted(expect.accept_content):
-            wanted = sorted(expect.accept_content)
-            text = f"{node} accepts {_list(names)}, only {_list(wanted)} is expected."
-            found.append(Finding("accept_content", node, wanted, names, text))
-    return found
-
-
-def problem_of(findings: Sequence[Finding]) -> str:
-    """The gravest kind of trouble among the findings; empty without any."""
-    codes = [finding.code for finding in findings]
-    for code, problem in (
-        ("no_worker_answered", "no_worker_answered"),
-        ("node_silent", "nodes_silent"),
-        ("malformed_reply", "malformed_reply"),
-    ):
-        if code in codes:
-            return problem
-    return "expectations" if codes else ""
-
-
-def workers_of(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """One line per worker for people: node, pool, concurrency, queues, tasks under way."""
-    lines = []
-    for node in sorted(snapshot.nodes):
-        replies = snapshot.nodes[node]
-        stats = _mapping(replies.get("stats"))
-        lines.append(
-            {
-                "node": node,
-                "pool": node.partition("@")[0],
-                "concurrency": _mapping(stats.get("pool")).get("max-concurrency"),
-                "queues": queue_names(replies.get("active_queues")),
-                "active": len(replies.get("active", [])),
-                "reserved": len(replies.get("reserved", [])),
-                "scheduled": len(replies.get("scheduled", [])),
-            }
-        )
-    return lines
-
-
-def queue_names(queues: Any) -> list[str]:
-    """Names in a reply to ``active_queues``."""
-    items = queues if isinstance(queues, list) else []
-    return sorted(
-        str(item["name"]) for item in items if isinstance(item, Mapping) and "name" in item
-    )
-
-
 def judge_canaries(
-    queues: Mapping[str, Any], task: str, timeout: float, nodes: Sequence[str]
-) -> list[Finding]:
-    """What is wrong with the canaries that were sent: lost, failed, or taken by a stranger.
+    queues: Mapping[str, Mapping[str, Any]], nodes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Findings over the canaries of all queues: lost, failed, or answered by a stranger.
 
     Args:
-        queues: queue -> ``{task_id, state, seconds, result, waiting}`` of the probe.
-        task: name of the task that was sent.
-        timeout: seconds it had.
-        nodes: node names that may answer; empty to accept any. A result that does not tell its
-            worker (key ``worker``) is accepted.
+        queues: queue -> ``{task_id, state, seconds, result}``.
+        nodes: node names that may have run them; empty accepts any.
     """
-    found = []
-    for queue in sorted(queues):
-        entry = _mapping(queues[queue])
+    findings = []
+    for queue, entry in sorted(queues.items()):
         state, result = str(entry.get("state")), entry.get("result")
-        worker = canary_node(result)
-        if state == "SUCCESS":
-            if nodes and worker and worker not in nodes:
-                text = (
-                    f"The canary through queue {queue} was run by {worker}, which is none of this"
-                    f" release's workers ({_list(nodes)}). Stop it, or give it another broker."
-                )
-                found.append(Finding("canary_foreign", queue, list(nodes), worker, text))
-            continue
-        if state in ("FAILURE", "REVOKED"):
-            code = "canary_failed"
-            text = f"The canary {task} through queue {queue} ended as {state}: {result}."
-        elif state == "UNROUTABLE":
-            code = "canary_unroutable"
-            text = f"The canary {task} could not be sent to queue {queue}: {result}."
-        elif entry.get("waiting"):
-            code = "canary_lost"
-            text = (
-                f"Nobody took the canary {task} from queue {queue} within {timeout:g} s. Does a"
-                " worker consume this queue (celery_workers), and has it a free process?"
-            )
+        worker = result.get("worker") if isinstance(result, Mapping) else None
+        if state in ("PENDING", "STARTED", "RECEIVED", "RETRY"):
+            text = f"The canary in queue {queue} did not come back (state {state})."
+            remedy = "Does a worker of this release consume that queue? See celery_workers."
+        elif state != "SUCCESS":
+            text = f"The canary in queue {queue} ended as {state}: {result}."
+            remedy = "Look at the worker's log for that task id."
+        elif nodes and worker and worker not in nodes:
+            text = f"The canary in queue {queue} was run by {worker}, which is not of this release."
+            remedy = REMEDIES["foreign_node"]
         else:
-            code = "canary_lost"
-            text = (
-                f"The canary {task} through queue {queue} was taken, but did not come back within"
-                f" {timeout:g} s (state {state}). See the worker's log; is the task registered?"
-            )
-        found.append(Finding(code, queue, "SUCCESS", state, text))
-    return found
-
-
-def canary_node(result: Any) -> str:
-    """The worker that a canary's result names; empty when it names none."""
-    return str(_mapping(result).get("worker") or "")
-
-
-def message_of(head: str, findings: Sequence[Finding]) -> str:
-    """One message with every finding."""
-    lines = [f"{number}. {finding.text}" for number, finding in enumerate(findings, 1)]
-    return "\n".join([f"{head}: {len(findings)} finding(s).", *lines])
-
-
-def _silent(node: str) -> Finding:
-    text = (
-        f"{node} does not answer. Does its container run and is it healthy (docker ps), is it"
-        " stuck or out of memory (docker logs)?"
-    )
-    return Finding("node_silent", node, "an answer", None, text)
-
-
-def _foreign(node: str) -> Finding:
-    text = (
-        f"{node} answers, but is not a worker of this release. Stop it, or give it another broker."
-    )
-    return Finding("foreign_node", node, None, "an answer", text)
-
-
-def _matches(key: str, node: str) -> bool:
-    return key in (node, node.partition("@")[0])
-
-
-def _for_node(values: Mapping[str, Any], node: str) -> Any:
-    return values.get(node, values.get(node.partition("@")[0]))
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(names: Iterable[Any]) -> str:
-    return ", ".join(map(str, names)) or "none"
+            continue
+        findings.append(
+            {"queue": queue, "task_id": entry.get("task_id"), "message": text, "remedy": remedy}
+        )
+    return findings

@@ -190,7 +190,7 @@ def canary(app, request):
     if isinstance(app.backend, DisabledBackend):
         raise Failure("no_result_backend", "The application has no result backend")
     timeout = request["timeout"]
-    connection = connected(app, timeout)
+    connected(app, timeout).release()
     results, sent = {}, {}
     deadline = time.monotonic() + timeout
     for queue in request["queues"]:
@@ -229,28 +229,7 @@ def canary(app, request):
             time.sleep(0.01)
     for task_id in done:
         app.backend.forget(task_id)
-    for queue, (task_id, _) in sent.items():
-        results[queue]["waiting"] = taken_back(connection, queue, task_id)
-    connection.release()
     return {"queues": results, "seconds": round(time.monotonic() - deadline + timeout, 4)}
-
-
-def taken_back(connection, queue, task_id):
-    """Take a message that nobody took out of its queue again; True when it still lay there.
-
-    Expiry only counts when a worker looks: in a queue nobody consumes it would lie for ever.
-    Brokers other than Redis are left to expire it.
-    """
-    if connection.transport.driver_type != "redis":
-        return False
-    channel = connection.default_channel
-    prefix = getattr(channel, "global_keyprefix", "") or ""
-    # New messages are pushed to the left; one among the first hundred is ours, or was taken.
-    for payload in channel.client.lrange(prefix + queue, 0, 99):
-        text = payload.decode(errors="replace") if isinstance(payload, bytes) else str(payload)
-        if task_id in text and channel.client.lrem(prefix + queue, 1, payload):
-            return True
-    return False
 
 
 def plain(value):
