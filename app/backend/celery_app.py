@@ -27,6 +27,9 @@ app.conf.update(
     # A task is acknowledged when it is done, so that a worker that dies loses none.
     task_acks_late=True,
     task_reject_on_worker_lost=True,
+    # A task that kills its process is tried again max_retries times, not for ever.
+    task_retry_on_worker_lost=True,
+    task_annotations={"*": {"default_retry_delay": 5}},
     worker_prefetch_multiplier=1,
     worker_max_tasks_per_child=50,
     result_expires=86400,

@@ -15,7 +15,12 @@ from backend.settings import settings
 @lru_cache
 def engine() -> Engine:
     """One pool per process; a connection that died while idle is replaced before use."""
-    return create_engine(settings().database_url, pool_pre_ping=True, pool_size=5)
+    return create_engine(
+        settings().database_url,
+        pool_pre_ping=True,
+        pool_size=5,
+        connect_args={"connect_timeout": 3},
+    )
 
 
 @contextmanager

@@ -3,29 +3,57 @@
 from __future__ import annotations
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from kombu.exceptions import BatchPublishError
 from kombu.exceptions import OperationalError as BrokerError
+from qdrant_client.http.exceptions import ApiException, ResponseHandlingException
 from redis.exceptions import RedisError
 from sqlalchemy.exc import OperationalError as DatabaseError
+from sqlalchemy.exc import TimeoutError as PoolError
 
 from backend import metrics
 from backend.api import admin, health, tasks
+from backend.body_limit import BodyLimit
+from backend.celery_app import app as celery
 from backend.settings import settings
+
+# A worker waits for Redis to return, however long; a web request must answer.
+celery.conf.result_backend_always_retry = False
 
 app = FastAPI(title="Crisper reference application", version=settings().release)
 for module in (health, admin, tasks, metrics):
     app.include_router(module.router)
+app.add_middleware(BodyLimit, limit=settings().max_body_bytes)
 metrics.measure(app)
 
+AWAY: dict[type[Exception], str] = {
+    DatabaseError: "database",
+    PoolError: "database",
+    BrokerError: "broker",
+    BatchPublishError: "broker",
+    RedisError: "broker",
+    ApiException: "vector database",
+    ResponseHandlingException: "vector database",
+}
 
-@app.exception_handler(DatabaseError)
-@app.exception_handler(BrokerError)
-@app.exception_handler(RedisError)
+
 async def dependency_is_away(_: Request, error: Exception) -> JSONResponse:
     """A dependency that is away is a 503 that says so, never a bare 500."""
-    what = "database" if isinstance(error, DatabaseError) else "broker"
+    what = next(name for kind, name in AWAY.items() if isinstance(error, kind))
     return JSONResponse(
         {"detail": f"The {what} is not available; try again."},
         status_code=503,
         headers={"Retry-After": "5"},
     )
+
+
+for kind in AWAY:
+    app.add_exception_handler(kind, dependency_is_away)
+
+
+@app.exception_handler(RequestValidationError)
+async def request_is_wrong(_: Request, error: RequestValidationError) -> JSONResponse:
+    """What is wrong and where. The input is not repeated: it may be a password, or no Unicode."""
+    shown = [{"loc": e["loc"], "msg": e["msg"], "type": e["type"]} for e in error.errors()]
+    return JSONResponse({"detail": shown}, status_code=422)

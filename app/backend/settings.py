@@ -20,12 +20,13 @@ class Settings(BaseSettings):
     celery_task_soft_time_limit: int = 3300
     celery_visibility_timeout: int = 43200
     qdrant_url: str = "http://127.0.0.1:6333"
-    qdrant_api_key: str = ""
+    qdrant_api_key: str = Field(default="", repr=False)
     qdrant_collection: str = "items"
     secret_key: str = Field(default="", repr=False)
     admin_username: str = "admin"
     admin_password: str = Field(default="", repr=False)
     token_minutes: int = 30
+    max_body_bytes: int = 4 * 1024 * 1024
 
 
 @lru_cache

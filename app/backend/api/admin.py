@@ -11,9 +11,9 @@ from sqlalchemy import select, update
 
 from backend import vectors
 from backend.auth import Admin, check
-from backend.celery_app import app as celery
 from backend.db import session
 from backend.models import Item, Status
+from backend.queueing import publish
 from backend.tasks import regenerate_embedding_task
 
 router = APIRouter(tags=["admin"])
@@ -113,17 +113,12 @@ def bulk_regenerate_embeddings(bulk: Bulk, _: Admin) -> Queued:
     wanted = list(dict.fromkeys(bulk.item_ids))
     if not wanted:
         return Queued(queued_count=0, task_ids=[], unknown_ids=[])
+    # Published before the commit: a broker that is away leaves no item PENDING that nobody will
+    # do, and a worker that is fast waits for the rows until they are committed.
     with session() as current:
-        known = set(current.scalars(select(Item.id).where(Item.id.in_(wanted))))
-        current.execute(
-            update(Item).where(Item.id.in_(known)).values(status=Status.PENDING, error=None)
-        )
-    with celery.producer_or_acquire() as producer:
-        tasks = [
-            regenerate_embedding_task.apply_async((item_id,), producer=producer).id
-            for item_id in wanted
-            if item_id in known
-        ]
+        query = update(Item).where(Item.id.in_(wanted)).returning(Item.id)
+        known = set(current.scalars(query.values(status=Status.PENDING, error=None)))
+        tasks = publish(regenerate_embedding_task, [(i,) for i in wanted if i in known])
     return Queued(
         queued_count=len(tasks),
         task_ids=tasks,

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from celery import Celery
 
@@ -38,6 +39,8 @@ def install(
     Returns:
         `app`, for chaining.
     """
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return app  # Windows, macOS: no containers there, so nothing to watch or to drain
     path = heartbeat_file or os.environ.get("CELERY_HEARTBEAT_FILE") or HEARTBEAT_FILE
     if drain_timeout is None:
         drain_timeout = float(os.environ.get("CELERY_DRAIN_TIMEOUT") or DRAIN_TIMEOUT)

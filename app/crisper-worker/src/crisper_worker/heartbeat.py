@@ -9,6 +9,7 @@ stepped clock must not kill healthy workers.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from celery import bootsteps, signals
 
+log = logging.getLogger(__name__)
 OK, DRAINING, BROKER_DOWN = "ok", "draining", "broker-down"
 INTERVAL = 1.0  # seconds
 
@@ -23,9 +25,14 @@ INTERVAL = 1.0  # seconds
 def write(path: str, state: str) -> None:
     """Replace the file, so that a reader never sees half a line."""
     boot = int(time.clock_gettime(time.CLOCK_BOOTTIME))
-    draft = Path(f"{path}.{os.getpid()}")
-    draft.write_text(f"{boot} {state}\n")
-    draft.replace(path)
+    # A draft for each state: the signal handler may interrupt a beat between its two lines.
+    draft = Path(f"{path}.{os.getpid()}.{state}")
+    try:
+        draft.write_text(f"{boot} {state}\n")
+        draft.replace(path)
+    except OSError as error:
+        # Celery would take an OSError here for a lost connection. The old line tells enough.
+        log.warning("the heartbeat %s could not be written: %s", path, error)
 
 
 class HeartbeatStep(bootsteps.StartStopStep):

@@ -1,0 +1,130 @@
+"""Real servers for the tests: Redis and workers as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import redis
+
+APP = Path(__file__).parent
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_until(
+    true: Callable[[], Any], what: str, seconds: float = 30, log: Path | None = None
+) -> Any:
+    """The first truthy answer of `true`; fails with what was waited for, and the end of a log."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := true():
+            return answer
+        time.sleep(0.05)
+    end = log.read_text()[-4000:] if log else ""
+    pytest.fail(f"not within {seconds} s: {what}\n{end}")
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@dataclass
+class Redis:
+    """A Redis server that can be killed and started again with what it had."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: int = 0) -> str:
+        return f"redis://127.0.0.1:{self.port}/{database}"
+
+    def client(self, database: int = 0) -> redis.Redis:
+        return redis.Redis(port=self.port, db=database)
+
+    def start(self) -> None:
+        options = f"--port {self.port} --dir {self.folder} --appendonly yes --save ''"
+        self.process = subprocess.Popen(
+            ["redis-server", *options.replace("''", "").split(), ""], stdout=subprocess.DEVNULL
+        )
+        wait_until(lambda: is_open(self.port), "Redis listens")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    if shutil.which("redis-server") is None:
+        pytest.fail("redis-server is missing: apt-get install redis-server")
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@dataclass
+class Process:
+    """A child in a process group of its own, its output in a file."""
+
+    command: list[str]
+    environment: dict[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    _output: IO[bytes] | None = None
+
+    def start(self) -> None:
+        path = os.pathsep.join([str(APP), str(APP / "crisper-worker/src")])
+        environment = {**os.environ, "PYTHONPATH": path, **self.environment}
+        self._output = self.log.open("ab")
+        self.process = subprocess.Popen(
+            self.command,
+            env=environment,
+            cwd=APP,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float) -> int:
+        assert self.process is not None
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        """The whole group, whatever state it is in."""
+        if self.process is not None:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self.process.wait()
+        if self._output is not None:
+            self._output.close()
+
+
+def celery(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "celery", *arguments]
