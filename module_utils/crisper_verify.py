@@ -39,6 +39,11 @@ def port_finding(port: int, address: str) -> str:
     )
 
 
+def canary_seconds(queues: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """Seconds each queue's canary took; None for one that did not come back."""
+    return {queue: entry.get("seconds") for queue, entry in queues.items()}
+
+
 def worker_summary(node: str, nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """A worker as the summary shows it: ``{node, pool, concurrency, queues}``."""
     replies = nodes.get(node) or {}

@@ -12,6 +12,7 @@ import ansible.module_utils
 ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
 
 from ansible.module_utils.crisper_verify import (
+    canary_seconds,
     celery_finding,
     http_finding,
     port_finding,
@@ -26,6 +27,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Map of filter name to function."""
         return {
+            "crisper_canary_seconds": canary_seconds,
             "crisper_celery_finding": celery_finding,
             "crisper_http_finding": http_finding,
             "crisper_port_finding": port_finding,
