@@ -1,0 +1,292 @@
+#!/usr/bin/python
+"""Make named Celery workers finish what they have and take nothing more."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: celery_drain
+short_description: Make named Celery workers finish what they have and take nothing more
+description:
+  - Tells each of O(nodes), by its exact name, to leave all its queues, and waits until it neither
+    runs nor has reserved a task. Idle workers are done after two polls, some ten milliseconds
+    apart. Other workers of the same queues go on.
+  - Tasks with an ETA that a worker holds do not run and are not waited for; the worker puts them
+    back when its process ends (SIGTERM). RV(scheduled) counts them.
+  - The whole wait is one Python process in a running container that has the application. It does
+    not stop the workers; that is the caller's turn.
+  - Tasks that still run at the end of O(timeout) do not fail the module; they are listed.
+  - With O(state=resumed) workers consume again, for a rollback. A worker that was restarted
+    consumes by itself.
+  - A C(solo) pool does not answer while a task runs; O(silent_after) must then be as long as the
+    longest task.
+options:
+  state:
+    description: C(drained) leaves the queues and waits; C(resumed) takes them up again.
+    type: str
+    choices: [drained, resumed]
+    default: drained
+  nodes:
+    description:
+      - Node names of the workers, exactly. Needed with O(state=drained), where none is nothing
+        to do.
+      - With O(state=resumed) limits O(queues) to these nodes.
+    type: list
+    elements: str
+  queues:
+    description:
+      - Node name to the queues it is to consume, as RV(queues) of draining returned them. Needed
+        with O(state=resumed).
+    type: dict
+  container:
+    description: Id or name of a running container that has the application.
+    type: str
+  project:
+    description: Compose project; with O(service), names the container instead of O(container).
+    type: str
+  service:
+    description: Compose service in O(project); the first of its containers that runs is used.
+    type: str
+  app:
+    description: The Celery application as C(celery -A) takes it.
+    type: str
+    required: true
+  timeout:
+    description: Budget in seconds for the whole wait.
+    type: float
+    default: 300
+  interval:
+    description: Longest pause between two polls in seconds; the first pauses are shorter.
+    type: float
+    default: 1.0
+  reply_timeout:
+    description: Seconds that one poll waits for its answers.
+    type: float
+    default: 2.0
+  silent_after:
+    description: Seconds without an answer after which a worker is not waited for any more.
+    type: float
+    default: 10.0
+  allow_silent:
+    description: Whether workers that do not answer are only reported; otherwise they fail the task.
+    type: bool
+    default: true
+  import_timeout:
+    description: Seconds that importing the application may take.
+    type: int
+    default: 60
+  python:
+    description: The Python interpreter in the container.
+    type: str
+    default: python
+  docker_cli:
+    description: The Docker client.
+    type: str
+    default: docker
+attributes:
+  check_mode:
+    description: Looks once and tells what each worker holds; tells the workers nothing.
+    support: full
+  diff_mode:
+    description: The result is the diff.
+    support: none
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: The old workers hold no task any more, or the budget is spent
+  celery_drain:
+    project: crisper
+    service: celery-worker
+    app: backend.celery_app
+    nodes: [default@app1-20261119t080000z-99887766-0a1b2c3d4e5f]
+    timeout: 300
+  register: drained
+
+- name: The old workers take tasks again, because the new ones do not
+  celery_drain:
+    state: resumed
+    project: crisper
+    service: celery-worker
+    app: backend.celery_app
+    queues: "{{ drained.queues }}"
+"""
+
+RETURN = r"""
+drained:
+  description: Nodes that consume nothing and hold nothing to run.
+  returned: with O(state=drained)
+  type: list
+  elements: str
+  sample: [default@app1-20261119t080000z-99887766-0a1b2c3d4e5f]
+resumed:
+  description: Nodes that consume all their queues.
+  returned: with O(state=resumed)
+  type: list
+  elements: str
+  sample: []
+unfinished:
+  description:
+    - Tasks that nodes still held when the wait ended; C(running) for C(seconds), or C(waiting)
+      in the worker. Of a node that fell silent, what it said last.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - id: 5b0c5d0e-3a3c-4b7a-9c53-7f3f0e1c9a55
+      name: regenerate_embedding_task
+      node: default@app1-20261119t080000z-99887766-0a1b2c3d4e5f
+      seconds: 312.4
+      state: running
+scheduled:
+  description: Tasks with an ETA that the nodes hold; they go back to their queues at SIGTERM.
+  returned: always
+  type: int
+  sample: 0
+silent:
+  description: Nodes that did not answer.
+  returned: always
+  type: list
+  elements: str
+  sample: []
+queues:
+  description: Node name to the queues that it was told to leave (or to take up again).
+  returned: always
+  type: dict
+  sample: {"default@app1-20261119t080000z-99887766-0a1b2c3d4e5f": [default, embeddings]}
+nodes:
+  description: Node name to what it reported last - queues, and numbers of tasks.
+  returned: always
+  type: dict
+  sample:
+    default@app1-20261119t080000z-99887766-0a1b2c3d4e5f:
+      {queues: [], active: 0, reserved: 0, scheduled: 0}
+seconds:
+  description: Length of the wait, without the import of the application.
+  returned: always
+  type: float
+  sample: 0.09
+import_seconds:
+  description: Time until the application was imported, in the container.
+  returned: always
+  type: float
+  sample: 0.6
+problem:
+  description:
+    - Kind of trouble, empty when there is none; V(broker_unreachable), V(app_not_importable),
+      V(container_not_running), V(docker_unavailable), V(malformed_reply), V(nodes_silent).
+  returned: always
+  type: str
+  sample: ""
+"""
+
+from typing import Any
+
+from ansible.module_utils import crisper_celery_probe, crisper_drain, crisper_drain_probe
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_celery import REMEDIES
+from ansible.module_utils.crisper_probe import find_container
+from ansible.module_utils.crisper_ship import ShipError, run
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "state": {"type": "str", "choices": ["drained", "resumed"], "default": "drained"},
+    "nodes": {"type": "list", "elements": "str"},
+    "queues": {"type": "dict"},
+    "container": {"type": "str"},
+    "project": {"type": "str"},
+    "service": {"type": "str"},
+    "app": {"type": "str", "required": True},
+    "timeout": {"type": "float", "default": 300},
+    "interval": {"type": "float", "default": 1.0},
+    "reply_timeout": {"type": "float", "default": 2.0},
+    "silent_after": {"type": "float", "default": 10.0},
+    "allow_silent": {"type": "bool", "default": True},
+    "import_timeout": {"type": "int", "default": 60},
+    "python": {"type": "str", "default": "python"},
+    "docker_cli": {"type": "str", "default": "docker"},
+}
+NOTHING: dict[str, Any] = {
+    "unfinished": [],
+    "scheduled": 0,
+    "silent": [],
+    "queues": {},
+    "nodes": {},
+    "seconds": 0.0,
+    "import_seconds": 0.0,
+    "problem": "",
+}
+
+
+def request_of(params: dict[str, Any], look_only: bool) -> dict[str, Any]:
+    """What the probe is asked."""
+    names = ("app", "timeout", "interval", "reply_timeout", "silent_after", "import_timeout")
+    request = {name: params[name] for name in names}
+    request["look_only"] = look_only
+    if params["state"] == "drained":
+        return {**request, "command": "drain", "nodes": params["nodes"]}
+    queues = {
+        node: [str(queue) for queue in wanted]
+        for node, wanted in params["queues"].items()
+        if params["nodes"] is None or node in params["nodes"]
+    }
+    return {**request, "command": "resume", "queues": queues}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC,
+        required_one_of=[("container", "project")],
+        mutually_exclusive=[("container", "project")],
+        required_together=[("project", "service")],
+        required_if=[("state", "drained", ["nodes"]), ("state", "resumed", ["queues"])],
+        supports_check_mode=True,
+    )
+    params = module.params
+    for name in ("timeout", "interval", "reply_timeout", "silent_after", "import_timeout"):
+        if params[name] <= 0:
+            module.fail_json(msg=f"{name} is {params[name]}: seconds, greater than 0.")
+    done = params["state"]
+    request = request_of(params, module.check_mode)
+    if not (request.get("nodes") or request.get("queues")):
+        module.exit_json(changed=False, **{**NOTHING, done: []})
+    container, problem = find_container(module)
+    if problem:
+        kind, _, error = problem.partition(": ")
+        module.fail_json(msg=f"{error}. {REMEDIES.get(kind, '')}", problem=kind)
+    command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
+    shipped = [crisper_celery_probe, crisper_drain, crisper_drain_probe]
+    limit = params["import_timeout"] + params["timeout"] + params["reply_timeout"] + 60
+    try:
+        reply = run(command, shipped, request, limit)
+    except ShipError as error:
+        module.fail_json(
+            msg=f"{error}. {REMEDIES.get(error.problem, '')}",
+            problem=error.problem,
+            stderr=error.stderr,
+        )
+    result = {**NOTHING, **{key: reply[key] for key in NOTHING if key in reply}}
+    result[done] = reply.get("done", [])
+    result["changed"] = bool(result["queues"])
+    if reply["problem"]:
+        told = ", ".join(sorted(result["queues"])) or "nobody"
+        module.fail_json(
+            msg=f"{params['app']}: {reply['error']}. {REMEDIES.get(reply['problem'], '')}"
+            f" Told to {'leave' if done == 'drained' else 'take up'} queues before that: {told}.",
+            **result,
+        )
+    if result["silent"]:
+        message = (
+            f"No answer from {', '.join(result['silent'])}. Does the container run (docker ps),"
+            " and is it connected to the broker (its log)?"
+        )
+        if not params["allow_silent"]:
+            module.fail_json(
+                msg=message + " (allow_silent: true goes on without them)",
+                **{**result, "problem": "nodes_silent"},
+            )
+        module.warn(message)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

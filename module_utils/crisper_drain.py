@@ -1,0 +1,175 @@
+"""When a Celery worker is drained, decided from what it reports, poll after poll.
+
+Standard library only and Python 3.8: this file also runs inside the worker's container, fed to
+``python -`` together with ``crisper_drain_probe``. No I/O and no clock in here.
+
+Measured with Celery 5.7 on Redis:
+
+* The reply to ``cancel_consumer`` comes *before* it is carried out, so the reply proves nothing;
+  ``active_queues`` does. A BRPOP that was under way may still bring a message: kombu finds no
+  consumer for it and puts it back.
+* ETA tasks stay with the worker until its process ends, and are put back into their queue then.
+  They are not running and are not waited for; one whose time comes meanwhile is run as usual.
+* A worker that reconnects stays cancelled, one that was restarted consumes again: whoever
+  reports a queue is told again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# One empty look may fall between a message's arrival and its entry into the books.
+CONFIRMATIONS = 2
+FIRST_PAUSE = 0.03
+GROWTH = 1.6
+METHODS = ("active_queues", "active", "reserved", "scheduled")
+
+
+@dataclass
+class Node:
+    """What is known of one worker."""
+
+    name: str
+    heard_at: float  # last sign of life; the start when there was none
+    heard: bool = False
+    empties: int = 0
+    done: bool = False
+    silent: bool = False
+    queues: list = field(default_factory=list)  # queues it consumes, as last reported
+    active: list = field(default_factory=list)  # {id, name, since}
+    reserved: list = field(default_factory=list)
+    scheduled: int = 0
+    told: list = field(default_factory=list)  # queues it was told to leave or to take
+
+
+class Book:
+    """Workers being asked; a subclass says what is ordered and when one is done."""
+
+    def __init__(self, nodes, silent_after: float, now: float = 0.0) -> None:
+        self.silent_after = silent_after
+        self.nodes = {name: Node(name, now) for name in dict.fromkeys(nodes)}
+
+    def asked(self) -> list:
+        """Who is still asked. The silent too: a worker may thaw."""
+        return [node.name for node in self.nodes.values() if not node.done]
+
+    def awaited(self) -> list:
+        """Whose answer a poll waits for."""
+        return [node.name for node in self.nodes.values() if not (node.done or node.silent)]
+
+    def finished(self) -> bool:
+        """Nobody is left to wait for."""
+        return not self.awaited()
+
+    def hear(self, name: str, report: dict, now: float) -> list:
+        """Take a worker's report; returns the queues it is to be told about."""
+        node = self.nodes.get(name)
+        if node is None or node.done:
+            return []
+        node.heard, node.silent, node.heard_at = True, False, now
+        node.queues = [str(queue["name"]) for queue in report["active_queues"]]
+        node.active = [_task(request) for request in report["active"]]
+        node.reserved = [_task(request) for request in report["reserved"]]
+        node.scheduled = len(report["scheduled"])
+        orders = self.judge(node)
+        node.told += [queue for queue in orders if queue not in node.told]
+        return orders
+
+    def judge(self, node: Node) -> list:
+        """Queues to tell the node about; sets ``done``."""
+        raise NotImplementedError
+
+    def expire(self, now: float) -> None:
+        """Who has not answered for too long is not waited for any more."""
+        for node in self.nodes.values():
+            if not node.done and now - node.heard_at >= self.silent_after:
+                node.silent = True
+
+    def excuse(self, now: float) -> None:
+        """The broker was away: that is nobody's silence."""
+        for node in self.nodes.values():
+            if not node.silent:
+                node.heard_at = now
+
+    def summary(self, wall: float) -> dict:
+        """What came of it; `wall` is the time of day, which ``time_start`` is told in."""
+        nodes = list(self.nodes.values())
+        return {
+            "done": [node.name for node in nodes if node.done],
+            "silent": [node.name for node in nodes if not node.done and _mute(node)],
+            "unfinished": [
+                task for node in nodes if not node.done for task in _unfinished(node, wall)
+            ],
+            "scheduled": sum(node.scheduled for node in nodes),
+            "queues": {node.name: list(node.told) for node in nodes if node.told},
+            "nodes": {
+                node.name: {
+                    "queues": list(node.queues),
+                    "active": len(node.active),
+                    "reserved": len(node.reserved),
+                    "scheduled": node.scheduled,
+                }
+                for node in nodes
+                if node.heard
+            },
+        }
+
+
+class Drain(Book):
+    """Done is who consumes nothing and holds nothing to run, seen twice in a row."""
+
+    def judge(self, node: Node) -> list:
+        idle = not (node.queues or node.active or node.reserved)
+        node.empties = node.empties + 1 if idle else 0
+        node.done = node.empties >= CONFIRMATIONS
+        return list(node.queues)
+
+
+class Resume(Book):
+    """Done is who consumes the queues that it is to consume."""
+
+    def __init__(self, queues: dict, silent_after: float, now: float = 0.0) -> None:
+        super().__init__(queues, silent_after, now)
+        self.wanted = {name: list(dict.fromkeys(wanted)) for name, wanted in queues.items()}
+
+    def judge(self, node: Node) -> list:
+        missing = [queue for queue in self.wanted[node.name] if queue not in node.queues]
+        node.done = not missing
+        return missing
+
+
+def next_pause(pause: float, longest: float) -> float:
+    """Quick at first, for idle workers; seldom later, for long tasks."""
+    return min(pause * GROWTH, longest)
+
+
+def _mute(node: Node) -> bool:
+    return node.silent or not node.heard
+
+
+def _task(request: dict) -> dict:
+    # Arguments may hold anything, passwords too: they never leave the container.
+    return {
+        "id": str(request.get("id")),
+        "name": str(request.get("name")),
+        "since": request.get("time_start"),
+    }
+
+
+def _unfinished(node: Node, wall: float) -> list:
+    found: list[dict[str, Any]] = []
+    for state, tasks in (("running", node.active), ("waiting", node.reserved)):
+        for task in tasks:
+            since = task["since"]
+            seconds = round(max(0.0, wall - since), 1) if since else 0.0
+            found.append(
+                {
+                    "id": task["id"],
+                    "name": task["name"],
+                    "node": node.name,
+                    "seconds": seconds,
+                    "state": state,
+                }
+            )
+    return found

@@ -1,0 +1,190 @@
+"""What drains workers from inside a container: one process, one connection, the whole loop.
+
+Fed to ``python -`` together with ``crisper_celery_probe`` and ``crisper_drain``, which it imports
+by those names: inside functions, because under Ansible they have longer names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import uuid
+
+ORDERS = {"drain": "cancel_consumer", "resume": "add_consumer"}
+
+
+class Room:
+    """Questions to workers and their answers, matched by ticket.
+
+    Kombu's own collector counts every message as an expected reply; a late one would cost
+    another worker its answer. Here a late reply is simply heard late.
+    """
+
+    def __init__(self, app, timeout):
+        from crisper_celery_probe import connected
+        from kombu import Consumer
+
+        self.connection = connected(app, timeout)
+        self.channel = self.connection.default_channel
+        self.mailbox = app.control.mailbox(self.connection)
+        self.timeout = timeout
+        self.tickets = {}
+        self.parts = {}
+        self.reports = []
+        self.consumer = Consumer(
+            self.channel, [self.mailbox.reply_queue], accept=self.mailbox.accept, no_ack=True
+        )
+        self.consumer.register_callback(self._on_reply)
+        self.consumer.consume()
+
+    def send(self, method, arguments, nodes, ticket=None):
+        """One command to the named nodes."""
+        self.mailbox._publish(
+            method,
+            arguments,
+            destination=list(nodes),
+            reply_ticket=ticket,
+            channel=self.channel,
+            timeout=self.timeout,
+        )
+
+    def ask(self, methods, nodes):
+        """Send the poll's questions."""
+        poll = uuid.uuid4().hex
+        for method in methods:
+            ticket = uuid.uuid4().hex
+            self.tickets[ticket] = (poll, method, len(methods))
+            self.send(method, {}, nodes, ticket)
+
+    def _on_reply(self, body, message):
+        poll, method, wanted = self.tickets.get(message.headers.get("ticket"), ("", "", 0))
+        for node, value in body.items() if isinstance(body, dict) else ():
+            if not isinstance(value, list):
+                continue  # {"error": ...}: the worker is about to stop, or has no consumer yet
+            part = self.parts.setdefault((poll, node), {})
+            part[method] = value
+            if len(part) == wanted:
+                self.reports.append((node, self.parts.pop((poll, node))))
+
+    def collect(self, nodes, seconds):
+        """Reports that came in, waiting until every one of `nodes` has sent one."""
+        deadline = time.monotonic() + seconds
+        while not set(nodes) <= {node for node, _ in self.reports}:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                self.connection.drain_events(timeout=left)
+            except socket.timeout:
+                break
+        reports, self.reports = self.reports, []
+        return reports
+
+    def close(self):
+        """Forget the reply queue and leave."""
+        try:
+            self.consumer.cancel()
+            self.channel.after_reply_message_received(self.mailbox.reply_queue.name)
+        finally:
+            self.connection.release()
+
+
+def converge(app, request, book):
+    """Ask and order until the book is finished or the budget is spent."""
+    from crisper_celery_probe import Failure
+    from crisper_drain import FIRST_PAUSE, METHODS, next_pause
+    from kombu.exceptions import OperationalError
+
+    order = ORDERS[request["command"]]
+    patience = request["reply_timeout"]
+    deadline = time.monotonic() + request["timeout"]
+    pause, room, last_error, met = FIRST_PAUSE, None, None, False
+    trusted = set(book.asked())
+    while True:
+        try:
+            room = room or Room(app, patience)
+            met = True
+            room.ask(METHODS, book.asked())
+            # A worker that missed its turn is not waited for again until it has spoken.
+            left = max(0.05, deadline - time.monotonic())
+            reports = room.collect(trusted & set(book.awaited()), min(patience, left))
+            now = time.monotonic()
+            orders = {}
+            for node, report in reports:
+                for queue in book.hear(node, report, now):
+                    orders.setdefault(queue, set()).add(node)
+            trusted = {node for node, _ in reports} & set(book.awaited())
+            if request["look_only"]:
+                break
+            for queue, nodes in sorted(orders.items()):
+                room.send(order, {"queue": queue}, sorted(nodes))
+            last_error = None
+        except (Failure, OperationalError, OSError, *app.connection().connection_errors) as error:
+            if not met:
+                raise  # it never worked: a wrong password is not cured by waiting
+            # Redis restarts within seconds; what was told to workers stays told.
+            room, last_error = None, error
+            book.excuse(time.monotonic())
+        book.expire(time.monotonic())
+        left = deadline - time.monotonic()
+        if book.finished() or left <= 0:
+            break
+        time.sleep(min(pause, left))
+        pause = next_pause(pause, request["interval"])
+    if last_error is not None:
+        raise Failure("broker_unreachable", f"{type(last_error).__name__}: {last_error}")
+    if room is not None:
+        room.close()
+
+
+def main(request, marker):
+    """Answer one request and leave without the application's exit handlers."""
+    from crisper_celery_probe import Failure, load_app, redact, secrets_of
+    from crisper_drain import Drain, Resume
+
+    output = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    secrets = secrets_of(os.environ)
+    begun = time.monotonic()
+    state = {"phase": "app_not_importable", "book": None, "since": begun}
+
+    def answer(problem="", error=""):
+        book = state["book"]
+        reply = book.summary(time.time()) if book else {}
+        reply.update(problem=problem, error=error)
+        reply["seconds"] = round(time.monotonic() - state["since"], 3)
+        reply["import_seconds"] = round(state["since"] - begun, 3)
+        data = ("\n" + marker + json.dumps(redact(reply, secrets)) + "\n").encode()
+        while data:
+            data = data[os.write(output, data) :]
+        sys.stderr.flush()
+        os._exit(0)
+
+    def late(*_):
+        answer(state["phase"], "no answer in time")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(max(1, int(request["import_timeout"])))
+    try:
+        app = load_app(request["app"])
+        state.update(phase="broker_unreachable", since=time.monotonic())
+        # The loop keeps its own time; the alarm is for a broker that hangs in mid-sentence.
+        signal.alarm(int(request["timeout"] + request["reply_timeout"]) + 15)
+        now = time.monotonic()
+        if request["command"] == "drain":
+            book = Drain(request["nodes"], request["silent_after"], now)
+        else:
+            book = Resume(request["queues"], request["silent_after"], now)
+        state["book"] = book
+        converge(app, request, book)
+        signal.alarm(0)
+        answer()
+    except Failure as failure:
+        answer(failure.problem, str(failure))
+    except Exception as error:
+        answer(state["phase"], f"{type(error).__name__}: {error}")

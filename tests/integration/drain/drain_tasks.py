@@ -1,0 +1,26 @@
+"""The Celery application of test_celery_drain.py, as workers and the probe import it."""
+
+import os
+import time
+from pathlib import Path
+
+from celery import Celery
+
+app = Celery("drain_tasks", broker=os.environ["TEST_BROKER"], backend=os.environ["TEST_BROKER"])
+app.conf.update(
+    task_acks_late=True,
+    worker_prefetch_multiplier=1,
+    task_default_queue="one",
+    broker_transport_options={"visibility_timeout": 3600},
+    broker_connection_retry_on_startup=True,
+)
+print("an application that talks while it is imported")
+
+
+@app.task(name="nap")
+def nap(mark, seconds=0.0):
+    with Path(os.environ["TEST_MARKS"]).open("a") as marks:
+        marks.write(f"start {mark} {os.environ['TEST_WORKER']}\n")
+    time.sleep(seconds)
+    with Path(os.environ["TEST_MARKS"]).open("a") as marks:
+        marks.write(f"end {mark} {os.environ['TEST_WORKER']}\n")
