@@ -283,6 +283,8 @@ class Releases:
     def write(self, folder: Path, manifest: dict[str, Any]) -> None:
         """Write, validate and name the folder; leave nothing behind when that fails."""
         folder.parent.mkdir(parents=True, exist_ok=True)
+        # What containers mount: files in it belong to their users, whose uids others may have here.
+        (self.root / "live").mkdir(mode=0o700, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
         draft.chmod(0o755)
         files = [dict(item) for item in self.files]
