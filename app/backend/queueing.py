@@ -10,19 +10,12 @@ from celery import Task
 from backend.celery_app import app as celery
 
 LARGEST = 10_000  # messages that travel together: about 12 MB
+# Celery would subscribe to the result of each call: a round trip, and a subscription that stays.
+# `ignore_result` spares that here, and the header lets the worker store the result all the same.
+UNWATCHED: dict[str, Any] = {"ignore_result": True, "headers": {"ignore_result": False}}
 
 
 def publish(task: Task, calls: Iterable[Sequence[Any]]) -> list[str]:
-    """Queue one call of `task` per tuple of arguments, in one round trip; the tasks' ids.
-
-    Celery would subscribe to the result of each call (a round trip, and a subscription that
-    stays): ``ignore_result`` spares that here, and the header lets the worker store it all the
-    same.
-    """
+    """Queue one call of `task` per tuple of arguments, in one round trip; the tasks' ids."""
     with celery.producer_or_acquire() as producer, producer.batch(max_size=LARGEST):
-        return [
-            task.apply_async(
-                args, producer=producer, ignore_result=True, headers={"ignore_result": False}
-            ).id
-            for args in calls
-        ]
+        return [task.apply_async(args, producer=producer, **UNWATCHED).id for args in calls]

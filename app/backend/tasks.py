@@ -7,12 +7,14 @@ from typing import Any
 
 import httpx
 from celery import Task
+from celery.exceptions import SoftTimeLimitExceeded
+from celery.signals import task_failure, worker_process_init
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 from sqlalchemy.exc import OperationalError
 
 from backend import vectors
 from backend.celery_app import app
-from backend.db import session
+from backend.db import engine, session
 from backend.embeddings import embed
 from backend.models import Item, Status
 
@@ -34,24 +36,9 @@ def health_check(self: Task) -> dict[str, Any]:
     return {"worker": self.request.hostname, "status": "ok"}
 
 
-class EmbeddingTask(Task):
-    """Marks the item FAILED when the last try failed."""
-
-    def on_failure(
-        self, exc: Exception, task_id: str, args: list, kwargs: dict, einfo: object
-    ) -> None:
-        """Keep the error where a person looks: at the item."""
-        item_id = kwargs.get("item_id", args[0] if args else None)
-        try:
-            set_status(item_id, Status.FAILED, f"{type(exc).__name__}: {exc}")
-        except OperationalError:
-            log.exception("item %s: its failure could not be recorded", item_id)
-
-
 @app.task(
     name="regenerate_embedding_task",
     bind=True,
-    base=EmbeddingTask,
     autoretry_for=PASSING,
     max_retries=3,
     retry_backoff=2,
@@ -60,17 +47,55 @@ class EmbeddingTask(Task):
 )
 def regenerate_embedding_task(self: Task, item_id: int) -> dict[str, Any]:
     """Embed one item and store its vector; run twice, the result is the same."""
-    with session() as current:
-        item = current.get(Item, item_id)
-        if item is None:
-            log.warning("item %s does not exist", item_id)
-            return {"item_id": item_id, "status": Status.FAILED, "error": "no such item"}
-        item.status = Status.PROCESSING
-        text, title = f"{item.title}\n{item.content}", item.title
-    vectors.ensure_collection()
-    vectors.store(item_id, embed([text])[0], {"title": title})
-    set_status(item_id, Status.COMPLETED, None)
+    try:
+        with session() as current:
+            item = current.get(Item, item_id)
+            if item is None:
+                log.warning("item %s does not exist", item_id)
+                return {"item_id": item_id, "status": Status.FAILED, "error": "no such item"}
+            item.status = Status.PROCESSING
+            text, title = f"{item.title}\n{item.content}", item.title
+        vectors.ensure_collection()
+        vectors.store(item_id, embed([text])[0], {"title": title})
+        set_status(item_id, Status.COMPLETED, None)
+    except Exception as caught:
+        # Clients wrap the soft limit's exception as a failed request; it is no reason to retry.
+        error = SoftTimeLimitExceeded() if is_time_up(caught) else caught
+        # Before Celery tells anyone of the failure, so that nobody finds it PROCESSING still.
+        if not isinstance(error, PASSING) or self.request.retries >= self.max_retries:
+            set_status(item_id, Status.FAILED, told(error))
+        if error is caught:
+            raise
+        raise error from caught
     return {"item_id": item_id, "status": Status.COMPLETED}
+
+
+@task_failure.connect(sender=regenerate_embedding_task)
+def keep_failure(exception: BaseException, args: list, kwargs: dict, **_: Any) -> None:
+    """Keep what the task could not see: its process was killed, or ran into the hard limit."""
+    item_id = kwargs.get("item_id", args[0] if args else None)
+    try:
+        set_status(item_id, Status.FAILED, told(exception))
+    except OperationalError:
+        log.exception("item %s: its failure could not be recorded", item_id)
+
+
+@worker_process_init.connect
+def own_connections(**_: Any) -> None:
+    """A forked process leaves its parent's database connections alone."""
+    engine().dispose(close=False)
+
+
+def is_time_up(error: BaseException | None) -> bool:
+    """Whether the soft time limit is behind an error."""
+    while error is not None and not isinstance(error, SoftTimeLimitExceeded):
+        error = getattr(error, "source", None) or error.__cause__ or error.__context__
+    return error is not None
+
+
+def told(error: BaseException) -> str:
+    """An error as it is kept at the item."""
+    return f"{type(error).__name__}: {error}"
 
 
 def set_status(item_id: int | None, status: Status, error: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from typing import IO, Any
 import pytest
 import redis
 
-APP = Path(__file__).parent
+APP = Path(__file__).parents[1]
 
 
 def free_port() -> int:
@@ -60,10 +61,9 @@ class Redis:
         return redis.Redis(port=self.port, db=database)
 
     def start(self) -> None:
-        options = f"--port {self.port} --dir {self.folder} --appendonly yes --save ''"
-        self.process = subprocess.Popen(
-            ["redis-server", *options.replace("''", "").split(), ""], stdout=subprocess.DEVNULL
-        )
+        options = {"port": str(self.port), "dir": str(self.folder), "appendonly": "yes", "save": ""}
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        self.process = subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL)
         wait_until(lambda: is_open(self.port), "Redis listens")
 
     def stop(self) -> None:
@@ -117,10 +117,8 @@ class Process:
     def kill(self) -> None:
         """The whole group, whatever state it is in."""
         if self.process is not None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self.process.wait()
         if self._output is not None:
             self._output.close()
