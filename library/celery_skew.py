@@ -1,0 +1,230 @@
+#!/usr/bin/python
+"""Every task that waits in the broker must be known to the release that will run it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: celery_skew
+short_description: Find waiting tasks that a release does not know
+description:
+  - Reads the names of all tasks that wait in the broker (queues of all priorities, and messages
+    that workers hold unacknowledged, among them tasks with an ETA) and compares them with the
+    tasks that the application in the container registers. A worker throws away a task that it
+    does not know.
+  - Run it in the release that is going to run, before a deploy and before a rollback, while the
+    old release still serves.
+  - Reads in batches of bounded size and keeps names and numbers only, never arguments. Redis
+    brokers only. Changes nothing.
+  - Numbers are of the moment; a message that moves while it is read may be counted twice.
+options:
+  app:
+    description: The Celery application as C(celery -A) takes it.
+    type: str
+    required: true
+  container:
+    description: Running container of the release to ask in. Or O(project_src) and O(service).
+    type: str
+  project_src:
+    description:
+      - Folder of the release with its compose file and C(.env). A one-off container of
+        O(service) is started there (C(docker compose run --rm --no-deps)), with the environment
+        that Compose gives it, and removed.
+    type: path
+  project_name:
+    description: Compose project; what C(.env) in O(project_src) says when absent.
+    type: str
+  service:
+    description: Service of the release that has the application, a worker best.
+    type: str
+  queues:
+    description:
+      - Queues that the release consumes. Tasks in other queues are reported in RV(orphaned).
+        Queues that any release has declared are read whether named here or not.
+    type: list
+    elements: str
+    default: []
+  allow_unknown:
+    description: Whether unknown tasks are only a warning.
+    type: bool
+    default: false
+  timeout:
+    description: Seconds that reading the broker may take.
+    type: int
+    default: 60
+  broker_timeout:
+    description: Seconds that connecting to the broker may take.
+    type: float
+    default: 5.0
+  import_timeout:
+    description: Seconds that importing the application may take.
+    type: int
+    default: 60
+  python:
+    description: The Python interpreter in the container.
+    type: str
+    default: python
+  docker_cli:
+    description: The Docker client.
+    type: str
+    default: docker
+attributes:
+  check_mode:
+    description: Only looks, so it does the same in check mode.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: The new release knows every task that waits
+  celery_skew:
+    app: backend.celery_app
+    project_src: /opt/crisper/releases/20261120t221500z-1a2b3c4d
+    service: celery-worker
+    queues: [default, embeddings]
+    allow_unknown: "{{ celery_allow_unknown_tasks }}"
+"""
+
+RETURN = r"""
+unknown:
+  description: Name of every waiting task that the application does not register, and how many.
+  returned: always
+  type: dict
+  sample: {regenerate_embedding_task: 12}
+waiting:
+  description:
+    - Queue to task name to number. V(unacked) is what workers hold - running, reserved and with
+      an ETA.
+  returned: always
+  type: dict
+  sample: {default: {health_check: 1}, unacked: {regenerate_embedding_task: 12}}
+orphaned:
+  description: Queues that O(queues) does not name, with their number of waiting tasks.
+  returned: always
+  type: dict
+  sample: {}
+unreadable:
+  description: Queue to its number of messages that are no Celery tasks.
+  returned: always
+  type: dict
+  sample: {}
+registered:
+  description: How many tasks the application registers.
+  returned: always
+  type: int
+  sample: 14
+seconds:
+  description: Time in the container, with the application's import.
+  returned: always
+  type: float
+  sample: 0.7
+problem:
+  description:
+    - Kind of trouble, empty when there is none; V(unknown_tasks), V(broker_unreachable),
+      V(broker_unsupported), V(app_not_importable), V(container_not_running),
+      V(docker_unavailable), V(malformed_reply).
+  returned: always
+  type: str
+  sample: ""
+"""
+
+from typing import Any
+
+from ansible.module_utils import crisper_celery_probe, crisper_skew, crisper_skew_probe
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_celery import REMEDIES
+from ansible.module_utils.crisper_ship import ShipError, run
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "app": {"type": "str", "required": True},
+    "container": {"type": "str"},
+    "project_src": {"type": "path"},
+    "project_name": {"type": "str"},
+    "service": {"type": "str"},
+    "queues": {"type": "list", "elements": "str", "default": []},
+    "allow_unknown": {"type": "bool", "default": False},
+    "timeout": {"type": "int", "default": 60},
+    "broker_timeout": {"type": "float", "default": 5.0},
+    "import_timeout": {"type": "int", "default": 60},
+    "python": {"type": "str", "default": "python"},
+    "docker_cli": {"type": "str", "default": "docker"},
+}
+NOTHING: dict[str, Any] = {
+    "unknown": {},
+    "waiting": {},
+    "orphaned": {},
+    "unreadable": {},
+    "registered": 0,
+    "seconds": 0.0,
+    "problem": "",
+}
+REMEDY = (
+    "Deploy a release that still has them (keep the old name as an alias until the queue is"
+    " empty), wait until they are done, or throw them away knowingly:"
+    " celery_allow_unknown_tasks: true."
+)
+
+
+def command_of(params: dict[str, Any]) -> list[str]:
+    """The command that runs Python where the application is."""
+    if params["container"]:
+        start = ["exec", "--interactive", params["container"]]
+    else:
+        name = params["project_name"]
+        start = ["compose", *(["--project-name", name] if name else [])]
+        # Not `docker run --env-file`: it reads quotes in the file otherwise than Compose does.
+        start += ["run", "--rm", "--no-deps", "-T", params["service"]]
+    return [params["docker_cli"], *start, params["python"], "-"]
+
+
+def counted(numbers: dict[str, int]) -> str:
+    """The names with their numbers, for a sentence."""
+    return ", ".join(f"{name} ({number})" for name, number in numbers.items())
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC,
+        required_one_of=[("container", "project_src")],
+        mutually_exclusive=[("container", "project_src")],
+        required_together=[("project_src", "service")],
+        supports_check_mode=True,
+    )
+    params = module.params
+    names = ("app", "queues", "timeout", "broker_timeout", "import_timeout")
+    request = {name: params[name] for name in names}
+    shipped = [crisper_celery_probe, crisper_skew, crisper_skew_probe]
+    limit = params["import_timeout"] + params["timeout"] + 60
+    try:
+        reply = run(command_of(params), shipped, request, limit, params["project_src"])
+    except ShipError as error:
+        module.fail_json(
+            msg=f"{error}. {REMEDIES.get(error.problem, '')}",
+            **{**NOTHING, "problem": error.problem},
+            stderr=error.stderr,
+        )
+    result = {"changed": False, **NOTHING}
+    result |= {key: reply[key] for key in NOTHING if key in reply}
+    if reply["problem"]:
+        text = f"{params['app']}: {reply['error']}. {REMEDIES.get(reply['problem'], '')}"
+        module.fail_json(msg=text, **result)
+    if result["orphaned"]:
+        module.warn(
+            f"Tasks wait in queues that no worker of the release consumes:"
+            f" {counted(result['orphaned'])}. Add them to a pool in celery_workers."
+        )
+    if result["unreadable"]:
+        module.warn(f"Messages that are no Celery tasks wait in: {counted(result['unreadable'])}.")
+    if result["unknown"]:
+        text = f"Tasks wait that the release does not know: {counted(result['unknown'])}."
+        if not params["allow_unknown"]:
+            module.fail_json(msg=f"{text} {REMEDY}", **{**result, "problem": "unknown_tasks"})
+        module.warn(f"{text} Its workers will throw them away (celery_allow_unknown_tasks).")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
