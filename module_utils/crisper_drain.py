@@ -16,6 +16,7 @@ Measured with Celery 5.7 on Redis:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +47,7 @@ class Node:
 class Book:
     """Workers being asked; a subclass says what is ordered and when one is done."""
 
-    def __init__(self, nodes, silent_after: float, now: float = 0.0) -> None:
+    def __init__(self, nodes: Iterable[str], silent_after: float, now: float = 0.0) -> None:
         self.silent_after = silent_after
         self.nodes = {name: Node(name, now) for name in dict.fromkeys(nodes)}
 
@@ -120,6 +121,7 @@ class Drain(Book):
     """Done is who consumes nothing and holds nothing to run, seen twice in a row."""
 
     def judge(self, node: Node) -> list:
+        """Every queue that it still consumes is to be left."""
         idle = not (node.queues or node.active or node.reserved)
         node.empties = node.empties + 1 if idle else 0
         node.done = node.empties >= CONFIRMATIONS
@@ -134,6 +136,7 @@ class Resume(Book):
         self.wanted = {name: list(dict.fromkeys(wanted)) for name, wanted in queues.items()}
 
     def judge(self, node: Node) -> list:
+        """Every queue that it does not consume yet is to be taken up."""
         missing = [queue for queue in self.wanted[node.name] if queue not in node.queues]
         node.done = not missing
         return missing

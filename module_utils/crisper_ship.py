@@ -59,7 +59,9 @@ def trouble(code: int, stderr: str) -> tuple[str, str]:
     last = lines[-1] if lines else "it said nothing"
     if re.search(r"Cannot connect to the Docker daemon|permission denied.*docker", stderr, re.I):
         return "docker_unavailable", last
-    if re.search(r"is not running|is paused|is restarting|No such (container|service)", stderr):
+    if re.search(
+        r"is not running|is paused|is restarting|no such (container|service)", stderr, re.I
+    ):
         return "container_not_running", last
     if code in (126, 127) or "executable file not found" in stderr:
         return "app_not_importable", f"Python does not start in the container: {last}"

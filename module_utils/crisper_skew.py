@@ -65,7 +65,9 @@ class Tally:
                 if name not in registered:
                     unknown[name] += count
         return {
-            "waiting": {queue: dict(sorted(n.items())) for queue, n in sorted(self.waiting.items())},
+            "waiting": {
+                queue: dict(sorted(n.items())) for queue, n in sorted(self.waiting.items())
+            },
             "unknown": dict(sorted(unknown.items())),
             "unreadable": dict(sorted(self.unreadable.items())),
             "orphaned": {

@@ -66,14 +66,12 @@ def skew(app, request):
     client = redis.Redis(connection_pool=channel.pool)
     tally = Tally()
     queues = set(request["queues"]) | set(app.amqp.queues)
-    kinds = {}
     for queue, keys in queue_keys(client, channel, prefix, queues).items():
         pipe = client.pipeline(transaction=False)
         for key in keys:
             pipe.type(key)
-        kinds = dict(zip(keys, pipe.execute()))
-        for key, type_ in kinds.items():
-            if type_ == b"list":
+        for key, kind in zip(keys, pipe.execute()):  # noqa: B905 (Python 3.8)
+            if kind == b"list":
                 read_list(client, key, lambda raw, queue=queue: tally.add(queue, raw))
     # After the queues: what was taken from them meanwhile is found here.
     for _tag, raw in client.hscan_iter(prefix + channel.unacked_key, count=100):

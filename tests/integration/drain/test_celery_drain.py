@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import celery_drain
@@ -125,7 +125,7 @@ def test_a_stopped_worker_is_reported_and_does_not_hold_up_the_other(worker, dra
 
 def test_an_eta_task_is_not_waited_for_and_is_handed_back(worker, drain, send, marks, broker):
     old = worker("old@a", "-c1", "-Qone").ready()
-    eta = datetime.now(timezone.utc) + timedelta(seconds=12)
+    eta = datetime.now(UTC) + timedelta(seconds=12)
     send("nap", "later", eta=eta)
     until(lambda: broker.hlen("unacked") == 1)
     result = drain("old@a")

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import celery_skew
 import pytest
@@ -33,11 +33,11 @@ def test_an_empty_broker_has_no_skew(skew, broker):
 
 def test_unknown_tasks_are_found_in_every_place(skew, send, broker, worker, marks):
     worker("old@a", "-c1", "-Qone").ready()
-    eta = datetime.now(timezone.utc) + timedelta(minutes=10)
+    eta = datetime.now(UTC) + timedelta(minutes=10)
     send("nap", "held", eta=eta)
     until(lambda: broker.hlen("unacked") == 1)
     # A worker of the release before knows it: put an unknown name into what it holds.
-    (tag, raw), = broker.hgetall("unacked").items()
+    ((_tag, raw),) = broker.hgetall("unacked").items()
     broker.hset("unacked", "other-tag", raw.replace(b'"task": "nap"', b'"task": "gone.held"'))
     for _ in range(3):
         send("gone.waiting", "secret-argument", queue="two")
@@ -47,8 +47,12 @@ def test_unknown_tasks_are_found_in_every_place(skew, send, broker, worker, mark
     result = skew(queues=["one", "two"])
     assert result["failed"] is True
     assert result["problem"] == "unknown_tasks"
-    assert result["unknown"] == {"elsewhere": 1, "gone.held": 1, "gone.urgent": 1,
-                                 "gone.waiting": 3}
+    assert result["unknown"] == {
+        "elsewhere": 1,
+        "gone.held": 1,
+        "gone.urgent": 1,
+        "gone.waiting": 3,
+    }
     assert result["waiting"]["two"] == {"gone.urgent": 1, "gone.waiting": 3, "nap": 1}
     assert result["waiting"]["unacked"] == {"gone.held": 1, "nap": 1}
     assert result["orphaned"] == {"no_pool": 1}
@@ -89,8 +93,12 @@ def test_a_hundred_thousand_messages_and_some_large_ones(skew, send, broker):
 def test_messages_of_others_and_of_old_protocols(skew, broker):
     broker.sadd("_kombu.binding.one", "one\x06\x16\x06\x16one")
     broker.lpush("one", b"not json", b'{"headers": {}}', b"[]")
-    old = {"body": json.dumps({"task": "gone.old", "args": []}), "headers": {},
-           "content-type": "application/json", "properties": {}}
+    old = {
+        "body": json.dumps({"task": "gone.old", "args": []}),
+        "headers": {},
+        "content-type": "application/json",
+        "properties": {},
+    }
     broker.lpush("one", json.dumps(old))
     result = skew()
     assert result["unknown"] == {"gone.old": 1}

@@ -1,0 +1,350 @@
+"""When workers are drained, what of the broker a release does not know, and how sources travel."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import json
+import sys
+
+import pytest
+import yaml
+from ansible.module_utils import crisper_drain, crisper_ship, crisper_skew
+from ansible.module_utils.crisper_drain import Drain, Resume, next_pause
+from ansible.module_utils.crisper_skew import Tally, bound_queue, next_batch, task_name
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def report(queues=(), active=(), reserved=(), scheduled=0):
+    def tasks(ids):
+        return [{"id": i, "name": "nap", "time_start": 100.0, "args": ["secret"]} for i in ids]
+
+    return {
+        "active_queues": [{"name": queue} for queue in queues],
+        "active": tasks(active),
+        "reserved": tasks(reserved),
+        "scheduled": [{}] * scheduled,
+    }
+
+
+IDLE = report()
+# (reports of one worker, one per poll; drained at the end?; told)
+SEQUENCES = {
+    "idle": ([report(["one"]), IDLE, IDLE], True, ["one"]),
+    "one empty look is not enough": ([report(["one"]), IDLE], False, ["one"]),
+    "already cancelled": ([IDLE, IDLE], True, []),
+    "busy": ([report(["one"], ["a"]), report(active=["a"])], False, ["one"]),
+    "reserved counts": ([report(["one"]), report(reserved=["a"])] * 2, False, ["one"]),
+    "a late message between two looks": ([IDLE, report(active=["a"]), IDLE], False, []),
+    "then empty twice": ([IDLE, report(active=["a"]), IDLE, IDLE], True, []),
+    "ETA tasks do not count": ([report(scheduled=3), report(scheduled=3)], True, []),
+    "restarted, consumes again": ([IDLE, report(["one"]), IDLE], False, ["one"]),
+    "two queues": ([report(["one", "two"]), report(["two"]), IDLE, IDLE], True, ["one", "two"]),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_drained_or_not(name):
+    reports, drained, told = SEQUENCES[name]
+    book = Drain(["w@a"], silent_after=10)
+    for number, one in enumerate(reports):
+        book.hear("w@a", one, float(number))
+    assert book.finished() is drained
+    result = book.summary(wall=107.0)
+    assert result["done"] == (["w@a"] if drained else [])
+    assert result["queues"] == ({"w@a": told} if told else {})
+
+
+def test_unfinished_tasks_are_named_without_their_arguments():
+    book = Drain(["w@a"], silent_after=10)
+    book.hear("w@a", report(["one"], ["a"], ["b"], 2), 1.0)
+    result = book.summary(wall=107.26)
+    assert result["unfinished"] == [
+        {"id": "a", "name": "nap", "node": "w@a", "seconds": 7.3, "state": "running"},
+        {"id": "b", "name": "nap", "node": "w@a", "seconds": 7.3, "state": "waiting"},
+    ]
+    assert result["scheduled"] == 2
+    assert "secret" not in json.dumps(result)
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_time():
+    book = Drain(["w@a"], silent_after=10)
+    book.hear("w@a", report(active=["a"]), 1.0)
+    assert book.summary(wall=50.0)["unfinished"][0]["seconds"] == 0
+
+
+def test_silence_ends_the_waiting_and_a_sign_of_life_ends_the_silence():
+    book = Drain(["w@a", "x@a"], silent_after=10)
+    for now in (1.0, 2.0):
+        book.hear("x@a", IDLE, now)
+    book.expire(9.9)
+    assert not book.finished()
+    book.expire(10.0)
+    assert book.finished()
+    assert book.asked() == ["w@a"]  # still asked, not awaited
+    assert book.summary(0.0)["silent"] == ["w@a"]
+    assert book.hear("w@a", report(["one"]), 11.0) == ["one"]
+    assert not book.finished()
+    assert book.summary(0.0)["silent"] == []
+
+
+def test_a_worker_that_falls_silent_leaves_what_it_said_last():
+    book = Drain(["w@a"], silent_after=10)
+    book.hear("w@a", report(active=["a"]), 1.0)
+    book.expire(11.0)
+    result = book.summary(120.0)
+    assert result["silent"] == ["w@a"]
+    assert [task["id"] for task in result["unfinished"]] == ["a"]
+
+
+def test_a_broker_that_was_away_is_nobodys_silence():
+    book = Drain(["w@a"], silent_after=10)
+    book.excuse(9.0)
+    book.expire(15.0)
+    assert not book.finished()
+
+
+def test_strangers_are_not_heard():
+    book = Drain(["w@a"], silent_after=10)
+    assert book.hear("stranger@a", report(["one"]), 1.0) == []
+    assert "stranger@a" not in book.summary(0.0)["nodes"]
+
+
+def test_resumed_when_all_its_queues_are_consumed():
+    book = Resume({"w@a": ["one", "two"]}, silent_after=10)
+    assert book.hear("w@a", report(["three"]), 1.0) == ["one", "two"]
+    assert book.hear("w@a", report(["three", "one"]), 2.0) == ["two"]
+    assert not book.finished()
+    assert book.hear("w@a", report(["three", "one", "two"]), 3.0) == []
+    assert book.finished()
+    assert book.summary(0.0)["queues"] == {"w@a": ["one", "two"]}
+
+
+REPORTS = st.builds(
+    report,
+    st.lists(st.sampled_from(["one", "two"]), unique=True),
+    st.lists(st.sampled_from("abc"), unique=True),
+    st.lists(st.sampled_from("de"), unique=True),
+    st.integers(0, 2),
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["w@a", "x@a"]), REPORTS), max_size=30))
+def test_drained_means_the_last_two_looks_were_empty(polls):
+    book = Drain(["w@a", "x@a"], silent_after=1e9)
+    seen = {"w@a": [], "x@a": []}
+    for number, (node, one) in enumerate(polls):
+        before = book.nodes[node].done
+        orders = book.hear(node, one, float(number))
+        if not before:
+            seen[node].append(one)
+            assert orders == [queue["name"] for queue in one["active_queues"]]
+        else:
+            assert orders == []  # who is drained is left alone
+    for node, reports in seen.items():
+        idle = [not (r["active_queues"] or r["active"] or r["reserved"]) for r in reports]
+        assert book.nodes[node].done == (idle[-2:] == [True, True])
+    result = book.summary(200.0)
+    assert set(result["done"]).isdisjoint(task["node"] for task in result["unfinished"])
+    assert set(result["done"]).isdisjoint(result["silent"])
+
+
+@given(st.floats(0.05, 5))
+def test_polling_is_quick_first_and_never_slower_than_asked(longest):
+    pauses = [crisper_drain.FIRST_PAUSE]
+    for _ in range(20):
+        pauses.append(next_pause(pauses[-1], longest))
+    assert pauses[0] < 0.05
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == longest
+
+
+# --- skew ----------------------------------------------------------------------------------
+
+BODY = base64.b64encode(json.dumps({"task": "old.one", "args": ["secret"]}).encode()).decode()
+MESSAGES = [
+    ({"headers": {"task": "app.one"}, "body": "…"}, "app.one"),
+    (
+        {
+            "headers": {},
+            "content-type": "application/json",
+            "body": BODY,
+            "properties": {"body_encoding": "base64"},
+        },
+        "old.one",
+    ),
+    (
+        {"headers": None, "content-type": "application/json", "body": '{"task": "old.two"}'},
+        "old.two",
+    ),
+    ({"headers": {}, "content-type": "application/x-python-serialize", "body": BODY}, None),
+    (
+        {
+            "headers": {"compression": "application/x-gzip"},
+            "content-type": "application/json",
+            "body": BODY,
+        },
+        None,
+    ),
+    ({"headers": {"task": 7}, "content-type": "application/json", "body": "[]"}, None),
+    ({}, None),
+]
+
+
+@pytest.mark.parametrize(("message", "name"), MESSAGES)
+def test_task_names(message, name):
+    assert task_name(message) == name
+
+
+def test_tally():
+    tally = Tally()
+    message = {"headers": {"task": "app.gone"}}
+    tally.add("one", json.dumps(message).encode())
+    tally.add("left", json.dumps({"headers": {"task": "app.known"}}).encode())
+    tally.add("unacked", json.dumps([message, "one", "one"]).encode())
+    tally.add("one", b"\xff not json")
+    assert tally.summary({"app.known"}, ["one"]) == {
+        "waiting": {"left": {"app.known": 1}, "one": {"app.gone": 1}, "unacked": {"app.gone": 1}},
+        "unknown": {"app.gone": 2},
+        "unreadable": {"one": 1},
+        "orphaned": {"left": 1},
+    }
+
+
+@given(
+    st.sampled_from(["one", "unacked"]),
+    st.one_of(
+        st.binary(max_size=50),
+        st.recursive(
+            st.none() | st.integers() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner)
+                | st.dictionaries(st.sampled_from(["headers", "task", "body"]), inner)
+            ),
+        ).map(lambda value: json.dumps(value).encode()),
+    ),
+)
+def test_whatever_lies_in_a_queue_is_counted_once(queue, raw):
+    tally = Tally()
+    tally.add(queue, raw)
+    counted = sum(sum(names.values()) for names in tally.waiting.values())
+    assert counted + sum(tally.unreadable.values()) == 1
+
+
+def test_bindings():
+    assert bound_queue(b"one\x06\x16\x06\x16one") == "one"
+    assert bound_queue(b"\x06\x16\x06\x16w@a.celery.pidbox") == ""
+    assert bound_queue(b"\x06\x16\x06\x16x.reply.celery.pidbox") == ""
+    assert bound_queue(b"\x06\x16\x06\x16celeryev.1234") == ""
+
+
+@given(st.integers(0, 2000), st.integers(0, 10**9))
+def test_batches_are_bounded(size, length):
+    batch = next_batch(size, length)
+    assert 1 <= batch <= crisper_skew.LARGEST_BATCH
+    assert not size or batch * (length / size) <= max(crisper_skew.BATCH_BYTES, length / size)
+
+
+# --- sources that travel -------------------------------------------------------------------
+
+
+def test_sources_travel_and_answer(tmp_path):
+    (tmp_path / "ship_a.py").write_text("from __future__ import annotations\nVALUE = 'ü'\n")
+    (tmp_path / "ship_b.py").write_text(
+        "from __future__ import annotations\nimport json\n"
+        "def main(request, marker):\n    import ship_a\n    print('noise')\n"
+        "    print(marker + json.dumps({'r': request, 'v': ship_a.VALUE}))\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        import ship_a
+        import ship_b
+    finally:
+        sys.path.pop(0)
+    nasty = {"text": "'''\"\\ \n {braces}", "none": None, "list": [1.5, True]}
+    answer = crisper_ship.run([sys.executable, "-"], [ship_a, ship_b], nasty, 20)
+    assert answer == {"r": nasty, "v": "ü"}
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "problem"),
+    [
+        (1, "Error response from daemon: No such container: x", "container_not_running"),
+        (1, "Error response from daemon: container 0f is not running", "container_not_running"),
+        (1, "no such service: celery-worker", "container_not_running"),
+        (1, "Cannot connect to the Docker daemon at unix:///x", "docker_unavailable"),
+        (127, 'exec: "python": executable file not found in $PATH', "app_not_importable"),
+        (137, "", "malformed_reply"),
+        (0, "", "malformed_reply"),
+    ],
+)
+def test_what_a_failed_command_means(code, stderr, problem):
+    assert crisper_ship.trouble(code, stderr)[0] == problem
+
+
+def test_no_answer_is_an_error():
+    for command, problem in (
+        (["/bin/false"], "malformed_reply"),
+        (["/nowhere/docker"], "docker_unavailable"),
+    ):
+        with pytest.raises(crisper_ship.ShipError) as caught:
+            crisper_ship.run(command, [crisper_ship], {}, 5)
+        assert caught.value.problem == problem
+    with pytest.raises(crisper_ship.ShipError, match="within 1 s"):
+        crisper_ship.run(["sleep", "20"], [crisper_ship], {}, 1)
+
+
+@pytest.mark.parametrize("reply", ["", "{", "[1]", "X" + crisper_ship.MARKER + "{}"])
+def test_half_an_answer_is_none(reply):
+    assert crisper_ship.parse(crisper_ship.MARKER * (reply[:1] != "X") + reply) is None
+
+
+# --- the modules ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["celery_drain", "celery_skew"])
+def test_documentation_is_the_argument_spec(name):
+    module = __import__(name)
+    documented = yaml.safe_load(module.DOCUMENTATION)["options"]
+    assert set(documented) == set(module.ARGUMENT_SPEC)
+    for option, spec in module.ARGUMENT_SPEC.items():
+        for key in ("type", "default", "choices", "elements", "required"):
+            assert documented[option].get(key) == spec.get(key), (option, key)
+    assert yaml.safe_load(module.EXAMPLES)
+    assert {"problem", "seconds"} <= set(yaml.safe_load(module.RETURN))
+
+
+@pytest.mark.parametrize(
+    "source", ["crisper_drain", "crisper_drain_probe", "crisper_skew", "crisper_skew_probe"]
+)
+def test_shipped_sources_run_on_the_containers_older_python(source):
+    module = __import__(f"ansible.module_utils.{source}", fromlist=["x"])
+    with open(module.__file__, encoding="utf-8") as file:
+        ast.parse(file.read(), feature_version=(3, 8))
+
+
+def test_wrong_arguments(run_module):
+    import celery_drain
+    import celery_skew
+
+    failed = run_module(celery_drain, app="a", container="c", nodes=["w@a"], timeout=0)
+    assert "timeout is 0" in failed["msg"]
+    assert run_module(celery_drain, app="a", container="c")["failed"]
+    assert run_module(celery_drain, app="a", nodes=["w@a"])["failed"]
+    nothing = run_module(celery_drain, app="a", container="c", nodes=[], docker_cli="/nowhere")
+    assert (nothing["changed"], nothing["drained"]) == (False, [])
+    assert run_module(celery_skew, app="a")["failed"]
+    assert run_module(celery_skew, app="a", project_src="/tmp")["failed"]
+
+
+def test_a_container_that_is_gone_is_one_clear_error(run_module, tmp_path):
+    import celery_drain
+
+    shim = tmp_path / "docker"
+    shim.write_text("#!/bin/sh\necho 'Error: No such container: c' >&2\nexit 1\n")
+    shim.chmod(0o755)
+    result = run_module(celery_drain, app="a", container="c", nodes=["w@a"], docker_cli=str(shim))
+    assert result["problem"] == "container_not_running"
+    assert "No such container: c" in result["msg"]
+    assert "docker compose up" in result["msg"]
