@@ -61,6 +61,17 @@ function cell(row, text, className) {
   return td;
 }
 
+// What Qdrant holds is asked of Qdrant, and not guessed from the status.
+function vectorButton(where, item) {
+  const button = Object.assign(document.createElement("button"), { type: "button", className: "plain small", textContent: "look" });
+  button.setAttribute("aria-label", `Look for the vector of ${item.title}`);
+  button.addEventListener("click", guarded(async () => {
+    const { vector } = await call("GET", `/api/admin/items/${item.id}`);
+    where.textContent = vector ? `${vector.dimensions} dims` : "none";
+  }));
+  where.append(button);
+}
+
 async function list() {
   const items = await call("GET", "/api/admin/items");
   const body = $("items");
@@ -76,10 +87,11 @@ async function list() {
       show();
     });
     row.insertCell().append(box);
-    cell(row, item.id);
-    cell(row, item.title, "title");
-    cell(row, item.status, item.status).title = item.error || "";
-    cell(row, item.status === "COMPLETED" ? "in Qdrant" : "–");
+    cell(row, item.id, "id");
+    const title = cell(row, item.title, "title");
+    if (item.error) title.append(Object.assign(document.createElement("small"), { textContent: item.error }));
+    cell(row, item.status.toLowerCase(), item.status);
+    vectorButton(row.insertCell(), item);
   }
   $("empty").hidden = items.length > 0;
   return items;
