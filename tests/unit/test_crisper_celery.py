@@ -121,6 +121,12 @@ def test_beat_did_answer_in_its_fixture() -> None:
     assert list(answers(replies("with_beat"), "ping")) == ["io@host1"]
 
 
+@pytest.mark.parametrize("code", [*REMEDIES, "no_result_backend", "result_backend_unreachable"])
+def test_the_checklist_explains_every_code(code: str) -> None:
+    page = (FIXTURES.parents[3] / "docs" / "CHECKLIST.md").read_text()
+    assert f"`{code}`" in page
+
+
 @pytest.mark.parametrize(
     ("name", "problem", "told_why"),
     [
