@@ -11,7 +11,10 @@ app.conf.update(
     task_acks_late=True,
     worker_prefetch_multiplier=1,
     task_default_queue="one",
-    broker_transport_options={"visibility_timeout": 3600},
+    broker_transport_options={
+        "visibility_timeout": 3600,
+        "global_keyprefix": os.environ.get("TEST_PREFIX", ""),
+    },
     broker_connection_retry_on_startup=True,
 )
 print("an application that talks while it is imported")

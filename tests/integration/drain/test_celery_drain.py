@@ -39,6 +39,7 @@ def test_an_idle_worker_leaves_at_once_and_others_go_on(worker, drain, send, mar
     assert sorted(result["queues"]["old@a"]) == ["one", "two"]
     assert result["changed"] is True
     assert result["seconds"] < 1, result
+    print("an idle worker left after", result["seconds"], "s")
     assert (result["unfinished"], result["silent"], result["scheduled"]) == ([], [], 0)
     for number in range(6):
         send("nap", number)

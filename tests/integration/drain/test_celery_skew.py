@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
 
 import celery_skew
 import pytest
-from lab import until
+from lab import HERE, until
 
 
 @pytest.fixture
@@ -116,3 +117,14 @@ def test_another_broker_is_refused(skew, broker, monkeypatch):
     monkeypatch.setenv("TEST_BROKER", "memory://")
     monkeypatch.setitem(os.environ, "TEST_BROKER", "memory://")
     assert skew()["problem"] == "broker_unsupported"
+
+
+def test_a_prefix_of_all_keys_is_heeded(skew, send, broker, monkeypatch, worker):
+    monkeypatch.setenv("TEST_PREFIX", "mine:")
+    send("gone.one", queue="two")  # without the prefix: another application's
+    worker("old@a", "-c1", "-Qone").ready()
+    code = "import drain_tasks as d; d.app.send_task('gone.mine', queue='three');"
+    code += "d.nap.apply_async(('x',), countdown=600)"
+    subprocess.run([sys.executable, "-c", code], cwd=HERE, check=True, capture_output=True)
+    until(lambda: broker.hlen("mine:unacked") == 1)
+    assert skew(allow_unknown=True)["waiting"] == {"three": {"gone.mine": 1}, "unacked": {"nap": 1}}
