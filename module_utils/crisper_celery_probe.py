@@ -190,7 +190,7 @@ def canary(app, request):
     if isinstance(app.backend, DisabledBackend):
         raise Failure("no_result_backend", "The application has no result backend")
     timeout = request["timeout"]
-    connected(app, timeout).release()
+    connection = connected(app, timeout)
     results, sent = {}, {}
     deadline = time.monotonic() + timeout
     for queue in request["queues"]:
@@ -229,7 +229,26 @@ def canary(app, request):
             time.sleep(0.01)
     for task_id in done:
         app.backend.forget(task_id)
+    for queue, (task_id, _) in sent.items():
+        take_back(connection, queue, task_id)
+    connection.release()
     return {"queues": results, "seconds": round(time.monotonic() - deadline + timeout, 4)}
+
+
+def take_back(connection, queue, task_id):
+    """Take a canary that nobody took out of its queue again, where the broker is Redis.
+
+    Expiry only counts when a worker looks: in a queue that nobody consumes it would lie for ever.
+    """
+    if connection.transport.driver_type != "redis":
+        return
+    channel = connection.default_channel
+    key = (getattr(channel, "global_keyprefix", "") or "") + queue
+    # New messages are pushed to the left: a canary is among the first, or somebody took it.
+    for payload in channel.client.lrange(key, 0, 99):
+        text = payload.decode(errors="replace") if isinstance(payload, bytes) else str(payload)
+        if task_id in text:
+            channel.client.lrem(key, 1, payload)
 
 
 def plain(value):

@@ -33,7 +33,10 @@ def find_container(module: AnsibleModule) -> tuple[str, str]:
     command += ["--filter", f"{label}.project={module.params['project']}"]
     command += ["--filter", f"{label}.service={module.params['service']}"]
     command += ["--filter", "status=running", "--filter", f"{label}.oneoff=False"]
-    code, out, err = module.run_command(command)
+    try:
+        code, out, err = module.run_command(command, handle_exceptions=False)
+    except OSError as error:
+        return "", f"docker_unavailable: {error}"
     if code != 0:
         return "", f"docker_unavailable: {err.strip()}"
     ids = out.split()
@@ -58,7 +61,11 @@ def ask(module: AnsibleModule, request: dict[str, Any]) -> dict[str, Any]:
     command = [module.params["docker_cli"], "exec", "--interactive", container]
     command += [module.params["python"], "-"]
     source = inspect.getsource(crisper_celery_probe)
-    code, out, err = module.run_command(command, data=probe_input(source, request))
+    data = probe_input(source, request)
+    try:
+        code, out, err = module.run_command(command, data=data, handle_exceptions=False)
+    except OSError as error:
+        return {"problem": "docker_unavailable", "error": str(error)}
     reply = probe_reply(crisper_celery_probe.MARKER, out)
     if reply is not None:
         return reply
@@ -66,6 +73,8 @@ def ask(module: AnsibleModule, request: dict[str, Any]) -> dict[str, Any]:
     text = f"{json.dumps(command[:4])} exited with {code}: {' '.join(lines)}"
     if "is not running" in err or "No such container" in err:
         return {"problem": "container_not_running", "error": lines[-1]}
+    if code in (126, 127) or "executable file not found" in err:
+        return {"problem": "app_not_importable", "error": text}
     if code in (125, 1) and "Cannot connect to the Docker daemon" in err:
         return {"problem": "docker_unavailable", "error": lines[-1]}
     return {"problem": "malformed_reply", "error": text}

@@ -1,0 +1,270 @@
+"""celery_inspect and celery_canary against real workers in real containers.
+
+A compose project of two workers and Redis. The workers run Python's image with the controller's
+own Celery mounted, so that nothing is built and nothing downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+from celery_lab import APP, PASSWORD  # noqa: E402
+
+PROJECT = f"crispertest-{os.getpid()}"
+PYTHON = os.environ.get("CRISPER_TEST_PYTHON_IMAGE", "python:3.13-slim-trixie")
+REDIS = os.environ.get("CRISPER_TEST_REDIS_IMAGE", "redis:8.0")
+NODES = ["default@host1", "io@host1"]
+Run = Callable[..., dict[str, Any]]
+Docker = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def ansible_module() -> Run:
+    """Run a module of library/ through Ansible itself; its result."""
+
+    def run(module: str, **arguments: Any) -> dict[str, Any]:
+        command = [str(Path(sys.executable).with_name("ansible")), "-i", "localhost,", "localhost"]
+        command += ["-c", "local", "-m", module, "-a", json.dumps(arguments)]
+        command += ["-e", f"ansible_python_interpreter={sys.executable}"]
+        environment = {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+        }
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+        found = re.search(r"^localhost \| (\w+)!? => (?=\{)", done.stdout, re.MULTILINE)
+        assert found is not None, done.stdout + done.stderr
+        result = json.JSONDecoder().raw_decode(done.stdout[found.end() :])[0]
+        return {**result, "failed": found[1] == "FAILED"}
+
+    return run
+
+
+@pytest.fixture
+def docker() -> Docker:
+    """The Docker client."""
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(["docker", *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, f"docker {arguments}: {done.stderr}"
+        return done.stdout.strip()
+
+    return run
+
+
+def worker(folder: Path, node: str, queues: str, app: str = "lab") -> dict[str, Any]:
+    """A worker as a compose service."""
+    command = ["python", "-m", "celery", "-A", app, "worker", "-n", node, "-Q", queues]
+    command += ["-c", "2", "--time-limit", "3600", "--soft-time-limit", "3300"]
+    return {
+        "image": PYTHON,
+        "pull_policy": "never",
+        "init": True,
+        "user": "10001:10001",
+        "working_dir": "/app",
+        "command": command,
+        "environment": {
+            "PYTHONPATH": "/site",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "CELERY_BROKER_URL": f"redis://:{PASSWORD}@redis:6379/0",
+        },
+        "volumes": [f"{folder}:/app:ro", f"{sysconfig.get_paths()['purelib']}:/site:ro"],
+        "depends_on": ["redis"],
+        "stop_grace_period": "5s",
+    }
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The compose project's folder; its containers are gone afterwards."""
+    folder = tmp_path_factory.mktemp("app")
+    folder.chmod(0o755)
+    (folder / "lab.py").write_text(APP)
+    # the same application after somebody renamed a task
+    (folder / "renamed.py").write_text(APP.replace('name="health_check"', 'name="healthcheck"'))
+    (folder / "broken.py").write_text("import nonesuch\n")
+    compose = {
+        "name": PROJECT,
+        "services": {
+            "redis": {
+                "image": REDIS,
+                "pull_policy": "never",
+                "command": ["redis-server", "--requirepass", PASSWORD, "--save", ""],
+            },
+            "celery-worker": worker(folder, "default@host1", "default,embeddings"),
+            "celery-worker-io": worker(folder, "io@host1", "io"),
+        },
+    }
+    file = folder / "docker-compose.yml"
+    file.write_text(json.dumps(compose))
+    command = ["docker", "compose", "-f", str(file)]
+    subprocess.run([*command, "up", "-d", "--quiet-pull"], check=True, capture_output=True)
+    yield folder
+    subprocess.run([*command, "down", "-v", "-t", "3"], check=True, capture_output=True)
+
+
+@pytest.fixture
+def inspect(project: Path, ansible_module: Run) -> Run:
+    """celery_inspect, asked from the container of the worker io."""
+
+    def run(expect: dict[str, Any], **options: Any) -> dict[str, Any]:
+        where = {"project": PROJECT, "service": "celery-worker-io", "app": "lab"}
+        if "container" in options:
+            where = {"app": "lab"}
+        return ansible_module("celery_inspect", **{**where, "expect": expect, **options})
+
+    return run
+
+
+EXPECT: dict[str, Any] = {
+    "nodes": NODES,
+    "count": 2,
+    "no_foreign_nodes": True,
+    "pools": {
+        "default": {"queues": ["default", "embeddings"], "concurrency": 2},
+        "io": {"queues": ["io"], "concurrency": 2},
+    },
+    "registered": ["health_check"],
+    "time_limit": 3600,
+    "soft_time_limit": 3300,
+    "accept_content": ["json"],
+    "task_serializer": "json",
+}
+
+
+def settled(ask: Callable[[], dict[str, Any]], seconds: float = 60) -> dict[str, Any]:
+    """Ask until nothing is found any more, while containers start."""
+    end = time.monotonic() + seconds
+    while (result := ask())["findings"] and time.monotonic() < end:
+        time.sleep(1)
+    return result
+
+
+def codes(result: dict[str, Any]) -> list[str]:
+    return sorted(finding["code"] for finding in result["findings"])
+
+
+@pytest.fixture
+def ready(inspect: Run) -> dict[str, Any]:
+    """What the workers answer once both are up."""
+    return settled(lambda: inspect(EXPECT))
+
+
+def test_workers_as_declared_are_accepted(ready: dict[str, Any]) -> None:
+    assert ready["findings"] == []
+    assert ready["problem"] == ""
+    assert ready["changed"] is False
+    assert sorted(ready["nodes"]) == NODES
+    assert set(ready["nodes"][NODES[0]]) >= {"ping", "stats", "conf", "revoked", "scheduled"}
+    assert PASSWORD not in json.dumps(ready)
+
+
+def test_a_wrong_queue_and_a_missing_task_are_named_together(
+    ready: dict[str, Any], inspect: Run
+) -> None:
+    pools = {"default": {"queues": ["default", "emeddings"]}}
+    result = inspect({**EXPECT, "pools": pools, "registered": ["health_check", "renamed_task"]})
+    assert result["failed"] is True
+    assert codes(result) == ["unregistered_task", "unregistered_task", "wrong_queues"]
+    assert all(word in result["msg"] for word in ("emeddings", "renamed_task", "default@host1"))
+
+
+def test_a_canary_comes_back_from_every_queue(ready: dict[str, Any], ansible_module: Run) -> None:
+    where = {"project": PROJECT, "service": "celery-worker", "app": "lab", "nodes": NODES}
+    queues = ["default", "embeddings", "io"]
+    result = ansible_module("celery_canary", **where, task="health_check", queues=queues)
+    assert result["findings"] == []
+    assert {queue: entry["state"] for queue, entry in result["queues"].items()} == dict.fromkeys(
+        queues, "SUCCESS"
+    )
+
+
+def test_canaries_that_do_not_come_back_are_named(
+    ready: dict[str, Any], ansible_module: Run, docker: Docker
+) -> None:
+    where = {"project": PROJECT, "service": "celery-worker", "app": "lab", "timeout": 3}
+    queues = ["default", "nobody", "io"]
+    lost = ansible_module("celery_canary", **where, task="health_check", queues=queues)
+    assert lost["failed"] is True
+    assert [finding["queue"] for finding in lost["findings"]] == ["nobody"]
+    left = ["redis-cli", "--no-auth-warning", "-a", PASSWORD, "LLEN", "nobody"]
+    assert docker("exec", f"{PROJECT}-redis-1", *left) == "0", "a canary was left in the queue"
+
+    stranger = {**where, "nodes": ["other@host1"]}
+    foreign = ansible_module("celery_canary", **stranger, task="health_check", queues=["io"])
+    assert "io@host1" in foreign["msg"]
+
+    failing = ansible_module("celery_canary", **where, task="failing", queues=["io"])
+    assert "ValueError" in failing["msg"]
+    assert PASSWORD not in json.dumps(failing)
+
+
+def test_a_task_that_was_renamed_in_the_running_worker(
+    ready: dict[str, Any], inspect: Run, project: Path, docker: Docker
+) -> None:
+    file = project / "docker-compose.yml"
+    before = file.read_text()
+    compose = json.loads(before)
+    service = compose["services"]["celery-worker"]
+    service["command"] = ["renamed" if w == "lab" else w for w in service["command"]]
+    file.write_text(json.dumps(compose))
+    try:
+        docker("compose", "-f", str(file), "up", "-d", "celery-worker")
+
+        def only_the_task() -> dict[str, Any]:
+            result = inspect(EXPECT)
+            starting = codes(result) != ["unregistered_task"]
+            return {"findings": [1] if starting else [], "result": result}
+
+        result = settled(only_the_task)["result"]
+        assert codes(result) == ["unregistered_task"]
+        assert result["findings"][0]["node"] == "default@host1"
+        assert "health_check" in result["msg"]
+    finally:
+        file.write_text(before)
+        docker("compose", "-f", str(file), "up", "-d", "celery-worker")
+    assert settled(lambda: inspect(EXPECT))["findings"] == []
+
+
+def test_a_stopped_worker_is_named(ready: dict[str, Any], inspect: Run, docker: Docker) -> None:
+    docker("stop", f"{PROJECT}-celery-worker-1")
+    try:
+        result = inspect(EXPECT, timeout=2)
+        assert result["problem"] == "nodes_silent"
+        assert "node_silent" in codes(result)
+        assert "default@host1" in result["msg"]
+        gone = inspect(EXPECT, service="celery-worker", timeout=2)
+        assert gone["problem"] == "container_not_running"
+        assert "celery-worker" in gone["msg"]
+    finally:
+        docker("start", f"{PROJECT}-celery-worker-1")
+    assert settled(lambda: inspect(EXPECT))["findings"] == []
+
+
+def test_troubles_are_told_apart(ready: dict[str, Any], inspect: Run, docker: Docker) -> None:
+    assert inspect({}, app="broken")["problem"] == "app_not_importable"
+    assert inspect({}, python="python9")["problem"] == "app_not_importable"
+    missing = inspect({}, container=f"{PROJECT}-nothing")
+    assert missing["problem"] == "container_not_running"
+    assert inspect({}, docker_cli="/nonexistent/docker")["problem"] == "docker_unavailable"
+    docker("stop", f"{PROJECT}-redis-1")
+    try:
+        down = inspect(EXPECT, timeout=2)
+        assert down["problem"] == "broker_unreachable"
+        assert PASSWORD not in json.dumps(down)
+    finally:
+        docker("start", f"{PROJECT}-redis-1")
+    assert settled(lambda: inspect(EXPECT))["findings"] == []
