@@ -117,6 +117,6 @@ def run_module(capsys) -> Callable[..., dict[str, Any]]:
             pytest.raises(SystemExit),
         ):
             module.main()
-        return json.loads(capsys.readouterr().out)
+        return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
 
     return run
