@@ -1,0 +1,48 @@
+"""The documents say what the code does: tables, commands and links."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("inventories/*/*.md")])
+TEXT = "\n".join(page.read_text() for page in PAGES)
+
+
+def test_the_variable_tables_are_those_of_the_roles():
+    done = subprocess.run([sys.executable, ROOT / "scripts/docs", "--check"], check=False)
+    assert done.returncode == 0, "run scripts/docs"
+
+
+def test_every_make_target_named_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)", TEXT, re.MULTILINE))
+    assert {name for pair in named for name in pair if name} <= targets
+
+
+def test_every_tag_named_exists():
+    play = yaml.safe_load((ROOT / "deploy.yml").read_text())[0]
+    tags: set[str] = set()
+
+    def collect(tasks: list) -> None:
+        for task in tasks:
+            tags.update(task.get("tags", []))
+            collect(task.get("block", []))
+
+    collect(play["tasks"])
+    named = set(re.findall(r"--tags[ =]([a-z_]+)", TEXT))
+    assert named
+    assert named <= tags
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_resolves(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert missing == []
