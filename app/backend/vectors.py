@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -18,9 +19,12 @@ TIMEOUT = 10  # seconds
 def client() -> QdrantClient:
     """The official client, REST."""
     key = settings().qdrant_api_key or None
-    return QdrantClient(
-        url=settings().qdrant_url, api_key=key, timeout=TIMEOUT, check_compatibility=False
-    )
+    with warnings.catch_warnings():
+        # "Api key is used with an insecure connection": inside the stack's internal network it is.
+        warnings.simplefilter("ignore")
+        return QdrantClient(
+            url=settings().qdrant_url, api_key=key, timeout=TIMEOUT, check_compatibility=False
+        )
 
 
 def ensure_collection() -> None:
