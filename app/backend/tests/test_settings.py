@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
 from appstack import Stack
-from testkit import APP, Process, celery
+from celery import Celery
+from testkit import APP, Process
 
 EXPECTED = {
     "task_serializer": "json",
@@ -39,12 +39,8 @@ def test_a_running_worker_has_the_settings_and_the_tasks(stack: Stack) -> None:
 
 
 def inspect(stack: Stack, method: str) -> dict | list:
-    command = celery("-A", "backend.celery_app", "inspect", "--json", "-t", "3", method)
-    process = Process(command, stack.environment, stack.folder / f"inspect-{method}.json")
-    process.log.unlink(missing_ok=True)
-    process.start()
-    assert process.wait(30) == 0, process.log.read_text()
-    answers = json.loads(process.log.read_text().splitlines()[-1])
+    with Celery(broker=stack.redis.url(0)) as client:
+        answers = getattr(client.control.inspect(timeout=5, limit=1), method)()
     return next(iter(answers.values()))
 
 
