@@ -58,7 +58,10 @@ def ask(module: AnsibleModule, request: dict[str, Any]) -> dict[str, Any]:
         "timeout": module.params["timeout"],
         "import_timeout": module.params["import_timeout"],
     }
-    command = [module.params["docker_cli"], "exec", "--interactive", container]
+    # The probe keeps its own time; this only ends a Docker client that hangs.
+    limit = int(module.params["import_timeout"] + 2 * module.params["timeout"] + 30)
+    command = ["timeout", "--kill-after=5", str(limit)]
+    command += [module.params["docker_cli"], "exec", "--interactive", container]
     command += [module.params["python"], "-"]
     source = inspect.getsource(crisper_celery_probe)
     data = probe_input(source, request)
@@ -70,7 +73,9 @@ def ask(module: AnsibleModule, request: dict[str, Any]) -> dict[str, Any]:
     if reply is not None:
         return reply
     lines = err.strip().splitlines()[-3:]
-    text = f"{json.dumps(command[:4])} exited with {code}: {' '.join(lines)}"
+    text = f"{json.dumps(command[3:])} exited with {code}: {' '.join(lines)}"
+    if code in (124, 137):
+        return {"problem": "docker_unavailable", "error": f"no answer within {limit} s"}
     if "is not running" in err or "No such container" in err:
         return {"problem": "container_not_running", "error": lines[-1]}
     if code in (126, 127) or "executable file not found" in err:
