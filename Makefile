@@ -35,4 +35,5 @@ molecule: setup ## Every molecule scenario
 	@scripts/test molecule
 
 bench: setup ## Benchmarks: ratios measured in one run
-	@for bench in tests/bench/bench_*.py; do python $$bench; done
+	@command -v redis-server >/dev/null || { echo "bench: redis-server is missing: apt-get install redis-server" >&2; exit 1; }
+	@for bench in tests/bench/bench_*.py; do python $$bench || exit 1; done

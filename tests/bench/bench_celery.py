@@ -138,8 +138,11 @@ def bench_health(lab: Lab, rounds: int) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Run both and print the ratios."""
+TO_REACH = {"inspect": 5, "health": 50}
+
+
+def main() -> int:
+    """Run both and print the ratios; 1 when one is not what it has to reach."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
@@ -152,18 +155,20 @@ def main() -> None:
     print(
         "celery_inspect, nine methods, judged: {celery_inspect_seconds:.2f} s\n"
         "nine `celery inspect` calls:          {nine_calls_seconds:.2f} s"
-        " ({ratio:.0f}x; to reach: 5x)\n"
+        " ({ratio:.0f}x; to reach: {to_reach}x)\n"
         "  the same with -d <node>:            {nine_calls_with_destination_seconds:.2f} s"
-        " ({ratio_with_destination:.1f}x)".format(**inspect)
+        " ({ratio_with_destination:.1f}x)".format(**inspect, to_reach=TO_REACH["inspect"])
     )
     print(
         f"CPU per heartbeat check:              {health['heartbeat_cpu_seconds'] * 1000:.2f} ms\n"
         f"CPU per `celery inspect ping -d`:     {health['inspect_ping_cpu_seconds'] * 1000:.0f} ms"
-        f" ({health['ratio']:.0f}x; to reach: 50x)"
+        f" ({health['ratio']:.0f}x; to reach: {TO_REACH['health']}x)"
     )
     if options.json:
         options.json.write_text(json.dumps({"inspect": inspect, "health": health}, indent=1))
+    reached = inspect["ratio"] >= TO_REACH["inspect"] and health["ratio"] >= TO_REACH["health"]
+    return 0 if reached else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

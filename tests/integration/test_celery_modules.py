@@ -111,9 +111,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     file = folder / "docker-compose.yml"
     file.write_text(json.dumps(compose))
     command = ["docker", "compose", "-f", str(file)]
-    subprocess.run([*command, "up", "-d", "--quiet-pull"], check=True, capture_output=True)
-    yield folder
-    subprocess.run([*command, "down", "-v", "-t", "3"], check=True, capture_output=True)
+    try:
+        up = subprocess.run([*command, "up", "-d"], capture_output=True, text=True)
+        if up.returncode != 0:
+            pytest.fail(
+                f"{up.stderr.strip()}\nAn image is missing? `ansible-playbook playbooks/images.yml`"
+                f" makes {PYTHON} and {REDIS}."
+            )
+        yield folder
+    finally:
+        subprocess.run([*command, "down", "-v", "-t", "3"], check=True, capture_output=True)
 
 
 @pytest.fixture
