@@ -76,7 +76,7 @@ releases:
       failed: ""
       current: true
 release:
-  description: The release in question - its C(id), C(path) and C(images).
+  description: The release in question - its C(id), C(path), C(images) and C(model).
   returned: in states C(fit), C(images) and C(current)
   type: dict
   sample: {id: 20261119t080000z-99887766, path: /opt/crisper/releases/20261119t080000z-99887766}
@@ -172,7 +172,12 @@ class Kept:
             )
         folder = self.root / "releases" / wanted
         manifest = self.manifests[wanted]
-        return {"id": wanted, "path": str(folder), "images": manifest.get("images", {})}
+        return {
+            "id": wanted,
+            "path": str(folder),
+            "images": manifest.get("images", {}),
+            "model": manifest.get("model", {}),
+        }
 
     def fit(self) -> dict[str, Any]:
         """The release, when nothing of it is missing or altered."""

@@ -294,7 +294,8 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
         ``pools`` (each with service, memory, cpus, replicas …), ``limits`` (by service),
         ``data_services``, ``services``, ``volumes``, ``memory_bytes`` (sum of all limits),
         ``required_secrets``, ``queues`` (sorted, unique), ``rollout`` (how each service is
-        replaced, see crisper_rollout).
+        replaced, see crisper_rollout), ``celery`` (what its workers must be like). The model is
+        kept in the release's manifest: a release that is put back is judged by its own.
     """
     app = values["stack_app"]
     limits = {name: dict(limit) for name, limit in values["stack_limits"].items()}
@@ -337,6 +338,13 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
         "memory_bytes": memory,
         "volumes": [*data, *(["beat"] if beat else [])],
         "required_secrets": required_secrets(values),
+        "celery": {
+            "app": app["celery"]["app"],
+            "canary_task": app["celery"].get("canary_task") or "",
+            "expected_tasks": list(app["celery"].get("expected_tasks") or []),
+            "time_limit": int(values["celery_task_time_limit"]),
+            "soft_time_limit": int(values["celery_task_soft_time_limit"]),
+        },
         "queues": sorted({queue for pool in pools for queue in pool["queues"]}),
     }
 

@@ -143,6 +143,18 @@ def test_the_model_counts_memory_of_every_container():
     assert "frontend" not in model["services"]
 
 
+def test_the_model_holds_what_verification_expects_of_the_workers():
+    """Regression: a release that was put back was judged by the inventory of the failed one."""
+    celery = stack.stack_model(GOOD)["celery"]
+    assert celery == {
+        "app": "project.celery",
+        "canary_task": "",
+        "expected_tasks": [],
+        "time_limit": 3600,
+        "soft_time_limit": 3300,
+    }
+
+
 def test_mariadb_joins_the_model_only_when_enabled():
     assert "mariadb" not in stack.stack_model(GOOD)["services"]
     model = stack.stack_model(GOOD | {"mariadb_enabled": True})
