@@ -19,16 +19,19 @@ description:
     consumes by itself.
   - A C(solo) pool does not answer while a task runs; O(silent_after) must then be as long as the
     longest task.
+extends_documentation_fragment: [crisper]
 options:
   state:
-    description: C(drained) leaves the queues and waits; C(resumed) takes them up again.
+    description:
+      - C(left) leaves the queues and does not wait for what runs; C(drained) leaves them and
+        waits; C(resumed) takes them up again.
     type: str
-    choices: [drained, resumed]
+    choices: [left, drained, resumed]
     default: drained
   nodes:
     description:
       - Node names of the workers, exactly. Needed with O(state=drained), where none is nothing
-        to do.
+        to do. So with O(state=left).
       - With O(state=resumed) limits O(queues) to these nodes.
     type: list
     elements: str
@@ -54,6 +57,12 @@ options:
     description: Budget in seconds for the whole wait.
     type: float
     default: 300
+  since:
+    description:
+      - RV(left_at) of an earlier call; the time since then is taken off O(timeout). 0 takes
+        nothing off.
+    type: float
+    default: 0
   interval:
     description: Longest pause between two polls in seconds; the first pauses are shorter.
     type: float
@@ -124,6 +133,17 @@ resumed:
   type: list
   elements: str
   sample: []
+left:
+  description: Nodes that consume nothing.
+  returned: with O(state=left)
+  type: list
+  elements: str
+  sample: []
+left_at:
+  description: Unix time at which the nodes were told to leave.
+  returned: always
+  type: float
+  sample: 1795212000.5
 unfinished:
   description:
     - Tasks that nodes still held when the wait ended; C(running) for C(seconds), or C(waiting)
@@ -179,16 +199,18 @@ problem:
   sample: ""
 """
 
+import time
 from typing import Any
 
 from ansible.module_utils import crisper_celery_probe, crisper_drain, crisper_drain_probe
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_celery import REMEDIES
+from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_probe import find_container
 from ansible.module_utils.crisper_ship import ShipError, run
 
 ARGUMENT_SPEC: dict[str, Any] = {
-    "state": {"type": "str", "choices": ["drained", "resumed"], "default": "drained"},
+    "state": {"type": "str", "choices": ["left", "drained", "resumed"], "default": "drained"},
     "nodes": {"type": "list", "elements": "str"},
     "queues": {"type": "dict"},
     "container": {"type": "str"},
@@ -196,6 +218,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "service": {"type": "str"},
     "app": {"type": "str", "required": True},
     "timeout": {"type": "float", "default": 300},
+    "since": {"type": "float", "default": 0},
     "interval": {"type": "float", "default": 1.0},
     "reply_timeout": {"type": "float", "default": 2.0},
     "silent_after": {"type": "float", "default": 10.0},
@@ -203,7 +226,9 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "import_timeout": {"type": "int", "default": 60},
     "python": {"type": "str", "default": "python"},
     "docker_cli": {"type": "str", "default": "docker"},
+    "run": RUN_SPEC,
 }
+STEPS = {"left": "leave", "drained": "drain", "resumed": "resume"}
 NOTHING: dict[str, Any] = {
     "unfinished": [],
     "scheduled": 0,
@@ -221,8 +246,11 @@ def request_of(params: dict[str, Any], look_only: bool) -> dict[str, Any]:
     names = ("app", "timeout", "interval", "reply_timeout", "silent_after", "import_timeout")
     request = {name: params[name] for name in names}
     request["look_only"] = look_only
-    if params["state"] == "drained":
-        return {**request, "command": "drain", "nodes": params["nodes"]}
+    if params["since"]:
+        request["timeout"] = max(1.0, params["timeout"] - (time.time() - params["since"]))
+    if params["state"] != "resumed":
+        command = "drain" if params["state"] == "drained" else "leave"
+        return {**request, "command": command, "nodes": params["nodes"]}
     queues = {
         node: [str(queue) for queue in wanted]
         for node, wanted in params["queues"].items()
@@ -238,7 +266,11 @@ def main() -> None:
         required_one_of=[("container", "project")],
         mutually_exclusive=[("container", "project")],
         required_together=[("project", "service")],
-        required_if=[("state", "drained", ["nodes"]), ("state", "resumed", ["queues"])],
+        required_if=[
+            ("state", "left", ["nodes"]),
+            ("state", "drained", ["nodes"]),
+            ("state", "resumed", ["queues"]),
+        ],
         supports_check_mode=True,
     )
     params = module.params
@@ -248,7 +280,13 @@ def main() -> None:
     done = params["state"]
     request = request_of(params, module.check_mode)
     if not (request.get("nodes") or request.get("queues")):
-        module.exit_json(changed=False, **{**NOTHING, done: []})
+        module.exit_json(changed=False, left_at=time.time(), **{**NOTHING, done: []})
+    left_at = time.time()
+    if not module.check_mode:
+        try:
+            note(params, STEPS[done])
+        except NotOwnerError as error:
+            module.fail_json(msg=str(error))
     container, problem = find_container(module)
     if problem:
         kind, _, error = problem.partition(": ")
@@ -266,12 +304,13 @@ def main() -> None:
         )
     result = {**NOTHING, **{key: reply[key] for key in NOTHING if key in reply}}
     result[done] = reply.get("done", [])
+    result["left_at"] = left_at
     result["changed"] = bool(result["queues"])
     if reply["problem"]:
         told = ", ".join(sorted(result["queues"])) or "nobody"
         module.fail_json(
             msg=f"{params['app']}: {reply['error']}. {REMEDIES.get(reply['problem'], '')}"
-            f" Told to {'leave' if done == 'drained' else 'take up'} queues before that: {told}.",
+            f" Told to {'take up' if done == 'resumed' else 'leave'} queues before that: {told}.",
             **result,
         )
     if result["silent"]:

@@ -13,6 +13,7 @@ description:
     replaces what may exist only once (beat) or belongs to no release (nginx); C(retire) stops
     the old containers and removes them.
   - Nothing of community.docker does this; C(docker_compose_v2) recreates in place.
+extends_documentation_fragment: [crisper]
 options:
   phase:
     description: What to do.
@@ -49,6 +50,18 @@ options:
   stop_timeout:
     description: Seconds a stopped container may take; none takes each container's own.
     type: int
+  kinds:
+    description: With C(retire), the kinds of services whose old containers go; none takes all.
+    type: list
+    elements: str
+    default: []
+  overdue:
+    description:
+      - Node names of old workers that still run tasks after their time. They are stopped the cold
+        way (SIGQUIT), which puts what they hold back into the queues at once.
+    type: list
+    elements: str
+    default: []
   docker_cli:
     description: The Docker client.
     type: str
@@ -117,6 +130,8 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_compose import Engine, shown
+from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_rollout import (
     CREATE,
     KEEP,
@@ -128,8 +143,6 @@ from ansible.module_utils.crisper_rollout import (
     decide,
     node_name,
     not_ready,
-    parse_inspect,
-    recreated,
 )
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -141,9 +154,12 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "host": {"type": "str", "default": ""},
     "wait_timeout": {"type": "int", "default": 300},
     "stop_timeout": {"type": "int"},
+    "kinds": {"type": "list", "elements": "str", "default": []},
+    "overdue": {"type": "list", "elements": "str", "default": []},
     "docker_cli": {"type": "str", "default": "docker"},
+    "run": RUN_SPEC,
 }
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.25
 LOG_LINES = "20"
 
 
@@ -154,57 +170,21 @@ class Rollout:
         self.module = module
         self.params = module.params
         self.release = module.params["release"]
+        self.folder = module.params["project_src"]
+        self.engine = Engine(module, module.params["project_name"])
 
-    def docker(self, *arguments: str, folder: str | None = None) -> str:
-        """Standard output of a Docker command that must succeed."""
-        command = [self.params["docker_cli"], *arguments]
-        code, out, err = self.module.run_command(command, cwd=folder)
-        if code != 0:
-            self.module.fail_json(
-                msg=f"`{' '.join(command[:4])} …` failed: {(err or out).strip()[-2000:]}",
-                cmd=" ".join(command),
-            )
-        return out
-
-    def compose(self, *arguments: str) -> str:
-        """A compose command in the release's folder."""
-        name = self.params["project_name"]
-        return self.docker(
-            "compose", "--project-name", name, *arguments, folder=self.params["project_src"]
-        )
-
-    def containers(self) -> list[Container]:
-        """All containers of the stack, running or not."""
-        label = f"label=com.docker.compose.project={self.params['project_name']}"
-        ids = self.docker("ps", "--all", "--quiet", "--no-trunc", "--filter", label).split()
-        return self.inspect(ids) if ids else []
-
-    def inspect(self, ids: list[str]) -> list[Container]:
-        """Containers by id; those that went away meanwhile are left out."""
-        command = [self.params["docker_cli"], "container", "inspect", *ids]
-        _code, out, _err = self.module.run_command(command)
-        return parse_inspect(json.loads(out or "[]"))
-
-    def definitions_changed(self, containers: list[Container]) -> list[str]:
-        """Fixed services that Compose itself would recreate, asked by its dry run."""
-        services = self.params["services"]
-        fixed = {name for name, service in services.items() if service["kind"] == "fixed"}
-        running = {c.name: c.service for c in containers if c.service in fixed}
-        if not running:
-            return []
-        command = [self.params["docker_cli"], "compose", "--dry-run", "--project-name"]
-        command += [self.params["project_name"], "up", "--detach", "--no-deps", "--no-build"]
-        command += sorted(set(running.values()))
-        code, out, err = self.module.run_command(command, cwd=self.params["project_src"])
-        if code != 0:
-            self.module.fail_json(msg=f"Compose refuses the release: {(err or out).strip()}")
-        return [running[name] for name in recreated(err + out) if name in running]
+    def note(self, step: str) -> None:
+        """Write the step into the journal, before anything of it is done."""
+        try:
+            note(self.params, step)
+        except NotOwnerError as error:
+            self.module.fail_json(msg=str(error))
 
     def plan(self) -> tuple[list[Step], list[Container]]:
         """What is to be done, and what there is."""
-        containers = self.containers()
-        changed = self.definitions_changed(containers)
-        return decide(self.params["services"], containers, self.release, changed), containers
+        containers, services = self.engine.containers(), self.params["services"]
+        changed = self.engine.definitions_changed(services, containers, self.folder)
+        return decide(services, containers, self.release, changed), containers
 
     def nodes(self, containers: list[Container]) -> dict[str, list[str]]:
         """Celery node names of the running workers, of this release and of others."""
@@ -220,11 +200,12 @@ class Rollout:
         wanted = [s for s in steps if s.kind in ROLLED and s.action not in (KEEP, REMOVE)]
         if not wanted:
             return False
+        self.note("start")
         dead = [c for c in containers if c.state not in ("running", "restarting")]
         dead = [c for c in dead if c.service in {step.service for step in wanted}]
         if dead:
             # `up` would start them again, old release or not.
-            self.docker("rm", "--force", *(container.id for container in dead))
+            self.engine.run("rm", "--force", *(container.id for container in dead))
         gone = {container.id for container in dead}
         before = {container.id for container in containers} - gone
         scales = []
@@ -234,13 +215,11 @@ class Rollout:
         names = [step.service for step in wanted]
         # --no-recreate leaves the old ones alone; --scale makes Compose add the new beside them.
         arguments = ["up", "--detach", "--no-deps", "--no-recreate", "--no-build", *scales, *names]
-        command = [
-            self.params["docker_cli"],
-            *("compose", "--project-name", self.params["project_name"]),
-            *arguments,
+        project = ("compose", "--project-name", self.params["project_name"])
+        code, out, err = self.engine.call(*project, *arguments, folder=self.folder)
+        fresh = [
+            c.id for c in self.engine.containers() if c.service in names and c.id not in before
         ]
-        code, out, err = self.module.run_command(command, cwd=self.params["project_src"])
-        fresh = [c.id for c in self.containers() if c.service in names and c.id not in before]
         if code != 0:
             self.give_up(fresh, f"Compose could not start them: {(err or out).strip()[-2000:]}")
         self.wait(fresh)
@@ -250,7 +229,7 @@ class Rollout:
         """Until all are healthy; at the first that cannot become so, undo and fail."""
         deadline = time.monotonic() + self.params["wait_timeout"]
         while True:
-            now = self.inspect(ids)
+            now = self.engine.inspect(ids)
             if len(now) == len(ids) and all(container.fit for container in now):
                 return
             lost = [c for c in now if c.state in ("exited", "dead", "restarting")]
@@ -264,15 +243,14 @@ class Rollout:
     def give_up(self, ids: list[str], why: str) -> None:
         """Remove what was started; the old containers never stopped serving."""
         failures = []
-        for container in self.inspect(ids) if ids else []:
+        for container in self.engine.inspect(ids) if ids else []:
             if not container.fit:
-                command = [self.params["docker_cli"], "logs", "--tail", LOG_LINES, container.id]
-                _code, out, err = self.module.run_command(command)
+                _code, out, err = self.engine.call("logs", "--tail", LOG_LINES, container.id)
                 state = container.health if container.state == "running" else container.state
                 logs = (out + err).strip()
                 failures.append({"name": container.name, "state": state, "logs": logs})
         if ids:
-            self.docker("rm", "--force", "--volumes", *ids)
+            self.engine.run("rm", "--force", "--volumes", *ids)
         told = "".join(f"\n--- {f['name']} ({f['state']}):\n{f['logs']}" for f in failures)
         self.module.fail_json(
             msg=f"New containers of release {self.release} were started and removed again: {why}."
@@ -285,21 +263,36 @@ class Rollout:
         wanted = [s for s in steps if s.kind not in ROLLED and s.action in (CREATE, RECREATE)]
         if not wanted:
             return False
+        self.note("swap")
         old = [identity for step in wanted if step.kind == "single" for identity in step.old]
         if old:
             # Two beats would send every scheduled task twice: the old one is gone first.
-            self.docker("stop", *old)
-            self.docker("rm", "--force", *old)
+            self.engine.run("stop", *old)
+            self.engine.run("rm", "--force", *old)
         timeout = str(self.params["wait_timeout"])
-        self.compose(
-            *("up", "--detach", "--no-deps", "--no-build", "--wait", "--wait-timeout", timeout),
+        self.engine.run(
+            *(
+                "compose",
+                "--project-name",
+                self.params["project_name"],
+                "up",
+                "--detach",
+                "--no-deps",
+                "--no-build",
+                "--wait",
+                "--wait-timeout",
+                timeout,
+            ),
             *(step.service for step in wanted),
+            folder=self.folder,
         )
         return True
 
     def retire(self, steps: list[Step], containers: list[Container]) -> dict[str, int]:
         """Stop and remove what the release does not want; exit code by container name."""
         rolled = [s for s in steps if s.action == REMOVE or (s.kind in ROLLED and s.action != KEEP)]
+        if self.params["kinds"]:
+            rolled = [s for s in rolled if s.kind in self.params["kinds"] and s.action != REMOVE]
         ids = [identity for step in rolled for identity in step.old]
         if not ids:
             return {}
@@ -310,12 +303,23 @@ class Rollout:
                 + "; ".join(missing)
                 + ". Run the deploy again; it starts what is missing."
             )
+        self.note("retire")
         names = {container.id: container.name for container in containers}
         limit = self.params["stop_timeout"]
-        self.docker("stop", *(["--time", str(limit)] if limit is not None else []), *ids)
-        records = json.loads(self.docker("container", "inspect", *ids))
+        host, overdue = self.params["host"], set(self.params["overdue"])
+        late = [c.id for c in containers if c.id in ids and node_name(c, host) in overdue]
+        if late:
+            self.engine.run("kill", "--signal", "QUIT", *late)
+        self.engine.run("stop", *(["--time", str(limit)] if limit is not None else []), *ids)
+        records = json.loads(self.engine.run("container", "inspect", *ids))
         codes = {names[r["Id"]]: int(r["State"]["ExitCode"]) for r in records}
-        self.docker("rm", "--force", "--volumes", *ids)
+        killed = sorted(name for name, code in codes.items() if code == 137)
+        if killed:
+            self.module.warn(
+                f"{', '.join(killed)} did not stop in time and was killed: tasks that a worker held"
+                " come back after celery_visibility_timeout. Raise celery_stop_grace_period."
+            )
+        self.engine.run("rm", "--force", "--volumes", *ids)
         return codes
 
 
@@ -329,16 +333,13 @@ def main() -> None:
         "changed": False,
         "steps": [step.as_dict() for step in steps],
         "nodes": rollout.nodes(containers),
-        "containers": [
-            {"name": c.name, "service": c.service, "state": c.state, "health": c.health}
-            for c in containers
-        ],
+        "containers": shown(containers),
     }
     if module.check_mode or phase == "plan":
         result["changed"] = phase != "plan" and any(step.action != KEEP for step in steps)
     elif phase == "start":
         result["changed"] = rollout.start(steps, containers)
-        result["nodes"] = rollout.nodes(rollout.containers())
+        result["nodes"] = rollout.nodes(rollout.engine.containers())
     elif phase == "swap":
         result["changed"] = rollout.swap(steps)
     else:

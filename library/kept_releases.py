@@ -9,6 +9,7 @@ short_description: List, check, put back and prune the releases kept on a server
 description:
   - Works on what M(release) wrote. Needs no network - a kept release is its folder and its
     images, both on the server.
+extends_documentation_fragment: [crisper]
 options:
   root:
     description: Folder of the stack on the server.
@@ -24,9 +25,10 @@ options:
         checksums, images) and fails with the reason when it cannot. C(images) gives the images
         of the release their names again, by id. C(current) makes it the current one.
       - C(abandoned) takes the mark off a staged release that failed and writes O(reason) into
-        its manifest. C(pruned) removes all but O(keep) proved releases, with their images.
+        its manifest. C(annotated) adds O(facts) to a manifest (of O(id), else the staged one).
+        C(pruned) removes all but O(keep) proved releases, with their images and backups.
     type: str
-    choices: [listed, fit, images, current, abandoned, pruned]
+    choices: [listed, fit, images, current, abandoned, annotated, pruned]
     default: listed
   id:
     description: The release; when absent, the newest proved one before the current.
@@ -35,6 +37,16 @@ options:
     description: Why a release is abandoned.
     type: str
     default: ""
+  facts:
+    description: What C(annotated) adds to the manifest.
+    type: dict
+    default: {}
+  restore_database:
+    description:
+      - Whether C(fit) accepts a release from before an irreversible migration, because the
+        database is put back too.
+    type: bool
+    default: false
   keep:
     description: How many proved releases stay.
     type: int
@@ -76,7 +88,10 @@ releases:
       failed: ""
       current: true
 release:
-  description: The release in question - its C(id), C(path), C(images) and C(model).
+  description:
+    - The release in question - its C(id), C(path), C(images), C(model), C(tasks) that it registers,
+      and C(irreversible), the releases after it whose migrations cannot be undone, each with its
+      C(backup).
   returned: in states C(fit), C(images) and C(current)
   type: dict
   sample: {id: 20261119t080000z-99887766, path: /opt/crisper/releases/20261119t080000z-99887766}
@@ -102,20 +117,31 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_release import MANIFEST, RELEASE_ID, listing, previous, to_prune
+from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
+from ansible.module_utils.crisper_release import (
+    MANIFEST,
+    RELEASE_ID,
+    irreversible_after,
+    listing,
+    previous,
+    to_prune,
+)
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
     "stack": {"type": "str", "required": True},
     "state": {
         "type": "str",
-        "choices": ["listed", "fit", "images", "current", "abandoned", "pruned"],
+        "choices": ["listed", "fit", "images", "current", "abandoned", "annotated", "pruned"],
         "default": "listed",
     },
     "id": {"type": "str"},
     "reason": {"type": "str", "default": ""},
+    "facts": {"type": "dict", "default": {}},
+    "restore_database": {"type": "bool", "default": False},
     "keep": {"type": "int", "default": 5},
     "docker_cli": {"type": "str", "default": "docker"},
+    "run": RUN_SPEC,
 }
 UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
 
@@ -177,6 +203,8 @@ class Kept:
             "path": str(folder),
             "images": manifest.get("images", {}),
             "model": manifest.get("model", {}),
+            "tasks": (manifest.get("verified") or {}).get("tasks", []),
+            "irreversible": irreversible_after(self.manifests.values(), wanted),
         }
 
     def fit(self) -> dict[str, Any]:
@@ -195,6 +223,18 @@ class Kept:
         for name, image in release["images"].items():
             if self.docker("image", "inspect", "--format", "{{.Id}}", image["id"])[0] != 0:
                 problems.append(f"the image of {name} ({image['id'][:19]}) is gone")
+        blocking = release["irreversible"]
+        if blocking and not self.params["restore_database"]:
+            problems.append(
+                f"the database has an irreversible migration since (release {blocking[0]['id']})."
+                " -e restore_database=true puts back the backup taken before it,"
+                f" {blocking[0]['backup'] or 'which is missing'}, and loses what was written since"
+            )
+        elif blocking and not Path(blocking[0]["backup"]).is_file():
+            problems.append(
+                f"the backup before the irreversible migration of release {blocking[0]['id']}"
+                f" is gone ({blocking[0]['backup'] or 'none was taken'})"
+            )
         if problems:
             self.module.fail_json(
                 msg=f"Release {release['id']} cannot be put back: {'; '.join(problems)}."
@@ -227,6 +267,10 @@ class Kept:
         release = self.chosen()
         changed = release["id"] != self.current
         if changed and not self.module.check_mode:
+            try:
+                note(self.params, "promote", release=release["id"])
+            except NotOwnerError as error:
+                self.module.fail_json(msg=str(error))
             draft = self.root / f".current.{os.getpid()}"
             draft.symlink_to(f"releases/{release['id']}")
             draft.replace(self.root / "current")
@@ -242,11 +286,22 @@ class Kept:
             (self.root / "next").unlink()
         return {"changed": True}
 
+    def annotated(self) -> dict[str, Any]:
+        """Add facts to the manifest of a release."""
+        wanted = self.params["id"] or self.staged or self.current
+        known = self.manifests.get(wanted, {})
+        facts = self.params["facts"]
+        changed = bool(known) and any(known.get(name) != value for name, value in facts.items())
+        if changed and not self.module.check_mode:
+            self.annotate(wanted, facts)
+        return {"changed": changed}
+
     def annotate(self, release: str, facts: dict[str, Any]) -> None:
         """Add to a manifest, atomically."""
         path = self.root / "releases" / release / MANIFEST
         draft = path.with_name(f".{MANIFEST}")
         text = json.dumps(self.manifests[release] | facts, indent=2, sort_keys=True) + "\n"
+        draft.touch(mode=0o600)
         draft.write_text(text)
         draft.replace(path)
 
@@ -259,6 +314,8 @@ class Kept:
         used = {image["id"] for m in stays for image in m.get("images", {}).values()}
         for release in gone:
             shutil.rmtree(self.root / "releases" / release)
+            # The older ones go too, or first: nothing could go back by this backup any more.
+            (self.root / "backups" / f"{release}.dump").unlink(missing_ok=True)
             for name, image in self.manifests[release].get("images", {}).items():
                 self.docker("image", "rm", f"{self.params['stack']}/{name}:{release}")
                 # Names of sources are this stack's own; platform images may be anybody's.
@@ -285,6 +342,7 @@ def main() -> None:
         "images": kept.images,
         "current": kept.make_current,
         "abandoned": kept.abandon,
+        "annotated": kept.annotated,
         "pruned": kept.prune,
     }
     module.exit_json(releases=kept.releases, **actions[module.params["state"]]())

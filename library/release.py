@@ -12,6 +12,7 @@ description:
     release by fingerprint; C(current) promotes the staged one; C(info) only looks.
   - The symlink C(next) names a release that was staged and is not yet proved, C(current) the
     one that serves.
+extends_documentation_fragment: [crisper, crisper.files]
 options:
   root:
     description: Folder of the stack on the server, such as V(/opt/crisper).
@@ -26,52 +27,6 @@ options:
     description: Name of the stack; app images are tagged C(<stack>/<service>:<id>).
     type: str
     required: true
-  files:
-    description:
-      - The rendered files, each with C(path) (in the release folder), C(content), C(mode), and
-        C(owner) (a numeric uid, root when absent). Required with O(state=staged).
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path:
-        description: Path in the release folder.
-        type: str
-        required: true
-      content:
-        description: The whole text.
-        type: str
-        required: true
-      mode:
-        description: Octal mode as a string.
-        type: str
-        default: "0644"
-      owner:
-        description: Numeric uid that owns the file.
-        type: int
-        default: 0
-  secret_files:
-    description: Like O(files); the contents never show, in no output and no diff.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path:
-        description: Path in the release folder.
-        type: str
-        required: true
-      content:
-        description: The whole text.
-        type: str
-        required: true
-      mode:
-        description: Octal mode as a string.
-        type: str
-        default: "0600"
-      owner:
-        description: Numeric uid that owns the file.
-        type: int
-        default: 0
   images:
     description: Name to C({ref, id}) of every image of the release.
     type: dict
@@ -134,6 +89,34 @@ current:
   returned: always
   type: str
   sample: 20261119t080000z-99887766
+resumed:
+  description: Whether the release had been staged before, by a deploy that did not finish.
+  returned: when O(state=staged)
+  type: bool
+  sample: false
+replaced:
+  description: Id of another release that had been staged and is given up.
+  returned: when O(state=staged)
+  type: str
+  sample: ""
+images_changed:
+  description: Names of images that differ from the current release.
+  returned: when O(state=staged)
+  type: list
+  elements: str
+  sample: [backend]
+facts_changed:
+  description: Names of O(facts) that differ from the current release's.
+  returned: when O(state=staged)
+  type: list
+  elements: str
+  sample: [revision]
+secrets_changed:
+  description: Names of O(secret_files) that differ from the current release's.
+  returned: when O(state=staged)
+  type: list
+  elements: str
+  sample: [.env.prod]
 env_changed:
   description: Names of environment variables that differ from the current release.
   returned: when O(state=staged)
@@ -151,25 +134,16 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_release import (
     MANIFEST,
     checksums,
     env_names_changed,
+    file_options,
     fingerprint,
     redacted_env,
     release_id,
 )
-
-
-def file_options(mode: str, no_log: bool) -> dict[str, Any]:
-    """Options of one file of a release."""
-    return {
-        "path": {"type": "str", "required": True},
-        "content": {"type": "str", "required": True, "no_log": no_log},
-        "mode": {"type": "str", "default": mode},
-        "owner": {"type": "int", "default": 0},
-    }
-
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -191,6 +165,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "tags": {"type": "list", "elements": "str", "default": []},
     "facts": {"type": "dict", "default": {}},
     "docker_cli": {"type": "str", "default": "docker"},
+    "run": RUN_SPEC,
 }
 
 
@@ -203,6 +178,13 @@ class Releases:
         self.root = Path(module.params["root"])
         self.secret = {item["path"] for item in self.params["secret_files"]}
         self.files = [*self.params["files"], *self.params["secret_files"]]
+
+    def note(self, step: str, **facts: Any) -> None:
+        """Write the step into the journal, before anything of it is done."""
+        try:
+            note(self.params, step, **facts)
+        except NotOwnerError as error:
+            self.module.fail_json(msg=str(error))
 
     def linked(self, link: str) -> dict[str, Any]:
         """Manifest of the release that the symlink `link` names; empty when there is none."""
@@ -248,22 +230,38 @@ class Releases:
         current, following = self.linked("current"), self.linked("next")
         env_before = self.old_text(current, ".env.prod")
         env_after = next((f["content"] for f in files if f["path"] == ".env.prod"), "")
+        images, facts = self.params["images"], self.params["facts"]
         result: dict[str, Any] = {
             "changed": False,
             "current": current.get("id", ""),
             "env_changed": env_names_changed(env_before, env_after),
+            "images_changed": [
+                name
+                for name, image in images.items()
+                if current.get("images", {}).get(name, {}).get("id") != image["id"]
+            ],
+            "facts_changed": [name for name in facts if current.get(name) != facts[name]],
+            "secrets_changed": [
+                item["path"]
+                for item in self.params["secret_files"]
+                if self.old_text(current, item["path"]) != item["content"]
+            ],
+            "resumed": False,
+            "replaced": "",
         }
         same_as_current = current.get("fingerprint") == print_
         if following and (same_as_current or following.get("fingerprint") != print_):
             # An earlier deploy staged something else and never finished: it is not wanted now.
-            result["changed"] = True
+            result.update(changed=True, replaced=following["id"])
             if not self.module.check_mode:
                 (self.root / "next").unlink()
             following = {}
         if same_as_current:
             return {**result, "release": self.described(current, False)}
         if following:
-            return {**result, "release": self.described(following, True)}
+            if not self.module.check_mode:
+                self.note("stage", release=following["id"])
+            return {**result, "resumed": True, "release": self.described(following, True)}
         name = release_id(datetime.now(timezone.utc), print_)
         folder = self.root / "releases" / name
         manifest = {
@@ -275,6 +273,7 @@ class Releases:
         }
         result.update(changed=True, diff=self.diff(current))
         if not self.module.check_mode:
+            self.note("stage", release=name)
             self.write(folder, manifest)
             self.link("next", name)
         result["release"] = self.described({**manifest, "path": str(folder)}, True)
@@ -296,7 +295,7 @@ class Releases:
             for item in files:
                 self.write_file(draft / item["path"], item["content"], item["mode"], item["owner"])
             text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
-            self.write_file(draft / MANIFEST, text, "0644", 0)
+            self.write_file(draft / MANIFEST, text, "0600", 0)
             self.run(["compose", "config", "--quiet"], str(draft), "The rendered compose file")
             for name in self.params["tags"]:
                 tag = f"{self.params['stack']}/{name}:{manifest['id']}"
@@ -360,14 +359,15 @@ class Releases:
     def promote(self) -> dict[str, Any]:
         """Make the staged release the current one and record what was seen of it."""
         current, following = self.linked("current"), self.linked("next")
+        facts = self.params["facts"]
         if not following:
+            # The same release from other inputs: the next deploy of them is done at one look.
+            if current and current.get("inputs") != facts.get("inputs", current.get("inputs")):
+                self.annotate(Path(current["path"]), {"inputs": facts["inputs"]})
             return {**self.info(), "changed": False}
         if not self.module.check_mode:
-            folder = Path(following["path"])
-            manifest = json.loads((folder / MANIFEST).read_text()) | self.params["facts"]
-            draft = folder / f".{MANIFEST}"
-            draft.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-            draft.replace(folder / MANIFEST)
+            self.note("promote", release=following["id"])
+            self.annotate(Path(following["path"]), facts)
             self.link("current", following["id"])
             (self.root / "next").unlink()
         return {
@@ -376,6 +376,17 @@ class Releases:
             "current": following["id"],
             "previous": current.get("id", ""),
         }
+
+    def annotate(self, folder: Path, facts: dict[str, Any]) -> None:
+        """Add to a manifest, atomically."""
+        if self.module.check_mode:
+            return
+        manifest = json.loads((folder / MANIFEST).read_text()) | facts
+        draft = folder / f".{MANIFEST}"
+        draft.unlink(missing_ok=True)
+        text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+        self.write_file(draft, text, "0600", 0)
+        draft.replace(folder / MANIFEST)
 
 
 def main() -> None:

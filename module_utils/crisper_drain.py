@@ -128,6 +128,15 @@ class Drain(Book):
         return list(node.queues)
 
 
+class Leave(Book):
+    """Done is who consumes nothing, whatever it still runs."""
+
+    def judge(self, node: Node) -> list:
+        """Every queue that it still consumes is to be left."""
+        node.done = not node.queues
+        return list(node.queues)
+
+
 class Resume(Book):
     """Done is who consumes the queues that it is to consume."""
 

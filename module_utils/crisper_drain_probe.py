@@ -14,7 +14,7 @@ import sys
 import time
 import uuid
 
-ORDERS = {"drain": "cancel_consumer", "resume": "add_consumer"}
+ORDERS = {"leave": "cancel_consumer", "drain": "cancel_consumer", "resume": "add_consumer"}
 
 
 class Room:
@@ -144,7 +144,7 @@ def converge(app, request, book):
 def main(request, marker):
     """Answer one request and leave without the application's exit handlers."""
     from crisper_celery_probe import Failure, load_app, redact, secrets_of
-    from crisper_drain import Drain, Resume
+    from crisper_drain import Drain, Leave, Resume
 
     output = os.dup(1)
     os.dup2(2, 1)
@@ -176,10 +176,11 @@ def main(request, marker):
         # The loop keeps its own time; the alarm is for a broker that hangs in mid-sentence.
         signal.alarm(int(request["timeout"] + request["reply_timeout"]) + 15)
         now = time.monotonic()
-        if request["command"] == "drain":
-            book = Drain(request["nodes"], request["silent_after"], now)
-        else:
+        if request["command"] == "resume":
             book = Resume(request["queues"], request["silent_after"], now)
+        else:
+            kind = Drain if request["command"] == "drain" else Leave
+            book = kind(request["nodes"], request["silent_after"], now)
         state["book"] = book
         converge(app, request, book)
         signal.alarm(0)

@@ -17,6 +17,16 @@ MANIFEST = "manifest.json"
 REDACTED = "<redacted>"
 
 
+def file_options(mode: str, no_log: bool) -> dict[str, Any]:
+    """Argument spec of one rendered file of a release."""
+    return {
+        "path": {"type": "str", "required": True},
+        "content": {"type": "str", "required": True, "no_log": no_log},
+        "mode": {"type": "str", "default": mode},
+        "owner": {"type": "int", "default": 0},
+    }
+
+
 def fingerprint(files: Iterable[Mapping[str, Any]], images: Mapping[str, Mapping[str, str]]) -> str:
     """SHA-256 (hex) over the rendered files and the image ids: equal means the same release.
 
@@ -103,6 +113,20 @@ def previous(releases: Iterable[Mapping[str, Any]], current: str) -> str:
     """
     older = [r["id"] for r in releases if r["verified"] and r["id"] < current]
     return max(older, default="")
+
+
+def irreversible_after(
+    manifests: Iterable[Mapping[str, Any]], release: str
+) -> list[dict[str, str]]:
+    """Releases after `release` whose migrations cannot be undone, oldest first: ``{id, backup}``.
+
+    Failed ones count too: their migrations ran.
+    """
+    found = [m for m in manifests if m["id"] > release and m.get("irreversible")]
+    return [
+        {"id": m["id"], "backup": str((m.get("backup") or {}).get("path", ""))}
+        for m in sorted(found, key=lambda m: m["id"])
+    ]
 
 
 def to_prune(

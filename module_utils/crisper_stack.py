@@ -23,6 +23,13 @@ UNITS = {"b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 MINIMUM_MEMORY = 6 * 1024**2  # the engine refuses less
 SECRETS = ("postgres_password", "redis_password", "qdrant_api_key", "secret_key")
 MARIADB_SECRETS = ("mariadb_password", "mariadb_root_password")
+HOOK_POINTS = (
+    "before_migrate",
+    "after_migrate",
+    "before_switch",
+    "after_switch",
+    "after_rollback",
+)
 # Names this repository writes itself; an application that sets them would break its own wiring.
 RESERVED_ENV = frozenset(
     {
@@ -120,6 +127,7 @@ def find_problems(values: Mapping[str, Any]) -> list[str]:
         *_limit_problems(values),
         *_budget_problems(values),
         *_secret_problems(values),
+        *_hook_problems(values),
     ]
 
 
@@ -287,6 +295,45 @@ def _secret_problems(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"stack_secrets.{name} holds a control character: use printable characters only."
 
 
+def _hook_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("celery_allow_unknown_tasks", "rollout_ledger"):
+        if not isinstance(values.get(name, False), bool):
+            yield f"{name} is {values[name]!r}: give true or false."
+    hooks = values.get("rollout_hooks") or {}
+    if not isinstance(hooks, Mapping):
+        yield f"rollout_hooks is {hooks!r}: give a mapping of points to lists of commands."
+        return
+    for point, commands in hooks.items():
+        if point not in HOOK_POINTS:
+            yield f"rollout_hooks.{point}: there is no such point; choose {', '.join(HOOK_POINTS)}."
+            continue
+        if not isinstance(commands, Sequence) or isinstance(commands, str):
+            yield f"rollout_hooks.{point} is {commands!r}: give a list of commands."
+            continue
+        for index, hook in enumerate(commands):
+            where = f"rollout_hooks.{point}[{index}]"
+            command = _mapping(hook).get("command")
+            if not command or isinstance(command, str) or not isinstance(command, Sequence):
+                yield f"{where}.command is {command!r}: give a list, one argument each."
+            timeout = _mapping(hook).get("timeout", 600)
+            if (_integer(timeout) or 0) < 1:
+                yield f"{where}.timeout is {timeout!r}: give seconds, 1 or more."
+
+
+def _hooks(values: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    return {
+        str(point): [
+            {
+                "name": str(hook.get("name") or " ".join(map(str, hook["command"]))),
+                "command": [str(word) for word in hook["command"]],
+                "timeout": int(hook.get("timeout", 600)),
+            }
+            for hook in commands
+        ]
+        for point, commands in (values.get("rollout_hooks") or {}).items()
+    }
+
+
 def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the templates and roles read: names and numbers derived from checked variables.
 
@@ -345,6 +392,7 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
             "time_limit": int(values["celery_task_time_limit"]),
             "soft_time_limit": int(values["celery_task_soft_time_limit"]),
         },
+        "hooks": _hooks(values),
         "queues": sorted({queue for pool in pools for queue in pool["queues"]}),
     }
 

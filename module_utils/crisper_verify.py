@@ -44,6 +44,15 @@ def canary_seconds(queues: Mapping[str, Mapping[str, Any]]) -> dict[str, float |
     return {queue: entry.get("seconds") for queue, entry in queues.items()}
 
 
+def registered_tasks(nodes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of the tasks that every one of the workers registers, sorted."""
+    each = [
+        {str(name).partition(" ")[0] for name in replies.get("registered") or []}
+        for replies in nodes.values()
+    ]
+    return sorted(set.intersection(*each)) if each else []
+
+
 def worker_summary(node: str, nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """A worker as the summary shows it: ``{node, pool, concurrency, queues}``."""
     replies = nodes.get(node) or {}

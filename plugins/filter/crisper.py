@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ansible.module_utils
+import yaml
 
 # Ansible adds the repository's module_utils for modules only; plugins must say where it is.
 ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
 
+from ansible.module_utils.crisper_context import digest, hash_file, scan
 from ansible.module_utils.crisper_stack import (
     compose_value,
     env_file_line,
@@ -21,6 +25,47 @@ from ansible.module_utils.crisper_stack import (
     stack_model,
     url_secret,
 )
+
+# What of this repository decides how a release is made and rolled out.
+CODE = ("roles", "library", "module_utils", "plugins", "templates", "images", "deploy.yml")
+
+
+def inputs_digest(
+    values: Mapping[str, Any], repository: str, contexts: Iterable[Mapping[str, Any]]
+) -> str:
+    """SHA-256 (hex) of everything that a release is made from: equal means nothing to do.
+
+    Args:
+        values: the operator's variables.
+        repository: path of this repository.
+        contexts: build contexts ``{context, dockerfile, args}`` on the controller.
+    """
+    root = Path(repository).resolve()
+    files = [
+        path
+        for name in CODE
+        for path in sorted((root / name).rglob("*") if (root / name).is_dir() else [root / name])
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    whole = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode())
+    for path in files:
+        whole.update(f"{path.relative_to(root)} {hash_file(path)}\n".encode())
+    for build in contexts:
+        dockerfile = build.get("dockerfile") or "Dockerfile"
+        entries = scan(Path(build["context"]), dockerfile)
+        whole.update(digest(entries, dockerfile, build.get("args") or {}).encode())
+    bundle = values.get("controller_ca_bundle")
+    if bundle and Path(str(bundle)).is_file():
+        whole.update(hash_file(Path(str(bundle))).encode())
+    return whole.hexdigest()
+
+
+def services_digest(compose: str, services: Iterable[str]) -> str:
+    """SHA-256 (hex) of some services of a compose file, with its networks and volumes."""
+    parsed = yaml.safe_load(compose)
+    kept = {name: parsed["services"].get(name) for name in services}
+    whole = [kept, parsed.get("networks"), parsed.get("volumes")]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class FilterModule:
@@ -33,7 +78,9 @@ class FilterModule:
             "crisper_env_line": env_file_line,
             "crisper_findings": find_problems,
             "crisper_host_name": host_name,
+            "crisper_inputs": inputs_digest,
             "crisper_model": stack_model,
+            "crisper_services_digest": services_digest,
             "crisper_short_digest": short_digest,
             "crisper_size_bytes": size_bytes,
             "crisper_url_secret": url_secret,

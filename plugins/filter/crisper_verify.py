@@ -16,6 +16,7 @@ from ansible.module_utils.crisper_verify import (
     celery_finding,
     http_finding,
     port_finding,
+    registered_tasks,
     step_finding,
     worker_summary,
 )
@@ -31,6 +32,7 @@ class FilterModule:
             "crisper_celery_finding": celery_finding,
             "crisper_http_finding": http_finding,
             "crisper_port_finding": port_finding,
+            "crisper_registered_tasks": registered_tasks,
             "crisper_step_finding": step_finding,
             "crisper_worker_summary": worker_summary,
         }

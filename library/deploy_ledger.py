@@ -1,0 +1,192 @@
+#!/usr/bin/python
+"""Count what happens to tasks and requests while a deploy runs."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: deploy_ledger
+short_description: Count what happens to tasks and requests while a deploy runs
+description:
+  - C(started) starts a one-off container of the release that serves. It sends numbered sentinel
+    tasks through every queue and requests through nginx, and goes on while the deploy runs.
+  - C(stopped) ends it and tells how many tasks were accepted, finished, lost and run twice, and
+    how many requests failed. A sentinel is any task that does nothing, such as the canary.
+  - Running twice is seen by the states that workers store, so it needs a Redis result backend.
+options:
+  state:
+    description: What to make true.
+    type: str
+    choices: [started, stopped]
+    required: true
+  project:
+    description: Compose project.
+    type: str
+    required: true
+  project_src:
+    description: Folder of the release that serves. Needed with O(state=started).
+    type: path
+  service:
+    description: Service whose image and environment are used.
+    type: str
+    default: backend
+  app:
+    description: The Celery application as C(celery -A) takes it.
+    type: str
+    default: ""
+  task:
+    description: Name of the sentinel task; it is called without arguments.
+    type: str
+    default: ""
+  queues:
+    description: Queues the sentinels go through.
+    type: list
+    elements: str
+    default: []
+  path:
+    description: Path that is asked for at nginx.
+    type: str
+    default: /
+  task_interval:
+    description: Seconds between two sentinels of one queue.
+    type: float
+    default: 0.5
+  request_interval:
+    description: Seconds between two requests.
+    type: float
+    default: 0.1
+  wait:
+    description: Seconds that sentinels which are not finished are waited for at the end.
+    type: float
+    default: 20
+  limit:
+    description: Seconds after which it ends by itself.
+    type: int
+    default: 7200
+  python:
+    description: The Python interpreter in the container.
+    type: str
+    default: python
+  docker_cli:
+    description: The Docker client.
+    type: str
+    default: docker
+attributes:
+  check_mode:
+    description: Does nothing in check mode.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: Tasks and requests are counted from here on
+  deploy_ledger:
+    state: started
+    project: crisper
+    project_src: /opt/crisper/current
+    app: backend.celery_app
+    task: health_check
+    queues: [default, embeddings]
+    path: /health
+"""
+
+RETURN = r"""
+tasks:
+  description:
+    - Numbers of sentinels. C(refused) by the broker (the sender knew), C(waiting) in a queue
+      at the end, C(lost) without a trace, C(twice) started or finished more than once.
+  returned: with O(state=stopped)
+  type: dict
+  sample: {accepted: 120, refused: 0, finished: 120, failed: 0, waiting: 0, lost: 0, twice: 0}
+requests:
+  description: Numbers of requests; C(errors) by kind.
+  returned: with O(state=stopped)
+  type: dict
+  sample: {probed: 240, failed: 0, errors: {}}
+error:
+  description: Why there are no numbers of tasks; empty otherwise.
+  returned: with O(state=stopped)
+  type: str
+  sample: ""
+"""
+
+from typing import Any
+
+from ansible.module_utils import crisper_celery_probe, crisper_ledger, crisper_ledger_probe
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_ship import parse, program
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "state": {"type": "str", "choices": ["started", "stopped"], "required": True},
+    "project": {"type": "str", "required": True},
+    "project_src": {"type": "path"},
+    "service": {"type": "str", "default": "backend"},
+    "app": {"type": "str", "default": ""},
+    "task": {"type": "str", "default": ""},
+    "queues": {"type": "list", "elements": "str", "default": []},
+    "path": {"type": "str", "default": "/"},
+    "task_interval": {"type": "float", "default": 0.5},
+    "request_interval": {"type": "float", "default": 0.1},
+    "wait": {"type": "float", "default": 20},
+    "limit": {"type": "int", "default": 7200},
+    "python": {"type": "str", "default": "python"},
+    "docker_cli": {"type": "str", "default": "docker"},
+}
+
+
+def docker(module: AnsibleModule, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of a Docker command."""
+    return module.run_command([module.params["docker_cli"], *arguments])
+
+
+def start(module: AnsibleModule, name: str) -> dict[str, Any]:
+    """Start the container; one of a deploy that was cut off is replaced."""
+    params = module.params
+    docker(module, "rm", "--force", name)
+    keys = ("app", "task", "queues", "path", "task_interval", "request_interval", "wait", "limit")
+    request = {key: params[key] for key in keys}
+    # Ids of an earlier deploy's sentinels may still be around.
+    _, run, _ = module.run_command(["date", "+%s"])
+    request.update(run=run.strip(), host="nginx", port=8080)
+    modules = [crisper_celery_probe, crisper_ledger, crisper_ledger_probe]
+    command = ["compose", "--project-name", params["project"], "run", "--detach", "--no-deps"]
+    command += ["--name", name, params["service"], params["python"], "-c"]
+    code, out, err = module.run_command(
+        [params["docker_cli"], *command, program(modules, request)], cwd=params["project_src"]
+    )
+    if code != 0:
+        module.fail_json(msg=f"The ledger did not start: {(err or out).strip()[-1000:]}")
+    return {"changed": False}
+
+
+def stop(module: AnsibleModule, name: str) -> dict[str, Any]:
+    """End the container and read what it counted."""
+    limit = str(int(module.params["wait"] + 20))
+    docker(module, "stop", "--time", limit, name)
+    code, out, err = docker(module, "logs", name)
+    docker(module, "rm", "--force", "--volumes", name)
+    reply = parse(out) or {}
+    if not reply:
+        why = (err if code == 0 else "it was not running").strip()[-500:] or "it said nothing"
+        reply = {"error": f"The ledger gave no numbers: {why}"}
+    return {"changed": False, "tasks": {}, "requests": {}, "error": "", **reply}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC,
+        required_if=[("state", "started", ["project_src"])],
+        supports_check_mode=True,
+    )
+    name = f"{module.params['project']}-ledger"
+    if module.check_mode:
+        module.exit_json(changed=False)
+    action = start if module.params["state"] == "started" else stop
+    module.exit_json(**action(module, name))
+
+
+if __name__ == "__main__":
+    main()

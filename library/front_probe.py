@@ -1,0 +1,185 @@
+#!/usr/bin/python
+"""What of a stack answers, seen from where the module runs."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: front_probe
+short_description: Which paths of the front door and which TCP ports answer
+description:
+  - Asks for all paths and connects to all ports at once. To a port nothing is sent.
+  - One call where C(ansible.builtin.uri) needs one for each path; no module of Ansible tells which
+    of many ports are open without failing or waiting for one after the other.
+options:
+  url:
+    description: The front door, without a path.
+    type: str
+    required: true
+  paths:
+    description: Paths that are asked for.
+    type: list
+    elements: str
+    default: []
+  headers:
+    description: Headers of every request.
+    type: dict
+    default: {}
+  retries:
+    description: How often a path that did not answer 200 is asked for again, a second apart.
+    type: int
+    default: 3
+  validate_certs:
+    description: Whether certificates are checked.
+    type: bool
+    default: true
+  address:
+    description: Host name or address for O(ports); empty takes this machine's own address on its
+      default route, which is what others reach it by.
+    type: str
+    default: ""
+  ports:
+    description: The ports.
+    type: list
+    elements: int
+    default: []
+  timeout:
+    description: Seconds to wait for an answer of a path.
+    type: float
+    default: 10
+  port_timeout:
+    description: Seconds to wait for a port.
+    type: float
+    default: 1.0
+attributes:
+  check_mode:
+    description: It only looks.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: The front door and the data ports are tried from here
+  front_probe:
+    url: http://app1.example.com
+    paths: [/, /health]
+    address: app1.example.com
+    ports: [5432, 6379, 6333]
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+answers:
+  description: What each path gave; C(status) is -1 without an answer, C(msg) tells why then.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{url: "http://app1.example.com/health", status: 200, msg: "", seconds: 0.01}]
+address:
+  description: The address whose ports were tried.
+  returned: always
+  type: str
+  sample: 192.0.2.10
+open:
+  description: Ports that accepted a connection.
+  returned: always
+  type: list
+  elements: int
+  sample: [6379]
+"""
+
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "url": {"type": "str", "required": True},
+    "paths": {"type": "list", "elements": "str", "default": []},
+    "headers": {"type": "dict", "default": {}},
+    "retries": {"type": "int", "default": 3},
+    "validate_certs": {"type": "bool", "default": True},
+    "address": {"type": "str", "default": ""},
+    "ports": {"type": "list", "elements": "int", "default": []},
+    "timeout": {"type": "float", "default": 10},
+    "port_timeout": {"type": "float", "default": 1.0},
+}
+
+
+def own_address() -> str:
+    """This machine's address on its default route; nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # TEST-NET-1 (RFC 5737): routed, never reached
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def is_open(address: str, port: int, timeout: float) -> bool:
+    """Whether the port accepts a connection."""
+    try:
+        with socket.create_connection((address, port), timeout=timeout):
+            return True
+    except OSError:
+        return False
+
+
+def ask(url: str, params: dict[str, Any]) -> dict[str, Any]:
+    """One request; an error status is an answer too."""
+    begun = time.monotonic()
+    context = ssl.create_default_context()
+    if not params["validate_certs"]:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    status, why = -1, ""
+    try:
+        request = urllib.request.Request(url, headers=params["headers"])  # noqa: S310 (main checks)
+        opened = urllib.request.urlopen(  # noqa: S310
+            request, timeout=params["timeout"], context=context
+        )
+        with opened as answer:
+            answer.read()
+            status = answer.status
+    except urllib.error.HTTPError as error:
+        status = error.code
+        error.close()
+    except (OSError, ValueError) as error:
+        why = str(getattr(error, "reason", error))
+    return {"url": url, "status": status, "msg": why, "seconds": round(time.monotonic() - begun, 3)}
+
+
+def persist(url: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Ask until the answer is 200 or the retries are used up."""
+    for left in range(params["retries"], -1, -1):
+        answer = ask(url, params)
+        if answer["status"] == 200 or left == 0:
+            break
+        time.sleep(1)
+    return answer
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    params = module.params
+    if not params["url"].startswith(("http://", "https://")):
+        module.fail_json(msg=f"url is {params['url']!r}: give http://… or https://….")
+    ports = params["ports"]
+    address = params["address"] or own_address()
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        asked = [pool.submit(persist, params["url"] + path, params) for path in params["paths"]]
+        tried = [pool.submit(is_open, address, port, params["port_timeout"]) for port in ports]
+        found = [port for port, answer in zip(ports, tried, strict=True) if answer.result()]
+        answers = [answer.result() for answer in asked]
+    module.exit_json(changed=False, answers=answers, address=address, open=found)
+
+
+if __name__ == "__main__":
+    main()

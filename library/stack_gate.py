@@ -1,0 +1,222 @@
+#!/usr/bin/python
+"""Whether a deploy has anything to do, and whether it may."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: stack_gate
+short_description: Compare what runs with what is wanted, and lock the stack
+description:
+  - One look at the start of a deploy. When the current release was made from the same inputs and
+    all its containers are healthy, nothing is to be done, and nothing is locked. Otherwise the
+    lock is taken, unless another deploy has it.
+  - Tells what an earlier deploy left behind that was cut off.
+options:
+  root:
+    description: Folder of the stack on the server.
+    type: path
+    required: true
+  project:
+    description: Compose project.
+    type: str
+    required: true
+  owner:
+    description: The run, as the lookup C(crisper_run) gives it.
+    type: dict
+    required: true
+    suboptions:
+      id: {description: Id of the run., type: str, required: true}
+      who: {description: The operator., type: str, required: true}
+      controller: {description: Name of the controller., type: str, required: true}
+      process: {description: Process id and start time., type: str, required: true}
+  purpose:
+    description: What the lock is wanted for.
+    type: str
+    choices: [deploy, rollback]
+    default: deploy
+  inputs:
+    description: Digest of everything the release is made from; empty always has something to do.
+    type: str
+    default: ""
+  dead:
+    description: Run whose owner is known to be dead; its lock is taken over.
+    type: str
+    default: ""
+  host:
+    description: Name of this host in Celery node names.
+    type: str
+    default: ""
+  quiet_timeout:
+    description: Seconds to wait for what a deploy that was cut off is still doing.
+    type: int
+    default: 120
+  docker_cli:
+    description: The Docker client.
+    type: str
+    default: docker
+attributes:
+  check_mode:
+    description: Only looks.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: What runs is compared with what is wanted, and the stack is locked
+  stack_gate:
+    root: /opt/crisper
+    project: crisper
+    owner: "{{ lookup('crisper_run') }}"
+    inputs: "{{ inputs_digest }}"
+"""
+
+RETURN = r"""
+unchanged:
+  description: Whether the wanted release runs already, whole and healthy.
+  returned: always
+  type: bool
+  sample: false
+intact:
+  description: Whether every container of the current release is there and healthy.
+  returned: always
+  type: bool
+  sample: true
+locked:
+  description: Whether this deploy has the lock.
+  returned: always
+  type: bool
+  sample: true
+held:
+  description: The lock when another deploy has it.
+  returned: always
+  type: dict
+  sample: {}
+unfinished:
+  description: The last deploy, when it was cut off.
+  returned: always
+  type: dict
+  sample: {}
+current:
+  description: Id of the release that serves.
+  returned: always
+  type: str
+  sample: 20261119t080000z-99887766
+queues:
+  description: Node name to queues of the current release's workers, when a deploy was cut off.
+  returned: always
+  type: dict
+  sample: {}
+containers:
+  description: The stack's containers.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{name: crisper-nginx-1, service: nginx, state: running, health: healthy}]
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_compose import Engine, shown
+from ansible.module_utils.crisper_journal import Journal, unfinished
+from ansible.module_utils.crisper_release import MANIFEST
+from ansible.module_utils.crisper_rollout import (
+    KEEP,
+    Container,
+    decide,
+    node_name,
+)
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "root": {"type": "path", "required": True},
+    "project": {"type": "str", "required": True},
+    "owner": {
+        "type": "dict",
+        "required": True,
+        "options": {
+            name: {"type": "str", "required": True}
+            for name in ("id", "who", "controller", "process")
+        },
+    },
+    "purpose": {"type": "str", "choices": ["deploy", "rollback"], "default": "deploy"},
+    "inputs": {"type": "str", "default": "", "no_log": False},
+    "dead": {"type": "str", "default": ""},
+    "host": {"type": "str", "default": ""},
+    "quiet_timeout": {"type": "int", "default": 120},
+    "docker_cli": {"type": "str", "default": "docker"},
+}
+
+
+def current_manifest(root: Path) -> dict[str, Any]:
+    """Manifest of the release that serves; empty when there is none."""
+    try:
+        return json.loads((root / "current" / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def worker_queues(
+    containers: list[Container], manifest: dict[str, Any], host: str
+) -> dict[str, list[str]]:
+    """Queues that the running workers of a release consume, by node name."""
+    pools = {p["name"]: p["queues"] for p in manifest.get("model", {}).get("pools", [])}
+    return {
+        node_name(container, host): list(pools[container.pool])
+        for container in containers
+        if container.state == "running"
+        and container.release == manifest.get("id")
+        and container.pool in pools
+    }
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    params = module.params
+    root = Path(params["root"])
+    journal = Journal(root, params["owner"]["id"])
+    engine = Engine(module, params["project"])
+    manifest = current_manifest(root)
+    containers = engine.containers() if manifest and engine.available() else []
+    left = unfinished(journal.entries())
+    if left.get("run") == journal.run:
+        left = {}
+    wanted = manifest.get("model", {}).get("rollout", {})
+    steps = decide(wanted, containers, manifest.get("id", ""), ())
+    intact = bool(wanted) and all(step.action == KEEP for step in steps)
+    staged = (root / "next").is_symlink()
+    same = bool(params["inputs"]) and manifest.get("inputs") == params["inputs"]
+    result: dict[str, Any] = {
+        "changed": False,
+        "unchanged": same and intact and not staged and not left,
+        "intact": intact and not left,
+        "locked": False,
+        "held": {},
+        "unfinished": left,
+        "current": manifest.get("id", ""),
+        "queues": worker_queues(containers, manifest, params["host"]) if left else {},
+        "containers": shown(containers),
+    }
+    if not result["unchanged"] and not module.check_mode:
+        owner = {k: v for k, v in params["owner"].items() if k != "id"}
+        owner["purpose"] = params["purpose"]
+        result["held"] = journal.acquire(owner, params["dead"])
+        result["locked"] = not result["held"]
+        if left and result["locked"] and not journal.quiet(params["quiet_timeout"]):
+            journal.end("failed")
+            module.fail_json(
+                msg=f"Deploy {left['run']} was cut off in step {left['step']}, but a process of it"
+                f" still acts on the server after {params['quiet_timeout']} s: find it (ps -ef),"
+                " let it end or end it, and run again.",
+                **{**result, "locked": False},
+            )
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+#!/usr/bin/python
+"""What a deploy would do, without doing any of it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: stack_plan
+short_description: Tell what a deploy would do to each service
+description:
+  - Compares the rendered release with the one that serves and with what runs. Nothing is built,
+    started or kept; the rendered files lie in a private temporary folder while Compose looks at
+    them. Works on a host without Docker, where everything would be created.
+extends_documentation_fragment: [crisper.files]
+options:
+  root:
+    description: Folder of the stack on the server.
+    type: path
+    required: true
+  stack:
+    description: Name of the stack, and compose project.
+    type: str
+    required: true
+  images:
+    description: Name to C({ref, id}) of every image; an empty id is yet to be made.
+    type: dict
+    default: {}
+  services:
+    description: Service to C({kind, replicas}), as of M(compose_rollout).
+    type: dict
+    required: true
+  host:
+    description: Name of this host in Celery node names.
+    type: str
+    default: ""
+  check_command:
+    description: Command that exits with 0 when no migration is pending.
+    type: list
+    elements: str
+    default: []
+  docker_cli:
+    description: The Docker client.
+    type: str
+    default: docker
+attributes:
+  check_mode:
+    description: It only looks.
+    support: full
+  diff_mode:
+    description: The plan is the diff.
+    support: none
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: What would be done is known
+  stack_plan:
+    root: /opt/crisper
+    stack: crisper
+    files: "{{ release_files }}"
+    images: "{{ stack_images }}"
+    services: "{{ stack_model.rollout }}"
+"""
+
+RETURN = r"""
+current:
+  description: Id of the release that serves.
+  returned: always
+  type: str
+  sample: 20261119t080000z-99887766
+same:
+  description: Whether the wanted release is the one that serves.
+  returned: always
+  type: bool
+  sample: false
+steps:
+  description: One entry per service, as of M(compose_rollout).
+  returned: always
+  type: list
+  elements: dict
+  sample: [{service: backend, action: roll, reason: release 20261119t080000z-99887766 runs}]
+images:
+  description: Images that differ; an empty C(new) is yet to be made.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{name: backend, old: "sha256:1a2b", new: ""}]
+env_changed:
+  description: Names of environment variables that differ.
+  returned: always
+  type: list
+  elements: str
+  sample: ["~LOG_LEVEL"]
+files_changed:
+  description: Paths of rendered files that differ.
+  returned: always
+  type: list
+  elements: str
+  sample: [nginx/nginx.conf]
+migrations:
+  description: V(none), V(pending), or V(unknown) with the reason.
+  returned: always
+  type: str
+  sample: none
+workers:
+  description: Node names of running workers that would be drained.
+  returned: always
+  type: list
+  elements: str
+  sample: [default@app1-20261119t080000z-99887766-0a1b2c3d4e5f]
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_compose import Engine
+from ansible.module_utils.crisper_release import (
+    MANIFEST,
+    env_names_changed,
+    file_options,
+    fingerprint,
+)
+from ansible.module_utils.crisper_rollout import decide, node_name
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "root": {"type": "path", "required": True},
+    "stack": {"type": "str", "required": True},
+    "files": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": file_options("0644", no_log=False),
+    },
+    "secret_files": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": file_options("0600", no_log=True),
+    },
+    "images": {"type": "dict", "default": {}},
+    "services": {"type": "dict", "required": True},
+    "host": {"type": "str", "default": ""},
+    "check_command": {"type": "list", "elements": "str", "default": []},
+    "docker_cli": {"type": "str", "default": "docker"},
+}
+LIMIT = "120"  # seconds for the question whether migrations are pending
+
+
+class Plan:
+    """What the wanted release differs in from what there is."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.params = module.params
+        self.engine = Engine(module, module.params["stack"])
+        self.files = [*module.params["files"], *module.params["secret_files"]]
+        self.current: dict[str, Any] = {}
+        link = Path(module.params["root"]) / "current"
+        self.folder = link.resolve() if link.is_symlink() else None
+        if self.folder:
+            try:
+                self.current = json.loads((self.folder / MANIFEST).read_text())
+            except (OSError, ValueError) as error:
+                module.fail_json(msg=f"{self.folder}/{MANIFEST} cannot be read: {error}.")
+
+    def old_text(self, path: str) -> str:
+        """A file of the release that serves."""
+        try:
+            return (self.folder / path).read_text() if self.folder else ""
+        except OSError:
+            return ""
+
+    def write(self, folder: Path) -> None:
+        """The release as Compose would see it, its images by id: they have no names yet."""
+        for item in self.files:
+            text = item["content"]
+            if item["path"] == ".env":
+                text += "RELEASE=planned\n"
+            if item["path"] == "docker-compose.prod.yml":
+                for name in ("backend", "frontend"):
+                    image = self.params["images"].get(name, {}).get("id")
+                    if image:
+                        named = f"{self.params['stack']}/{name}:${{RELEASE}}"
+                        text = text.replace(f"image: {named}\n", f"image: {image}\n")
+            path = folder / item["path"]
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as stream:
+                stream.write(text)
+
+    def migrations(self, folder: Path) -> str:
+        """Whether migrations are pending, by the wanted image's own word."""
+        if not self.params["check_command"]:
+            return "unknown: stack_app.migrate.check_command is not set"
+        if not self.params["images"].get("backend", {}).get("id"):
+            return "unknown: the image is yet to be made"
+        command = ["compose", "--project-name", self.params["stack"], "run", "--rm", "--no-deps"]
+        command += ["-T", "backend", "timeout", LIMIT, *self.params["check_command"]]
+        return "pending" if self.engine.call(*command, folder=str(folder))[0] else "none"
+
+    def result(self) -> dict[str, Any]:
+        """Everything there is to tell."""
+        services, images = self.params["services"], self.params["images"]
+        print_ = fingerprint(self.files, images)
+        same = bool(self.current) and self.current.get("fingerprint") == print_
+        containers = self.engine.containers() if self.engine.available() else []
+        changed: list[str] = []
+        migrations = "none" if same else "all: there is no database yet"
+        draft = Path(tempfile.mkdtemp(prefix="crisper-plan-"))
+        try:
+            self.write(draft)
+            if containers:
+                changed = self.engine.definitions_changed(services, containers, str(draft))
+            if self.current and not same:
+                migrations = self.migrations(draft)
+        finally:
+            shutil.rmtree(draft)
+        wanted = self.current.get("id", "") if same else "planned"
+        old = self.current.get("images", {})
+        env = next((f["content"] for f in self.files if f["path"] == ".env.prod"), "")
+        return {
+            "changed": False,
+            "current": self.current.get("id", ""),
+            "same": same,
+            "steps": [s.as_dict() for s in decide(services, containers, wanted, changed)],
+            "images": [
+                {"name": name, "old": old.get(name, {}).get("id", ""), "new": image["id"]}
+                for name, image in images.items()
+                if not image["id"] or old.get(name, {}).get("id") != image["id"]
+            ],
+            "env_changed": env_names_changed(self.old_text(".env.prod"), env),
+            "files_changed": [
+                item["path"]
+                for item in self.files
+                if item["path"] != ".env" and self.old_text(item["path"]) != item["content"]
+            ],
+            "migrations": migrations,
+            "workers": [
+                node_name(container, self.params["host"])
+                for container in containers
+                if container.pool and container.state == "running" and container.release != wanted
+            ],
+        }
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    module.exit_json(**Plan(module).result())
+
+
+if __name__ == "__main__":
+    main()

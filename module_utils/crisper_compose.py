@@ -1,0 +1,77 @@
+"""What the engine has of a stack, asked with the Docker client: the I/O edge of several modules."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ansible.module_utils.crisper_rollout import Container, parse_inspect, recreated
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+
+class Engine:
+    """One stack's containers on the engine of this host."""
+
+    def __init__(self, module: AnsibleModule, project: str) -> None:
+        self.module = module
+        self.cli = module.params["docker_cli"]
+        self.project = project
+
+    def available(self) -> bool:
+        """Whether there is a Docker client at all."""
+        return shutil.which(self.cli) is not None
+
+    def call(self, *arguments: str, folder: str | None = None) -> tuple[int, str, str]:
+        """Exit code, output and errors of a Docker command."""
+        return self.module.run_command([self.cli, *arguments], cwd=folder)
+
+    def run(self, *arguments: str, folder: str | None = None) -> str:
+        """Standard output of a Docker command that must succeed."""
+        code, out, err = self.call(*arguments, folder=folder)
+        if code != 0:
+            self.module.fail_json(
+                msg=f"`docker {' '.join(arguments[:3])} …` failed: {(err or out).strip()[-2000:]}",
+                cmd=" ".join([self.cli, *arguments]),
+            )
+        return out
+
+    def containers(self) -> list[Container]:
+        """All containers of the stack, running or not."""
+        label = f"label=com.docker.compose.project={self.project}"
+        ids = self.run("ps", "--all", "--quiet", "--no-trunc", "--filter", label).split()
+        return self.inspect(ids) if ids else []
+
+    def inspect(self, ids: Iterable[str]) -> list[Container]:
+        """Containers by id; those that went away meanwhile are left out."""
+        _code, out, _err = self.call("container", "inspect", *ids)
+        return parse_inspect(json.loads(out or "[]"))
+
+    def definitions_changed(
+        self,
+        services: Mapping[str, Mapping[str, Any]],
+        containers: Iterable[Container],
+        folder: str,
+    ) -> list[str]:
+        """Fixed services that Compose itself would recreate for the release in `folder`."""
+        fixed = {name for name, service in services.items() if service["kind"] == "fixed"}
+        running = {c.name: c.service for c in containers if c.service in fixed}
+        if not running:
+            return []
+        command = ["compose", "--dry-run", "--project-name", self.project]
+        command += ["up", "--detach", "--no-deps", "--no-build", *sorted(set(running.values()))]
+        code, out, err = self.call(*command, folder=folder)
+        if code != 0:
+            self.module.fail_json(msg=f"Compose refuses the release: {(err or out).strip()}")
+        return [running[name] for name in recreated(err + out) if name in running]
+
+
+def shown(containers: Iterable[Container]) -> list[dict[str, str]]:
+    """Containers as results show them."""
+    return [
+        {"name": c.name, "service": c.service, "state": c.state, "health": c.health}
+        for c in containers
+    ]

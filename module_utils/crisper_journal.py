@@ -1,0 +1,210 @@
+"""The journal of a stack's deploys, and the lock that lets one of them act at a time.
+
+``<root>/journal.jsonl`` has one line per step: ``{at, run, step, ...}``; a deploy begins with the
+step ``begin`` and ends with ``end``, so a last line that is no ``end`` is a deploy that was cut
+off. ``<root>/lock`` names the deploy that acts and until when its word counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TextIO
+
+JOURNAL, LOCK, BUSY = "journal.jsonl", "lock", ".busy"
+BEGIN, END = "begin", "end"
+# Seconds until a deploy that gives no sign of life is taken for dead from another controller.
+# Longer than any step that gives none in between: building images is the longest.
+PATIENCE = 3600
+TAIL_BYTES = 256 * 1024
+LARGEST_BYTES = 8 * 1024 * 1024
+
+RUN_SPEC: dict[str, Any] = {
+    "type": "dict",
+    "options": {
+        "root": {"type": "path", "required": True},
+        "id": {"type": "str", "required": True},
+    },
+}
+
+
+# Open files of this process whose locks last until it ends.
+_held: list[TextIO] = []
+
+
+class NotOwnerError(RuntimeError):
+    """The lock is somebody else's by now."""
+
+
+def parse_lines(text: str) -> list[dict[str, Any]]:
+    """Entries of the journal; a line cut off by a crash is left out."""
+    found = []
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and "run" in entry and "step" in entry:
+            found.append(entry)
+    return found
+
+
+def unfinished(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The last deploy when it never ended: ``{run, who, purpose, began, step, at, steps}``."""
+    entries = list(entries)
+    if not entries or entries[-1]["step"] == END:
+        return {}
+    last = entries[-1]
+    mine = [entry for entry in entries if entry["run"] == last["run"]]
+    return {
+        "run": last["run"],
+        "who": str(mine[0].get("who", "")),
+        "purpose": str(mine[0].get("purpose", "")),
+        "began": str(mine[0].get("at", "")),
+        "step": last["step"],
+        "at": str(last.get("at", "")),
+        "steps": [entry["step"] for entry in mine],
+    }
+
+
+def seconds_per_step(
+    entries: Iterable[Mapping[str, Any]], run: str, now: float
+) -> dict[str, float]:
+    """Seconds from each step of a run to the next; of the last one until `now` (Unix time)."""
+    mine = [entry for entry in entries if entry["run"] == run and entry["step"] != END]
+    times = [float(entry.get("time", now)) for entry in mine] + [now]
+    seconds: dict[str, float] = {}
+    for entry, begun, ended in zip(mine, times, times[1:]):  # noqa: B905 (Python 3.9 on targets)
+        step = str(entry["step"])
+        seconds[step] = round(seconds.get(step, 0.0) + max(0.0, ended - begun), 1)
+    return seconds
+
+
+def held_by_other(lock: Mapping[str, Any], run: str, now: float, dead: str = "") -> dict[str, Any]:
+    """The lock when another deploy has it and may be alive, else nothing."""
+    if not lock or lock.get("run") in (run, dead or None):
+        return {}
+    return {} if now > float(lock.get("until", 0)) else dict(lock)
+
+
+class Journal:
+    """Journal and lock of the stack in `root`, as the deploy `run` uses them."""
+
+    def __init__(self, root: str | Path, run: str) -> None:
+        self.root = Path(root)
+        self.run = run
+
+    def lock(self) -> dict[str, Any]:
+        """The lock as it stands; empty when there is none."""
+        try:
+            found = json.loads((self.root / LOCK).read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The newest entries."""
+        try:
+            with (self.root / JOURNAL).open("rb") as stream:
+                stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, stream.tell() - TAIL_BYTES))
+                return parse_lines(stream.read().decode(errors="replace"))
+        except OSError:
+            return []
+
+    def acquire(self, owner: Mapping[str, Any], dead: str = "") -> dict[str, Any]:
+        """Take the lock; returns who holds it when it is not to be had, else nothing.
+
+        Args:
+            owner: ``{who, controller, process, purpose}``.
+            dead: run whose owner is known to be dead.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        now = time.time()
+        # Two deploys that start at once are told apart by the engine of file locks.
+        with (self.root / f".{LOCK}").open("a") as guard:
+            fcntl.flock(guard, fcntl.LOCK_EX)
+            other = held_by_other(self.lock(), self.run, now, dead)
+            if other:
+                return other
+            self._write_lock({**owner, "run": self.run, "since": _iso(now), "step": BEGIN}, now)
+        self._trim()
+        self._append({**owner, "step": BEGIN}, now)
+        return {}
+
+    def note(self, step: str, **facts: Any) -> None:
+        """Write a step down before it is taken, and keep the lock alive.
+
+        The process holds a file lock until it ends: what a deploy that was cut off still does
+        is waited for by the next one.
+
+        Raises:
+            NotOwnerError: another deploy has taken the lock over.
+        """
+        now = time.time()
+        lock = self.lock()
+        if lock.get("run") != self.run:
+            taken = f"deploy {lock['run']} of {lock.get('who')} has it" if lock else "nobody has it"
+            raise NotOwnerError(
+                f"This deploy ({self.run}) lost its lock in {self.root} before step {step}:"
+                f" {taken}. It stops here; look at {self.root / JOURNAL}."
+            )
+        self._write_lock({**lock, "step": step}, now)
+        self._append({"step": step, **facts}, now)
+        busy = (self.root / BUSY).open("a")
+        fcntl.flock(busy, fcntl.LOCK_SH)
+        _held.append(busy)
+
+    def quiet(self, seconds: float) -> bool:
+        """Wait until no process of an earlier deploy acts any more; whether that came true."""
+        deadline = time.monotonic() + seconds
+        with (self.root / BUSY).open("a") as stream:
+            while True:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return True
+                except OSError:
+                    if time.monotonic() > deadline:
+                        return False
+                    time.sleep(0.2)
+
+    def end(self, result: str, **facts: Any) -> bool:
+        """Write the end down and give the lock back; whether this deploy had it."""
+        if self.lock().get("run") != self.run:
+            return False
+        self._append({"step": END, "result": result, **facts}, time.time())
+        (self.root / LOCK).unlink(missing_ok=True)
+        return True
+
+    def _write_lock(self, content: Mapping[str, Any], now: float) -> None:
+        draft = self.root / f".{LOCK}.{os.getpid()}"
+        draft.write_text(json.dumps({**content, "until": now + PATIENCE}) + "\n")
+        draft.replace(self.root / LOCK)
+
+    def _append(self, entry: Mapping[str, Any], now: float) -> None:
+        line = json.dumps({"at": _iso(now), "time": round(now, 2), "run": self.run, **entry})
+        with (self.root / JOURNAL).open("a") as stream:
+            stream.write(line + "\n")
+
+    def _trim(self) -> None:
+        path = self.root / JOURNAL
+        if path.exists() and path.stat().st_size > LARGEST_BYTES:
+            kept = self.entries()
+            draft = path.with_name(f".{JOURNAL}")
+            draft.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+            draft.replace(path)
+
+
+def note(params: Mapping[str, Any], step: str, **facts: Any) -> None:
+    """Write a step of the module's option ``run`` down; without that option nothing is."""
+    if params.get("run"):
+        Journal(params["run"]["root"], params["run"]["id"]).note(step, **facts)
+
+
+def _iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment, timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,75 @@
+"""Options that several modules of this repository share."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Documentation of shared options."""
+
+    DOCUMENTATION = r"""
+options:
+  run:
+    description:
+      - The deploy that acts; its step is written into the journal in C(root) and its lock is kept
+        alive. The module fails when another deploy has taken the lock over.
+    type: dict
+    suboptions:
+      root:
+        description: Folder of the stack on the server.
+        type: path
+        required: true
+      id:
+        description: Id of the deploy, as of the lookup C(crisper_run).
+        type: str
+        required: true
+"""
+
+    FILES = r"""
+options:
+  files:
+    description:
+      - The rendered files, each with C(path) (in the release folder), C(content), C(mode), and
+        C(owner) (a numeric uid, root when absent).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Path in the release folder.
+        type: str
+        required: true
+      content:
+        description: The whole text.
+        type: str
+        required: true
+      mode:
+        description: Octal mode as a string.
+        type: str
+        default: "0644"
+      owner:
+        description: Numeric uid that owns the file.
+        type: int
+        default: 0
+  secret_files:
+    description: Like O(files); the contents never show, in no output and no diff.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Path in the release folder.
+        type: str
+        required: true
+      content:
+        description: The whole text.
+        type: str
+        required: true
+      mode:
+        description: Octal mode as a string.
+        type: str
+        default: "0600"
+      owner:
+        description: Numeric uid that owns the file.
+        type: int
+        default: 0
+"""

@@ -1,0 +1,81 @@
+"""Who deploys: the Ansible process on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: crisper_run
+short_description: The Ansible process as the owner of a deploy
+description:
+  - Gives one mapping with C(id), C(who), C(controller) and C(process) of this run, the same
+    in every task. With a term, a mapping C(controller, process) as of another run's lock, it
+    gives whether that process is known to be dead.
+options:
+  _terms:
+    description: Locks to judge; none for this run itself.
+"""
+
+import getpass
+import multiprocessing
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.lookup import LookupBase
+
+
+def started(pid: int) -> int | None:
+    """Unix time (seconds) at which a process of this machine started; None when it is gone."""
+    if Path("/proc/stat").exists():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            text = Path("/proc/stat").read_text()
+        except OSError:
+            return None
+        if fields[0] in ("Z", "X"):
+            return None  # killed, and not yet reaped
+        boot = next(int(s.split()[1]) for s in text.splitlines() if s.startswith("btime"))
+        return boot + int(fields[19]) // os.sysconf("SC_CLK_TCK")
+    environment = {**os.environ, "LC_ALL": "C"}
+    command = ["ps", "-o", "lstart=", "-p", str(pid)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    text = done.stdout.strip()
+    return int(time.mktime(time.strptime(text, "%a %b %d %H:%M:%S %Y"))) if text else None
+
+
+def this_run() -> dict[str, str]:
+    """This run; tasks are templated in children of the Ansible process."""
+    parent = multiprocessing.parent_process()
+    pid = parent.pid if parent and parent.pid else os.getpid()
+    since = started(pid) or 0
+    moment = datetime.fromtimestamp(since, UTC)
+    return {
+        "id": f"{moment:%Y%m%dt%H%M%Sz}-{pid}",
+        "who": os.environ.get("SUDO_USER") or getpass.getuser(),
+        "controller": platform.node(),
+        "process": f"{pid}@{since}",
+    }
+
+
+def is_dead(lock: Mapping[str, Any]) -> bool:
+    """Whether the owner of a lock is a process of this machine that is no more."""
+    if lock.get("controller") != platform.node():
+        return False
+    pid, _, since = str(lock.get("process", "")).partition("@")
+    if not (pid.isdecimal() and since.isdecimal()):
+        return False
+    # The boot time that the kernel tells moves by a second when the clock is set.
+    now = started(int(pid))
+    return now is None or abs(now - int(since)) > 2
+
+
+class LookupModule(LookupBase):
+    """The lookup."""
+
+    def run(self, terms: list[Any], variables: Any = None, **kwargs: Any) -> list[Any]:
+        """This run, or whether the owners of locks are dead."""
+        return [is_dead(term) for term in terms] if terms else [this_run()]
