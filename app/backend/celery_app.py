@@ -11,7 +11,7 @@ app = Celery(
     "backend",
     broker=settings().celery_broker_url,
     backend=settings().celery_result_backend,
-    include=["backend.tasks"],
+    include=["backend.tasks", *(["backend.rehearsal"] if settings().rehearsal else [])],
 )
 app.conf.update(
     task_serializer="json",

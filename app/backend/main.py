@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import OperationalError as DatabaseError
 from sqlalchemy.exc import TimeoutError as PoolError
 
-from backend import metrics
+from backend import metrics, rehearsal
 from backend.api import admin, health, tasks
 from backend.body_limit import BodyLimit
 from backend.celery_app import app as celery
@@ -24,6 +24,8 @@ celery.conf.result_backend_always_retry = False
 app = FastAPI(title="Crisper reference application", version=settings().release)
 for module in (health, admin, tasks, metrics):
     app.include_router(module.router)
+if settings().rehearsal:
+    app.include_router(rehearsal.router)
 app.add_middleware(BodyLimit, limit=settings().max_body_bytes)
 metrics.measure(app)
 

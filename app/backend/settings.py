@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     admin_username: str = "admin"
     admin_password: str = Field(default="", repr=False)
     token_minutes: int = 30
+    rehearsal: bool = False
     max_body_bytes: int = 4 * 1024 * 1024
 
 

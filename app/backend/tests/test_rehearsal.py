@@ -1,0 +1,28 @@
+"""The countable work that rehearsals of deploys are made of."""
+
+from __future__ import annotations
+
+from testkit import wait_until
+
+
+def test_tasks_leave_one_mark_each_and_slow_requests_are_slow(stack):
+    web, worker = stack.web(REHEARSAL="true"), stack.worker(REHEARSAL="true")
+    try:
+        with web.client() as client:
+            answer = client.post("/api/rehearsal/tasks", json={"tasks": {"a": 0, "b": 0.2}})
+            assert (answer.status_code, answer.json()) == (202, {"accepted": 2})
+            wait_until(
+                lambda: client.get("/api/rehearsal/marks").json() == {"a": 1, "b": 1},
+                "both marks are counted once",
+            )
+            slow = client.get("/api/rehearsal/slow", params={"seconds": 0.3})
+            assert slow.json() == {"seconds": 0.3}
+            assert slow.elapsed.total_seconds() >= 0.3
+            assert client.get("/api/rehearsal/slow", params={"seconds": 31}).status_code == 422
+    finally:
+        worker.kill()
+        web.kill()
+
+
+def test_it_is_not_there_unless_it_is_asked_for(guest):
+    assert guest.get("/api/rehearsal/marks").status_code == 404
