@@ -223,3 +223,30 @@ def test_under_ansible_itself(worker, docker):
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"drained": [' in done.stdout or "drained:" in done.stdout
     assert "old@a" in done.stdout
+
+
+def test_leaving_does_not_wait_for_what_runs(worker, drain, send, marks):
+    worker("old@a", "-c1", "-Qone").ready()
+    send("nap", "long", 4.0)
+    until(lambda: marks() == ["start long old@a"])
+    left = drain("old@a", state="left")
+    assert (left["left"], left["queues"]) == (["old@a"], {"old@a": ["one"]})
+    assert left["seconds"] < 2
+    send("nap", "later")
+    time.sleep(0.5)
+    assert len(marks()) == 1  # nobody takes the next one
+    rest = drain("old@a", since=left["left_at"], timeout=30)
+    assert (rest["drained"], rest["queues"]) == (["old@a"], {})
+    assert marks()[1].startswith("end long")
+    back = drain(state="resumed", queues=left["queues"])
+    assert back["resumed"] == ["old@a"]
+    until(lambda: len(marks()) == 4)
+
+
+def test_the_time_since_the_workers_left_counts(worker, drain, send, marks):
+    worker("old@a", "-c1", "-Qone").ready()
+    send("nap", "long", 6.0)
+    until(lambda: marks() == ["start long old@a"])
+    rest = drain("old@a", since=time.time() - 100, timeout=101)
+    assert [task["state"] for task in rest["unfinished"]] == ["running"]
+    assert rest["seconds"] < 4

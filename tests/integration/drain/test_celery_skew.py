@@ -128,3 +128,21 @@ def test_a_prefix_of_all_keys_is_heeded(skew, send, broker, monkeypatch, worker)
     subprocess.run([sys.executable, "-c", code], cwd=HERE, check=True, capture_output=True)
     until(lambda: broker.hlen("mine:unacked") == 1)
     assert skew(allow_unknown=True)["waiting"] == {"three": {"gone.mine": 1}, "unacked": {"nap": 1}}
+
+
+def test_what_is_known_is_read_where_something_runs_already(skew, send, docker, tmp_path):
+    send("nap", "fine", queue="two")
+    asked = {"project_src": str(tmp_path), "service": "worker", "project_name": "p"}
+    shim = tmp_path / "docker"
+    shim.write_text(shim.read_text().replace("cd ", '[ "$1" = ps ] && { echo abc; exit; }\ncd '))
+    result = skew(**asked, running="web", known=["nap"])
+    assert (result["unknown"], result["waiting"]["two"]) == ({}, {"nap": 1})
+    log = (tmp_path / "docker.log").read_text().splitlines()
+    assert [line.split()[0] for line in log] == ["ps", "exec"]
+    # A name that is not among them: the release itself is asked, and knows it.
+    result = skew(**asked, running="web", known=["other"])
+    assert result["unknown"] == {}
+    assert "compose --project-name p run" in (tmp_path / "docker.log").read_text()
+    # Unless what is known is all there is.
+    result = skew(**asked, running="web", known=["other"], known_is_all=True)
+    assert result["unknown"] == {"nap": 1}

@@ -1,0 +1,193 @@
+"""The journal and the lock: who may act, what was cut off, and what is waited for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import deploy_journal
+import pytest
+import stack_gate
+from ansible.module_utils import crisper_journal
+from ansible.module_utils.crisper_journal import (
+    Journal,
+    NotOwnerError,
+    held_by_other,
+    parse_lines,
+    seconds_per_step,
+    unfinished,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+OWNER = {"who": "ops", "controller": "laptop", "process": "1@2", "purpose": "deploy"}
+STEPS = st.lists(st.sampled_from(["begin", "stage", "start", "retire", "end"]), max_size=12)
+
+
+@given(st.text())
+def test_any_text_is_a_journal(text):
+    assert all("run" in entry and "step" in entry for entry in parse_lines(text))
+
+
+@given(STEPS)
+def test_only_a_last_line_that_is_no_end_is_unfinished(steps):
+    entries = [{"run": "r1", "step": step} for step in steps]
+    left = unfinished(entries)
+    assert bool(left) == bool(steps and steps[-1] != "end")
+    if left:
+        assert left["step"] == steps[-1]
+
+
+def test_a_line_that_a_crash_cut_off_is_left_out():
+    whole = json.dumps({"run": "a", "step": "begin"})
+    assert parse_lines(f'{whole}\n{{"run": "a", "st') == [{"run": "a", "step": "begin"}]
+
+
+def test_seconds_are_those_between_steps_of_the_run():
+    entries = [
+        {"run": "a", "step": "begin", "time": 10.0},
+        {"run": "b", "step": "begin", "time": 11.0},
+        {"run": "a", "step": "start", "time": 14.5},
+        {"run": "a", "step": "end", "time": 15.0},
+    ]
+    assert seconds_per_step(entries, "a", 20.0) == {"begin": 4.5, "start": 5.5}
+
+
+@pytest.mark.parametrize(
+    ("lock", "dead", "held"),
+    [
+        ({}, "", False),
+        ({"run": "mine", "until": 100}, "", False),
+        ({"run": "other", "until": 100}, "", True),
+        ({"run": "other", "until": 99}, "", False),
+        ({"run": "other", "until": 100}, "other", False),
+        ({"run": "other", "until": 100}, "third", True),
+    ],
+)
+def test_a_lock_is_held_while_its_owner_may_live(lock, dead, held):
+    assert bool(held_by_other(lock, "mine", 99.5, dead)) == held
+
+
+def test_one_acts_and_the_other_is_told_who(tmp_path):
+    first, second = Journal(tmp_path, "first"), Journal(tmp_path, "second")
+    assert first.acquire(OWNER) == {}
+    first.note("start")
+    other = second.acquire(OWNER)
+    assert (other["run"], other["who"], other["step"]) == ("first", "ops", "start")
+    assert first.end("done")
+    assert second.acquire(OWNER) == {}
+    assert [e["step"] for e in first.entries()] == ["begin", "start", "end", "begin"]
+
+
+def test_who_lost_the_lock_stops(tmp_path):
+    first, second = Journal(tmp_path, "first"), Journal(tmp_path, "second")
+    first.acquire(OWNER)
+    assert second.acquire(OWNER, dead="first") == {}
+    with pytest.raises(NotOwnerError, match="second of ops has it"):
+        first.note("retire")
+    assert not first.end("done")
+    assert second.lock()["run"] == "second"
+
+
+def test_what_a_cut_off_deploy_still_does_is_waited_for(tmp_path):
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]);"
+        "import crisper_journal as c; j = c.Journal(sys.argv[2], 'first');"
+        "j.acquire({'who': 'ops'}); j.note('start'); print('noted', flush=True); time.sleep(60)"
+    )
+    folder = Path(crisper_journal.__file__).parent
+    actor = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder), str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert actor.stdout.readline() == "noted\n"
+        second = Journal(tmp_path, "second")
+        assert not second.quiet(0.5)
+        actor.kill()
+        actor.wait()
+        assert second.quiet(5)
+    finally:
+        actor.kill()
+        actor.wait()
+
+
+def test_a_long_journal_is_cut_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(crisper_journal, "LARGEST_BYTES", 2000)
+    monkeypatch.setattr(crisper_journal, "TAIL_BYTES", 1000)
+    journal = Journal(tmp_path, "r")
+    journal.acquire(OWNER)
+    for number in range(60):
+        journal.note(f"step{number}")
+    journal.end("done")
+    journal.acquire(OWNER)
+    assert (tmp_path / "journal.jsonl").stat().st_size < 1500
+    assert journal.entries()[-1]["step"] == "begin"
+
+
+def owner(run: str) -> dict[str, str]:
+    return {"id": run, "who": "ops", "controller": "laptop", "process": "1@2"}
+
+
+@pytest.fixture
+def no_docker(tmp_path) -> str:
+    return str(tmp_path / "no-docker")
+
+
+def test_the_gate_locks_a_stack_that_is_new(run_module, tmp_path, no_docker):
+    seen = run_module(
+        stack_gate,
+        root=str(tmp_path / "stack"),
+        project="unit",
+        owner=owner("first"),
+        inputs="abc",
+        docker_cli=no_docker,
+    )
+    assert (seen["unchanged"], seen["locked"], seen["held"]) == (False, True, {})
+    again = run_module(
+        stack_gate,
+        root=str(tmp_path / "stack"),
+        project="unit",
+        owner=owner("second"),
+        docker_cli=no_docker,
+    )
+    assert (again["locked"], again["held"]["run"]) == (False, "first")
+    over = run_module(
+        stack_gate,
+        root=str(tmp_path / "stack"),
+        project="unit",
+        owner=owner("second"),
+        dead="first",
+        docker_cli=no_docker,
+    )
+    assert over["locked"]
+    assert (over["unfinished"]["run"], over["unfinished"]["step"]) == ("first", "begin")
+
+
+def test_in_check_mode_the_gate_only_looks(run_module, tmp_path, no_docker):
+    seen = run_module(
+        stack_gate,
+        check_mode=True,
+        root=str(tmp_path / "stack"),
+        project="unit",
+        owner=owner("first"),
+        docker_cli=no_docker,
+    )
+    assert not seen["locked"]
+    assert not (tmp_path / "stack").exists()
+
+
+def test_steps_and_the_end_are_written_by_the_module(run_module, tmp_path):
+    run = {"root": str(tmp_path), "id": "first"}
+    Journal(tmp_path, "first").acquire(OWNER)
+    run_module(deploy_journal, run=run, state="step", step="database")
+    run_module(deploy_journal, run=run, state="ended", result="reverted", facts={"failure": "x"})
+    entries = run_module(deploy_journal, run=run)["entries"]
+    assert [entry["step"] for entry in entries] == ["begin", "database", "end"]
+    assert (entries[-1]["result"], entries[-1]["failure"]) == ("reverted", "x")
+    refused = run_module(deploy_journal, run=run, state="step", step="start")
+    assert refused["failed"]
+    assert "lost its lock" in refused["msg"]
+    assert time.time() - entries[0]["time"] < 60

@@ -1,0 +1,134 @@
+"""stack_plan and the digests that decide whether anything is to be done."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import release
+import stack_plan
+from ansible.module_utils.crisper_release import irreversible_after
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEC = importlib.util.spec_from_file_location("crisper", ROOT / "plugins/filter/crisper.py")
+assert SPEC
+assert SPEC.loader
+filters = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(filters)
+
+SENTINEL = "sentinel-secret-77aa"
+COMPOSE = "services:\n  backend:\n    image: unit/backend:${RELEASE}\n"
+SERVICES = {"redis": {"kind": "fixed"}, "backend": {"kind": "web", "replicas": 2}}
+
+
+def wanted(root: Path, level: str = "info", image: str = "sha256:" + "1" * 64) -> dict:
+    return {
+        "root": str(root),
+        "stack": "unit",
+        "files": [
+            {"path": "docker-compose.prod.yml", "content": COMPOSE},
+            {"path": ".env", "content": "COMPOSE_FILE=docker-compose.prod.yml\n"},
+        ],
+        "secret_files": [{"path": ".env.prod", "content": f'PW="{SENTINEL}"\nLEVEL="{level}"\n'}],
+        "images": {"backend": {"ref": "x", "id": image}},
+    }
+
+
+def test_on_a_host_without_docker_everything_would_be_created(run_module, tmp_path):
+    plan = run_module(
+        stack_plan, **wanted(tmp_path / "none"), services=SERVICES, docker_cli="/no/docker"
+    )
+    assert (plan["same"], plan["current"], plan["changed"]) == (False, "", False)
+    assert {step["action"] for step in plan["steps"]} == {"create"}
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture
+def served(run_module, tmp_path):
+    """A release that serves, as the module `release` makes it."""
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\nexit 0\n")
+    docker.chmod(0o755)
+    root = tmp_path / "stack"
+    run_module(release, **wanted(root), state="staged", docker_cli=str(docker))
+    run_module(release, root=str(root), stack="unit", state="current", docker_cli=str(docker))
+    return root, str(docker)
+
+
+def test_the_plan_tells_what_differs_and_no_secret(run_module, served):
+    root, docker = served
+    before = sorted(root.rglob("*"))
+    params = wanted(root, "debug", "")
+    plan = run_module(stack_plan, **params, services=SERVICES, docker_cli=docker)
+    assert plan["env_changed"] == ["~LEVEL"]
+    assert plan["files_changed"] == [".env.prod"]
+    assert plan["images"] == [{"name": "backend", "old": "sha256:" + "1" * 64, "new": ""}]
+    assert plan["migrations"].startswith("unknown")
+    told = {k: v for k, v in plan.items() if k != "invocation"}
+    assert SENTINEL not in json.dumps(told)
+    assert sorted(root.rglob("*")) == before
+
+
+def test_the_same_release_is_told(run_module, served):
+    root, docker = served
+    plan = run_module(stack_plan, **wanted(root), services=SERVICES, docker_cli=docker)
+    assert (plan["same"], plan["images"], plan["migrations"]) == (True, [], "none")
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    for name in filters.CODE:
+        path = tmp_path / "repository" / name
+        if "." in name:
+            path.write_text("x")
+        else:
+            (path / "sub").mkdir(parents=True)
+            (path / "sub" / "file.yml").write_text("x")
+    context = tmp_path / "app"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM x\n")
+    return tmp_path / "repository"
+
+
+def test_whatever_decides_a_release_changes_the_digest_of_its_inputs(repository, tmp_path):
+    contexts = [{"context": str(tmp_path / "app")}]
+
+    def digest(values: dict) -> str:
+        return filters.inputs_digest(values, str(repository), contexts)
+
+    base = digest({"stack_name": "a"})
+    assert digest({"stack_name": "a"}) == base
+    seen = {base, digest({"stack_name": "b"}), digest({"stack_name": "a", "x": 1})}
+    (repository / "roles/sub/file.yml").write_text("y")
+    seen.add(digest({"stack_name": "a"}))
+    (tmp_path / "app/new.py").write_text("")
+    seen.add(digest({"stack_name": "a"}))
+    (tmp_path / "app/new.py").chmod(0o755)
+    seen.add(digest({"stack_name": "a"}))
+    bundle = tmp_path / "ca.pem"
+    for text in ("one", "two"):
+        bundle.write_text(text)
+        seen.add(digest({"stack_name": "a", "controller_ca_bundle": str(bundle)}))
+    assert len(seen) == 8
+
+
+def test_services_are_compared_without_what_others_are_like():
+    text = "services: {redis: {image: r1}, backend: {image: b1}}\nvolumes: {redis: {}}\n"
+    base = filters.services_digest(text, ["redis"])
+    assert filters.services_digest(text.replace("b1", "b2"), ["redis"]) == base
+    assert filters.services_digest(text.replace("r1", "r2"), ["redis"]) != base
+
+
+def test_irreversible_migrations_after_a_release_block_the_way_back():
+    manifests = [
+        {"id": "3", "irreversible": True, "backup": {"path": "/b/3.dump"}},
+        {"id": "1", "irreversible": True, "backup": {"path": "/b/1.dump"}},
+        {"id": "2", "irreversible": False},
+        {"id": "4", "irreversible": True, "failed": "later", "backup": {}},
+    ]
+    assert irreversible_after(manifests, "1") == [
+        {"id": "3", "backup": "/b/3.dump"},
+        {"id": "4", "backup": ""},
+    ]
