@@ -1,0 +1,183 @@
+"""The same change, deployed in three ways under the same load, on one server in one run.
+
+    python tests/bench/bench_deploy.py
+
+- this deploy (`ansible-playbook deploy.yml`), and its rollback;
+- plain `docker compose up --detach --wait`;
+- start-first in shell: scale up, wait until healthy, stop the old containers.
+
+Seconds, requests failed and tasks lost are those that molecule/shared/load.py saw from outside. The
+server is the scenario `rollout`'s. Nothing else should run on the machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVER = "crisper-mol-rollout-trixie"
+INVENTORY = ROOT / "molecule/inventory"
+WARM, AFTER = 8, 4  # seconds of load before and after each way
+REPEATS = 3
+ENV = {**os.environ, "CRISPER_REHEARSAL": "true", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+BIN = Path(sys.executable).parent
+
+PLAIN = """
+set -e
+rm -rf /opt/plain && cp -a /opt/crisper/current /opt/plain && cd /opt/plain
+echo 'COLOUR="plain"' >> .env.prod
+docker compose up --detach --wait
+"""
+SHELL = """
+set -e
+cd /opt/plain
+echo 'COLOUR="shell"' >> .env.prod
+old=$(docker compose ps --quiet backend celery-worker)
+docker compose up --detach --no-deps --no-recreate --scale backend=2 --scale celery-worker=2 \
+    backend celery-worker
+for i in $(seq 120); do
+    healthy=$(docker compose ps --format '{{.Health}}' backend celery-worker | grep -cx healthy)
+    [ "$healthy" = 4 ] && break
+    sleep 0.5
+done
+docker stop $old >/dev/null && docker rm $old >/dev/null
+docker compose up --detach --no-deps --wait celery-beat
+"""
+
+
+def run(*command: str, **options: Any) -> str:
+    """Output of a command that must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, env=ENV, cwd=ROOT, **options)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)[:300]} failed:\n{done.stdout[-3000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def on_server(script: str) -> str:
+    """Output of a shell script on the server."""
+    return run("docker", "exec", SERVER, "sh", "-c", script)
+
+
+def app(colour: str) -> dict[str, Any]:
+    """The application with one more variable in its environment."""
+    path = ROOT / "inventories/local/group_vars/all/stack.yml"
+    text = path.read_text().replace("{{ inventory_dir }}/../..", str(ROOT))
+    wanted = yaml.safe_load(text)["stack_app"]
+    wanted["environment"].update(COLOUR=colour, REHEARSAL="true")
+    return wanted
+
+
+def deploy(*options: str) -> str:
+    """This repository's deploy, of the scenario's server."""
+    play = [str(BIN / "ansible-playbook"), "deploy.yml", f"--inventory={INVENTORY}"]
+    return run(*play, "--extra-vars=stack_hosts=rollout", *options)
+
+
+def coloured(colour: str) -> list[str]:
+    """Extra variables of a change."""
+    return ["--extra-vars", json.dumps({"stack_app": app(colour)})]
+
+
+def manifest() -> dict[str, Any]:
+    """Manifest of the current release."""
+    return json.loads(on_server("cat /opt/crisper/current/manifest.json"))
+
+
+def under_load(url: str, act: Any) -> dict[str, Any]:
+    """Seconds of `act`, and what the load saw meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        stop = Path(folder) / "stop"
+        load = subprocess.Popen(
+            [sys.executable, str(ROOT / "molecule/shared/load.py"), url, str(stop)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(WARM)
+        begun = time.monotonic()
+        act()
+        seconds = time.monotonic() - begun
+        time.sleep(AFTER)
+        stop.touch()
+        seen = json.loads(load.communicate(timeout=300)[0])
+    return {"seconds": round(seconds, 1), **seen}
+
+
+def timed(act: Any) -> float:
+    """Median seconds of some calls."""
+    found = []
+    for _ in range(REPEATS):
+        begun = time.monotonic()
+        act()
+        found.append(time.monotonic() - begun)
+    return statistics.median(found)
+
+
+def row(name: str, seen: dict[str, Any]) -> None:
+    """One line of the table."""
+    requests, tasks = seen["requests"], seen["tasks"]
+    print(
+        f"| {name} | {seen['seconds']} s | {requests['failed']:,} of {requests['sent']:,}"
+        f" | {tasks['lost']} and {tasks['twice']} of {tasks['accepted']} |",
+        flush=True,
+    )
+
+
+def main() -> int:
+    """Measure, print, and fail on what is not reached."""
+    molecule = str(BIN / "molecule")
+    ENV["PATH"] = f"{BIN}:{ENV['PATH']}"
+    run(molecule, "destroy", "-s", "rollout")
+    run(molecule, "converge", "-s", "rollout")
+    try:
+        return measure()
+    finally:
+        run(molecule, "destroy", "-s", "rollout")
+
+
+def measure() -> int:
+    """All ways, one after the other."""
+    network = json.loads(run("docker", "inspect", SERVER))[0]["NetworkSettings"]["Networks"]
+    url = f"http://{network['bridge']['IPAddress']}:8080"
+    deploy(*coloured("warm"))  # what is made once is made now
+    print("| way | time | requests failed | tasks lost, run twice |\n|---|---|---|---|")
+    ours = under_load(url, lambda: deploy(*coloured("ours")))
+    row("`deploy.yml`", ours)
+    waited = manifest()["deploy"]["seconds"].get("drain", 0.0)
+    back = under_load(url, lambda: deploy("--tags=rollback"))
+    row("`deploy.yml --tags rollback`", back)
+    plain = under_load(url, lambda: on_server(PLAIN))
+    row("`docker compose up --detach --wait`", plain)
+    shell = under_load(url, lambda: on_server(SHELL))
+    row("start-first in shell", shell)
+    deploy(*coloured("warm"))  # puts the stack in order again
+    ping = timed(
+        lambda: run(str(BIN / "ansible"), "rollout", f"--inventory={INVENTORY}", "-m", "ping")
+    )
+    unchanged = timed(lambda: deploy(*coloured("warm")))
+    goals = {
+        "deploy / (plain + wait for tasks)": (ours["seconds"] / (plain["seconds"] + waited), 1.5),
+        "unchanged / ping": (unchanged / ping, 3.0),
+        "rollback / deploy": (back["seconds"] / ours["seconds"], 1.0),
+    }
+    print(f"\nwaited for tasks {waited} s, unchanged {unchanged:.2f} s, ping {ping:.2f} s\n")
+    for name, (ratio, most) in goals.items():
+        print(f"{name}: {ratio:.2f} (at most {most})")
+    clean = all(
+        seen["requests"]["failed"] == seen["tasks"]["lost"] == seen["tasks"]["twice"] == 0
+        for seen in (ours, back)
+    )
+    return int(not clean or any(ratio > most for ratio, most in goals.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
