@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 
 from backend.expansion import terms
 from backend.extract import best
@@ -41,7 +41,10 @@ def plan(
         titles.add(place.title)
         sentence, _ = best(terms(interest), place, korean)
         chosen.append(Stop(place.id, place.title, f"{interest.strip()}: {sentence}"))
-    return [chosen[day::days] for day in range(days)]
+    # One after another, so that every day has something for every interest.
+    each, longer = divmod(len(chosen), days)
+    ends = [day * each + min(day, longer) for day in range(days + 1)]
+    return [chosen[start:end] for start, end in pairwise(ends)]
 
 
 def note(days: int, stops: int, korean: bool) -> str | None:
