@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import random
 import statistics
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import httpx
 import pytest
 from appstack import Stack
+from proxy import before_each
 from test_seed import PLACE, all_done, seed
 from testkit import wait_until
 
@@ -39,34 +37,8 @@ def places(stack: Stack, admin: httpx.Client) -> None:
 def slow_qdrant(qdrant: str) -> Iterator[str]:
     """URL of a proxy that hands every request on, LATENCY later."""
 
-    behind = httpx.Client(base_url=qdrant)
-
-    class Slow(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def handle_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            time.sleep(LATENCY)
-            kept = ("api-key", "content-type")
-            headers = {name: self.headers[name] for name in kept if self.headers[name]}
-            answer = behind.request(self.command, self.path, content=body, headers=headers)
-            self.send_response(answer.status_code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(answer.content)))
-            self.end_headers()
-            self.wfile.write(answer.content)
-
-        do_GET = do_POST = do_PUT = handle_any  # noqa: N815
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    behind.close()
+    with before_each(qdrant, lambda *_: time.sleep(LATENCY)) as url:
+        yield url
 
 
 def ask(client: httpx.Client, query: str) -> tuple[float, dict]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from appstack import Stack, Web
+from proxy import before_each
 from testkit import Process, Redis
 
 BULK = "/api/admin/bulk/regenerate-embeddings"
@@ -106,6 +107,31 @@ def test_a_deleted_item_is_in_no_answer(
             assert answer["cached"] is False
             assert item not in [s["id"] for s in answer["sources"]]
             assert client.get(f"/api/admin/items/{item}").status_code == 404
+    finally:
+        web.kill()
+
+
+def test_an_item_that_is_deleted_while_it_is_embedded_leaves_no_vector(
+    stack: Stack, admin: httpx.Client, qdrant: str, make_items: Callable, finish: Callable
+) -> None:
+    (item,) = make_items("The sunken ship")
+    deleted: list[int] = []
+
+    def delete(method: str, path: str) -> None:
+        if method == "PUT" and path.split("?")[0].endswith("/points"):
+            deleted.append(admin.delete(f"/api/admin/items/{item}").status_code)
+
+    with before_each(qdrant, delete) as url:
+        worker = stack.worker("deleting", QDRANT_COLLECTION="deleting", QDRANT_URL=url)
+        try:
+            finish(stack.send(item, "deleting"))
+        finally:
+            worker.kill()
+    assert deleted == [204]
+    web = stack.web(QDRANT_COLLECTION="deleting")
+    try:
+        with web.client() as client:
+            assert ask(client, "sunken ship")["sources"] == []
     finally:
         web.kill()
 
