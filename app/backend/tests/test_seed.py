@@ -87,7 +87,7 @@ def test_what_the_broker_missed_the_next_run_queues_and_the_one_after_finds_noth
     assert f"{COUNT} embeddings queued" in second.stdout
     running = stack.worker(**PLACE)
     try:
-        wait_until(lambda: all_done(admin), "all places are embedded", 60, running.log)
+        wait_until(lambda: all_done(admin), "all places are embedded", 120, running.log)
     finally:
         running.kill()
     third = seed(stack)
@@ -106,7 +106,7 @@ def test_a_place_that_is_gone_comes_back(
     assert admin.delete(f"/api/admin/items/{lost}").status_code == 204
     assert admin.delete(f"/api/admin/items/{lost}").status_code == 404
     assert "1 new, 0 changed" in seed(stack).stdout
-    wait_until(lambda: all_done(admin), "all places are embedded", 60, seeding.log)
+    wait_until(lambda: all_done(admin), "all places are embedded", 120, seeding.log)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_places_are_found_in_both_languages(
     stack: Stack, admin: httpx.Client, seeding: Process, asked: httpx.Client, query: str, title: str
 ) -> None:
     seed(stack)
-    wait_until(lambda: all_done(admin), "all places are embedded", 60, seeding.log)
+    wait_until(lambda: all_done(admin), "all places are embedded", 120, seeding.log)
     answer = asked.post("/rag/query", json={"query": query, "top_k": 3}).json()
     assert title in [source["title"] for source in answer["sources"]], answer
     assert title in answer["answer"]
