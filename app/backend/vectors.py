@@ -48,30 +48,6 @@ def store(item_id: int, vector: list[float], payload: dict[str, Any]) -> None:
     client().upsert(settings().qdrant_collection, points=[point], wait=True)
 
 
-def search(vector: list[float], limit: int) -> list[dict[str, Any]]:
-    """The nearest items as ``{id, title, content, score}``, the best first.
-
-    `score` is the cosine. No collection yet is no item.
-    """
-    try:
-        found = client().query_points(
-            settings().qdrant_collection, query=vector, limit=limit, with_payload=True
-        )
-    except UnexpectedResponse as error:
-        if error.status_code == 404:
-            return []
-        raise
-    return [
-        {
-            "id": int(point.id),
-            "title": (point.payload or {}).get("title", ""),
-            "content": (point.payload or {}).get("content", ""),
-            "score": point.score,
-        }
-        for point in found.points
-    ]
-
-
 def remove(item_id: int) -> None:
     """Remove the item's point; none is no error."""
     try:
@@ -95,3 +71,27 @@ def look_up(item_id: int) -> dict[str, Any] | None:
         return None
     vector = found[0].vector or []
     return {"dimensions": len(vector), "payload": found[0].payload}
+
+
+def search(vector: list[float], limit: int) -> list[dict[str, Any]]:
+    """The nearest items as ``{id, title, content, score}``, the best first.
+
+    `score` is the cosine. No collection yet is no item.
+    """
+    try:
+        found = client().query_points(
+            settings().qdrant_collection, query=vector, limit=limit, with_payload=True
+        )
+    except UnexpectedResponse as error:
+        if error.status_code == 404:
+            return []
+        raise
+    return [
+        {
+            "id": int(point.id),
+            "title": (point.payload or {}).get("title", ""),
+            "content": (point.payload or {}).get("content", ""),
+            "score": point.score,
+        }
+        for point in found.points
+    ]
