@@ -13,16 +13,17 @@ from sqlalchemy.exc import OperationalError as DatabaseError
 from sqlalchemy.exc import TimeoutError as PoolError
 
 from backend import metrics, rehearsal
-from backend.api import admin, health, tasks
+from backend.api import admin, chat, health, itinerary, rag, tasks
 from backend.body_limit import BodyLimit
 from backend.celery_app import app as celery
+from backend.history import MariadbAwayError
 from backend.settings import settings
 
 # A worker waits for Redis to return, however long; a web request must answer.
 celery.conf.result_backend_always_retry = False
 
 app = FastAPI(title="Crisper reference application", version=settings().release)
-for module in (health, admin, tasks, metrics):
+for module in (health, admin, tasks, rag, chat, itinerary, metrics):
     app.include_router(module.router)
 if settings().rehearsal:
     app.include_router(rehearsal.router)
@@ -32,6 +33,7 @@ metrics.measure(app)
 AWAY: dict[type[Exception], str] = {
     DatabaseError: "database",
     PoolError: "database",
+    MariadbAwayError: "chat history (mariadb)",
     BrokerError: "broker",
     BatchPublishError: "broker",
     RedisError: "broker",

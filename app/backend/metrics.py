@@ -15,6 +15,9 @@ from backend.celery_app import app as celery
 
 REQUESTS = Counter("http_requests_total", "Requests", ["method", "route", "status"])
 SECONDS = Histogram("http_request_seconds", "Seconds per request", ["method", "route"])
+CACHE_HITS = Counter("cache_hits_total", "Questions answered from the cache")
+CACHE_MISSES = Counter("cache_misses_total", "Questions that the cache had no answer to")
+RAG_SECONDS = Histogram("rag_query_seconds", "Seconds per question, cached ones too")
 QUEUES = ("default", "embeddings")
 router = APIRouter()
 

@@ -22,6 +22,9 @@ class Settings(BaseSettings):
     qdrant_url: str = "http://127.0.0.1:6333"
     qdrant_api_key: str = Field(default="", repr=False)
     qdrant_collection: str = "items"
+    mariadb_url: str = Field(default="", repr=False)  # chat history; in PostgreSQL without it
+    rag_cache_seconds: int = Field(default=3600, ge=1)
+    rag_threads: int = Field(default=16, ge=1)  # searches at once per process; 1 is one by one
     secret_key: str = Field(default="", repr=False)
     admin_username: str = "admin"
     admin_password: str = Field(default="", repr=False)

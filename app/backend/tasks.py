@@ -12,7 +12,7 @@ from celery.signals import task_failure, worker_process_init
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 from sqlalchemy.exc import OperationalError
 
-from backend import vectors
+from backend import rag_cache, vectors
 from backend.celery_app import app
 from backend.db import engine, session
 from backend.embeddings import embed
@@ -49,15 +49,18 @@ def regenerate_embedding_task(self: Task, item_id: int) -> dict[str, Any]:
     """Embed one item and store its vector; run twice, the result is the same."""
     try:
         with session() as current:
-            item = current.get(Item, item_id)
+            item = current.get(Item, item_id, with_for_update=True)
             if item is None:
                 log.warning("item %s does not exist", item_id)
                 return {"item_id": item_id, "status": Status.FAILED, "error": "no such item"}
             item.status = Status.PROCESSING
-            text, title = f"{item.title}\n{item.content}", item.title
+            text = f"{item.title}\n{item.content}"
+            payload = {"title": item.title, "content": item.content}
         vectors.ensure_collection()
-        vectors.store(item_id, embed([text])[0], {"title": title})
-        set_status(item_id, Status.COMPLETED, None)
+        vectors.store(item_id, embed([text])[0], payload)
+        if not set_status(item_id, Status.COMPLETED, None):
+            vectors.remove(item_id)  # the item was deleted meanwhile
+        rag_cache.bump()
     except Exception as caught:
         # Clients wrap the soft limit's exception as a failed request; it is no reason to retry.
         error = SoftTimeLimitExceeded() if is_time_up(caught) else caught
@@ -98,9 +101,13 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def set_status(item_id: int | None, status: Status, error: str | None) -> None:
-    """Record where an item stands; an item that is gone stays gone."""
+def set_status(item_id: int | None, status: Status, error: str | None) -> bool:
+    """Record where an item stands; whether it is still there: one that is gone stays gone."""
+    if item_id is None:
+        return False
     with session() as current:
-        item = current.get(Item, item_id) if item_id is not None else None
+        # Locked: an item that is being deleted is not there.
+        item = current.get(Item, item_id, with_for_update=True)
         if item is not None:
             item.status, item.error = status, error
+        return item is not None

@@ -48,6 +48,19 @@ def store(item_id: int, vector: list[float], payload: dict[str, Any]) -> None:
     client().upsert(settings().qdrant_collection, points=[point], wait=True)
 
 
+def remove(item_id: int) -> None:
+    """Remove the item's point; none is no error."""
+    try:
+        client().delete(
+            settings().qdrant_collection,
+            points_selector=models.PointIdsList(points=[item_id]),
+            wait=True,
+        )
+    except UnexpectedResponse as error:
+        if error.status_code != 404:
+            raise
+
+
 def look_up(item_id: int) -> dict[str, Any] | None:
     """The item's point as ``{dimensions, payload}``; None when there is none."""
     name = settings().qdrant_collection
@@ -58,3 +71,27 @@ def look_up(item_id: int) -> dict[str, Any] | None:
         return None
     vector = found[0].vector or []
     return {"dimensions": len(vector), "payload": found[0].payload}
+
+
+def search(vector: list[float], limit: int) -> list[dict[str, Any]]:
+    """The nearest items as ``{id, title, content, score}``, the best first.
+
+    `score` is the cosine. No collection yet is no item.
+    """
+    try:
+        found = client().query_points(
+            settings().qdrant_collection, query=vector, limit=limit, with_payload=True
+        )
+    except UnexpectedResponse as error:
+        if error.status_code == 404:
+            return []
+        raise
+    return [
+        {
+            "id": int(point.id),
+            "title": (point.payload or {}).get("title", ""),
+            "content": (point.payload or {}).get("content", ""),
+            "score": point.score,
+        }
+        for point in found.points
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 from backend.db import engine
-from backend.models import Base
+from backend.history import Base  # with all its tables: the chats' too
 from sqlalchemy import text
 
 LOCK = 0x63726973  # "cris": two deploys at once migrate one after the other

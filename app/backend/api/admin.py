@@ -9,7 +9,7 @@ from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select, update
 
-from backend import vectors
+from backend import rag_cache, vectors
 from backend.auth import Admin, check
 from backend.db import session
 from backend.models import Item, Status
@@ -105,6 +105,21 @@ def show_item(item_id: ItemId, _: Admin) -> dict[str, Any]:
             raise HTTPException(404, f"There is no item {item_id}.")
         shown = ItemOut.model_validate(row).model_dump(mode="json")
     return {**shown, "vector": vectors.look_up(item_id)}
+
+
+@router.delete("/api/admin/items/{item_id}", status_code=204)
+def delete_item(item_id: ItemId, _: Admin) -> None:
+    """Delete an item and its vector; no answer names it any more."""
+    # The row stays locked until the point is gone: a failure leaves both, and a task that embeds
+    # the item meanwhile waits, finds it gone and takes its point back.
+    with session() as current:
+        row = current.get(Item, item_id, with_for_update=True)
+        if row is None:
+            raise HTTPException(404, f"There is no item {item_id}.")
+        current.delete(row)
+        current.flush()
+        vectors.remove(item_id)
+    rag_cache.bump()
 
 
 @router.post("/api/admin/bulk/regenerate-embeddings", status_code=202)

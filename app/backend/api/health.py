@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from sqlalchemy import text
 
-from backend import vectors
+from backend import history, vectors
 from backend.celery_app import app as celery
 from backend.db import engine
 from backend.queueing import UNWATCHED
@@ -49,6 +49,8 @@ CHECKS: dict[str, Callable[[], None]] = {
     "redis": _broker,
     "qdrant": _vectors,
 }
+if settings().mariadb_url:
+    CHECKS["mariadb"] = history.ping
 
 
 async def _timed(check: Callable[[], None]) -> dict[str, Any]:
