@@ -1,4 +1,7 @@
-"""Text to vectors, by the model that ships in WordLlama's own wheel: no download, no GPU."""
+"""Text to vectors: by the provider's model when one is set, else by WordLlama's.
+
+WordLlama's model ships in its own wheel: no download, no GPU.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 import wordllama
 from wordllama import WordLlama
 
-DIMENSIONS = 256
+from backend.settings import settings
 
 
 @lru_cache
@@ -20,5 +23,14 @@ def _model() -> WordLlama:
 
 
 def embed(texts: Sequence[str]) -> list[list[float]]:
-    """Vectors of `texts`: one of DIMENSIONS floats each, of length 1."""
+    """Vectors of `texts`, one each, all of the model's dimension (WordLlama: 256, of length 1).
+
+    Raises:
+        provider.ProviderAwayError: passing trouble with the provider.
+        provider.ProviderError: the provider refused, or answered nonsense.
+    """
+    if settings().embedding_model:
+        from backend import provider  # costs a second, and the web process never needs it
+
+        return provider.embed(texts)
     return _model().embed(list(texts), norm=True).tolist()

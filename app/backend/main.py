@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError as DatabaseError
 from sqlalchemy.exc import TimeoutError as PoolError
 
 from backend import metrics
-from backend.api import admin, health, tasks
+from backend.api import admin, health, research, tasks
 from backend.body_limit import BodyLimit
 from backend.celery_app import app as celery
 from backend.settings import settings
@@ -22,7 +22,7 @@ from backend.settings import settings
 celery.conf.result_backend_always_retry = False
 
 app = FastAPI(title="Crisper reference application", version=settings().release)
-for module in (health, admin, tasks, metrics):
+for module in (health, admin, tasks, research, metrics):
     app.include_router(module.router)
 app.add_middleware(BodyLimit, limit=settings().max_body_bytes)
 metrics.measure(app)
