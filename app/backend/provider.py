@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletion
 
 from backend.settings import settings
 
-TIMEOUT = 30  # seconds for embeddings; a chat model has as long as the research
+TIMEOUT = 30  # seconds
 
 
 class ProviderError(RuntimeError):
@@ -76,7 +76,8 @@ def complete(system: str, user: str) -> str | None:
         answer = client().chat.completions.create(
             model=settings().chat_model,
             messages=[{"role": "system", "content": system}, {"role": "user", "content": user}],
-            timeout=settings().research_seconds,
+            # Longer than the research may take: its soft limit ends it, and tells why.
+            timeout=settings().research_seconds + TIMEOUT,
         )
     choices = answer.choices if isinstance(answer, ChatCompletion) else None
     first = choices[0] if isinstance(choices, list) and choices else None
