@@ -65,14 +65,14 @@ def test_progress_in_order_and_a_report(
 
     thread = threading.Thread(target=follow)
     thread.start()
-    assert started.wait(10)  # it is listened to before there is a worker
+    assert started.wait(30)  # it is listened to before there is a worker
     worker = stack.worker()
     try:
         items = make_items("The palace of Gyeongbokgung", "A bridge over the Han")
         for task in admin.post(BULK, json={"item_ids": items}).json()["task_ids"]:
             assert finish(task)["status"] == "success"
-        thread.join(30)
-        second = finish(ask(admin))
+        thread.join(60)
+        second = finish(ask(admin), 60)
     finally:
         worker.kill()
         thread.join()
@@ -92,9 +92,10 @@ def test_progress_in_order_and_a_report(
     assert "> What is known of The palace of Gyeongbokgung." in result["report"]
 
 
-def test_waiting_for_the_report(stack: Stack, guest: httpx.Client) -> None:
+def test_waiting_for_the_report(stack: Stack, guest: httpx.Client, finish: Callable) -> None:
     worker = stack.worker()
     try:
+        finish(ask(guest), 60)  # the first one takes seconds longer
         answer = guest.post("/api/research", json={"query": "  A  palace?\n"}, timeout=40)
     finally:
         worker.kill()
@@ -118,7 +119,7 @@ def test_waiting_has_an_end_and_the_task_goes_on(
         }
         worker = stack.worker()
         try:
-            assert finish(task_id)["status"] == "success"
+            assert finish(task_id, 60)["status"] == "success"
         finally:
             worker.kill()
     finally:
@@ -172,7 +173,7 @@ def test_a_waiting_task_is_revoked_for_a_worker_that_comes_later(
     worker = stack.worker()
     try:
         after = ask(admin)
-        assert finish(after)["status"] == "success"  # the queue went on behind them
+        assert finish(after, 60)["status"] == "success"  # the queue went on behind them
 
         def failed() -> bool:
             shown = admin.get(f"/api/admin/items/{item}").json()
@@ -188,6 +189,23 @@ def test_a_waiting_task_is_revoked_for_a_worker_that_comes_later(
     assert late.status_code == 409
     assert "success" in late.json()["detail"]
     assert admin.get(f"/api/task/{after}").json()["status"] == "success"
+
+
+def test_a_task_that_waits_for_its_retry_is_revoked(stack: Stack, admin: httpx.Client) -> None:
+    worker = stack.worker(QDRANT_URL="http://127.0.0.1:1")
+
+    def log(text: str) -> bool:
+        return text in worker.log.read_text()
+
+    try:
+        task_id = ask(admin)
+        wait_until(lambda: log(f"{task_id}] retry: Retry in"), "it is retried", 60, worker.log)
+        assert admin.delete(f"/api/task/{task_id}").status_code == 200
+        wait_until(lambda: log(f"{task_id}] ignored"), "it is not run", 60, worker.log)
+    finally:
+        worker.kill()
+    assert admin.get(f"/api/task/{task_id}").json()["status"] == "revoked"
+    assert stored(stack, task_id) == "REVOKED"
 
 
 def stored(stack: Stack, task_id: str) -> str:
@@ -218,7 +236,7 @@ def test_the_report_of_a_chat_model(
     (item,) = make_items("Deoksugung")
     (task,) = admin.post(BULK, json={"item_ids": [item]}).json()["task_ids"]
     finish(task)
-    result = finish(ask(admin, "Deoksugung"))["result"]
+    result = finish(ask(admin, "Deoksugung"), 60)["result"]
     assert result["report"] == "# A report of the model"
     asked = model.asked[0][2]["messages"][1]["content"]
     assert asked.startswith("Question: Deoksugung\n")
@@ -230,7 +248,7 @@ def test_a_running_research_is_revoked_and_the_worker_goes_on(
 ) -> None:
     model.silent = True
     task_id = ask(admin)
-    wait_until(lambda: model.asked, "the model is asked", log=chatting.log)
+    wait_until(lambda: model.asked, "the model is asked", 60, chatting.log)
     assert admin.get(f"/api/task/{task_id}").json() == {
         "task_id": task_id,
         "status": "progress",
@@ -241,22 +259,23 @@ def test_a_running_research_is_revoked_and_the_worker_goes_on(
     ended = f"run_research[{task_id}] was revoked while it ran"
     wait_until(lambda: ended in chatting.log.read_text(), "it ends", 20, chatting.log)
     model.silent = False
-    assert finish(ask(admin))["status"] == "success"
+    assert finish(ask(admin), 60)["status"] == "success"
     assert admin.get(f"/api/task/{task_id}").json()["status"] == "revoked"
     assert stored(stack, task_id) == "REVOKED"
 
 
-def test_the_time_limit_ends_it_readably(
-    stack: Stack, admin: httpx.Client, model: Provider, finish: Callable
-) -> None:
+def test_the_time_limit_ends_it_readably(stack: Stack, model: Provider, finish: Callable) -> None:
     model.silent = True
     settings = {"OPENAI_BASE_URL": model.url, "CHAT_MODEL": "fake-chat", "RESEARCH_SECONDS": "5"}
     worker = stack.worker(**settings)
+    web = stack.web(**settings)  # the message carries the limit
     try:
-        task = finish(ask(admin))
-        answer = admin.post("/api/research", json={"query": QUERY}, timeout=40)
+        with web.client() as client:
+            task = finish(ask(client), 60)
+            answer = client.post("/api/research", json={"query": QUERY}, timeout=40)
     finally:
         worker.kill()
+        web.kill()
     assert task["status"] == "failure"
     assert task["error"] == "The research took longer than 5 s."
     assert answer.status_code == 502, answer.text
