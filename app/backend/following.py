@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
+from types import FrameType
 from typing import Any
 
-from fastapi import HTTPException
+from fastapi import FastAPI, HTTPException
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from backend.settings import settings
 from backend.task_state import FINAL, describe, keys
 
-LOOK = 5.0  # seconds; an announcement may be lost while Redis restarts
+# Seconds. An announcement may be lost while Redis restarts, and a server that stops says nothing.
+LOOK = 2.0
 RANKS = {"pending": 0, "progress": 1}  # the others are final
+
+
+_stopping = threading.Event()
+
+
+@asynccontextmanager
+async def ending_with_the_server(_: FastAPI) -> AsyncIterator[None]:
+    """Lifespan: a server that is told to stop waits for its requests, these among them."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        _stopping.set()
+        if callable(before):
+            before(number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
+    yield
+    await _redis().aclose()
 
 
 @lru_cache
@@ -40,7 +63,7 @@ async def following(task_id: str, seconds: float) -> AsyncIterator[AsyncIterator
 
     Yields:
         Its states (`describe`), each one further than the one before. They end after the final
-        one, or after `seconds` without it.
+        one, after `seconds` without it, or when the server stops.
 
     Raises:
         HTTPException: 503, too many are being followed.
@@ -57,7 +80,7 @@ async def following(task_id: str, seconds: float) -> AsyncIterator[AsyncIterator
 
 async def _changes(task_id: str, channel: PubSub, end: float) -> AsyncIterator[dict[str, Any]]:
     last = (-1, -1)
-    while (left := end - time.monotonic()) > 0:
+    while (left := end - time.monotonic()) > 0 and not _stopping.is_set():
         message = await channel.get_message(timeout=min(left, LOOK))
         if message is not None and message["type"] == "message":
             shown = describe(task_id, [message["data"], None])

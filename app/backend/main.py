@@ -16,12 +16,17 @@ from backend import metrics
 from backend.api import admin, health, research, tasks
 from backend.body_limit import BodyLimit
 from backend.celery_app import app as celery
+from backend.following import ending_with_the_server
 from backend.settings import settings
 
 # A worker waits for Redis to return, however long; a web request must answer.
 celery.conf.result_backend_always_retry = False
 
-app = FastAPI(title="Crisper reference application", version=settings().release)
+app = FastAPI(
+    title="Crisper reference application",
+    version=settings().release,
+    lifespan=ending_with_the_server,
+)
 for module in (health, admin, tasks, research, metrics):
     app.include_router(module.router)
 app.add_middleware(BodyLimit, limit=settings().max_body_bytes)

@@ -52,8 +52,8 @@ async def task_events(
 ) -> AsyncIterator[dict[str, Any]]:
     """Each new state as a server-sent event, up to the final one.
 
-    A stream that ends without a final state has reached its time limit, or Redis went away: an
-    EventSource comes back by itself. Close it at the final state.
+    A stream that ends without a final state has reached its time limit, or Redis or this server
+    went away: an EventSource comes back by itself. Close it at the final state.
     """
     try:
         async for state in feed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -143,12 +144,15 @@ def here(clean: Provider, monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]
         cached.cache_clear()
 
 
-def test_chat(here: Provider) -> None:
+def test_chat(here: Provider, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
     assert client.complete("Be brief.", "What is it?") == "# A report of the model"
     path, headers, body = here.asked[0]
     assert (path, headers["authorization"]) == ("/v1/chat/completions", f"Bearer {KEY}")
     assert [message["role"] for message in body["messages"]] == ["system", "user"]
     assert body["model"] == "fake-chat"
+    assert caplog.text
+    assert KEY not in caplog.text
 
 
 def test_without_a_chat_model_there_is_no_answer(

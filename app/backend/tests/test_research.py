@@ -6,6 +6,7 @@ Every test starts workers of its own: many need a time without one.
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -331,6 +332,20 @@ def test_streams_are_bounded_and_leave_nothing_behind(stack: Stack) -> None:
             assert [state["status"] for state in told] == ["revoked"]
     finally:
         web.kill()
+
+
+def test_a_server_that_stops_ends_its_streams(stack: Stack) -> None:
+    web = stack.web()
+    try:
+        with web.client() as client, client.stream("GET", "/api/task/stream-4/events") as stream:
+            lines = stream.iter_lines()
+            assert json.loads(next(lines).removeprefix("data: "))["status"] == "pending"
+            web.signal(signal.SIGTERM)
+            assert "".join(lines) == ""  # it ends, and is not cut off
+            web.wait(20)
+    finally:
+        web.kill()
+    assert "Application shutdown complete" in web.log.read_text()
 
 
 def login(client: httpx.Client) -> dict[str, str]:
