@@ -11,7 +11,12 @@ app = Celery(
     "backend",
     broker=settings().celery_broker_url,
     backend=settings().celery_result_backend,
-    include=["backend.tasks", *(["backend.rehearsal"] if settings().rehearsal else [])],
+    include=[
+        "backend.tasks",
+        "backend.tasks_research",
+        *(["backend.rehearsal"] if settings().rehearsal else []),
+    ],
+    task_cls="backend.revoking:Revocable",
 )
 app.conf.update(
     task_serializer="json",
@@ -20,7 +25,10 @@ app.conf.update(
     timezone="Asia/Seoul",
     enable_utc=True,
     task_default_queue="default",
-    task_routes={"regenerate_embedding_task": {"queue": "embeddings"}},
+    task_routes={
+        "regenerate_embedding_task": {"queue": "embeddings"},
+        "run_research": {"queue": "default"},
+    },
     task_time_limit=settings().celery_task_time_limit,
     task_soft_time_limit=settings().celery_task_soft_time_limit,
     task_track_started=True,

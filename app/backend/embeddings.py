@@ -1,4 +1,7 @@
-"""Text to vectors, by the model that ships in WordLlama's own wheel: no download, no GPU."""
+"""Text to vectors: by the provider's model when one is set, else by WordLlama's.
+
+WordLlama's model ships in its own wheel: no download, no GPU.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from threading import Lock
 import wordllama
 from wordllama import WordLlama
 
-DIMENSIONS = 256
+from backend.settings import settings
+
 _loading = Lock()  # threads that ask at once load one model
 
 
@@ -22,7 +26,16 @@ def _model() -> WordLlama:
 
 
 def embed(texts: Sequence[str]) -> list[list[float]]:
-    """Vectors of `texts`: one of DIMENSIONS floats each, of length 1."""
+    """Vectors of `texts`, one each, all of the model's dimension (WordLlama: 256, of length 1).
+
+    Raises:
+        provider.ProviderAwayError: passing trouble with the provider.
+        provider.ProviderError: the provider refused, or answered nonsense.
+    """
+    if settings().embedding_model:
+        from backend import provider  # costs a second, and most installations have none
+
+        return provider.embed(texts)
     with _loading:
         model = _model()
     return model.embed(list(texts), norm=True).tolist()

@@ -13,17 +13,23 @@ from sqlalchemy.exc import OperationalError as DatabaseError
 from sqlalchemy.exc import TimeoutError as PoolError
 
 from backend import metrics, rehearsal
-from backend.api import admin, chat, health, itinerary, rag, tasks
+from backend.api import admin, chat, health, itinerary, rag, research, tasks
 from backend.body_limit import BodyLimit
 from backend.celery_app import app as celery
+from backend.following import ending_with_the_server
 from backend.history import MariadbAwayError
+from backend.provider_errors import ProviderAwayError, ProviderError
 from backend.settings import settings
 
 # A worker waits for Redis to return, however long; a web request must answer.
 celery.conf.result_backend_always_retry = False
 
-app = FastAPI(title="Crisper reference application", version=settings().release)
-for module in (health, admin, tasks, rag, chat, itinerary, metrics):
+app = FastAPI(
+    title="Crisper reference application",
+    version=settings().release,
+    lifespan=ending_with_the_server,
+)
+for module in (health, admin, tasks, research, rag, chat, itinerary, metrics):
     app.include_router(module.router)
 if settings().rehearsal:
     app.include_router(rehearsal.router)
@@ -39,6 +45,8 @@ AWAY: dict[type[Exception], str] = {
     RedisError: "broker",
     ApiException: "vector database",
     ResponseHandlingException: "vector database",
+    ProviderAwayError: "model provider",
+    ProviderError: "model provider",
 }
 
 

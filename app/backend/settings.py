@@ -31,6 +31,16 @@ class Settings(BaseSettings):
     token_minutes: int = 30
     rehearsal: bool = False
     max_body_bytes: int = 4 * 1024 * 1024
+    # Any OpenAI-compatible endpoint. Without an embedding model the one in the image is used;
+    # without a chat model reports are put together from the passages themselves.
+    openai_base_url: str = ""
+    openai_api_key: str = Field(default="", repr=False)
+    embedding_model: str = ""
+    chat_model: str = ""
+    research_seconds: int = Field(default=120, ge=1)  # then the research ends, failed
+    research_wait_seconds: float = Field(default=30, gt=0)  # how long POST /api/research waits
+    events_seconds: float = Field(default=900, gt=0)  # then a stream ends and clients come back
+    events_streams: int = Field(default=100, ge=1)  # at once, per web process
 
 
 @lru_cache

@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx
 from celery import Task
+from celery.app.task import Context
 from celery.exceptions import SoftTimeLimitExceeded
-from celery.signals import task_failure, worker_process_init
+from celery.signals import task_failure, task_revoked, worker_process_init
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 from sqlalchemy.exc import OperationalError
 
@@ -54,10 +55,10 @@ def regenerate_embedding_task(self: Task, item_id: int) -> dict[str, Any]:
                 log.warning("item %s does not exist", item_id)
                 return {"item_id": item_id, "status": Status.FAILED, "error": "no such item"}
             item.status = Status.PROCESSING
-            text = f"{item.title}\n{item.content}"
             payload = {"title": item.title, "content": item.content}
-        vectors.ensure_collection()
-        vectors.store(item_id, embed([text])[0], payload)
+        vector = embed(["\n".join(payload.values())])[0]
+        vectors.ensure_collection(len(vector))
+        vectors.store(item_id, vector, payload)
         if not set_status(item_id, Status.COMPLETED, None):
             vectors.remove(item_id)  # the item was deleted meanwhile
         rag_cache.bump()
@@ -81,6 +82,13 @@ def keep_failure(exception: BaseException, args: list, kwargs: dict, **_: Any) -
         set_status(item_id, Status.FAILED, told(exception))
     except OperationalError:
         log.exception("item %s: its failure could not be recorded", item_id)
+
+
+@task_revoked.connect(sender=regenerate_embedding_task)
+def keep_revoked(request: Context, **_: Any) -> None:
+    """An item whose task was revoked does not wait for it any longer."""
+    item_id = request.kwargs.get("item_id", request.args[0] if request.args else None)
+    set_status(item_id, Status.FAILED, "revoked")
 
 
 @worker_process_init.connect

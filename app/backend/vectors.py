@@ -9,7 +9,6 @@ from typing import Any
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from backend.embeddings import DIMENSIONS
 from backend.settings import settings
 
 TIMEOUT = 10  # seconds
@@ -27,18 +26,47 @@ def client() -> QdrantClient:
         )
 
 
-def ensure_collection() -> None:
-    """Create the collection unless it is there; two workers may try at once."""
-    name = settings().qdrant_collection
-    if client().collection_exists(name):
+class WrongSizeError(ValueError):
+    """The collection was made for the vectors of another model."""
+
+
+def _size() -> int | None:
+    """Dimension of the collection's vectors; None without a collection."""
+    try:
+        vectors = client().get_collection(settings().qdrant_collection).config.params.vectors
+    except UnexpectedResponse as error:
+        if error.status_code == 404:
+            return None
+        raise
+    return vectors.size if isinstance(vectors, models.VectorParams) else None
+
+
+def _fits(size: int) -> bool:
+    """Whether there is a collection; one of another size than `size` is an error."""
+    found = _size()
+    if found not in (None, size):
+        raise WrongSizeError(
+            f"The collection {settings().qdrant_collection!r} holds vectors of {found} floats, "
+            f"the embedding model makes {size}: set another QDRANT_COLLECTION."
+        )
+    return found is not None
+
+
+def ensure_collection(size: int) -> None:
+    """Create the collection for vectors of `size` floats; two workers may try at once.
+
+    Raises:
+        WrongSizeError: it is there, for vectors of another size.
+    """
+    if _fits(size):
         return
     try:
         client().create_collection(
-            name,
-            vectors_config=models.VectorParams(size=DIMENSIONS, distance=models.Distance.COSINE),
+            settings().qdrant_collection,
+            vectors_config=models.VectorParams(size=size, distance=models.Distance.COSINE),
         )
     except UnexpectedResponse:
-        if not client().collection_exists(name):
+        if not _fits(size):
             raise
 
 
@@ -74,24 +102,26 @@ def look_up(item_id: int) -> dict[str, Any] | None:
 
 
 def search(vector: list[float], limit: int) -> list[dict[str, Any]]:
-    """The nearest items as ``{id, title, content, score}``, the best first.
+    """The `limit` items nearest to `vector` as ``{id, title, content, score}``, best first.
 
-    `score` is the cosine. No collection yet is no item.
+    Scores are cosines, -1..1. Without a collection there is nothing to find.
+
+    Raises:
+        WrongSizeError: the collection is for vectors of another size.
     """
     try:
         found = client().query_points(
-            settings().qdrant_collection, query=vector, limit=limit, with_payload=True
+            settings().qdrant_collection,
+            query=vector,
+            limit=limit,
+            with_payload=["title", "content"],
         )
-    except UnexpectedResponse as error:
-        if error.status_code == 404:
+    except UnexpectedResponse:
+        # Asked only now: a search is one round trip.
+        if not _fits(len(vector)):
             return []
         raise
     return [
-        {
-            "id": int(point.id),
-            "title": (point.payload or {}).get("title", ""),
-            "content": (point.payload or {}).get("content", ""),
-            "score": point.score,
-        }
+        {"id": point.id, "title": "", "content": "", **(point.payload or {}), "score": point.score}
         for point in found.points
     ]

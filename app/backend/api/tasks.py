@@ -1,39 +1,62 @@
-"""What became of a task."""
+"""What became of a task, and putting an end to it."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from celery import states
-from celery.result import AsyncResult
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Depends, HTTPException, Path
+from fastapi.sse import EventSourceResponse
+from redis.exceptions import RedisError
 
+from backend.auth import Admin
 from backend.celery_app import app as celery
+from backend.following import following
+from backend.revoking import revoke
+from backend.settings import settings
+from backend.task_state import describe, keys
 
 router = APIRouter(prefix="/api/task", tags=["tasks"])
-WORDS = {
-    states.PENDING: "pending",
-    states.RECEIVED: "pending",
-    states.STARTED: "progress",
-    states.RETRY: "progress",
-    "PROGRESS": "progress",
-    states.SUCCESS: "success",
-    states.FAILURE: "failure",
-    states.REVOKED: "revoked",
-}
+TaskId = Annotated[str, Path(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+
+
+def _state(task_id: str) -> dict[str, Any]:
+    return describe(task_id, celery.backend.client.mget(keys(task_id)))
 
 
 @router.get("/{task_id}")
-def show_task(task_id: Annotated[str, Path(pattern=r"^[A-Za-z0-9-]{1,64}$")]) -> dict[str, Any]:
-    """State, and the result or the error. Celery cannot tell an unknown id from a waiting one."""
-    result = AsyncResult(task_id, app=celery)
-    meta = celery.backend.get_task_meta(task_id)
-    state = WORDS.get(meta["status"], "progress")
-    shown: dict[str, Any] = {"task_id": task_id, "status": state}
-    if state == "success":
-        shown["result"] = meta["result"]
-    elif state in ("failure", "revoked"):
-        shown["error"] = str(result.result)
-    elif state == "progress" and isinstance(meta["result"], dict):
-        shown["progress"] = meta["result"]
-    return shown
+def show_task(task_id: TaskId) -> dict[str, Any]:
+    """State with stage and percentage, and the result or the error."""
+    return _state(task_id)
+
+
+@router.delete("/{task_id}")
+def revoke_task(task_id: TaskId, _: Admin) -> dict[str, Any]:
+    """Revoke a task, waiting or running; a running one ends within about a second."""
+    state = _state(task_id)
+    if state["status"] in ("success", "failure"):
+        raise HTTPException(409, f"The task has ended already: {state['status']}.")
+    revoke(celery, task_id)
+    return _state(task_id)
+
+
+async def _feed(task_id: TaskId) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+    """Before the answer starts, so that a Redis that is away is a 503; closed when it ends."""
+    async with following(task_id, settings().events_seconds) as feed:
+        yield feed
+
+
+@router.get("/{task_id}/events", response_class=EventSourceResponse)
+async def task_events(
+    feed: Annotated[AsyncIterator[dict[str, Any]], Depends(_feed)],
+) -> AsyncIterator[dict[str, Any]]:
+    """Each new state as a server-sent event, up to the final one.
+
+    A stream that ends without a final state has reached its time limit, or Redis or this server
+    went away: an EventSource comes back by itself. Close it at the final state.
+    """
+    try:
+        async for state in feed:
+            yield state
+    except RedisError:
+        return

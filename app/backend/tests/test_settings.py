@@ -31,7 +31,7 @@ def test_a_running_worker_has_the_settings_and_the_tasks(stack: Stack) -> None:
         assert {name: conf.get(name) for name in EXPECTED} == EXPECTED
         assert conf["broker_transport_options"]["visibility_timeout"] == 43200
         tasks = {name.split(" ")[0] for name in inspect(stack, "registered")}
-        assert {"health_check", "regenerate_embedding_task"} <= tasks
+        assert {"health_check", "regenerate_embedding_task", "run_research"} <= tasks
         queues = {queue["name"] for queue in inspect(stack, "active_queues")}
         assert queues == {"default", "embeddings"}
     finally:
@@ -55,7 +55,8 @@ def test_models_and_migrations_agree(stack: Stack) -> None:
 def test_the_web_process_does_not_load_the_model() -> None:
     script = (
         "import sys, backend.main; from backend.embeddings import _model; "
-        "assert _model.cache_info().currsize == 0"
+        "assert _model.cache_info().currsize == 0; "
+        "assert not {'langgraph', 'openai'} & set(sys.modules)"
     )
     path = f"{APP}:{APP / 'crisper-worker/src'}"
     subprocess.run([sys.executable, "-c", script], check=True, env={"PYTHONPATH": path}, cwd=APP)

@@ -1,0 +1,73 @@
+"""Research: wait for the report, or follow the task."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, Field
+
+from backend.following import following
+from backend.queueing import UNWATCHED
+from backend.settings import settings
+from backend.tasks_research import run_research
+
+router = APIRouter(prefix="/api/research", tags=["research"])
+# Not blank, no NUL. Linear in time.
+Query = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
+
+
+class Question(BaseModel):
+    """What is to be researched."""
+
+    query: Query
+
+
+class Report(BaseModel):
+    """What came of it."""
+
+    status: str
+    report: str
+    session_id: str
+    query: str
+
+
+class Started(BaseModel):
+    """Where to ask for it: GET /api/task/{task_id}, and /events below it."""
+
+    task_id: str
+    status: str
+
+
+def _start(query: str, task_id: str) -> None:
+    run_research.apply_async((query,), task_id=task_id, **UNWATCHED)
+
+
+@router.post("")
+async def research(question: Question) -> Report:
+    """The report. A 504 after RESEARCH_WAIT_SECONDS names the task, which goes on."""
+    task_id = str(uuid.uuid4())
+    ended: dict[str, Any] = {"status": "pending"}
+    async with following(task_id, settings().research_wait_seconds) as states:
+        await run_in_threadpool(_start, question.query, task_id)
+        async for state in states:
+            ended = state
+    match ended["status"]:
+        case "success":
+            return Report(**ended["result"])
+        case "failure" | "revoked":
+            raise HTTPException(502, {"task_id": task_id, "error": ended["error"]})
+    raise HTTPException(
+        504,
+        {"task_id": task_id, "error": f"It takes longer; ask GET /api/task/{task_id} for it."},
+    )
+
+
+@router.post("/async", status_code=202)
+def start_research(question: Question) -> Started:
+    """Queue it and answer at once."""
+    task_id = str(uuid.uuid4())
+    _start(question.query, task_id)
+    return Started(task_id=task_id, status="pending")
