@@ -5,13 +5,16 @@ from __future__ import annotations
 from celery import Celery
 from crisper_worker import install
 
+from backend import logs, request_id, task_metrics
 from backend.settings import settings
+
+SIGNALS = (logs, request_id, task_metrics)  # connected by being imported, in web and workers alike
 
 app = Celery(
     "backend",
     broker=settings().celery_broker_url,
     backend=settings().celery_result_backend,
-    include=["backend.tasks"],
+    include=["backend.tasks", "backend.worker_overview"],
 )
 app.conf.update(
     task_serializer="json",

@@ -12,20 +12,23 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import OperationalError as DatabaseError
 from sqlalchemy.exc import TimeoutError as PoolError
 
-from backend import metrics
-from backend.api import admin, health, tasks
+from backend import logs, metrics
+from backend.api import admin, health, tasks, workers
 from backend.body_limit import BodyLimit
 from backend.celery_app import app as celery
+from backend.request_id import RequestId
 from backend.settings import settings
 
+logs.configure()
 # A worker waits for Redis to return, however long; a web request must answer.
 celery.conf.result_backend_always_retry = False
 
 app = FastAPI(title="Crisper reference application", version=settings().release)
-for module in (health, admin, tasks, metrics):
+for module in (health, admin, workers, tasks, metrics):
     app.include_router(module.router)
 app.add_middleware(BodyLimit, limit=settings().max_body_bytes)
 metrics.measure(app)
+app.add_middleware(RequestId)  # last, that is outermost: every answer has the id
 
 AWAY: dict[type[Exception], str] = {
     DatabaseError: "database",

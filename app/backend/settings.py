@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings
@@ -12,6 +13,8 @@ class Settings(BaseSettings):
     """Everything the application can be told."""
 
     release: str = "development"
+    log_format: Literal["json", "text"] = "json"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     database_url: str = "postgresql+psycopg://crisper:crisper@127.0.0.1:5432/crisper"
     redis_url: str = "redis://127.0.0.1:6379/1"
     celery_broker_url: str = "redis://127.0.0.1:6379/0"
