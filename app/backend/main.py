@@ -13,10 +13,10 @@ from sqlalchemy.exc import OperationalError as DatabaseError
 from sqlalchemy.exc import TimeoutError as PoolError
 
 from backend import logs, metrics
-from backend.api import admin, health, tasks, workers
+from backend.api import admin, errors, health, tasks, workers
 from backend.body_limit import BodyLimit
 from backend.celery_app import app as celery
-from backend.request_id import RequestId
+from backend.request_id import HEADER, RequestId, current_request_id
 from backend.settings import settings
 
 logs.configure()
@@ -26,6 +26,7 @@ celery.conf.result_backend_always_retry = False
 app = FastAPI(title="Crisper reference application", version=settings().release)
 for module in (health, admin, workers, tasks, metrics):
     app.include_router(module.router)
+errors.document(app)
 app.add_middleware(BodyLimit, limit=settings().max_body_bytes)
 metrics.measure(app)
 app.add_middleware(RequestId)  # last, that is outermost: every answer has the id
@@ -60,3 +61,14 @@ async def request_is_wrong(_: Request, error: RequestValidationError) -> JSONRes
     """What is wrong and where. The input is not repeated: it may be a password, or no Unicode."""
     shown = [{"loc": e["loc"], "msg": e["msg"], "type": e["type"]} for e in error.errors()]
     return JSONResponse({"detail": shown}, status_code=422)
+
+
+@app.exception_handler(Exception)
+async def we_are_wrong(_: Request, __: Exception) -> JSONResponse:
+    """A bug: its traceback is in the log, under the id that the caller sees."""
+    request_id = current_request_id() or ""
+    return JSONResponse(
+        {"detail": f"Internal error; the log tells more of request {request_id}."},
+        status_code=500,
+        headers={HEADER: request_id},
+    )
