@@ -44,9 +44,6 @@ SOURCES = [
     {"id": 1, "title": "Gyeongbokgung", "score": 0.91},
     {"id": 2, "title": BAD, "score": 0.5},
 ]
-    {"id": 1, "title": "Gyeongbokgung", "score": 0.91},
-    {"id": 2, "title": BAD, "score": 0.5},
-]
 
 
 @dataclass

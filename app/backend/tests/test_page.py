@@ -248,16 +248,16 @@ def test_a_conversation_keeps_its_session(inside: Page, fakes: Fakes) -> None:
     inside.go("chat")
     for message in ("hello", "again"):
         inside.fill("chat-form", message=message)
-        inside.sees("#chat-log li:last-child", f"You said: {message}")
+        inside.sees("#chat-log > li:last-child", f"You said: {message}")
     bodies = [body for _, path, body in fakes.asked if path == "/chat"]
     assert bodies == [{"message": "hello"}, {"message": "again", "session_id": "session-1"}]
     inside.fill("chat-form", message="fail")
     inside.sees("#message", "The language model is not available.")
-    assert len(inside.all("#chat-log li")) == 4
+    assert len(inside.all("#chat-log > li")) == 4
     assert inside.run("document.querySelector('#chat-form').message.value") == "fail"
     inside.shoot("chat")
     inside.one("#chat-new").click()
-    assert inside.all("#chat-log li") == []
+    assert inside.all("#chat-log > li") == []
 
 
 def test_an_itinerary(inside: Page, fakes: Fakes) -> None:

@@ -10,7 +10,8 @@ function show({ workers, queues, unacked }) {
   for (const { name, queues: from, active, reserved, pool } of workers) {
     const row = $("worker-rows").insertRow();
     cell(row, name, "title");
-    for (const text of [from.join(", "), active, reserved, `${pool.kind} × ${pool.size}`]) cell(row, text);
+    for (const text of [active, reserved, `${pool.kind} × ${pool.size}`]) cell(row, text);
+    cell(row, from.join(", "), "wide");
   }
   $("no-workers").hidden = workers.length > 0;
   $("queue-rows").replaceChildren();
