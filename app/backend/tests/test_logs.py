@@ -27,6 +27,10 @@ def with_id(log: Path, request_id: str) -> list[dict]:
     return [line for line in lines(log) if line.get("request_id") == request_id]
 
 
+def failures(log: Path, request_id: str) -> list[dict]:
+    return [line for line in with_id(log, request_id) if line["level"] == "ERROR"]
+
+
 def test_a_request_is_followed_into_its_task(
     stack: Stack, web: Web, admin: httpx.Client, make_items: Callable, finish: Callable
 ) -> None:
@@ -74,7 +78,7 @@ def test_what_a_task_logs_itself_and_its_retries_keep_the_request(
         assert finish(answer.json()["task_ids"][0], 40)["status"] == "failure"
         text = [line["message"] for line in with_id(lost.log, "retried")]
         assert sum("Retry in" in message for message in text) == 3
-        (failed,) = (line for line in with_id(lost.log, "retried") if line["level"] == "ERROR")
+        (failed,) = wait_until(lambda: failures(lost.log, "retried"), "the failure", 10, lost.log)
         assert "refused" in failed["exc_info"]
     finally:
         lost.kill()
@@ -95,6 +99,25 @@ def test_refused_requests_have_an_id_too(admin: httpx.Client) -> None:
         assert answer.headers["X-Request-ID"] == "refused"
 
 
+def test_a_bug_is_found_by_the_id_that_the_caller_saw(stack: Stack, admin: httpx.Client) -> None:
+    # A database without the tables is nothing that the code expects.
+    empty = stack.environment["DATABASE_URL"].rsplit("/", 1)[0] + "/template1"
+    web = stack.web(DATABASE_URL=empty)
+    try:
+        with web.client() as client:
+            client.headers = admin.headers
+            answer = client.get("/api/admin/items", headers={"X-Request-ID": "bug-7"})
+        assert (answer.status_code, answer.headers["X-Request-ID"]) == (500, "bug-7")
+        assert "bug-7" in answer.json()["detail"]
+        assert "items" not in answer.text
+        (found,) = wait_until(lambda: failures(web.log, "bug-7"), "the traceback", 10, web.log)
+        assert "UndefinedTable" in found["exc_info"]
+        (access,) = (line for line in with_id(web.log, "bug-7") if "path" in line)
+        assert access["status"] == 500
+    finally:
+        web.kill()
+
+
 def test_secrets_stay_out_of_the_log(stack: Stack, web: Web, guest: httpx.Client) -> None:
     guest.post("/admin/login", json={"username": "admin", "password": PASSWORD})
     guest.get("/health", params={"token": "abcdefgh", "q": "shown"})
@@ -110,7 +133,7 @@ def test_secrets_stay_out_of_the_log(stack: Stack, web: Web, guest: httpx.Client
 def test_text_and_level_by_the_environment(stack: Stack) -> None:
     web = stack.web(LOG_FORMAT="text", LOG_LEVEL="WARNING")
     chatty = stack.web(LOG_FORMAT="text")
-    worker = stack.worker("idle", LOG_FORMAT="text", LOG_LEVEL="ERROR")
+    worker = stack.worker("idle", LOG_FORMAT="text", LOG_LEVEL="error")
     try:
         for each in (web, chatty):
             with each.client() as client:
