@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from logging.config import dictConfig
 from typing import Any
 
@@ -56,7 +57,7 @@ class Json(JsonFormatter):
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
         """Before the JSON is made, because its escapes would hide a secret from the search."""
         return {
-            name: redact(value) if isinstance(value, str) else value
+            name: value if isinstance(value, int | float | datetime) else redact(str(value))
             for name, value in log_data.items()
             if value is not None
         }
