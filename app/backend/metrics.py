@@ -28,6 +28,10 @@ router = APIRouter()
 class QueueDepth:
     """Waiting and unacknowledged messages, asked of Redis at scrape time."""
 
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: to register it would collect otherwise, and wait for a Redis that is silent."""
+        return []
+
     def collect(self) -> Iterable[Metric]:
         """Gauges; none of them while the broker is away."""
         depth = GaugeMetricFamily("celery_queue_depth", "Waiting tasks", labels=["queue"])
@@ -45,6 +49,10 @@ class QueueDepth:
 
 class Tasks:
     """Runs of tasks in all workers, as they counted them in Redis."""
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: to register it would collect otherwise, and wait for a Redis that is silent."""
+        return []
 
     def collect(self) -> Iterable[Metric]:
         """A counter and a histogram; none of them while Redis is away."""

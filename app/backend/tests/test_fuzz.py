@@ -54,7 +54,7 @@ def fuzz(operation: schemathesis.APIOperation, headers: dict[str, str]) -> None:
     def send(case: schemathesis.Case) -> None:
         if time.monotonic() > end:
             return
-        response = case.call(headers=headers, timeout=15)
+        response = case.call(headers=headers, timeout=60)
         outside = operation.path.startswith(NEED_OUTSIDE) and response.status_code == 503
         checks = CONFORMS if outside else [not_a_server_error, *CONFORMS]
         case.validate_response(response, checks=checks)
