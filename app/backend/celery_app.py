@@ -5,7 +5,10 @@ from __future__ import annotations
 from celery import Celery
 from crisper_worker import install
 
+from backend import logs, request_id, task_metrics
 from backend.settings import settings
+
+SIGNALS = (logs, request_id, task_metrics)  # connected by being imported, in web and workers alike
 
 app = Celery(
     "backend",
@@ -14,6 +17,7 @@ app = Celery(
     include=[
         "backend.tasks",
         "backend.tasks_research",
+        "backend.worker_overview",
         *(["backend.rehearsal"] if settings().rehearsal else []),
     ],
     task_cls="backend.revoking:Revocable",

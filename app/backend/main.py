@@ -12,15 +12,17 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import OperationalError as DatabaseError
 from sqlalchemy.exc import TimeoutError as PoolError
 
-from backend import metrics, rehearsal
-from backend.api import admin, chat, health, itinerary, rag, research, tasks
+from backend import logs, metrics, rehearsal
+from backend.api import admin, chat, errors, health, itinerary, rag, research, tasks, workers
 from backend.body_limit import BodyLimit
 from backend.celery_app import app as celery
 from backend.following import ending_with_the_server
 from backend.history import MariadbAwayError
 from backend.provider_errors import ProviderAwayError, ProviderError
+from backend.request_id import HEADER, RequestId, current_request_id
 from backend.settings import settings
 
+logs.configure()
 # A worker waits for Redis to return, however long; a web request must answer.
 celery.conf.result_backend_always_retry = False
 
@@ -29,12 +31,14 @@ app = FastAPI(
     version=settings().release,
     lifespan=ending_with_the_server,
 )
-for module in (health, admin, tasks, research, rag, chat, itinerary, metrics):
+for module in (health, admin, workers, tasks, research, rag, chat, itinerary, metrics):
     app.include_router(module.router)
 if settings().rehearsal:
     app.include_router(rehearsal.router)
+errors.document(app)
 app.add_middleware(BodyLimit, limit=settings().max_body_bytes)
 metrics.measure(app)
+app.add_middleware(RequestId)  # last, that is outermost: every answer has the id
 
 AWAY: dict[type[Exception], str] = {
     DatabaseError: "database",
@@ -69,3 +73,14 @@ async def request_is_wrong(_: Request, error: RequestValidationError) -> JSONRes
     """What is wrong and where. The input is not repeated: it may be a password, or no Unicode."""
     shown = [{"loc": e["loc"], "msg": e["msg"], "type": e["type"]} for e in error.errors()]
     return JSONResponse({"detail": shown}, status_code=422)
+
+
+@app.exception_handler(Exception)
+async def we_are_wrong(_: Request, __: Exception) -> JSONResponse:
+    """A bug: its traceback is in the log, under the id that the caller sees."""
+    request_id = current_request_id() or ""
+    return JSONResponse(
+        {"detail": f"Internal error; the log tells more of request {request_id}."},
+        status_code=500,
+        headers={HEADER: request_id},
+    )

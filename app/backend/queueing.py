@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from celery import Task
 
 from backend.celery_app import app as celery
 
+log = logging.getLogger(__name__)
 LARGEST = 10_000  # messages that travel together: about 12 MB
 # Celery would subscribe to the result of each call: a round trip, and a subscription that stays.
 # `ignore_result` spares that here, and the header lets the worker store the result all the same.
@@ -18,4 +20,6 @@ UNWATCHED: dict[str, Any] = {"ignore_result": True, "headers": {"ignore_result":
 def publish(task: Task, calls: Iterable[Sequence[Any]]) -> list[str]:
     """Queue one call of `task` per tuple of arguments, in one round trip; the tasks' ids."""
     with celery.producer_or_acquire() as producer, producer.batch(max_size=LARGEST):
-        return [task.apply_async(args, producer=producer, **UNWATCHED).id for args in calls]
+        ids = [task.apply_async(args, producer=producer, **UNWATCHED).id for args in calls]
+    log.info("queued %s of %s", len(ids), task.name)
+    return ids

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings
+
+Level = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)
+]
 
 
 class Settings(BaseSettings):
     """Everything the application can be told."""
 
     release: str = "development"
+    log_format: Literal["json", "text"] = "json"
+    log_level: Level = "INFO"
     database_url: str = "postgresql+psycopg://crisper:crisper@127.0.0.1:5432/crisper"
     redis_url: str = "redis://127.0.0.1:6379/1"
     celery_broker_url: str = "redis://127.0.0.1:6379/0"

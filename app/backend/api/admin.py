@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select, update
 
 from backend import rag_cache, vectors
+from backend.api.errors import errors
 from backend.auth import Admin, check
 from backend.db import session
 from backend.models import Item, Status
@@ -25,15 +26,17 @@ Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]  # PostgreSQL 
 class Credentials(BaseModel):
     """What a person types."""
 
-    username: str = Field(max_length=200)
-    password: str = Field(max_length=200)
+    username: str = Field(max_length=200, examples=["admin"])
+    password: str = Field(max_length=200, examples=["the password of this site"])
 
 
 class NewItem(BaseModel):
     """An item to create."""
 
-    title: Annotated[Text, Field(max_length=200)]
-    content: Annotated[Text, Field(max_length=100_000)]
+    title: Annotated[Text, Field(max_length=200, examples=["Gyeongbokgung"])]
+    content: Annotated[
+        Text, Field(max_length=100_000, examples=["The main palace of the Joseon dynasty."])
+    ]
 
 
 class ItemOut(BaseModel):
@@ -51,7 +54,7 @@ class ItemOut(BaseModel):
 class Bulk(BaseModel):
     """Ids of the items whose embeddings are to be made anew."""
 
-    item_ids: list[ItemId] = Field(max_length=10_000)
+    item_ids: list[ItemId] = Field(max_length=10_000, examples=[[1, 2, 3]])
 
 
 class Queued(BaseModel):
@@ -62,7 +65,7 @@ class Queued(BaseModel):
     unknown_ids: list[int]
 
 
-@router.post("/admin/login")
+@router.post("/admin/login", responses=errors(401))
 @router.post("/api/admin/login", include_in_schema=False)
 async def login(credentials: Credentials) -> dict[str, str]:
     """A short-lived token."""
@@ -96,7 +99,7 @@ def list_items(
         return [ItemOut.model_validate(row) for row in current.scalars(query)]
 
 
-@router.get("/api/admin/items/{item_id}")
+@router.get("/api/admin/items/{item_id}", responses=errors(404))
 def show_item(item_id: ItemId, _: Admin) -> dict[str, Any]:
     """One item, and what Qdrant holds for it."""
     with session() as current:

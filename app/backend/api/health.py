@@ -21,6 +21,12 @@ from backend.settings import settings
 from backend.tasks import health_check
 
 router = APIRouter(tags=["health"])
+DOWN: dict[int | str, dict[str, Any]] = {
+    503: {
+        "description": "The same body; `down` says what does not answer.",
+        "model": dict[str, Any],
+    }
+}
 LIMIT = 5.0  # seconds
 
 
@@ -62,7 +68,7 @@ async def _timed(check: Callable[[], None]) -> dict[str, Any]:
     return {"ok": True, "latency_ms": round((time.monotonic() - started) * 1000, 1)}
 
 
-@router.get("/ready")
+@router.get("/ready", responses=DOWN)
 async def ready(response: Response) -> dict[str, Any]:
     """Ready: every dependency answers; 503 and which one is down otherwise."""
     results = await asyncio.gather(*(_timed(check) for check in CHECKS.values()))
@@ -109,7 +115,7 @@ class _Asking:
 _asking = _Asking()
 
 
-@router.get("/api/celery/health")
+@router.get("/api/celery/health", responses=DOWN)
 async def celery_health(response: Response) -> dict[str, Any]:
     """A worker ran the ``health_check`` task; 503 within 5 s tells what is down."""
     try:

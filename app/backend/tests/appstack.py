@@ -66,3 +66,9 @@ class Stack:
         """Queue an embedding past the API."""
         with Celery(broker=self.redis.url(0), backend=self.redis.url(2)) as client:
             return client.send_task("regenerate_embedding_task", (item_id,), queue=queue).id
+
+
+def children(process: Process) -> list[int]:
+    """Ids of a process's children: a worker's pool."""
+    pid = process.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -143,6 +143,15 @@ def admin(web: Web) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Redis]:
+    """A Redis of one test's own, that may go away."""
+    server = Redis(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
 def make_items(admin: httpx.Client) -> Callable[..., list[int]]:
     def make(*titles: str) -> list[int]:
         items = [{"title": title, "content": f"What is known of {title}."} for title in titles]

@@ -6,11 +6,10 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 import pytest
-from appstack import Stack
+from appstack import Stack, children
 from testkit import Process, wait_until
 
 BULK = "/api/admin/bulk/regenerate-embeddings"
@@ -107,8 +106,3 @@ def test_a_time_limit_ends_in_failed(
             assert error.startswith("TimeLimitExceeded" if frozen else "SoftTimeLimitExceeded")
         finally:
             slow.kill()
-
-
-def children(process: Process) -> list[int]:
-    pid = process.process.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
@@ -32,8 +30,8 @@ def test_a_worker_answers(guest: httpx.Client, worker: Process) -> None:
     assert 0 < answer.json()["latency_ms"] < 5000
 
 
-def test_no_worker_is_told(stack: Stack, redis_away: Redis) -> None:
-    web = stack.web(CELERY_BROKER_URL=redis_away.url(0), CELERY_RESULT_BACKEND=redis_away.url(2))
+def test_no_worker_is_told(stack: Stack, own_redis: Redis) -> None:
+    web = stack.web(CELERY_BROKER_URL=own_redis.url(0), CELERY_RESULT_BACKEND=own_redis.url(2))
     try:
         with web.client() as client:
             started = time.monotonic()
@@ -43,30 +41,21 @@ def test_no_worker_is_told(stack: Stack, redis_away: Redis) -> None:
             with ThreadPoolExecutor(6) as pool:  # many who ask are one question
                 asked = [pool.submit(client.get, "/api/celery/health") for _ in range(6)]
             assert {answer.result().status_code for answer in asked} == {503}
-            assert redis_away.client(0).llen("default") == 2
+            assert own_redis.client(0).llen("default") == 2
     finally:
         web.kill()
 
 
-@pytest.fixture
-def redis_away(tmp_path: Path) -> Iterator[Redis]:
-    """A Redis of this test's own, that may go away."""
-    server = Redis(tmp_path)
-    server.start()
-    yield server
-    server.stop()
-
-
 def test_a_broker_that_is_away_is_a_503_everywhere_and_heals(
-    stack: Stack, admin: httpx.Client, redis_away: Redis
+    stack: Stack, admin: httpx.Client, own_redis: Redis
 ) -> None:
-    web = stack.web(CELERY_BROKER_URL=redis_away.url(0), CELERY_RESULT_BACKEND=redis_away.url(2))
+    web = stack.web(CELERY_BROKER_URL=own_redis.url(0), CELERY_RESULT_BACKEND=own_redis.url(2))
     item = admin.post("/api/admin/items", json=[{"title": "x", "content": "x"}]).json()[0]["id"]
     try:
         with web.client() as client:
             client.headers = admin.headers
             assert client.get("/api/task/abc").status_code == 200  # connected once
-            redis_away.stop()
+            own_redis.stop()
             started = time.monotonic()
             health = client.get("/api/celery/health")
             assert (health.status_code, health.json()["down"]) == (503, "broker")
@@ -81,7 +70,7 @@ def test_a_broker_that_is_away_is_a_503_everywhere_and_heals(
             assert metrics.status_code == 200
             assert "celery_queue_depth{" not in metrics.text
             assert time.monotonic() - started < 15
-            redis_away.start()
+            own_redis.start()
             wait_until(lambda: client.get("/ready").status_code == 200, "ready again", 15)
             assert client.post(BULK, json={"item_ids": [item]}).json()["queued_count"] == 1
             assert 'celery_queue_depth{queue="embeddings"} 1.0' in client.get("/metrics").text

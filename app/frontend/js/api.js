@@ -1,0 +1,34 @@
+// Requests to the backend, with the token of who is logged in.
+
+let token = sessionStorage.getItem("token");
+
+export const isInside = () => Boolean(token);
+
+export function enter(given) {
+  token = given;
+  sessionStorage.setItem("token", token);
+}
+
+export function leave() {
+  token = null;
+  sessionStorage.clear();
+  document.dispatchEvent(new Event("left"));
+}
+
+function told(answer, path, status) {
+  const { detail } = answer ?? {};
+  if (Array.isArray(detail)) return detail.map((one) => one.msg).join("; ");
+  return detail || `${path}: ${status}`;
+}
+
+export async function call(method, path, body, signal) {
+  const headers = {};
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  if (token) headers.Authorization = `Bearer ${token}`;
+  const response = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body) });
+  if (response.status === 204) return {};
+  const answer = await response.json().catch(() => null);
+  if (response.status === 401 && token) leave();
+  if (!response.ok || answer === null) throw new Error(told(answer, path, response.status));
+  return answer;
+}
