@@ -11,8 +11,9 @@ import httpx
 import uvicorn
 from page_fakes import Fakes, is_faked
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
@@ -43,11 +44,16 @@ def serve(backend: str, fakes: Fakes) -> Iterator[str]:
             for name, value in request.headers.items()
             if name in ("authorization", "content-type")
         }
-        answer = await client.request(
-            request.method, str(request.url.path), content=await request.body(), headers=kept
+        asked = client.build_request(
+            request.method, request.url.path, content=await request.body(), headers=kept
         )
-        return Response(
-            answer.content, answer.status_code, media_type=answer.headers.get("content-type")
+        # As it comes: a task's events are of use while they happen.
+        answer = await client.send(asked, stream=True)
+        return StreamingResponse(
+            answer.aiter_raw(),
+            answer.status_code,
+            media_type=answer.headers.get("content-type"),
+            background=BackgroundTask(answer.aclose),
         )
 
     files = StaticFiles(directory=FRONTEND, html=True)
@@ -63,7 +69,7 @@ def serve(backend: str, fakes: Fakes) -> Iterator[str]:
     routes = [Route(f"{path}{{rest:path}}", forward, methods=METHODS) for path in BACKEND_PATHS]
     app = Starlette(routes=[*routes, Mount("/", page)])
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, lifespan="off", log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_until(lambda: is_open(port), "the page is served")

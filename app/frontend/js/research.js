@@ -12,7 +12,7 @@ function show({ status, stage, percentage }) {
   bar.hidden = false;
   if (typeof percentage === "number") bar.value = percentage;
   else bar.removeAttribute("value");
-  const words = [stage || (status === "pending" ? "waiting for a worker" : status)];
+  const words = [stage?.replaceAll("_", " ") || (status === "pending" ? "waiting for a worker" : status)];
   if (typeof percentage === "number") words.push(`${Math.round(percentage)} %`);
   $("research-text").textContent = words.join(" · ");
 }
