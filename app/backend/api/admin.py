@@ -110,7 +110,7 @@ def show_item(item_id: ItemId, _: Admin) -> dict[str, Any]:
     return {**shown, "vector": vectors.look_up(item_id)}
 
 
-@router.delete("/api/admin/items/{item_id}", status_code=204)
+@router.delete("/api/admin/items/{item_id}", status_code=204, responses=errors(404))
 def delete_item(item_id: ItemId, _: Admin) -> None:
     """Delete an item and its vector; no answer names it any more."""
     # The row stays locked until the point is gone: a failure leaves both, and a task that embeds

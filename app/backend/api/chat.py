@@ -10,6 +10,7 @@ from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from backend import chat, history, retrieval
+from backend.api.errors import errors
 from backend.api.rag import Source, sources
 from backend.api.text import Said
 from backend.history import Message
@@ -65,7 +66,7 @@ class Session(BaseModel):
     messages: list[Line]
 
 
-@router.post("")
+@router.post("", responses=errors(404))
 def say(turn: Turn) -> Reply:
     """Answer, and keep both messages; 404 for a session that this server did not begin."""
     session_id = turn.session_id or str(uuid4())
@@ -82,7 +83,7 @@ def say(turn: Turn) -> Reply:
     return answer
 
 
-@router.get("/{session_id}")
+@router.get("/{session_id}", responses=errors(404))
 def show(
     session_id: Annotated[SessionId, Path()],
     limit: Annotated[int, Query(ge=1, le=200)] = 50,

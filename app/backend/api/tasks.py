@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, HTTPException, Path
 from fastapi.sse import EventSourceResponse
 from redis.exceptions import RedisError
 
+from backend.api.errors import errors
 from backend.auth import Admin
 from backend.celery_app import app as celery
 from backend.following import following
@@ -30,7 +31,7 @@ def show_task(task_id: TaskId) -> dict[str, Any]:
     return _state(task_id)
 
 
-@router.delete("/{task_id}")
+@router.delete("/{task_id}", responses=errors(409))
 def revoke_task(task_id: TaskId, _: Admin) -> dict[str, Any]:
     """Revoke a task, waiting or running; a running one ends within about a second."""
     state = _state(task_id)
