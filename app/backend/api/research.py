@@ -19,7 +19,7 @@ router = APIRouter(prefix="/api/research", tags=["research"])
 Query = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
 
 
-class Question(BaseModel):
+class Subject(BaseModel):
     """What is to be researched."""
 
     query: Query
@@ -46,7 +46,7 @@ def _start(query: str, task_id: str) -> None:
 
 
 @router.post("")
-async def research(question: Question) -> Report:
+async def research(question: Subject) -> Report:
     """The report. A 504 after RESEARCH_WAIT_SECONDS names the task, which goes on."""
     task_id = str(uuid.uuid4())
     ended: dict[str, Any] = {"status": "pending"}
@@ -66,7 +66,7 @@ async def research(question: Question) -> Report:
 
 
 @router.post("/async", status_code=202)
-def start_research(question: Question) -> Started:
+def start_research(question: Subject) -> Started:
     """Queue it and answer at once."""
     task_id = str(uuid.uuid4())
     _start(question.query, task_id)

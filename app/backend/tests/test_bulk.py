@@ -20,15 +20,19 @@ def test_ten_thousand_are_queued_in_one_round_trip(
     redis = stack.redis.client(0)
     redis.delete("embeddings")
     before = reads(redis)
-    answer = admin.post(BULK, json={"item_ids": items}, timeout=60)
-    writes, events = (now - then for now, then in zip(reads(redis), before, strict=True))
-    assert answer.status_code == 202, answer.text
-    assert answer.json()["queued_count"] == len(set(answer.json()["task_ids"])) == 10_000
-    assert writes == 10_000
-    assert redis.llen("embeddings") == 10_000
-    assert redis.pubsub_channels("celery-task-meta-*") == []  # nobody subscribed to results
-    assert events < 1000, "Redis read its sockets more often than one pipeline makes it"
-    redis.delete("embeddings")
+    try:
+        answer = admin.post(BULK, json={"item_ids": items}, timeout=60)
+        writes, events = (now - then for now, then in zip(reads(redis), before, strict=True))
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["queued_count"] == len(set(answer.json()["task_ids"])) == 10_000
+        assert writes == 10_000
+        assert redis.llen("embeddings") == 10_000
+        assert redis.pubsub_channels("celery-task-meta-*") == []  # nobody subscribed to results
+        # A pipeline is read in pieces of 16 kB or less, about 1,000 of them; calls one by one are
+        # 10,000 at the least.
+        assert events < 5000, "Redis read its sockets more often than one pipeline makes it"
+    finally:
+        redis.delete("embeddings")
 
 
 def reads(redis: Redis) -> tuple[int, int]:
