@@ -32,12 +32,12 @@ def policy() -> str:
 
 
 @contextmanager
-def serve(backend: str, fakes: Fakes) -> Iterator[str]:
+def serve(backend: str, fakes: Fakes, *, faking: bool = True) -> Iterator[str]:
     """Address of a server that forwards what is not the page's and not faked to `backend`."""
     client = httpx.AsyncClient(base_url=backend, timeout=30)
 
     async def forward(request: Request) -> Response:
-        if is_faked(request.url.path):
+        if faking and is_faked(request.url.path):
             return await fakes.answer(request)
         kept = {
             name: value

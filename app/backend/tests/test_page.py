@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from appstack import PASSWORD, Web
 from page_fakes import Fakes
@@ -342,6 +343,50 @@ def test_a_phone_never_scrolls_sideways(
         assert width == 360, (section, width)
     background = inside.run("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", str(background))[:3])) < 200) is (scheme == "dark")
+
+
+@pytest.fixture
+def whole(browser: Chrome, web: Web, worker: Process) -> Iterator[Page]:
+    """Logged in, and nothing is faked."""
+    with serve(f"http://127.0.0.1:{web.port}", Fakes(), faking=False) as address:
+        made = Page(browser, address)
+        made.open()
+        made.run("sessionStorage.clear()")
+        made.size(DESKTOP)
+        made.log_in()
+        yield made
+
+
+def test_every_section_works_on_the_real_backend(
+    whole: Page, make_items: Callable, admin: httpx.Client, finish: Callable
+) -> None:
+    ids = make_items("Gyeongbokgung Palace in Seoul", "Haeundae Beach in Busan")
+    bulk = "/api/admin/bulk/regenerate-embeddings"
+    for task in admin.post(bulk, json={"item_ids": ids}).json()["task_ids"]:
+        assert finish(task)["status"] == "success"
+
+    whole.go("research")
+    whole.fill("research-form", query="Gyeongbokgung Palace in Seoul")
+    whole.sees("#report", "What is known of Gyeongbokgung Palace in Seoul.", 30)
+    whole.sees("#research-text", "done")
+
+    whole.go("ask")
+    whole.fill("ask-form", query="a beach in Busan?", top_k="3")
+    whole.sees("#answer", "Haeundae Beach in Busan")
+    whole.fill("ask-form", query="a beach in Busan?", top_k="3")
+    whole.sees("#answer .badge", "from the cache")
+
+    whole.go("chat")
+    whole.fill("chat-form", message="Tell me of Gyeongbokgung Palace in Seoul")
+    whole.sees("#chat-log > li:last-child", "What is known of Gyeongbokgung")
+    whole.fill("chat-form", message="And in Busan?")
+    wait_until(lambda: len(whole.all("#chat-log > li")) == 4, "the second answer")
+
+    whole.go("itinerary")
+    whole.fill("itinerary-form", days="1", interests="palace, beach")
+    whole.sees("#plan", "Day 1")
+    whole.sees("#plan", "Haeundae Beach in Busan")
+    assert whole.complaints() == []
 
 
 def test_the_image_has_every_file_that_the_page_asks_for(page: Page) -> None:
