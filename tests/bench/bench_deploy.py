@@ -135,7 +135,7 @@ def ask(url: str, question: str) -> float:
 
 
 def retrieval(url: str) -> float:
-    """95th percentile of /rag/query through nginx, in the containers' limits, none from the cache."""
+    """95th percentile of uncached /rag/query (seconds), in the containers' limits."""
     on_server("cd /opt/crisper/current && docker compose exec -T backend python -m backend.seed")
     time.sleep(10)  # the places are embedded
     ask(url, "warm")  # the first question loads the model
