@@ -31,7 +31,10 @@ CODE = ("roles", "library", "module_utils", "plugins", "templates", "images", "d
 
 
 def inputs_digest(
-    values: Mapping[str, Any], repository: str, contexts: Iterable[Mapping[str, Any]]
+    values: Mapping[str, Any],
+    repository: str,
+    contexts: Iterable[Mapping[str, Any]],
+    bundle: str = "",
 ) -> str:
     """SHA-256 (hex) of everything that a release is made from: equal means nothing to do.
 
@@ -39,6 +42,7 @@ def inputs_digest(
         values: the operator's variables.
         repository: path of this repository.
         contexts: build contexts ``{context, dockerfile, args}`` on the controller.
+        bundle: path of a CA bundle on the controller; empty for none.
     """
     root = Path(repository).resolve()
     files = [
@@ -54,9 +58,8 @@ def inputs_digest(
         dockerfile = build.get("dockerfile") or "Dockerfile"
         entries = scan(Path(build["context"]), dockerfile)
         whole.update(digest(entries, dockerfile, build.get("args") or {}).encode())
-    bundle = values.get("controller_ca_bundle")
-    if bundle and Path(str(bundle)).is_file():
-        whole.update(hash_file(Path(str(bundle))).encode())
+    if bundle and Path(bundle).is_file():
+        whole.update(hash_file(Path(bundle)).encode())
     return whole.hexdigest()
 
 

@@ -95,8 +95,8 @@ def repository(tmp_path) -> Path:
 def test_whatever_decides_a_release_changes_the_digest_of_its_inputs(repository, tmp_path):
     contexts = [{"context": str(tmp_path / "app")}]
 
-    def digest(values: dict) -> str:
-        return filters.inputs_digest(values, str(repository), contexts)
+    def digest(values: dict, bundle: str = "") -> str:
+        return filters.inputs_digest(values, str(repository), contexts, bundle)
 
     base = digest({"stack_name": "a"})
     assert digest({"stack_name": "a"}) == base
@@ -110,7 +110,7 @@ def test_whatever_decides_a_release_changes_the_digest_of_its_inputs(repository,
     bundle = tmp_path / "ca.pem"
     for text in ("one", "two"):
         bundle.write_text(text)
-        seen.add(digest({"stack_name": "a", "controller_ca_bundle": str(bundle)}))
+        seen.add(digest({"stack_name": "a"}, str(bundle)))
     assert len(seen) == 8
 
 
