@@ -1,0 +1,150 @@
+"""The thread that keeps a worker's leases, and takes over those that nobody keeps any more.
+
+A thread and not a timer of the worker, because the worker's event loop stands still while it
+drains. It knows Redis and the set of tags that the worker holds; nothing of Celery or kombu.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from redis.exceptions import RedisError
+
+from crisper_worker.lease_store import Held, LeaseStore
+
+log = logging.getLogger(__name__)
+
+
+class LeaseKeeper:
+    """Renews what is held, ends what is done, takes over what expired.
+
+    Args:
+        seconds: a lease lives that long without a renewal.
+        take_over: what to do with a message whose lease expired.
+    """
+
+    def __init__(self, seconds: float, take_over: Callable[[LeaseStore, Held], None]) -> None:
+        self.seconds = seconds
+        self.interval = min(2.0, seconds / 10)
+        self.store: LeaseStore | None = None
+        self._take_over = take_over
+        self._held: set[str] = set()
+        self._suspects: set[str] = set()  # not ours at the last renewal
+        self._unsaid: dict[str, Callable[[LeaseStore, str], object]] = {}
+        # Guards the sets; never held during a command, which may wait for a socket.
+        self._lock = threading.Lock()
+        self._calm_since: float | None = None
+        self._server_time = 0.0
+        self._sweep_due = 0.0
+
+    def start(self, store: LeaseStore) -> None:
+        """Begin; the first call counts."""
+        if self.store is None:
+            self.store = store
+            threading.Thread(target=self._run, name="leases", daemon=True).start()
+
+    def hold(self, tag: str) -> None:
+        """Renew the lease of `tag` from now on."""
+        with self._lock:
+            self._held.add(tag)
+
+    def holds(self, tag: str) -> bool:
+        """Whether Redis, asked now, has `tag` as ours."""
+        assert self.store is not None
+        return tag not in self.store.renew([tag])[1]
+
+    def ack(self, tag: str) -> None:
+        """The task of `tag` has ended; said as soon as Redis hears it."""
+        self._say(tag, LeaseStore.ack)
+
+    def give_back(self, tags: Iterable[str], *, last: bool = False) -> None:
+        """Others may run the tasks of `tags`; said as soon as Redis hears it."""
+        for tag in tags:
+            self._say(tag, lambda store, tag: store.give_back(tag, last=last))
+
+    def held(self) -> set[str]:
+        """The tags whose leases are renewed, less those that only wait to be given up."""
+        with self._lock:
+            return self._held - self._unsaid.keys()
+
+    def _say(self, tag: str, what: Callable[[LeaseStore, str], object]) -> None:
+        # Held and renewed until it is said: while Redis is away, nobody may start the task again.
+        with self._lock:
+            self._unsaid[tag] = what
+        try:
+            self._say_one(tag, what)
+        except (RedisError, OSError) as error:
+            log.warning("message %s is given up as soon as Redis answers: %s", tag, error)
+
+    def _say_one(self, tag: str, what: Callable[[LeaseStore, str], object]) -> None:
+        assert self.store is not None
+        what(self.store, tag)
+        with self._lock:
+            self._held.discard(tag)
+            if self._unsaid.get(tag) is what:
+                del self._unsaid[tag]
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while True:
+            try:
+                self.tick()
+            except (RedisError, OSError) as error:
+                if self._calm_since is not None:
+                    log.warning("leases cannot be renewed: %s", error)
+                self._calm_since = None
+            except Exception:
+                # The thread must outlive whatever one message does to it.
+                log.exception("leases: unexpected error")
+            pause.wait(self.interval)
+
+    def tick(self) -> None:
+        """One round: renew, say what is unsaid, take over.
+
+        Raises:
+            RedisError: Redis is away; the next round tries again.
+        """
+        assert self.store is not None
+        with self._lock:
+            tags, unsaid = list(self._held), list(self._unsaid.items())
+        now, lost = self.store.renew(tags)
+        self._drop_lost(lost)
+        self._watch_calm(now)
+        for tag, what in unsaid:
+            self._say_one(tag, what)
+        if self.is_calm() and time.monotonic() >= self._sweep_due:
+            self._sweep_due = time.monotonic() + min(5.0, self.seconds / 6)
+            for tag in self.store.expired(self.seconds):
+                held = self.store.look(tag)
+                # Without a holder it is the rest of a message that kombu itself restored.
+                self._take_over(self.store, held or Held(tag, {}, "", ""))
+
+    def _drop_lost(self, lost: set[str]) -> None:
+        with self._lock:
+            # Once may be an acknowledgement on its way; twice is a lease that another one has.
+            gone = lost & self._suspects & self._held
+            self._suspects = (lost & self._held) - gone
+            self._held -= gone
+        for tag in gone:
+            log.error(
+                "the lease of message %s expired while this worker ran its task: the host stood"
+                " still or Redis was out of reach for %g s; it runs a second time",
+                tag,
+                self.seconds,
+            )
+
+    def _watch_calm(self, server_time: float) -> None:
+        """After an outage or a standstill the other holders need time to renew theirs first."""
+        jumped = server_time - self._server_time > self.interval + self.seconds / 2
+        if self._calm_since is None or jumped:
+            self._calm_since = time.monotonic()
+        self._server_time = server_time
+
+    def is_calm(self) -> bool:
+        """Whether Redis has answered for so long that every living holder has renewed."""
+        return self._calm_since is not None and (
+            time.monotonic() - self._calm_since >= self.seconds
+        )

@@ -1,0 +1,154 @@
+"""Each accepted task ends, and is started once as long as its worker lives; real processes."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from testkit import Redis, lines, wait_until
+
+SHORT = {"CELERY_LEASE_SECONDS": "3"}
+
+
+@pytest.fixture
+def mortal_redis(tmp_path: Path) -> Iterator[Redis]:
+    (tmp_path / "redis").mkdir()
+    server = Redis(tmp_path / "redis")
+    server.start()
+    yield server
+    server.stop()
+
+
+def nothing_is_held(redis_server: Redis) -> bool:
+    names = ("unacked", "unacked_index", "unacked_lease", "unacked_holder", "unacked_started")
+    return redis_server.client().exists(*names) == 0
+
+
+def test_tasks_of_a_killed_worker_run_on_another_within_60_s(
+    client: Celery,
+    redis_server: Redis,
+    start_worker: Callable,
+    ledger: Path,
+    record_property: Callable,
+) -> None:
+    # The lease of a default installation; the killed node never comes back.
+    first = start_worker(concurrency=2).ready()
+    tasks = [client.send_task("note", (8, str(ledger))) for _ in range(2)]
+    wait_until(lambda: len(lines(ledger, "start")) == 2, "both run", log=first.log)
+    second = start_worker(concurrency=2).ready()
+    first.kill()
+    killed = time.monotonic()
+    wait_until(lambda: len(lines(ledger, "start")) == 4, "both run again", 60, second.log)
+    record_property("seconds until they ran again", round(time.monotonic() - killed, 1))
+    assert {task.get(timeout=30) for task in tasks} == {"w1@test"}
+    assert sorted(lines(ledger, "end")) == sorted(task.id for task in tasks)
+    wait_until(lambda: nothing_is_held(redis_server), "nothing is left", 5)
+
+
+def test_longer_than_its_lease_starts_once(
+    client: Celery, redis_server: Redis, start_worker: Callable, ledger: Path
+) -> None:
+    workers = [start_worker(**SHORT).ready() for _ in range(2)]
+    long = client.send_task("note", (10, str(ledger)))
+    later = client.send_task("note", (0, str(ledger)), countdown=10)
+    assert long.get(timeout=30) in ("w0@test", "w1@test")
+    later.get(timeout=30)
+    for worker in workers:
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+    assert sorted(lines(ledger, "start")) == sorted([long.id, later.id])
+    assert nothing_is_held(redis_server)
+
+
+def test_a_killed_process_of_the_pool_costs_one_more_start(
+    client: Celery, redis_server: Redis, start_worker: Callable, ledger: Path
+) -> None:
+    start_worker(**SHORT).ready()
+    task = client.send_task("die", (1, False, str(ledger)))
+    task.get(timeout=20)
+    assert lines(ledger, "start") == [task.id] * 2
+    assert lines(ledger, "end") == [task.id]
+    wait_until(lambda: nothing_is_held(redis_server), "nothing is left", 5)
+
+
+def test_killed_while_alone_the_restarted_worker_goes_on(
+    client: Celery, start_worker: Callable, ledger: Path
+) -> None:
+    options = {**SHORT, "PREFIX": "mine:"}
+    client.conf.broker_transport_options = {"global_keyprefix": "mine:"}
+    first = start_worker(**options).ready()
+    task = client.send_task("note", (2, str(ledger)), priority=6)
+    waiting = client.send_task("note", (0, str(ledger)))
+    wait_until(lambda: lines(ledger, "start") == [task.id], "it runs", log=first.log)
+    first.kill()
+    second = start_worker(**options)
+    wait_until(lambda: len(lines(ledger, "end")) == 2, "both end", 30, second.log)
+    assert sorted(lines(ledger, "start")) == sorted([task.id, task.id, waiting.id])
+
+
+def test_redis_killed_and_restarted(
+    mortal_redis: Redis, start_worker: Callable, ledger: Path
+) -> None:
+    client = Celery(broker=mortal_redis.url(0), backend=mortal_redis.url(1))
+    options = {**SHORT, "broker": mortal_redis.url(0), "RESULTS": mortal_redis.url(1)}
+    workers = [start_worker(concurrency=2, **options).ready() for _ in range(2)]
+    # One task ends while Redis is away, one after it is back; both workers have room for more.
+    sent = [client.send_task("note", (seconds, str(ledger))) for seconds in (4, 15)]
+    sent.append(client.send_task("note", (0, str(ledger)), countdown=12))
+    wait_until(lambda: len(lines(ledger, "start")) == 2, "two run", log=workers[0].log)
+    mortal_redis.stop()
+    wait_until(lambda: len(lines(ledger, "end")) == 1, "one ends without Redis", 15)
+    time.sleep(3.5)  # longer than a lease: the outage itself, not a wait for something
+    mortal_redis.start()
+    sent += [client.send_task("note", (0, str(ledger))) for _ in range(5)]
+    wait_until(lambda: len(lines(ledger, "end")) == 8, "all end", 40, workers[0].log)
+    wait_until(lambda: nothing_is_held(mortal_redis), "nothing is left", 20, workers[0].log)
+    for worker in workers:
+        assert worker.process.poll() is None, worker.log.read_text()
+    assert sorted(lines(ledger, "start")) == sorted(task.id for task in sent)
+    client.close()
+
+
+def test_a_reset_connection_starts_nothing_twice(
+    client: Celery, redis_server: Redis, start_worker: Callable, ledger: Path
+) -> None:
+    worker = start_worker(concurrency=2, **SHORT).ready()
+    running = client.send_task("note", (8, str(ledger)))
+    later = client.send_task("note", (0, str(ledger)), countdown=6)
+    wait_until(lambda: lines(ledger, "start"), "it runs", log=worker.log)
+    for _ in range(2):
+        redis_server.client().client_kill_filter(_type="normal", skipme=True)
+        lost = "Connection to broker lost"
+        wait_until(lambda: lost in worker.log.read_text(), "it is noticed", 10, worker.log)
+        after = client.send_task("note", (0, str(ledger)))
+        wait_until(lambda: after.id in lines(ledger, "end"), "it consumes", 20, worker.log)  # noqa: B023
+    running.get(timeout=20)
+    later.get(timeout=20)
+    wait_until(lambda: nothing_is_held(redis_server), "nothing is left", 10, worker.log)
+    starts = lines(ledger, "start")
+    assert (starts.count(running.id), starts.count(later.id), len(starts)) == (1, 1, 4)
+    assert worker.process.poll() is None
+
+
+def test_a_warm_shutdown_keeps_the_lease_to_the_end(
+    client: Celery, redis_server: Redis, start_worker: Callable, ledger: Path
+) -> None:
+    first = start_worker(**SHORT).ready()
+    task = client.send_task("note", (9, str(ledger)))
+    wait_until(lambda: lines(ledger, "start"), "it runs", log=first.log)
+    start_worker(**SHORT).ready()
+    first.signal(signal.SIGTERM)
+    assert first.wait(20) == 0
+    assert lines(ledger, "start") == lines(ledger, "end") == [task.id]
+    assert nothing_is_held(redis_server)
+
+
+def test_another_broker_is_refused_in_words(start_worker: Callable) -> None:
+    worker = start_worker(broker="memory://").ready()
+    assert "the lease needs Redis as broker and is off: the broker is memory" in (
+        worker.log.read_text()
+    )
