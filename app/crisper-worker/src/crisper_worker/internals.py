@@ -109,7 +109,8 @@ def open_app_store(app: Celery) -> LeaseStore:
         RedisError: Redis is away.
     """
     with app.connection_for_read() as connection:
-        return open_store(connection.default_channel, holder="")
+        connection.connect()  # `default_channel` would try for ever
+        return open_store(connection.channel(), holder="")
 
 
 class QoS(kombu_redis.QoS):

@@ -46,6 +46,11 @@ class LeaseKeeper:
             self.store = store
             threading.Thread(target=self._run, name="leases", daemon=True).start()
 
+    def _opened(self) -> LeaseStore:
+        if self.store is None:
+            raise RuntimeError("the keeper was not started")
+        return self.store
+
     def hold(self, tag: str) -> None:
         """Renew the lease of `tag` from now on."""
         with self._lock:
@@ -53,8 +58,7 @@ class LeaseKeeper:
 
     def holds(self, tag: str) -> bool:
         """Whether Redis, asked now, has `tag` as ours."""
-        assert self.store is not None
-        return tag not in self.store.renew([tag])[1]
+        return tag not in self._opened().renew([tag])[1]
 
     def ack(self, tag: str) -> None:
         """The task of `tag` has ended; said as soon as Redis hears it."""
@@ -80,8 +84,7 @@ class LeaseKeeper:
             log.warning("message %s is given up as soon as Redis answers: %s", tag, error)
 
     def _say_one(self, tag: str, what: Callable[[LeaseStore, str], object]) -> None:
-        assert self.store is not None
-        what(self.store, tag)
+        what(self._opened(), tag)
         with self._lock:
             self._held.discard(tag)
             if self._unsaid.get(tag) is what:
@@ -107,20 +110,20 @@ class LeaseKeeper:
         Raises:
             RedisError: Redis is away; the next round tries again.
         """
-        assert self.store is not None
+        store = self._opened()
         with self._lock:
             tags, unsaid = list(self._held), list(self._unsaid.items())
-        now, lost = self.store.renew(tags)
+        now, lost = store.renew(tags)
         self._drop_lost(lost)
         self._watch_calm(now)
         for tag, what in unsaid:
             self._say_one(tag, what)
         if self.is_calm() and time.monotonic() >= self._sweep_due:
             self._sweep_due = time.monotonic() + min(5.0, self.seconds / 6)
-            for tag in self.store.expired(self.seconds):
-                held = self.store.look(tag)
+            for tag in store.expired(self.seconds):
+                held = store.look(tag)
                 # Without a holder it is the rest of a message that kombu itself restored.
-                self._take_over(self.store, held or Held(tag, {}, "", ""))
+                self._take_over(store, held or Held(tag, {}, "", ""))
 
     def _drop_lost(self, lost: set[str]) -> None:
         with self._lock:

@@ -11,7 +11,7 @@ import time
 from crisper_worker.lease_store import Aside, Held
 
 
-class SetAside(Exception):
+class SetAsideError(Exception):
     """The result of a task that was set aside."""
 
 
@@ -30,9 +30,9 @@ def judged(held: Held, deaths: int, limit: int, cause: str) -> Aside | None:
     )
 
 
-def failure(entry: Aside) -> SetAside:
+def failure(entry: Aside) -> SetAsideError:
     """The error that stands as the task's result."""
-    return SetAside(
+    return SetAsideError(
         f"{entry.task}[{entry.task_id}] was set aside: it {entry.reason}. It waits for"
         " `python -m crisper_worker.aside requeue` or `drop`."
     )
