@@ -5,6 +5,7 @@ import signal
 import time
 
 from celery import Celery
+from celery.worker.control import control_command
 from crisper_worker import install
 
 app = Celery("sample", broker=os.environ["BROKER"], backend=os.environ["RESULTS"])
@@ -44,3 +45,17 @@ def die(self, times: int, whole: bool, ledger: str) -> None:
     if starts <= times:
         os.killpg(0, signal.SIGKILL) if whole else os.kill(os.getpid(), signal.SIGKILL)
     write(ledger, "end", self.request.id)
+
+
+@control_command()
+def lose_consumer(state) -> None:
+    """The channel forgets its consumers, and nobody notices."""
+    channel = state.consumer.task_consumer.channel
+    for tag in list(channel._consumers):
+        channel.basic_cancel(tag)
+
+
+@control_command()
+def stop_asking(state) -> None:
+    """The channel never asks for a message again."""
+    state.consumer.task_consumer.channel._brpop_start = lambda timeout=None: None

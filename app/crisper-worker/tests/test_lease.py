@@ -42,7 +42,7 @@ def test_tasks_of_a_killed_worker_run_on_another_within_60_s(
 ) -> None:
     # The lease of a default installation; the killed node never comes back.
     first = start_worker(concurrency=2).ready()
-    tasks = [client.send_task("note", (8, str(ledger))) for _ in range(2)]
+    tasks = [client.send_task("note", (5, str(ledger))) for _ in range(2)]
     wait_until(lambda: len(lines(ledger, "start")) == 2, "both run", log=first.log)
     second = start_worker(concurrency=2).ready()
     first.kill()
@@ -58,8 +58,8 @@ def test_longer_than_its_lease_starts_once(
     client: Celery, redis_server: Redis, start_worker: Callable, ledger: Path
 ) -> None:
     workers = [start_worker(**SHORT).ready() for _ in range(2)]
-    long = client.send_task("note", (10, str(ledger)))
-    later = client.send_task("note", (0, str(ledger)), countdown=10)
+    long = client.send_task("note", (7, str(ledger)))
+    later = client.send_task("note", (0, str(ledger)), countdown=7)
     assert long.get(timeout=30) in ("w0@test", "w1@test")
     later.get(timeout=30)
     for worker in workers:
@@ -102,12 +102,12 @@ def test_redis_killed_and_restarted(
     options = {**SHORT, "broker": mortal_redis.url(0), "RESULTS": mortal_redis.url(1)}
     workers = [start_worker(concurrency=2, **options).ready() for _ in range(2)]
     # One task ends while Redis is away, one after it is back; both workers have room for more.
-    sent = [client.send_task("note", (seconds, str(ledger))) for seconds in (4, 15)]
-    sent.append(client.send_task("note", (0, str(ledger)), countdown=12))
+    sent = [client.send_task("note", (seconds, str(ledger))) for seconds in (3, 11)]
+    sent.append(client.send_task("note", (0, str(ledger)), countdown=9))
     wait_until(lambda: len(lines(ledger, "start")) == 2, "two run", log=workers[0].log)
     mortal_redis.stop()
     wait_until(lambda: len(lines(ledger, "end")) == 1, "one ends without Redis", 15)
-    time.sleep(3.5)  # longer than a lease: the outage itself, not a wait for something
+    time.sleep(2.5)  # longer than a lease: the outage itself, not a wait for something
     mortal_redis.start()
     sent += [client.send_task("note", (0, str(ledger))) for _ in range(5)]
     wait_until(lambda: len(lines(ledger, "end")) == 8, "all end", 40, workers[0].log)
@@ -142,7 +142,7 @@ def test_a_warm_shutdown_keeps_the_lease_to_the_end(
     client: Celery, redis_server: Redis, start_worker: Callable, ledger: Path
 ) -> None:
     first = start_worker(**SHORT).ready()
-    task = client.send_task("note", (9, str(ledger)))
+    task = client.send_task("note", (6, str(ledger)))
     wait_until(lambda: lines(ledger, "start"), "it runs", log=first.log)
     start_worker(**SHORT).ready()
     first.signal(signal.SIGTERM)

@@ -96,16 +96,6 @@ def test_poison_that_kills_the_whole_worker(
     assert redis_server.client().get(f"unacked_deaths:{waiting.id}") is None
 
 
-def test_a_death_now_and_then_is_forgiven(
-    client: Celery, start_worker: Callable, ledger: Path, aside: Callable
-) -> None:
-    start_worker(**QUICK).ready()
-    for _ in range(3):
-        task = client.send_task("die", (1, False, str(ledger)))
-        task.get(timeout=20)
-    assert aside("list").stdout == ""
-
-
 @pytest.mark.parametrize(
     ("broker", "said"),
     [

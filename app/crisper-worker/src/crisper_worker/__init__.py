@@ -18,6 +18,7 @@ from celery import Celery
 
 from crisper_worker.drain import arm_deadline
 from crisper_worker.heartbeat import HeartbeatStep, mark_draining
+from crisper_worker.internals import arm_lease
 
 __all__ = ["install"]
 
@@ -65,9 +66,6 @@ def install(
     mark_draining(path)
     arm_deadline(drain)
     if lease:
-        # Imported here: it needs redis-py, which a project with another broker may not have.
-        from crisper_worker.internals import arm_lease
-
         arm_lease(app, lease, int(deliveries))
     return app
 

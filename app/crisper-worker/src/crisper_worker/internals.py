@@ -24,6 +24,9 @@ celery.worker
 - ``Consumer.update_strategies`` reads each task's ``Request`` class; ``Request.on_failure`` gets
   the `WorkerLostError` of a lost process (or the `SystemExit` it left by).
 - the ``worker_consumer`` setting and the ``celeryd_init`` signal, which comes before it is read.
+- ``amqp.queues.consume_from`` is what a worker should consume (the remote control's
+  ``cancel_consumer`` takes a queue out of it), ``task_consumer._active_tags`` what it asked for,
+  a virtual channel's ``_consumers`` what is asked for in truth.
 - ``Request.message.delivery_tag``; ``request.properties["delivery_tag"]`` in the process.
 """
 
@@ -58,6 +61,7 @@ from crisper_worker.poison import failure, judged
 
 log = logging.getLogger(__name__)
 WAIT = 0.25  # seconds; messages in other lists than the one waited on are seen after that
+SILENCE = 15.0  # seconds without asking for a message; it asks four times a second
 SOCKET_TIMEOUT = 5.0  # seconds, where the transport options have none
 MINE = {"redis": "Transport", "rediss": "Transport", "sentinel": "SentinelTransport"}
 
@@ -357,6 +361,24 @@ def counted(request: type) -> type:
     if issubclass(request, Counted):
         return request
     return type(request.__name__, (Counted, request), {})
+
+
+def why_not_consuming(consumer: Any) -> str:
+    """Why a worker that should consume does not; empty if it does."""
+    task_consumer = consumer.task_consumer
+    channel = task_consumer.channel
+    active = task_consumer._active_tags
+    if isinstance(channel, virtual.Channel):
+        active = {queue for queue, tag in active.items() if tag in channel._consumers}
+    missing = sorted(set(consumer.app.amqp.queues.consume_from) - set(active))
+    if missing:
+        return f"not consumed: {', '.join(missing)}"
+    keeper = getattr(channel, "keeper", None)
+    if keeper is not None and active and channel.qos.can_consume():
+        asked = channel._brpop_sent_at
+        if asked is not None and time.monotonic() - asked > SILENCE:
+            return "no message was asked for in a while"
+    return ""
 
 
 def take_over(app: Celery, store: LeaseStore, held: Held) -> None:
