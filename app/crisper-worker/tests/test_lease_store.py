@@ -8,12 +8,15 @@ import time
 from typing import Any
 
 import pytest
+import redis as redis_py
 from celery import Celery
 from crisper_worker import install
 from crisper_worker.lease_keeper import LeaseKeeper
 from crisper_worker.lease_store import Held, LeaseStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from testkit import Redis, wait_until
 
 values = st.recursive(
@@ -71,20 +74,21 @@ def test_what_cannot_be_read_is_handed_over(empty: Redis, raw: str) -> None:
 def test_only_the_holder_gives_back_and_only_the_expired_is_taken_over(empty: Redis) -> None:
     mine, other, redis = store(empty), store(empty, "other"), empty.client()
     redis.lpush("q", json.dumps(message()))
+    before, _ = other.renew([])
     redis.execute_command(*mine.take_command(["q"]))
     assert other.give_back("tag-id") is False
     assert other.renew(["tag-id"])[1] == {"tag-id"}
     held = other.look("tag-id")
     assert (held.holder, held.source, held.task_id) == ("me", "q", "id")
-    assert other.expired(60) == []
-    assert other.reclaim(held, 60) is False
-    redis.zadd("p:unacked_lease", {"tag-id": time.time() - 61})
-    assert other.expired(60) == ["tag-id"]
+    assert other.expired(before) == []
+    assert other.reclaim(held, before) is False
+    now, _ = other.renew([])
+    assert other.expired(now) == ["tag-id"]
     mine.renew(["tag-id"])
-    assert other.reclaim(held, 60) is False  # renewed between the look and the leap
-    redis.zadd("p:unacked_lease", {"tag-id": time.time() - 61})
-    assert other.reclaim(held, 60) is True
-    assert other.reclaim(held, 60) is False
+    assert other.reclaim(held, now) is False  # renewed between the look and the leap
+    later, _ = other.renew([])
+    assert other.reclaim(held, later) is True
+    assert other.reclaim(held, later) is False
     assert redis.llen("q") == 1
     assert redis.keys("p:*") == []
 
@@ -97,8 +101,8 @@ def test_deaths_count_only_what_was_started(empty: Redis) -> None:
         redis.execute_command(*mine.take_command(["q"]))
         if started:
             mine.start("tag-id")
-        redis.zadd("p:unacked_lease", {"tag-id": 0})
-        assert mine.reclaim(mine.look("tag-id"), 1) is True
+        now, _ = mine.renew([])
+        assert mine.reclaim(mine.look("tag-id"), now) is True
         assert mine.deaths("id") == deaths
     mine.start("tag-id")  # nobody holds it: nothing to mark
     assert redis.exists("p:unacked_started") == 0
@@ -118,7 +122,7 @@ def test_a_full_redis_keeps_the_message(empty: Redis) -> None:
 
 def test_after_an_outage_nobody_takes_over_before_all_could_renew(empty: Redis) -> None:
     taken: list[str] = []
-    keeper = LeaseKeeper(2, lambda store, held: taken.append(held.tag))
+    keeper = LeaseKeeper(2, lambda store, held, before: taken.append(held.tag))
     keeper.store = store(empty, "other")
     empty.client().zadd("p:unacked_lease", {"tag-id": 0})
     keeper.tick()
@@ -135,7 +139,7 @@ def test_after_an_outage_nobody_takes_over_before_all_could_renew(empty: Redis) 
 
 
 def test_a_lost_lease_is_said_once(empty: Redis, caplog: pytest.LogCaptureFixture) -> None:
-    keeper = LeaseKeeper(2, lambda store, held: None)
+    keeper = LeaseKeeper(2, lambda store, held, before: None)
     keeper.store = store(empty)
     keeper.hold("tag-id")
     with caplog.at_level(logging.ERROR):
@@ -148,8 +152,9 @@ def test_a_lost_lease_is_said_once(empty: Redis, caplog: pytest.LogCaptureFixtur
 
 def test_what_cannot_be_said_is_held_and_said_later(empty: Redis) -> None:
     mine, redis = store(empty), empty.client()
-    keeper = LeaseKeeper(2, lambda store, held: None)
-    keeper.store = store(Redis(empty.folder, port=1))  # nobody listens there
+    keeper = LeaseKeeper(2, lambda store, held, before: None)
+    nobody = redis_py.Redis(port=1, retry=Retry(NoBackoff(), 0))
+    keeper.store = LeaseStore(nobody, "p:", "unacked", "unacked_index", "me")
     for task_id in ("done", "left"):
         redis.lpush("q", json.dumps(message(task_id)))
         redis.execute_command(*mine.take_command(["q"]))

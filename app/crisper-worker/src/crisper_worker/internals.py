@@ -61,7 +61,7 @@ from crisper_worker.poison import failure, judged
 
 log = logging.getLogger(__name__)
 WAIT = 0.25  # seconds; messages in other lists than the one waited on are seen after that
-SILENCE = 15.0  # seconds without asking for a message; it asks four times a second
+SILENCE = 10.0  # seconds without asking for a message; it asks four times a second
 SOCKET_TIMEOUT = 5.0  # seconds, where the transport options have none
 MINE = {"redis": "Transport", "rediss": "Transport", "sentinel": "SentinelTransport"}
 
@@ -381,9 +381,9 @@ def why_not_consuming(consumer: Any) -> str:
     return ""
 
 
-def take_over(app: Celery, store: LeaseStore, held: Held) -> None:
+def take_over(app: Celery, store: LeaseStore, held: Held, before: float) -> None:
     """Put a message back whose worker is gone, or set it aside if that was once too often."""
-    seconds, entry = Lease.seconds, None
+    entry = None
     if store.was_started(held.tag):
         deaths = store.deaths(held.task_id) + 1
         cause = f"its worker {held.holder} is gone"
@@ -392,15 +392,15 @@ def take_over(app: Celery, store: LeaseStore, held: Held) -> None:
         error = failure(entry)
         # First the result: a worker that dies between the two does both again.
         app.backend.mark_as_failure(held.task_id, error, request=context(held))
-        if store.set_aside(held, entry, seconds):
+        if store.set_aside(held, entry, before):
             log.error("%s", error)
-    elif store.reclaim(held, seconds):
+    elif store.reclaim(held, before):
         log.warning(
             "%s[%s] goes back to its queue: its worker %s has not renewed its lease for %g s",
             held.task,
             held.task_id,
             held.holder,
-            seconds,
+            Lease.seconds,
         )
 
 

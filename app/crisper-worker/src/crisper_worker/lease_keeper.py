@@ -23,10 +23,12 @@ class LeaseKeeper:
 
     Args:
         seconds: a lease lives that long without a renewal.
-        take_over: what to do with a message whose lease expired.
+        take_over: what to do with a message whose lease was not renewed since a time.
     """
 
-    def __init__(self, seconds: float, take_over: Callable[[LeaseStore, Held], None]) -> None:
+    def __init__(
+        self, seconds: float, take_over: Callable[[LeaseStore, Held, float], None]
+    ) -> None:
         self.seconds = seconds
         self.interval = min(2.0, seconds / 10)
         self.store: LeaseStore | None = None
@@ -120,10 +122,13 @@ class LeaseKeeper:
             self._say_one(tag, what)
         if self.is_calm() and time.monotonic() >= self._sweep_due:
             self._sweep_due = time.monotonic() + min(5.0, self.seconds / 6)
-            for tag in store.expired(self.seconds):
+            # By the time of this round's renewal: the network may stand still right here, and
+            # then the others' renewals are as late as the answer.
+            before = now - self.seconds
+            for tag in store.expired(before):
                 held = store.look(tag)
                 # Without a holder it is the rest of a message that kombu itself restored.
-                self._take_over(store, held or Held(tag, {}, "", ""))
+                self._take_over(store, held or Held(tag, {}, "", ""), before)
 
     def _drop_lost(self, lost: set[str]) -> None:
         with self._lock:

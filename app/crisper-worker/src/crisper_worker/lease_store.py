@@ -84,12 +84,10 @@ return answer
 )
 
 # KEYS: unacked, index, lease, holder, started, the list, deaths, aside.
-# ARGV: tag, whose ('=' and a holder, or '<' and seconds without a renewal), RPUSH, LPUSH or HSET
-# (set aside), what to store, the task id, 1 if a started task counts as a death, seconds kept.
-# Answers 1 if the message was moved.
-MOVE = (
-    _NOW
-    + """
+# ARGV: tag, whose ('=' and a holder, or '<' and a time since which it was not renewed), RPUSH,
+# LPUSH or HSET (set aside), what to store, the task id, 1 if a started task counts as a death,
+# seconds kept. Answers 1 if the message was moved.
+MOVE = """
 local tag, whose = ARGV[1], string.sub(ARGV[2], 1, 1)
 local limit = string.sub(ARGV[2], 2)
 if whose == '=' then
@@ -97,7 +95,7 @@ if whose == '=' then
   if not entry or string.sub(entry, 1, #limit + 1) ~= limit .. '\\n' then return 0 end
 else
   local renewed = redis.call('ZSCORE', KEYS[3], tag)
-  if not renewed or tonumber(renewed) > tonumber(now) - tonumber(limit) then return 0 end
+  if not renewed or tonumber(renewed) > tonumber(limit) then return 0 end
 end
 local held = redis.call('HDEL', KEYS[1], tag)
 redis.call('ZREM', KEYS[2], tag)
@@ -116,7 +114,6 @@ else
 end
 return 1
 """
-)
 
 # KEYS: lease, started. ARGV: tag. What is acknowledged already is not marked any more.
 START = """
@@ -262,11 +259,9 @@ class LeaseStore:
         """Whether the task of a message was started."""
         return bool(self.redis.sismember(self.started, tag))
 
-    def expired(self, seconds: float) -> list[str]:
-        """Tags that were not renewed for `seconds`."""
-        time, micros = self.redis.time()
-        latest = time + micros / 1e6 - seconds
-        tags = self.redis.zrangebyscore(self.lease, "-inf", latest, start=0, num=BATCH)
+    def expired(self, before: float) -> list[str]:
+        """Tags that were not renewed since the time `before`."""
+        tags = self.redis.zrangebyscore(self.lease, "-inf", before, start=0, num=BATCH)
         return [tag.decode() for tag in tags]
 
     def give_back(self, tag: str, *, last: bool = False) -> bool:
@@ -277,13 +272,13 @@ class LeaseStore:
         side = "LPUSH" if last else "RPUSH"
         return self._moved(held, f"={self.holder}", side, held.again())
 
-    def reclaim(self, held: Held, seconds: float) -> bool:
-        """Put somebody's message back that was not renewed for `seconds`; counts a death."""
-        return self._moved(held, f"<{seconds}", "RPUSH", held.again(), counts=True)
+    def reclaim(self, held: Held, before: float) -> bool:
+        """Put somebody's message back, if not renewed since `before`; counts a death."""
+        return self._moved(held, f"<{before!r}", "RPUSH", held.again(), counts=True)
 
-    def set_aside(self, held: Held, entry: Aside, seconds: float | None = None) -> bool:
-        """Set an own message aside, or somebody's that was not renewed for `seconds`."""
-        whose = f"={self.holder}" if seconds is None else f"<{seconds}"
+    def set_aside(self, held: Held, entry: Aside, before: float | None = None) -> bool:
+        """Set an own message aside, or somebody's that was not renewed since `before`."""
+        whose = f"={self.holder}" if before is None else f"<{before!r}"
         return self._moved(held, whose, "HSET", entry.dump())
 
     def _moved(
