@@ -39,7 +39,10 @@ class Wire:
     def accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                near, far = self.listener.accept()[0], socket.create_connection(("", self.to))
+                near, far = (
+                    self.listener.accept()[0],
+                    socket.create_connection(("127.0.0.1", self.to)),
+                )
                 for ends in ((near, far), (far, near)):
                     threading.Thread(target=self.carry, args=ends, daemon=True).start()
 

@@ -185,7 +185,8 @@ class LeaseMixin:
         """Consume from `queue`; without acknowledgements in kombu's own way."""
         if not no_ack and self.ack_emulation and Lease.keeper is not None:
             self.keeper = Lease.keeper
-            self.keeper.start(open_store(self, holder_name()))
+            if self.keeper.store is None:
+                self.keeper.start(open_store(self, holder_name()))
         return super().basic_consume(queue, no_ack, *args, **kwargs)
 
     def _brpop_start(self, timeout: float | None = None) -> None:

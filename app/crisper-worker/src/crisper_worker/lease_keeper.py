@@ -1,7 +1,8 @@
-"""The thread that keeps a worker's leases, and takes over those that nobody keeps any more.
+"""The threads that keep a worker's leases, and take over those that nobody keeps any more.
 
-A thread and not a timer of the worker, because the worker's event loop stands still while it
-drains. It knows Redis and the set of tags that the worker holds; nothing of Celery or kombu.
+Threads and not timers of the worker, because its event loop stands still while it drains; two,
+because what is taken over may wait for a result backend, and a renewal must not. They know Redis
+and the set of tags that the worker holds; nothing of Celery or kombu.
 """
 
 from __future__ import annotations
@@ -40,13 +41,15 @@ class LeaseKeeper:
         self._lock = threading.Lock()
         self._calm_since: float | None = None
         self._server_time = 0.0
-        self._sweep_due = 0.0
 
     def start(self, store: LeaseStore) -> None:
         """Begin; the first call counts."""
         if self.store is None:
             self.store = store
-            threading.Thread(target=self._run, name="leases", daemon=True).start()
+            rounds = {self.tick: self.interval, self.sweep: min(5.0, self.seconds / 6)}
+            for round_, interval in rounds.items():
+                arguments = (round_, interval)
+                threading.Thread(target=self._repeat, args=arguments, daemon=True).start()
 
     def _opened(self) -> LeaseStore:
         if self.store is None:
@@ -92,22 +95,21 @@ class LeaseKeeper:
             if self._unsaid.get(tag) is what:
                 del self._unsaid[tag]
 
-    def _run(self) -> None:
+    def _repeat(self, round_: Callable[[], None], interval: float) -> None:
         pause = threading.Event()
-        while True:
+        while not pause.wait(interval):
             try:
-                self.tick()
+                round_()
             except (RedisError, OSError) as error:
                 if self._calm_since is not None:
-                    log.warning("leases cannot be renewed: %s", error)
+                    log.warning("leases: Redis does not answer: %s", error)
                 self._calm_since = None
             except Exception:
                 # The thread must outlive whatever one message does to it.
                 log.exception("leases: unexpected error")
-            pause.wait(self.interval)
 
     def tick(self) -> None:
-        """One round: renew, say what is unsaid, take over.
+        """One round: renew, and say what is unsaid.
 
         Raises:
             RedisError: Redis is away; the next round tries again.
@@ -120,15 +122,23 @@ class LeaseKeeper:
         self._watch_calm(now)
         for tag, what in unsaid:
             self._say_one(tag, what)
-        if self.is_calm() and time.monotonic() >= self._sweep_due:
-            self._sweep_due = time.monotonic() + min(5.0, self.seconds / 6)
-            # By the time of this round's renewal: the network may stand still right here, and
-            # then the others' renewals are as late as the answer.
-            before = now - self.seconds
-            for tag in store.expired(before):
-                held = store.look(tag)
-                # Without a holder it is the rest of a message that kombu itself restored.
-                self._take_over(store, held or Held(tag, {}, "", ""), before)
+
+    def sweep(self) -> None:
+        """One round: take over what expired.
+
+        Raises:
+            RedisError: Redis is away; the next round tries again.
+        """
+        store = self._opened()
+        # By the time of the last renewal: the network may stand still right here, and then the
+        # others' renewals are as late as the answer.
+        before = self._server_time - self.seconds
+        if not self.is_calm():
+            return
+        for tag in store.expired(before):
+            held = store.look(tag)
+            # Without a holder it is the rest of a message that kombu itself restored.
+            self._take_over(store, held or Held(tag, {}, "", ""), before)
 
     def _drop_lost(self, lost: set[str]) -> None:
         with self._lock:
