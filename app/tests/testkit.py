@@ -44,6 +44,12 @@ def wait_until(
     pytest.fail(f"not within {seconds} s: {what}\n{end}")
 
 
+def lines(ledger: Path, word: str) -> list[str]:
+    """The task ids of a ledger's lines that begin with `word`, in the order of writing."""
+    text = ledger.read_text() if ledger.exists() else ""
+    return [line.split()[1] for line in text.splitlines() if line.startswith(word)]
+
+
 def is_open(port: int) -> bool:
     with socket.socket() as client:
         client.settimeout(1)

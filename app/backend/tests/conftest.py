@@ -84,6 +84,15 @@ def qdrant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.kill()
 
 
+@pytest.fixture(autouse=True)
+def nothing_of_killed_workers(request: pytest.FixtureRequest) -> None:
+    """What the workers that earlier tests killed held would run in this one."""
+    if "stack" in request.fixturenames:
+        client = request.getfixturevalue("stack").redis.client(0)
+        if held := client.keys("unacked*"):
+            client.delete(*held)
+
+
 @pytest.fixture(scope="session")
 def stack(
     postgres: str, redis_server: Redis, qdrant: str, tmp_path_factory: pytest.TempPathFactory

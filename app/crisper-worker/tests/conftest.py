@@ -55,7 +55,11 @@ def start_worker(redis_server: Redis, tmp_path: Path) -> Iterator[Callable[..., 
     started: list[Worker] = []
 
     def start(
-        drain: float = 60, broker: str = "", under: tuple[str, ...] = (), concurrency: int = 1
+        drain: float = 60,
+        broker: str = "",
+        under: tuple[str, ...] = (),
+        concurrency: int = 1,
+        **environment: str,
     ) -> Worker:
         name = f"w{len(started)}"
         options = ("-n", f"{name}@test", "-c", str(concurrency), "-l", "INFO")
@@ -66,6 +70,7 @@ def start_worker(redis_server: Redis, tmp_path: Path) -> Iterator[Callable[..., 
                 "RESULTS": redis_server.url(1),
                 "CELERY_HEARTBEAT_FILE": str(tmp_path / f"{name}.heartbeat"),
                 "CELERY_DRAIN_TIMEOUT": str(drain),
+                **environment,
             },
             tmp_path / f"{name}.log",
             heartbeat=tmp_path / f"{name}.heartbeat",

@@ -1,9 +1,11 @@
 """An application that has nothing but crisper-worker."""
 
 import os
+import signal
 import time
 
 from celery import Celery
+from celery.worker.control import control_command
 from crisper_worker import install
 
 app = Celery("sample", broker=os.environ["BROKER"], backend=os.environ["RESULTS"])
@@ -14,16 +16,46 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     result_backend_always_retry=True,
+    broker_transport_options={"global_keyprefix": os.environ.get("PREFIX", "")},
 )
 install(app)
 
 
+def write(ledger: str, word: str, task_id: str) -> None:
+    """One line, so that a test sees effects and not states."""
+    with open(ledger, "a") as book:
+        book.write(f"{word} {task_id} {time.time()}\n")
+
+
 @app.task(name="note", bind=True)
 def note(self, seconds: float, ledger: str) -> str:
-    """Writes its start and its end, so that a test sees effects and not states."""
-    with open(ledger, "a") as book:
-        book.write(f"start {self.request.id}\n")
+    """Writes its start and its end."""
+    write(ledger, "start", self.request.id)
     time.sleep(seconds)
-    with open(ledger, "a") as book:
-        book.write(f"end {self.request.id}\n")
+    write(ledger, "end", self.request.id)
     return self.request.hostname
+
+
+@app.task(name="die", bind=True)
+def die(self, times: int, whole: bool, ledger: str) -> None:
+    """Kills its process, or its worker too if `whole`, the first `times` times it starts."""
+    write(ledger, "start", self.request.id)
+    with open(ledger) as book:
+        starts = sum(line.startswith(f"start {self.request.id} ") for line in book)
+    if starts <= times:
+        os.killpg(0, signal.SIGKILL) if whole else os.kill(os.getpid(), signal.SIGKILL)
+    write(ledger, "end", self.request.id)
+
+
+@control_command()
+def lose_consumer(state) -> None:
+    """The channel forgets its consumers, and nobody notices."""
+    channel = state.consumer.task_consumer.channel
+    for tag in list(channel._consumers):
+        channel.basic_cancel(tag)
+
+
+@control_command()
+def stop_asking(state) -> None:
+    """The channel never asks for a message again."""
+    state.consumer.task_consumer.channel._brpop_start = lambda timeout=None: None

@@ -10,12 +10,7 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
-from testkit import Redis, wait_until
-
-
-def lines(ledger: Path, word: str) -> list[str]:
-    text = ledger.read_text() if ledger.exists() else ""
-    return [line.split()[1] for line in text.splitlines() if line.startswith(word)]
+from testkit import Redis, lines, wait_until
 
 
 @pytest.mark.parametrize("init", [(), ("tini", "--")], ids=["pid1", "docker-init"])

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from celery import Celery
 from testkit import Redis, wait_until
 
@@ -29,6 +30,33 @@ def test_stale_when_stopped_and_fresh_again(client: Celery, start_worker: Callab
     assert worker.state() == "ok"  # it could not know: the age tells
     worker.signal(signal.SIGCONT)
     wait_until(lambda: worker.healthy(age=1), "healthy after SIGCONT", 5)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("lose_consumer", "no heartbeat: not consumed: celery"),
+        ("stop_asking", "no heartbeat: no message was asked for in a while"),
+    ],
+)
+def test_stale_when_it_no_longer_consumes(
+    client: Celery, start_worker: Callable, fault: str, said: str
+) -> None:
+    worker = start_worker().ready()
+    client.control.broadcast(fault)
+    wait_until(lambda: not worker.healthy(age=3), "unhealthy though connected", 40, worker.log)
+    assert client.control.inspect(timeout=3).ping() == {"w0@test": {"ok": "pong"}}
+    assert worker.log.read_text().count(said) == 1
+
+
+def test_healthy_when_it_was_told_to_consume_nothing(
+    client: Celery, start_worker: Callable
+) -> None:
+    worker = start_worker().ready()
+    assert client.control.cancel_consumer("celery", reply=True)
+    began = worker.heartbeat.read_text()
+    wait_until(lambda: worker.heartbeat.read_text() != began, "it goes on beating", 5, worker.log)
+    assert worker.state() == "ok"
 
 
 def test_broker_down_is_said_grows_stale_and_recovers(

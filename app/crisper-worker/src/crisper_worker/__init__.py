@@ -1,4 +1,4 @@
-"""What a Celery worker in a container lacks: a cheap proof of life and an end to draining.
+"""What a Celery worker in a container lacks: proof of life, an end to draining, and a lease.
 
     from celery import Celery
     from crisper_worker import install
@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 
@@ -17,17 +18,25 @@ from celery import Celery
 
 from crisper_worker.drain import arm_deadline
 from crisper_worker.heartbeat import HeartbeatStep, mark_draining
+from crisper_worker.internals import arm_lease
 
 __all__ = ["install"]
 
 HEARTBEAT_FILE = "/tmp/celery-heartbeat"
 DRAIN_TIMEOUT = 300
+LEASE_SECONDS = 30
+MAX_DELIVERIES = 5
 
 
 def install(
-    app: Celery, *, heartbeat_file: str | None = None, drain_timeout: float | None = None
+    app: Celery,
+    *,
+    heartbeat_file: str | None = None,
+    drain_timeout: float | None = None,
+    lease_seconds: float | None = None,
+    max_deliveries: int | None = None,
 ) -> Celery:
-    """Give the workers of `app` a heartbeat file and a drain deadline.
+    """Give the workers of `app` a heartbeat file, a drain deadline and leases.
 
     Args:
         app: the Celery application.
@@ -35,17 +44,43 @@ def install(
             ``/tmp/celery-heartbeat``.
         drain_timeout: seconds a stopping worker may finish what runs before it puts it back;
             default ``$CELERY_DRAIN_TIMEOUT``, else 300.
+        lease_seconds: a worker that has not renewed the lease of a message for that long is
+            taken for dead, 0 for no leases; default ``$CELERY_LEASE_SECONDS``, else 30.
+        max_deliveries: a task that killed its worker or process that often is set aside, 0 for
+            never; default ``$CELERY_MAX_DELIVERIES``, else 5.
 
     Returns:
         `app`, for chaining.
+
+    Raises:
+        ValueError: a number is none, or out of its range.
     """
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return app  # Windows, macOS: no containers there, so nothing to watch or to drain
     path = heartbeat_file or os.environ.get("CELERY_HEARTBEAT_FILE") or HEARTBEAT_FILE
-    if drain_timeout is None:
-        drain_timeout = float(os.environ.get("CELERY_DRAIN_TIMEOUT") or DRAIN_TIMEOUT)
+    drain = _number("CELERY_DRAIN_TIMEOUT", drain_timeout, DRAIN_TIMEOUT)
+    lease = _number("CELERY_LEASE_SECONDS", lease_seconds, LEASE_SECONDS, least=2)
+    deliveries = _number("CELERY_MAX_DELIVERIES", max_deliveries, MAX_DELIVERIES, least=1)
     HeartbeatStep.path = path
     app.steps["consumer"].add(HeartbeatStep)
     mark_draining(path)
-    arm_deadline(drain_timeout)
+    arm_deadline(drain)
+    if lease:
+        arm_lease(app, lease, int(deliveries))
     return app
+
+
+def _number(name: str, given: float | None, default: float, least: float = 0) -> float:
+    """The parameter, else the environment's variable `name`, else the default.
+
+    Raises:
+        ValueError: neither 0 nor a finite number of at least `least`.
+    """
+    value = os.environ.get(name) or default if given is None else given
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if number == 0 or least <= number < math.inf:
+        return number
+    raise ValueError(f"{name} is {value!r}: set a number of at least {least:g}, or 0")

@@ -3,7 +3,8 @@
 One line, ``<seconds since boot> <state>``. The state is ``ok`` while the consumer runs,
 ``draining`` during a warm shutdown (its event loop has stopped, and that is healthy), and
 ``broker-down`` while the connection is away (a restart would not cure it). A consumer that is
-stuck writes nothing: the line grows old. Seconds since boot and not the time of day, because a
+stuck writes nothing, nor does one that no longer consumes a queue that it should: the line grows
+old. Seconds since boot and not the time of day, because a
 stepped clock must not kill healthy workers.
 """
 
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from celery import bootsteps, signals
+
+from crisper_worker.internals import why_not_consuming
 
 log = logging.getLogger(__name__)
 OK, DRAINING, BROKER_DOWN = "ok", "draining", "broker-down"
@@ -44,26 +47,34 @@ class HeartbeatStep(bootsteps.StartStopStep):
 
     def __init__(self, parent: Any, **_kwargs: Any) -> None:
         super().__init__(parent)
-        self.timer: Any = None
+        self.timers: list[Any] = []
+        self.complaint = ""
 
     def start(self, parent: Any) -> None:
-        """The connection is up and tasks are consumed: beat."""
-        self.beat()
-        self.timer = parent.timer.call_repeatedly(INTERVAL, self.beat)
+        """The connection is up: beat from the event loop's first round on, when it consumes."""
+        self.timers = [
+            parent.timer.call_after(0, self.beat, (parent,)),
+            parent.timer.call_repeatedly(INTERVAL, self.beat, (parent,)),
+        ]
 
     def stop(self, parent: Any) -> None:
         """The consumer stops: because the worker drains, or because the connection is away."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+        for timer in self.timers:
+            timer.cancel()
+        self.timers = []
         write(self.path, DRAINING if HeartbeatStep.draining else BROKER_DOWN)
 
     def shutdown(self, parent: Any) -> None:
         """Nothing to close."""
 
-    def beat(self) -> None:
-        """Write a fresh line."""
-        write(self.path, DRAINING if HeartbeatStep.draining else OK)
+    def beat(self, parent: Any) -> None:
+        """Write a fresh line, unless the worker should consume and does not."""
+        complaint = "" if HeartbeatStep.draining else why_not_consuming(parent)
+        if complaint and complaint != self.complaint:
+            log.error("no heartbeat: %s", complaint)
+        self.complaint = complaint
+        if not complaint:
+            write(self.path, DRAINING if HeartbeatStep.draining else OK)
 
 
 def mark_draining(path: str) -> None:

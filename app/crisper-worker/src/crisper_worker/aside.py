@@ -1,0 +1,105 @@
+"""What was set aside: list it, put it back into its queue, or drop it.
+
+    python -m crisper_worker.aside --app project list [--json]
+    python -m crisper_worker.aside --app project requeue ID [ID ...]
+    python -m crisper_worker.aside --app project drop ID [ID ...]
+
+Exit code 0: done; 1: an id is not set aside, or Redis is away; 2: usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from celery import Celery
+from celery.app.utils import find_app
+from redis.exceptions import RedisError
+
+from crisper_worker.internals import MINE, open_app_store
+from crisper_worker.lease_store import Aside, LeaseStore
+
+
+def described(entry: Aside) -> str:
+    """One line for people."""
+    at = datetime.fromtimestamp(entry.at, UTC).isoformat(timespec="seconds")
+    return f"{entry.task_id}  {at}  {entry.task}  queue {entry.source}: {entry.reason}"
+
+
+def show(store: LeaseStore, as_json: bool) -> None:
+    """Print what is set aside, the oldest first."""
+    entries = list(store.set_aside_entries().values())
+    if as_json:
+        print(json.dumps([entry.__dict__ for entry in entries]))
+        return
+    for entry in entries:
+        print(described(entry))
+
+
+def act(app: Celery, store: LeaseStore, action: str, ids: Sequence[str]) -> list[str]:
+    """Requeue or drop; what is requeued is PENDING again.
+
+    Returns:
+        The ids that are not set aside.
+    """
+    entries, missing = store.set_aside_entries(), []
+    for task_id in ids:
+        entry = entries.get(task_id)
+        if entry is None:
+            missing.append(task_id)
+            continue
+        if action == "requeue":
+            app.backend.forget(task_id)
+            done = store.requeue(entry)
+        else:
+            done = store.drop(entry)
+        if done:
+            print(f"{action}: {described(entry)}")
+        else:
+            missing.append(task_id)
+    return missing
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m crisper_worker.aside", description=__doc__)
+    top.formatter_class = argparse.RawDescriptionHelpFormatter
+    top.add_argument("--app", "-A", required=True, help="the Celery application, as for celery -A")
+    commands = top.add_subparsers(dest="action", required=True)
+    commands.add_parser("list").add_argument("--json", action="store_true")
+    for action in ("requeue", "drop"):
+        commands.add_parser(action).add_argument("ids", nargs="+", metavar="ID")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says.
+
+    Returns:
+        The exit code.
+    """
+    options = parser().parse_args(arguments)
+    app = find_app(options.app)
+    broker = str(app.connection_for_read().transport_cls)
+    if broker not in MINE:
+        print(f"the broker of {options.app} is {broker}; only Redis is known", file=sys.stderr)
+        return 1
+    try:
+        store = open_app_store(app)
+        if options.action == "list":
+            show(store, options.json)
+            return 0
+        missing = act(app, store, options.action, options.ids)
+    except (RedisError, OSError) as error:
+        print(f"Redis does not answer: {error}", file=sys.stderr)
+        return 1
+    for task_id in missing:
+        print(f"{task_id} is not set aside; `list` shows what is", file=sys.stderr)
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,439 @@
+"""All that touches the insides of kombu and Celery: pinned to 5.7.0, to be read at each upgrade.
+
+What is relied on, and by what it is replaced:
+
+kombu.transport.redis
+- ``Channel._brpop_start`` sends, ``_brpop_read`` reads; between them ``_in_poll`` is the
+  connection and ``_brpop_sent_at`` the time (the health check of the connection looks at it).
+  BRPOP takes a message out of Redis before the worker has it: a worker, Redis or network that
+  goes away in between loses it. Here a script takes and registers in one step, and the waiting
+  is a BLMOVE from a list's end to the same end, which changes nothing.
+- ``QoS.append`` registers a delivery (``unacked``, ``unacked_index``), ``ack``, ``reject``,
+  ``restore_unacked`` (a channel that closes) and ``restore_visible`` (kombu's own sweep) end it.
+- ``Channel.do_restore``: False lets a closing channel keep its messages.
+- ``Channel._get_pool()`` makes a connection pool from the broker's URL and options, for Sentinel
+  too; ``global_keyprefix``, ``unacked_key``, ``unacked_index_key``, ``_q_for_pri``,
+  ``_queue_cycle``.
+- ``kombu.transport.TRANSPORT_ALIASES`` and ``_transport_cache``: what ``redis://`` means.
+
+celery.worker
+- ``Consumer.on_connection_error_after_connected`` collects and closes the lost connection,
+  ``on_close`` then forgets every request that no process of the pool has accepted (and drops it
+  from the pool): ``state.active_requests`` is what still runs.
+- ``Consumer.call_soon_ack`` puts an acknowledgement off to the event loop's next round.
+- ``Consumer.update_strategies`` reads each task's ``Request`` class; ``Request.on_failure`` gets
+  the `WorkerLostError` of a lost process (or the `SystemExit` it left by).
+- the ``worker_consumer`` setting and the ``celeryd_init`` signal, which comes before it is read.
+- ``amqp.queues.consume_from`` is what a worker should consume (the remote control's
+  ``cancel_consumer`` takes a queue out of it), ``task_consumer._active_tags`` what it asked for,
+  a virtual channel's ``_consumers`` what is asked for in truth.
+- ``Request.message.delivery_tag``; ``request.properties["delivery_tag"]`` in the process.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import secrets
+import time
+from queue import Empty
+from typing import Any
+
+import kombu.transport
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from celery import Celery, signals
+from celery.app.task import Context
+from celery.exceptions import WorkerLostError
+from celery.worker import state
+from celery.worker.consumer import Consumer
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.imports import symbol_by_name
+from kombu.utils.json import loads
+from redis import Redis
+from redis.exceptions import RedisError
+
+from crisper_worker.lease_keeper import LeaseKeeper
+from crisper_worker.lease_store import Held, LeaseStore
+from crisper_worker.poison import failure, judged
+
+log = logging.getLogger(__name__)
+WAIT = 0.25  # seconds; messages in other lists than the one waited on are seen after that
+SILENCE = 10.0  # seconds without asking for a message; it asks four times a second
+SOCKET_TIMEOUT = 5.0  # seconds, where the transport options have none
+MINE = {"redis": "Transport", "rediss": "Transport", "sentinel": "SentinelTransport"}
+
+
+class Lease:
+    """The settings of this process and, in a worker, its keeper."""
+
+    seconds = 0.0
+    max_deliveries = 0
+    keeper: LeaseKeeper | None = None
+
+
+def arm_lease(app: Celery, seconds: float, max_deliveries: int) -> None:
+    """Give the workers of `app` leases of `seconds`; nothing else is touched."""
+
+    @signals.celeryd_init.connect(weak=False)
+    def _starting(instance: Any = None, **_kwargs: Any) -> None:
+        if instance is None or instance.app is not app:
+            return
+        broker = str(app.connection_for_read().transport_cls)
+        if broker not in MINE:
+            log.warning("the lease needs Redis as broker and is off: the broker is %s", broker)
+            return
+        if app.conf.worker_consumer != "celery.worker.consumer:Consumer":
+            log.warning("worker_consumer is %s: the lease is off", app.conf.worker_consumer)
+            return
+        Lease.seconds, Lease.max_deliveries = seconds, max_deliveries
+        for name, transport in MINE.items():
+            kombu.transport.TRANSPORT_ALIASES[name] = f"{__name__}:{transport}"
+            kombu.transport._transport_cache.pop(name, None)
+        app.conf.worker_consumer = f"{__name__}:LeaseConsumer"
+        signals.task_prerun.connect(_started)
+
+
+def open_store(channel: Any, holder: str) -> LeaseStore:
+    """A store with connections of its own, which outlive the channel's."""
+    pool = channel._get_pool()
+    for timeout in ("socket_timeout", "socket_connect_timeout"):
+        if pool.connection_kwargs.get(timeout, SOCKET_TIMEOUT) is None:
+            pool.connection_kwargs[timeout] = SOCKET_TIMEOUT
+    names = (channel.global_keyprefix, channel.unacked_key, channel.unacked_index_key)
+    return LeaseStore(Redis(connection_pool=pool), *names, holder=holder)
+
+
+def open_app_store(app: Celery) -> LeaseStore:
+    """The store of an application's broker, for a process that holds nothing.
+
+    Raises:
+        RedisError: Redis is away.
+    """
+    with app.connection_for_read() as connection:
+        connection.connect()  # `default_channel` would try for ever
+        return open_store(connection.channel(), holder="")
+
+
+class QoS(kombu_redis.QoS):
+    """Deliveries under a lease; what came in kombu's own way also ends in it."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Hold a delivery that the take script has registered."""
+        if delivery_tag == self.channel.registered:
+            self.channel.registered = None
+            virtual.QoS.append(self, message, delivery_tag)
+            self.channel.keeper.hold(delivery_tag)
+            self.leased.add(delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+    @functools.cached_property
+    def leased(self) -> set[str]:
+        """The tags that are ended through the keeper."""
+        return set()
+
+    def ack(self, delivery_tag: str) -> None:
+        """End a delivery, whatever has become of the connection that it came by."""
+        if delivery_tag not in self.leased:
+            return super().ack(delivery_tag)
+        self.leased.discard(delivery_tag)
+        self.channel.keeper.ack(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """End a delivery, or put it to the end of its queue."""
+        if delivery_tag not in self.leased:
+            return super().reject(delivery_tag, requeue=requeue)
+        if not requeue:
+            return self.ack(delivery_tag)
+        self.leased.discard(delivery_tag)
+        self.channel.keeper.give_back([delivery_tag], last=True)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """The channel is closed in good order: others may run what is left."""
+        left = [tag for tag in self._delivered if tag in self.leased]
+        for tag in left:
+            del self._delivered[tag]
+        self.leased.clear()
+        if left:
+            self.channel.keeper.give_back(left)
+        super().restore_unacked(client)
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Kombu's sweep, for messages without a lease; not while others may not have renewed."""
+        keeper = getattr(self.channel, "keeper", None)
+        if keeper is None or keeper.is_calm():
+            super().restore_visible(*args, **kwargs)
+
+
+class LeaseMixin:
+    """A channel that takes messages under a lease if all its consumers acknowledge."""
+
+    QoS = QoS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.keeper: LeaseKeeper | None = None
+        self.registered: str | None = None  # the tag that the take script registered last
+        self._waits = False  # for BLMOVE, else for the take script
+        super().__init__(*args, **kwargs)
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        """Consume from `queue`; without acknowledgements in kombu's own way."""
+        if not no_ack and self.ack_emulation and Lease.keeper is not None:
+            self.keeper = Lease.keeper
+            if self.keeper.store is None:
+                self.keeper.start(open_store(self, holder_name()))
+        return super().basic_consume(queue, no_ack, *args, **kwargs)
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        if self.keeper is None:
+            return super()._brpop_start(timeout)
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return None
+        lists = [
+            self.global_keyprefix + self._q_for_pri(queue, priority)
+            for priority in self.priority_steps
+            for queue in queues
+        ]
+        if self._waits:
+            command = ["BLMOVE", lists[0], lists[0], "RIGHT", "RIGHT", WAIT]
+        else:
+            command = self.keeper.store.take_command(lists)
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = time.monotonic()
+        self.client.connection.send_command(*command)
+        return None
+
+    def _brpop_read(self, **options: Any) -> bool:
+        if self.keeper is None:
+            return super()._brpop_read(**options)
+        try:
+            try:
+                name = "BLMOVE" if self._waits else "EVAL"
+                answer = self.client.parse_response(self.client.connection, name, **options)
+            except self.connection_errors:
+                self._waits = False
+                self.client.connection.disconnect()
+                raise
+            waited, self._waits = self._waits, not self._waits and not answer
+            if waited or not answer:
+                raise Empty
+            source, raw, registered = answer
+            queue = bytes_to_str(source)[len(self.global_keyprefix) :].rsplit(self.sep, 1)[0]
+            message = loads(bytes_to_str(raw))
+            if registered:
+                tag = message["properties"]["delivery_tag"]
+                late = time.monotonic() - self._brpop_sent_at > self.keeper.seconds / 2
+                # Kombu leaves an answer unread while the worker is full.
+                if late and not self.keeper.holds(tag):
+                    raise Empty
+                self.registered = tag
+            self._queue_cycle.rotate(queue)
+            self.connection._deliver(message, queue)
+            return True
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+
+
+class Channel(LeaseMixin, kombu_redis.Channel):
+    """A channel to Redis."""
+
+
+class Transport(kombu_redis.Transport):
+    """``redis://`` and ``rediss://``."""
+
+    Channel = Channel
+
+
+class SentinelChannel(LeaseMixin, kombu_redis.SentinelChannel):
+    """A channel to the Redis that Sentinel names."""
+
+
+class SentinelTransport(kombu_redis.SentinelTransport):
+    """``sentinel://``."""
+
+    Channel = SentinelChannel
+
+
+@functools.cache
+def holder_name() -> str:
+    """This worker's name as a holder; a restarted worker is another holder."""
+    return f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+class LeaseConsumer(Consumer):
+    """A consumer that does not take a lost connection for lost tasks."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._lost = False
+        super().__init__(*args, **kwargs)
+        Lease.keeper = LeaseKeeper(Lease.seconds, functools.partial(take_over, self.app))
+
+    def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
+        """Acknowledge at once: an event loop that is reset would forget it."""
+        return p(*args, **kwargs)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """The connection is lost; the pool goes on."""
+        self._lost = True
+        for channel in list(self.connection.transport.channels):
+            channel.do_restore = False
+        super().on_connection_error_after_connected(exc)
+
+    def on_close(self) -> None:
+        """Give back what the worker forgets, keep what a process of the pool runs."""
+        super().on_close()
+        keeper = Lease.keeper
+        if self._lost and keeper is not None and keeper.store is not None:
+            self._lost = False
+            running = {request.message.delivery_tag for request in tuple(state.active_requests)}
+            keeper.give_back(keeper.held() - running)
+
+    def update_strategies(self) -> None:
+        """Let every request count the deaths of its processes."""
+        for task in self.app.tasks.values():
+            task.Request = counted(symbol_by_name(task.Request))
+        super().update_strategies()
+
+
+class Counted:
+    """Part of a request class: a task that kills its processes is set aside."""
+
+    def on_failure(
+        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
+    ) -> None:
+        """The task failed, or its process died."""
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        if self._killed_its_process(error):
+            exc_info = self._set_aside(str(error)) or exc_info
+        super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _killed_its_process(self, error: BaseException) -> bool:
+        return (
+            isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt)
+            and self.task.acks_late
+            and self.task.reject_on_worker_lost
+            and not (self._already_cancelled or self._already_revoked or state.should_terminate)
+            and not self._success_was_stored()
+        )
+
+    def _set_aside(self, cause: str) -> ExceptionInfo | None:
+        keeper = Lease.keeper
+        try:
+            held = keeper.store.look(self.message.delivery_tag)
+            if held is None:
+                return None
+            deaths = keeper.store.count_death(self.id)
+            limit = Lease.max_deliveries
+            if self._celery_gives_up():
+                limit = min(limit, deaths)
+            entry = judged(held, deaths, limit, cause)
+            if entry is None or not keeper.store.set_aside(held, entry):
+                return None
+        except RedisError as problem:
+            log.warning("%s[%s]: its death cannot be counted: %s", self.name, self.id, problem)
+            return None
+        try:
+            raise failure(entry)
+        except Exception:
+            return ExceptionInfo()
+
+    def _celery_gives_up(self) -> bool:
+        """Whether Celery's own tries (``task_retry_on_worker_lost``) are used up."""
+        task, retries = self.task, self._context.retries
+        return bool(
+            task.retry_on_worker_lost
+            and task.max_retries is not None
+            and retries >= task.max_retries
+        )
+
+
+@functools.cache
+def counted(request: type) -> type:
+    """The request class that also counts deaths."""
+    if issubclass(request, Counted):
+        return request
+    return type(request.__name__, (Counted, request), {})
+
+
+def why_not_consuming(consumer: Any) -> str:
+    """Why a worker that should consume does not; empty if it does."""
+    task_consumer = consumer.task_consumer
+    channel = task_consumer.channel
+    active = task_consumer._active_tags
+    if isinstance(channel, virtual.Channel):
+        active = {queue for queue, tag in active.items() if tag in channel._consumers}
+    missing = sorted(set(consumer.app.amqp.queues.consume_from) - set(active))
+    if missing:
+        return f"not consumed: {', '.join(missing)}"
+    keeper = getattr(channel, "keeper", None)
+    if keeper is not None and active and channel.qos.can_consume():
+        asked = channel._brpop_sent_at
+        if asked is not None and time.monotonic() - asked > SILENCE:
+            return "no message was asked for in a while"
+    return ""
+
+
+def take_over(app: Celery, store: LeaseStore, held: Held, before: float) -> None:
+    """Put a message back whose worker is gone, or set it aside if that was once too often."""
+    entry = None
+    if store.was_started(held.tag):
+        deaths = store.deaths(held.task_id) + 1
+        cause = f"its worker {held.holder} is gone"
+        entry = judged(held, deaths, Lease.max_deliveries, cause)
+    if entry is not None:
+        error = failure(entry)
+        # First the result: a worker that dies between the two does both again.
+        app.backend.mark_as_failure(held.task_id, error, request=context(held))
+        if store.set_aside(held, entry, before):
+            log.error("%s", error)
+    elif store.reclaim(held, before):
+        log.warning(
+            "%s[%s] goes back to its queue: its worker %s has not renewed its lease for %g s",
+            held.task,
+            held.task_id,
+            held.holder,
+            Lease.seconds,
+        )
+
+
+def context(held: Held) -> Context:
+    """What the result backend wants to know of a task: its chord and its errbacks."""
+    embed: dict[str, Any] = {}
+    try:
+        embed = kombu_redis.Channel.Message(held.message, channel=_Decoder()).payload[2] or {}
+    except Exception as error:  # whatever its serializer makes of a message that it cannot read
+        log.warning("%s[%s]: the message is not readable: %s", held.task, held.task_id, error)
+    return Context({**(held.message.get("headers") or {}), **embed})
+
+
+class _Decoder:
+    """As much of a channel as a message needs to decode its body."""
+
+    no_ack_consumers = None
+    decode_body = virtual.Channel.decode_body
+    codecs = virtual.Channel.codecs
+
+
+_own_store: list[LeaseStore] = []
+
+
+def _started(task: Any = None, **_kwargs: Any) -> None:
+    """In the process that runs a task: note that it starts."""
+    tag = (getattr(task.request, "properties", None) or {}).get("delivery_tag")
+    if tag is None or Lease.seconds == 0:
+        return  # called in place, not delivered
+    try:
+        if not _own_store:
+            _own_store.append(open_app_store(task.app))
+        _own_store[0].start(tag)
+    except (RedisError, OSError) as error:
+        log.warning("the start of %s cannot be noted: %s", task.request.id, error)

@@ -1,0 +1,168 @@
+"""The threads that keep a worker's leases, and take over those that nobody keeps any more.
+
+Threads and not timers of the worker, because its event loop stands still while it drains; two,
+because what is taken over may wait for a result backend, and a renewal must not. They know Redis
+and the set of tags that the worker holds; nothing of Celery or kombu.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from redis.exceptions import RedisError
+
+from crisper_worker.lease_store import Held, LeaseStore
+
+log = logging.getLogger(__name__)
+
+
+class LeaseKeeper:
+    """Renews what is held, ends what is done, takes over what expired.
+
+    Args:
+        seconds: a lease lives that long without a renewal.
+        take_over: what to do with a message whose lease was not renewed since a time.
+    """
+
+    def __init__(
+        self, seconds: float, take_over: Callable[[LeaseStore, Held, float], None]
+    ) -> None:
+        self.seconds = seconds
+        self.interval = min(2.0, seconds / 10)
+        self.store: LeaseStore | None = None
+        self._take_over = take_over
+        self._held: set[str] = set()
+        self._suspects: set[str] = set()  # not ours at the last renewal
+        self._unsaid: dict[str, Callable[[LeaseStore, str], object]] = {}
+        # Guards the sets; never held during a command, which may wait for a socket.
+        self._lock = threading.Lock()
+        self._calm_since: float | None = None
+        self._server_time = 0.0
+
+    def start(self, store: LeaseStore) -> None:
+        """Begin; the first call counts."""
+        if self.store is None:
+            self.store = store
+            rounds = {self.tick: self.interval, self.sweep: min(5.0, self.seconds / 6)}
+            for round_, interval in rounds.items():
+                arguments = (round_, interval)
+                threading.Thread(target=self._repeat, args=arguments, daemon=True).start()
+
+    def _opened(self) -> LeaseStore:
+        if self.store is None:
+            raise RuntimeError("the keeper was not started")
+        return self.store
+
+    def hold(self, tag: str) -> None:
+        """Renew the lease of `tag` from now on."""
+        with self._lock:
+            self._held.add(tag)
+
+    def holds(self, tag: str) -> bool:
+        """Whether Redis, asked now, has `tag` as ours."""
+        return tag not in self._opened().renew([tag])[1]
+
+    def ack(self, tag: str) -> None:
+        """The task of `tag` has ended; said as soon as Redis hears it."""
+        self._say(tag, LeaseStore.ack)
+
+    def give_back(self, tags: Iterable[str], *, last: bool = False) -> None:
+        """Others may run the tasks of `tags`; said as soon as Redis hears it."""
+        for tag in tags:
+            self._say(tag, lambda store, tag: store.give_back(tag, last=last))
+
+    def held(self) -> set[str]:
+        """The tags whose leases are renewed, less those that only wait to be given up."""
+        with self._lock:
+            return self._held - self._unsaid.keys()
+
+    def _say(self, tag: str, what: Callable[[LeaseStore, str], object]) -> None:
+        # Held and renewed until it is said: while Redis is away, nobody may start the task again.
+        with self._lock:
+            self._unsaid[tag] = what
+        try:
+            self._say_one(tag, what)
+        except (RedisError, OSError) as error:
+            log.warning("message %s is given up as soon as Redis answers: %s", tag, error)
+
+    def _say_one(self, tag: str, what: Callable[[LeaseStore, str], object]) -> None:
+        what(self._opened(), tag)
+        with self._lock:
+            self._held.discard(tag)
+            if self._unsaid.get(tag) is what:
+                del self._unsaid[tag]
+
+    def _repeat(self, round_: Callable[[], None], interval: float) -> None:
+        pause = threading.Event()
+        while not pause.wait(interval):
+            try:
+                round_()
+            except (RedisError, OSError) as error:
+                if self._calm_since is not None:
+                    log.warning("leases: Redis does not answer: %s", error)
+                self._calm_since = None
+            except Exception:
+                # The thread must outlive whatever one message does to it.
+                log.exception("leases: unexpected error")
+
+    def tick(self) -> None:
+        """One round: renew, and say what is unsaid.
+
+        Raises:
+            RedisError: Redis is away; the next round tries again.
+        """
+        store = self._opened()
+        with self._lock:
+            tags, unsaid = list(self._held), list(self._unsaid.items())
+        now, lost = store.renew(tags)
+        self._drop_lost(lost)
+        self._watch_calm(now)
+        for tag, what in unsaid:
+            self._say_one(tag, what)
+
+    def sweep(self) -> None:
+        """One round: take over what expired.
+
+        Raises:
+            RedisError: Redis is away; the next round tries again.
+        """
+        store = self._opened()
+        # By the time of the last renewal: the network may stand still right here, and then the
+        # others' renewals are as late as the answer.
+        before = self._server_time - self.seconds
+        if not self.is_calm():
+            return
+        for tag in store.expired(before):
+            held = store.look(tag)
+            # Without a holder it is the rest of a message that kombu itself restored.
+            self._take_over(store, held or Held(tag, {}, "", ""), before)
+
+    def _drop_lost(self, lost: set[str]) -> None:
+        with self._lock:
+            # Once may be an acknowledgement on its way; twice is a lease that another one has.
+            gone = lost & self._suspects & self._held
+            self._suspects = (lost & self._held) - gone
+            self._held -= gone
+        for tag in gone:
+            log.error(
+                "the lease of message %s expired while this worker ran its task: the host stood"
+                " still or Redis was out of reach for %g s; it runs a second time",
+                tag,
+                self.seconds,
+            )
+
+    def _watch_calm(self, server_time: float) -> None:
+        """After an outage or a standstill the other holders need time to renew theirs first."""
+        jumped = server_time - self._server_time > self.interval + self.seconds / 2
+        if self._calm_since is None or jumped:
+            self._calm_since = time.monotonic()
+        self._server_time = server_time
+
+    def is_calm(self) -> bool:
+        """Whether Redis has answered for so long that every living holder has renewed."""
+        return self._calm_since is not None and (
+            time.monotonic() - self._calm_since >= self.seconds
+        )

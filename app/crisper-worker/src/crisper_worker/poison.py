@@ -1,0 +1,38 @@
+"""Poison: a task that kills the worker or the process that runs it, time after time.
+
+After `limit` deliveries that ended in a death its message is set aside: the task has failed, and
+`python -m crisper_worker.aside` lists it, puts it back or drops it.
+"""
+
+from __future__ import annotations
+
+import time
+
+from crisper_worker.lease_store import Aside, Held
+
+
+class SetAsideError(Exception):
+    """The result of a task that was set aside."""
+
+
+def judged(held: Held, deaths: int, limit: int, cause: str) -> Aside | None:
+    """What is set aside after the `deaths`-th death, or None if the task gets another try."""
+    if not limit or deaths < limit:
+        return None
+    return Aside(
+        task_id=held.task_id,
+        task=held.task,
+        reason=f"died {deaths} times while it ran, the last time: {cause}",
+        deliveries=deaths,
+        at=time.time(),
+        source=held.source,
+        message=held.message,
+    )
+
+
+def failure(entry: Aside) -> SetAsideError:
+    """The error that stands as the task's result."""
+    return SetAsideError(
+        f"{entry.task}[{entry.task_id}] was set aside: it {entry.reason}. It waits for"
+        " `python -m crisper_worker.aside requeue` or `drop`."
+    )

@@ -1,0 +1,191 @@
+"""The scripts, on a real Redis: what is taken, kept, given back and taken over stays intact."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+import pytest
+import redis as redis_py
+from celery import Celery
+from crisper_worker import install
+from crisper_worker.lease_keeper import LeaseKeeper
+from crisper_worker.lease_store import Held, LeaseStore
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from testkit import Redis, wait_until
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def message(task_id: str = "id", **headers: Any) -> dict[str, Any]:
+    properties = {
+        "delivery_tag": f"tag-{task_id}",
+        "delivery_info": {"exchange": "", "routing_key": "q"},
+    }
+    return {"body": "W10=", "headers": {"id": task_id, **headers}, "properties": properties}
+
+
+def store(server: Redis, holder: str = "me") -> LeaseStore:
+    return LeaseStore(server.client(), "p:", "unacked", "unacked_index", holder)
+
+
+@pytest.fixture
+def empty(redis_server: Redis) -> Redis:
+    redis_server.client().flushall()
+    return redis_server
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.text(), values, max_size=4), st.sampled_from(["q", "q\x06\x163"]))
+def test_a_message_comes_back_as_it_went(empty: Redis, headers: dict, source: str) -> None:
+    mine, redis = store(empty), empty.client()
+    sent = message() | {"headers": {**headers, "id": "id"}}
+    redis.lpush(source, json.dumps(sent))
+    taken_from, raw, registered = redis.execute_command(*mine.take_command(["none", source]))
+    assert (taken_from.decode(), json.loads(raw), registered) == (source, sent, 1)
+    assert json.loads(redis.hget("p:unacked", "tag-id")) == [sent, "", "q"]
+    assert mine.renew(["tag-id", "other"])[1] == {"other"}
+    assert mine.give_back("tag-id") is True
+    back = json.loads(redis.rpop(source))
+    assert back["headers"].pop("redelivered") is True
+    assert back["properties"]["delivery_info"].pop("redelivered") is True
+    sent["headers"].pop("redelivered", None)
+    assert back == sent
+    assert redis.keys("*") == []
+
+
+@pytest.mark.parametrize("raw", ["", "no json", "[]", '{"properties": {}}', '{"properties": 7}'])
+def test_what_cannot_be_read_is_handed_over(empty: Redis, raw: str) -> None:
+    mine, redis = store(empty), empty.client()
+    redis.lpush("q", raw)
+    assert redis.execute_command(*mine.take_command(["q"])) == [b"q", raw.encode(), 0]
+    assert redis.keys("*") == []
+
+
+def test_only_the_holder_gives_back_and_only_the_expired_is_taken_over(empty: Redis) -> None:
+    mine, other, redis = store(empty), store(empty, "other"), empty.client()
+    redis.lpush("q", json.dumps(message()))
+    before, _ = other.renew([])
+    redis.execute_command(*mine.take_command(["q"]))
+    assert other.give_back("tag-id") is False
+    assert other.renew(["tag-id"])[1] == {"tag-id"}
+    held = other.look("tag-id")
+    assert (held.holder, held.source, held.task_id) == ("me", "q", "id")
+    assert other.expired(before) == []
+    assert other.reclaim(held, before) is False
+    now, _ = other.renew([])
+    assert other.expired(now) == ["tag-id"]
+    mine.renew(["tag-id"])
+    assert other.reclaim(held, now) is False  # renewed between the look and the leap
+    later, _ = other.renew([])
+    assert other.reclaim(held, later) is True
+    assert other.reclaim(held, later) is False
+    assert redis.llen("q") == 1
+    assert redis.keys("p:*") == []
+
+
+def test_deaths_count_only_what_was_started(empty: Redis) -> None:
+    mine, redis = store(empty), empty.client()
+    for started, deaths in ((False, 0), (True, 1), (True, 2), (False, 2)):
+        redis.delete("q")
+        redis.lpush("q", json.dumps(message()))
+        redis.execute_command(*mine.take_command(["q"]))
+        if started:
+            mine.start("tag-id")
+        now, _ = mine.renew([])
+        assert mine.reclaim(mine.look("tag-id"), now) is True
+        assert mine.deaths("id") == deaths
+    mine.start("tag-id")  # nobody holds it: nothing to mark
+    assert redis.exists("p:unacked_started") == 0
+
+
+def test_a_full_redis_keeps_the_message(empty: Redis) -> None:
+    mine, redis = store(empty), empty.client()
+    redis.lpush("q", json.dumps(message()))
+    redis.config_set("maxmemory", "1")
+    try:
+        assert redis.execute_command(*mine.take_command(["q"])) is None
+    finally:
+        redis.config_set("maxmemory", "0")
+    assert redis.llen("q") == 1
+    assert redis.keys("p:*") == []
+
+
+def test_after_an_outage_nobody_takes_over_before_all_could_renew(empty: Redis) -> None:
+    taken: list[str] = []
+    keeper = LeaseKeeper(2, lambda store, held, before: taken.append(held.tag))
+    keeper.store = store(empty, "other")
+    empty.client().zadd("p:unacked_lease", {"tag-id": 0})
+    keeper.tick()
+    keeper.sweep()
+    assert taken == []  # just begun: the holder may not have been heard yet
+
+    def ticked() -> bool:
+        keeper.tick()
+        keeper.sweep()
+        return bool(taken)
+
+    begun = time.monotonic()
+    wait_until(ticked, "it is taken over", 10)
+    assert time.monotonic() - begun >= 1.5
+    assert taken == ["tag-id"]
+
+
+def test_a_lost_lease_is_said_once(empty: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    keeper = LeaseKeeper(2, lambda store, held, before: None)
+    keeper.store = store(empty)
+    keeper.hold("tag-id")
+    with caplog.at_level(logging.ERROR):
+        for _ in range(4):
+            keeper.tick()
+    assert len(caplog.records) == 1
+    assert caplog.records[0].message.startswith("the lease of message tag-id expired")
+    assert keeper.held() == set()
+
+
+def test_what_cannot_be_said_is_held_and_said_later(empty: Redis) -> None:
+    mine, redis = store(empty), empty.client()
+    keeper = LeaseKeeper(2, lambda store, held, before: None)
+    nobody = redis_py.Redis(port=1, retry=Retry(NoBackoff(), 0))
+    keeper.store = LeaseStore(nobody, "p:", "unacked", "unacked_index", "me")
+    for task_id in ("done", "left"):
+        redis.lpush("q", json.dumps(message(task_id)))
+        redis.execute_command(*mine.take_command(["q"]))
+        keeper.hold(f"tag-{task_id}")
+    keeper.ack("tag-done")
+    keeper.give_back(["tag-left"])
+    keeper.store = mine
+    keeper.tick()
+    assert [json.loads(raw)["headers"]["id"] for raw in redis.lrange("q", 0, -1)] == ["left"]
+    assert redis.keys("p:*") == []
+    assert keeper.held() == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CELERY_LEASE_SECONDS", "soon"),
+        ("CELERY_LEASE_SECONDS", "1"),
+        ("CELERY_LEASE_SECONDS", "nan"),
+        ("CELERY_LEASE_SECONDS", "inf"),
+        ("CELERY_MAX_DELIVERIES", "-1"),
+        ("CELERY_DRAIN_TIMEOUT", "-5"),
+    ],
+)
+def test_a_bad_number_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"^{name} is '{value}': set a number of at least"):
+        install(Celery())
+
+
+def test_a_message_of_another_protocol_has_its_tag_for_an_id() -> None:
+    assert Held("tag", {"headers": None}, "q", "me").task_id == "tag"
