@@ -23,7 +23,8 @@ options:
     required: true
   state:
     description:
-      - C(made) makes a set, removes those that retention does not keep, and copies it to the remote.
+      - C(made) makes a set, removes those that retention does not keep, and copies it to the
+        remote.
       - C(checked) reads O(set) and fails when it is damaged, cannot be decrypted or does not fit
         what runs, before anything is touched.
       - C(restored) does the same and puts it back into the running data services. Nobody else may
@@ -136,7 +137,7 @@ copied:
   returned: when O(state=made)
   type: list
   elements: str
-  sample: [rsync, --archive, /opt/crisper/backups/20261120t221500z, "backup@elsewhere:/srv/crisper/"]
+  sample: [rsync, --archive, /opt/crisper/backups/20261120t221500z, "elsewhere:/srv/crisper/"]
 report:
   description: What was counted in the restored services, and in how many seconds.
   returned: when O(state=drilled)

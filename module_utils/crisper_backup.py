@@ -87,9 +87,7 @@ def parse_manifest(text: str, where: str) -> dict[str, Any]:
     return found
 
 
-def damage(
-    manifest: Mapping[str, Any], seen: Mapping[str, tuple[int, str] | None]
-) -> list[str]:
+def damage(manifest: Mapping[str, Any], seen: Mapping[str, tuple[int, str] | None]) -> list[str]:
     """What is wrong with the files of a set, a sentence each; nothing when it is whole.
 
     Args:
@@ -137,9 +135,7 @@ def misfits(manifest: Mapping[str, Any], running: Mapping[str, str]) -> list[str
     return problems
 
 
-def newer_than_code(
-    manifest: Mapping[str, Any], release: str, head: Iterable[str]
-) -> list[str]:
+def newer_than_code(manifest: Mapping[str, Any], release: str, head: Iterable[str]) -> list[str]:
     """Whether the set's schema is of a later release than the one that serves.
 
     Args:
@@ -175,7 +171,7 @@ def to_expire(names: Iterable[str], keep: int, days: float, now: datetime) -> li
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """What restored data lacks of what the manifest tells of it, a sentence each."""
     problems = []
-    for key in ("migration_head", "rows", "vectors"):
+    for key in ("migration_head", "rows", "tables", "vectors"):
         if key not in expected:
             continue
         wanted, got = expected[key], found.get(key)

@@ -48,7 +48,9 @@ def _command(template: list[str], key: str, home: str) -> list[str]:
             f" {'gnupg' if template[0] == 'gpg' else template[0]}"
         )
     if not Path(key).is_file():
-        raise BackupError(f"The key file for {template[0]} is not there: {key or 'none was given'}.")
+        raise BackupError(
+            f"The key file for {template[0]} is not there: {key or 'none was given'}."
+        )
     return [piece.format(key=key, home=home) for piece in template]
 
 

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 from urllib.parse import quote
 
@@ -33,7 +33,7 @@ RESTORE_POSTGRES = (
     " --file - --set ON_ERROR_STOP=1 --output /dev/null"
 )
 ASK_POSTGRES = (
-    'exec psql --quiet --no-psqlrc --tuples-only --no-align --set ON_ERROR_STOP=1'
+    "exec psql --quiet --no-psqlrc --tuples-only --no-align --set ON_ERROR_STOP=1"
     ' --username "$POSTGRES_USER" --dbname "$POSTGRES_DB"'
 )
 ROWS = (
@@ -59,14 +59,16 @@ RESTORE_MARIADB = (
     ' mariadb --user "$MARIADB_USER"'
 )
 TABLES_MARIADB = (
-    _MARIADB + 'exec mariadb --user "$MARIADB_USER" --skip-column-names --execute'
-    ' "SELECT count(*) FROM information_schema.tables WHERE table_schema = \'$MARIADB_DATABASE\'"'
+    _MARIADB + 'exec mariadb --user "$MARIADB_USER" --skip-column-names --execute "SHOW TABLES"'
+    ' "$MARIADB_DATABASE"'
 )
 # The password comes from the file the server reads: it is in no process list.
-_REDIS = (
-    "if [ -r /run/secrets/redis.conf ]; then export REDISCLI_AUTH=\"$(sed -n"
-    " 's/^requirepass \"\\(.*\\)\"$/\\1/p' /run/secrets/redis.conf | sed 's/\\\\\\(.\\)/\\1/g')\"; fi; "
-)
+_REDIS = r"""
+if [ -r /run/secrets/redis.conf ]; then
+    quoted=$(sed -n 's/^requirepass "\(.*\)"$/\1/p' /run/secrets/redis.conf)
+    export REDISCLI_AUTH="$(printf %s "$quoted" | sed 's/\\\(.\)/\1/g')"
+fi
+"""
 # With `appendonly yes` Redis reads the base file that the manifest names, and no dump.rdb.
 RESTORE_REDIS = (
     "set -e; umask 077; cd /data; rm -rf .restored; mkdir .restored;"
@@ -76,7 +78,7 @@ RESTORE_REDIS = (
     " rm -rf appendonlydir dump.rdb; mv .restored appendonlydir; sync"
 )
 VERSIONS = {
-    "postgres": "postgres --version",
+    "postgres": "postgres --version | grep -o '[0-9][0-9.]*' | sed -n 1p",
     "mariadb": "mariadbd --version | grep -o '[0-9.]*-MariaDB'",
     "redis": "redis-server --version | grep -o 'v=[0-9.]*'",
 }
@@ -144,7 +146,7 @@ class Docker:
         """
         with _started(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as running:
             shutil.copyfileobj(running.stdout, target, 1 << 20)
-        self._judge(what, running)
+        self.judge(what, running)
 
     def into(self, what: str, command: list[str], source: IO[bytes]) -> None:
         """Feed a stream to a command.
@@ -158,7 +160,7 @@ class Docker:
                 running.stdin.close()
             except BrokenPipeError:
                 pass  # it ended early; its exit code and its messages say why
-        self._judge(what, running)
+        self.judge(what, running)
 
     def text(self, what: str, command: list[str]) -> str:
         """What a command in a container says, stripped."""
@@ -174,7 +176,8 @@ class Docker:
         command = self.inside(container, VERSIONS[service])
         return self.text(f"The version of {service} was not told", command).removeprefix("v=")
 
-    def _judge(self, what: str, ended: Any) -> None:
+    def judge(self, what: str, ended: Any) -> None:
+        """Fail when a command that ended did."""
         if ended.returncode != 0:
             late = f" within {self.timeout} s" if ended.returncode == 124 else ""
             why = ended.said or f"exit code {ended.returncode}"
@@ -197,10 +200,8 @@ def _started(command: list[str], **streams: Any) -> Iterator[Any]:
         finally:
             for stream in (running.stdin, running.stdout):
                 if stream and not stream.closed:
-                    try:
+                    with suppress(BrokenPipeError):
                         stream.close()
-                    except BrokenPipeError:
-                        pass
             running.wait()
             errors.seek(0)
             running.said = errors.read().decode(errors="replace").strip()[-1000:]
@@ -236,7 +237,7 @@ def _postgres_session(docker: Docker, container: str) -> Iterator[_Session]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with _started(command, **pipes) as running:
         yield _Session(running)
-    docker._judge("PostgreSQL did not answer", running)
+    docker.judge("PostgreSQL did not answer", running)
 
 
 def _postgres_state(session: _Session) -> dict[str, Any]:
@@ -274,9 +275,9 @@ def restore_postgres(docker: Docker, container: str, source: IO[bytes]) -> None:
 
 # --- MariaDB ---------------------------------------------------------------------------------
 def mariadb_state(docker: Docker, container: str) -> dict[str, Any]:
-    """``{rows: {information_schema.tables: count}}``: MariaDB counts no rows of a dump."""
+    """``{tables: [name]}``: MariaDB cannot count the rows of what it dumps."""
     told = docker.text("MariaDB did not answer", docker.inside(container, TABLES_MARIADB))
-    return {"rows": {"information_schema.tables": int(told)}}
+    return {"tables": sorted(told.splitlines())}
 
 
 def dump_mariadb(docker: Docker, container: str, target: IO[bytes]) -> dict[str, Any]:
@@ -323,7 +324,10 @@ def dump_redis(docker: Docker, container: str, target: IO[bytes]) -> dict[str, A
 
     def saves() -> int:
         facts = _redis_facts(docker, container, "persistence")
-        if facts.get("rdb_bgsave_in_progress") == "0" and facts.get("rdb_last_bgsave_status") == "err":
+        if (
+            facts.get("rdb_bgsave_in_progress") == "0"
+            and facts.get("rdb_last_bgsave_status") == "err"
+        ):
             raise BackupError("Redis could not save a snapshot: look at its log and its disk.")
         return int(facts.get("rdb_saves", -1)) if facts.get("rdb_bgsave_in_progress") == "0" else -1
 

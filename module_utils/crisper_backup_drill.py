@@ -31,13 +31,15 @@ class Throwaway:
         self.label = f"crisper.drill={settings.project}"
         self.live = live
 
-    def __enter__(self) -> Throwaway:
+    @contextmanager
+    def network(self) -> Iterator[None]:
+        """Room for the containers; everything is gone when it is left."""
         self.remove()  # what a drill that was killed left behind
         self.docker.run("network", "create", "--internal", "--label", self.label, self.name)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
+        try:
+            yield
+        finally:
+            self.remove()
 
     def remove(self) -> None:
         """Remove whatever carries the label."""
@@ -150,7 +152,8 @@ def drill(
     running = services(settings)
     report: dict[str, Any] = {}
     problems: list[str] = []
-    with Throwaway(settings, running) as away:
+    away = Throwaway(settings, running)
+    with away.network():
         for service, part in manifest["parts"].items():
             if service not in running:
                 problems.append(f"{service}: this stack does not run it, so it was not tried")

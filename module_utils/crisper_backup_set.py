@@ -215,9 +215,7 @@ def _sync(folder: Path) -> None:
 
 def expire(settings: Settings) -> list[str]:
     """Remove the sets that retention does not keep; their ids."""
-    gone = to_expire(
-        names(settings), settings.keep, settings.keep_days, datetime.now(timezone.utc)
-    )
+    gone = to_expire(names(settings), settings.keep, settings.keep_days, datetime.now(timezone.utc))
     with told("Old sets could not be removed"):
         for name in gone:
             shutil.rmtree(settings.folder / name)
