@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -28,30 +28,21 @@ DECRYPT = {
 
 
 @contextmanager
-def _home(tool: str) -> Iterator[str]:
-    """A keyring of its own for gpg, gone afterwards with its agent."""
+def _commands(tool: str, key: str) -> Iterator[Callable[[list[str]], list[str]]]:
+    """What fills in a command's key and a keyring of its own, gone afterwards with its agent."""
+    if shutil.which(tool) is None:
+        package = "gnupg" if tool == "gpg" else tool
+        raise BackupError(f"{tool} is not installed on the server: apt-get install {package}")
+    if not Path(key).is_file():
+        raise BackupError(f"The key file for {tool} is not there: {key or 'none was given'}.")
     home = tempfile.mkdtemp(prefix="crisper-")
     try:
-        yield home
+        yield lambda template: [piece.format(key=key, home=home) for piece in template]
     finally:
         if tool == "gpg":
-            subprocess.run(
-                ["gpgconf", "--homedir", home, "--kill", "all"], capture_output=True, check=False
-            )
+            end = ["gpgconf", "--homedir", home, "--kill", "all"]
+            subprocess.run(end, capture_output=True, check=False)
         shutil.rmtree(home, ignore_errors=True)
-
-
-def _command(template: list[str], key: str, home: str) -> list[str]:
-    if shutil.which(template[0]) is None:
-        raise BackupError(
-            f"{template[0]} is not installed on the server: apt-get install"
-            f" {'gnupg' if template[0] == 'gpg' else template[0]}"
-        )
-    if not Path(key).is_file():
-        raise BackupError(
-            f"The key file for {template[0]} is not there: {key or 'none was given'}."
-        )
-    return [piece.format(key=key, home=home) for piece in template]
 
 
 @contextmanager
@@ -68,8 +59,8 @@ def written(path: Path, tool: str, key: str) -> Iterator[IO[bytes]]:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
         if tool:
-            with _home(tool) as home, tempfile.TemporaryFile() as errors:
-                command = _command(ENCRYPT[tool], key, home)
+            with _commands(tool, key) as filled, tempfile.TemporaryFile() as errors:
+                command = filled(ENCRYPT[tool])
                 running = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=file, stderr=errors
                 )
@@ -110,8 +101,12 @@ def opened(path: Path, tool: str, key: str) -> Iterator[IO[bytes]]:
         with path.open("rb") as file:
             yield file
         return
-    with _home(tool) as home, tempfile.TemporaryFile() as errors, path.open("rb") as file:
-        command = _command(DECRYPT[tool], key, home)
+    with (
+        _commands(tool, key) as filled,
+        tempfile.TemporaryFile() as errors,
+        path.open("rb") as file,
+    ):
+        command = filled(DECRYPT[tool])
 
         def failed() -> BackupError:
             errors.seek(0)

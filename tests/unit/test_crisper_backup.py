@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from ansible.module_utils.crisper_backup import (
@@ -24,8 +24,8 @@ from ansible.module_utils.crisper_backup import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-NOW = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
-MOMENTS = st.datetimes(datetime(2020, 1, 1), datetime(2026, 11, 21), timezones=st.just(timezone.utc))
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+MOMENTS = st.datetimes(datetime(2020, 1, 1), datetime(2026, 11, 21), timezones=st.just(UTC))
 NAMES = st.lists(MOMENTS.map(set_id), unique=True, max_size=30)
 
 
