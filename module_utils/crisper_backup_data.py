@@ -47,19 +47,17 @@ HEADS = {
     "django_migrations": "SELECT app || '.' || max(name) FROM django_migrations GROUP BY app"
     " ORDER BY 1",
 }
-_MARIADB = 'export MYSQL_PWD="${MARIADB_PASSWORD:-$(cat "$MARIADB_PASSWORD_FILE")}"; '
+# As root: views and routines may be anybody's, and only root may make them so again.
+_MARIADB = 'export MYSQL_PWD="${MARIADB_ROOT_PASSWORD:-$(cat "$MARIADB_ROOT_PASSWORD_FILE")}"; '
+# The dump makes its database anew, with the settings it had.
 DUMP_MARIADB = (
-    _MARIADB + 'exec mariadb-dump --user "$MARIADB_USER" --single-transaction --routines'
-    ' --events --triggers "$MARIADB_DATABASE"'
+    _MARIADB + "exec mariadb-dump --user root --single-transaction --routines"
+    ' --events --triggers --add-drop-database --databases "$MARIADB_DATABASE"'
 )
 # DDL of MariaDB is in no transaction: a restore that fails has to be run again.
-RESTORE_MARIADB = (
-    _MARIADB + '{ printf "DROP DATABASE IF EXISTS \\`%s\\`; CREATE DATABASE \\`%s\\`; USE \\`%s\\`;'
-    '\\n" "$MARIADB_DATABASE" "$MARIADB_DATABASE" "$MARIADB_DATABASE"; cat; } |'
-    ' mariadb --user "$MARIADB_USER"'
-)
+RESTORE_MARIADB = _MARIADB + "exec mariadb --user root"
 TABLES_MARIADB = (
-    _MARIADB + 'exec mariadb --user "$MARIADB_USER" --skip-column-names --execute "SHOW TABLES"'
+    _MARIADB + 'exec mariadb --user root --skip-column-names --execute "SHOW TABLES"'
     ' "$MARIADB_DATABASE"'
 )
 # The password comes from the file the server reads: it is in no process list.

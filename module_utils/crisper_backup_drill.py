@@ -19,7 +19,7 @@ READY = {
     "mariadb": "healthcheck.sh --connect --innodb_initialized",
 }
 # What a throwaway database takes over from the one that serves; never a password.
-KEPT = ("POSTGRES_USER", "POSTGRES_DB", "MARIADB_USER", "MARIADB_DATABASE", "PGDATA")
+KEPT = ("POSTGRES_USER", "POSTGRES_DB", "MARIADB_DATABASE", "PGDATA")
 
 
 class Throwaway:
@@ -66,10 +66,7 @@ class Throwaway:
         if service == "postgres":
             environment.append("POSTGRES_HOST_AUTH_METHOD=trust")  # nobody else is on its network
         if service == "mariadb":
-            environment += [
-                f"MARIADB_PASSWORD={secrets.token_urlsafe(24)}",
-                "MARIADB_RANDOM_ROOT_PASSWORD=yes",
-            ]
+            environment.append(f"MARIADB_ROOT_PASSWORD={secrets.token_urlsafe(24)}")
         limits = ["--memory", str(seen["HostConfig"]["Memory"])]
         given = [piece for item in environment for piece in ("--env", item)]
         return self.docker.run(
