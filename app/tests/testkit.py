@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -22,9 +23,12 @@ APP = Path(__file__).parents[1]
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Below the kernel's own range: no outgoing connection takes it while its server restarts."""
+    for port in random.SystemRandom().sample(range(20000, 32000), 100):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port of a hundred tried between 20000 and 31999")
 
 
 def wait_until(

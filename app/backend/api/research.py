@@ -34,6 +34,19 @@ class Report(BaseModel):
     query: str
 
 
+class Unfinished(BaseModel):
+    """Which task has no report, and why."""
+
+    task_id: str
+    error: str
+
+
+class NoReport(BaseModel):
+    """What a 502 and a 504 tell."""
+
+    detail: Unfinished
+
+
 class Started(BaseModel):
     """Where to ask for it: GET /api/task/{task_id}, and /events below it."""
 
@@ -41,11 +54,21 @@ class Started(BaseModel):
     status: str
 
 
+def _no_report(status: int, task_id: str, error: str) -> HTTPException:
+    return HTTPException(status, Unfinished(task_id=task_id, error=error).model_dump())
+
+
 def _start(query: str, task_id: str) -> None:
     run_research.apply_async((query,), task_id=task_id, **UNWATCHED)
 
 
-@router.post("")
+@router.post(
+    "",
+    responses={
+        502: {"model": NoReport, "description": "The task failed or was revoked."},
+        504: {"model": NoReport, "description": "The task takes longer; it goes on."},
+    },
+)
 async def research(question: Subject) -> Report:
     """The report. A 504 after RESEARCH_WAIT_SECONDS names the task, which goes on."""
     task_id = str(uuid.uuid4())
@@ -58,11 +81,8 @@ async def research(question: Subject) -> Report:
         case "success":
             return Report(**ended["result"])
         case "failure" | "revoked":
-            raise HTTPException(502, {"task_id": task_id, "error": ended["error"]})
-    raise HTTPException(
-        504,
-        {"task_id": task_id, "error": f"It takes longer; ask GET /api/task/{task_id} for it."},
-    )
+            raise _no_report(502, task_id, ended["error"])
+    raise _no_report(504, task_id, f"It takes longer; ask GET /api/task/{task_id} for it.")
 
 
 @router.post("/async", status_code=202)

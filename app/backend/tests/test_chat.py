@@ -17,6 +17,7 @@ from testkit import wait_until
 
 __all__ = ["mariadb"]
 COLLECTION = "chatted"
+SESSION = "9b0c6a0e-3c5e-4f0e-9a53-0a8f6d6a3b11"  # well-formed, and nobody's
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def test_a_session_that_nobody_began_is_not_there(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     "session",
-    ["", "1", "x" * 36, "../../admin", str(UUID(int=0)), str(uuid4()).upper(), f"{uuid4()}\n", 7],
+    ["", "1", "x" * 36, "../../admin", str(UUID(int=0)), SESSION.upper(), f"{SESSION}\n", 7],
 )
 def test_session_ids_are_checked(client: httpx.Client, session: str | int) -> None:
     answer = client.post("/chat", json={"message": "x", "session_id": session})
@@ -147,7 +148,7 @@ def test_a_wrong_message_is_told(client: httpx.Client, body: str) -> None:
     assert answer.status_code == 422, answer.text
 
 
-@pytest.mark.parametrize("path", ["x", f"{uuid4()}?limit=0", f"{uuid4()}?limit=201", "%00"])
+@pytest.mark.parametrize("path", ["x", f"{SESSION}?limit=0", f"{SESSION}?limit=201", "%00"])
 def test_wrong_paths_are_told(client: httpx.Client, path: str) -> None:
     assert client.get(f"/chat/{path}").status_code == 422
 

@@ -138,3 +138,6 @@ def test_errors_are_documented(guest: httpx.Client) -> None:
     assert "503" not in known["GET", "/health"]
     body = known["GET", "/api/admin/items/1"]["404"]["content"]["application/json"]["schema"]
     assert body == {"$ref": "#/components/schemas/Problem"}
+    for status in ("502", "504"):
+        body = known["POST", "/api/research"][status]["content"]["application/json"]["schema"]
+        assert body == {"$ref": "#/components/schemas/NoReport"}
