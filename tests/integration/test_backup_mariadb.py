@@ -1,7 +1,4 @@
-"""The scripts that dump and restore MariaDB, on a real server of this machine.
-
-The Docker client is a stand-in that runs what it is told to run in a container right here.
-"""
+"""The scripts that dump and restore MariaDB, on a real server of this machine."""
 
 from __future__ import annotations
 
@@ -9,19 +6,14 @@ import io
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import ansible.module_utils
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
-from ansible.module_utils.crisper_backup import BackupError  # noqa: E402
-from ansible.module_utils.crisper_backup_data import (  # noqa: E402
+from ansible.module_utils.crisper_backup import BackupError
+from ansible.module_utils.crisper_backup_data import (
     Docker,
     dump_mariadb,
     mariadb_state,
@@ -29,11 +21,6 @@ from ansible.module_utils.crisper_backup_data import (  # noqa: E402
 )
 
 NAME, PASSWORD = "shop_1", "p@ss'w\"rd"
-# docker exec --interactive <container> <command …>
-DOCKER = f"""#!{sys.executable}
-import os, sys
-os.execvp(sys.argv[4], sys.argv[4:])
-"""
 Sql = Callable[..., str]
 
 
@@ -86,15 +73,6 @@ def sql() -> Iterator[Sql]:
     running.terminate()
     running.wait(timeout=60)
     shutil.rmtree(folder)
-
-
-@pytest.fixture
-def docker(tmp_path: Path) -> Docker:
-    """The stand-in for the Docker client."""
-    path = tmp_path / "docker"
-    path.write_text(DOCKER)
-    path.chmod(0o755)
-    return Docker(str(path), 60)
 
 
 def test_what_is_lost_comes_back(sql: Sql, docker: Docker) -> None:
