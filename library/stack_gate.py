@@ -32,7 +32,7 @@ options:
   purpose:
     description: What the lock is wanted for.
     type: str
-    choices: [deploy, rollback]
+    choices: [deploy, rollback, backup, restore]
     default: deploy
   inputs:
     description: Digest of everything the release is made from; empty always has something to do.
@@ -143,7 +143,11 @@ ARGUMENT_SPEC: dict[str, Any] = {
             for name in ("id", "who", "controller", "process")
         },
     },
-    "purpose": {"type": "str", "choices": ["deploy", "rollback"], "default": "deploy"},
+    "purpose": {
+        "type": "str",
+        "choices": ["deploy", "rollback", "backup", "restore"],
+        "default": "deploy",
+    },
     "inputs": {"type": "str", "default": "", "no_log": False},
     "dead": {"type": "str", "default": ""},
     "host": {"type": "str", "default": ""},

@@ -18,6 +18,8 @@ from typing import Any, TextIO
 
 JOURNAL, LOCK, BUSY = "journal.jsonl", "lock", ".busy"
 BEGIN, END = "begin", "end"
+# Purpose of runs that leave the stack as it is.
+BACKUP = "backup"
 # Seconds until a deploy that gives no sign of life is taken for dead from another controller.
 # Longer than any step that gives none in between: building images is the longest.
 PATIENCE = 3600
@@ -55,8 +57,14 @@ def parse_lines(text: str) -> list[dict[str, Any]]:
 
 
 def unfinished(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The last deploy when it never ended: ``{run, who, purpose, began, step, at, steps}``."""
+    """The last deploy when it never ended: ``{run, who, purpose, began, step, at, steps}``.
+
+    A backup that ended says nothing about the deploy before it.
+    """
     entries = list(entries)
+    backups = {e["run"] for e in entries if e["step"] == BEGIN and e.get("purpose") == BACKUP}
+    over = {e["run"] for e in entries if e["step"] == END} & backups
+    entries = [entry for entry in entries if entry["run"] not in over]
     if not entries or entries[-1]["step"] == END:
         return {}
     last = entries[-1]

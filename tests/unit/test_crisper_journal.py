@@ -41,6 +41,14 @@ def test_only_a_last_line_that_is_no_end_is_unfinished(steps):
         assert left["step"] == steps[-1]
 
 
+def test_a_backup_that_ended_hides_no_deploy_that_was_cut_off():
+    deploy = [{"run": "d", "step": "begin", "purpose": "deploy"}, {"run": "d", "step": "start"}]
+    backup = [{"run": "b", "step": "begin", "purpose": "backup"}, {"run": "b", "step": "end"}]
+    assert unfinished([*deploy, *backup])["run"] == "d"
+    assert unfinished([*deploy, *backup[:1]])["run"] == "b"
+    assert unfinished([*deploy, {"run": "d", "step": "end"}, *backup]) == {}
+
+
 def test_a_line_that_a_crash_cut_off_is_left_out():
     whole = json.dumps({"run": "a", "step": "begin"})
     assert parse_lines(f'{whole}\n{{"run": "a", "st') == [{"run": "a", "step": "begin"}]

@@ -1,0 +1,238 @@
+#!/usr/bin/python
+"""Backup sets of a stack: made, checked, put back, tried."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: backup_set
+short_description: Make, check, restore and try the backup sets of a stack
+description:
+  - A set is a folder C(<root>/backups/<set id>) with PostgreSQL (C(pg_dump), custom format),
+    MariaDB, Qdrant and Redis as the current release has them, that release's manifest, and a
+    C(manifest.json) with sizes, checksums, versions, row counts and the migration head.
+  - It is made while the stack serves, and named when it is whole.
+extends_documentation_fragment: [crisper]
+options:
+  root:
+    description: Folder of the stack on the server.
+    type: path
+    required: true
+  project:
+    description: Compose project.
+    type: str
+    required: true
+  state:
+    description:
+      - C(made) makes a set, removes those that retention does not keep, and copies it to the
+        remote.
+      - C(checked) reads O(set) and fails when it is damaged, cannot be decrypted or does not fit
+        what runs, before anything is touched.
+      - C(restored) does the same and puts it back into the running data services. Nobody else may
+        write meanwhile.
+      - C(drilled) restores it into throwaway containers and compares what is in them with the
+        manifest. The stack is not touched.
+    type: str
+    choices: [made, checked, restored, drilled]
+    default: made
+  set:
+    description: Id of the set; empty takes the newest.
+    type: str
+    default: ""
+  who:
+    description: Who makes the set, for its manifest.
+    type: str
+    default: ""
+  host:
+    description: Name of the server, for the manifest.
+    type: str
+    default: ""
+  keep:
+    description: How many sets stay.
+    type: int
+    default: 7
+  keep_days:
+    description: Days after which a set goes; 0 for never. The newest always stays.
+    type: float
+    default: 0.0
+  encryption:
+    description: Tool that encrypts the files of the set; empty for none.
+    type: str
+    choices: ["", age, gpg]
+    default: ""
+  recipient:
+    description: File on the server with the public key to encrypt for.
+    type: path
+    default: ""
+  identity:
+    description: File on the server with the private key, to read an encrypted set.
+    type: path
+    default: ""
+  remote_tool:
+    description: Tool that copies the set elsewhere; empty for no copy.
+    type: str
+    choices: ["", rsync, rclone]
+    default: ""
+  remote_target:
+    description: Where to, as the tool takes it. The set becomes a folder in it.
+    type: str
+    default: ""
+  remote_options:
+    description: More arguments for the tool.
+    type: list
+    elements: str
+    default: []
+  timeout:
+    description: Seconds that one part may take.
+    type: int
+    default: 3600
+  docker_cli:
+    description: The Docker client.
+    type: str
+    default: docker
+attributes:
+  check_mode:
+    description: Makes and restores nothing in check mode; C(checked) only looks anyway.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: A set is made
+  backup_set:
+    root: /opt/crisper
+    project: crisper
+    who: "{{ lookup('crisper_run').who }}"
+
+- name: The newest set can be put back
+  backup_set:
+    root: /opt/crisper
+    project: crisper
+    state: checked
+"""
+
+RETURN = r"""
+set:
+  description: Manifest of the set, with its C(path).
+  returned: always, empty for C(made) in check mode
+  type: dict
+  sample:
+    set: 20261120t221500z
+    path: /opt/crisper/backups/20261120t221500z
+    made_at: "2026-11-20T22:15:00+00:00"
+    release: 20261119t080000z-99887766
+    encryption: ""
+    parts: {postgres: {file: postgres.dump, version: "17.6", migration_head: ["0008"]}}
+    files: {postgres.dump: {bytes: 48213, sha256: 9f8e}}
+removed:
+  description: Sets that retention did not keep.
+  returned: when O(state=made)
+  type: list
+  elements: str
+  sample: [20261101t030000z]
+copied:
+  description: The command that copied the set elsewhere; empty without a remote.
+  returned: when O(state=made)
+  type: list
+  elements: str
+  sample: [rsync, --archive, /opt/crisper/backups/20261120t221500z, "elsewhere:/srv/crisper/"]
+report:
+  description: What was counted in the restored services, and in how many seconds.
+  returned: when O(state=drilled)
+  type: dict
+  sample: {postgres: {seconds: 4.1, rows: {public.items: 120}, migration_head: ["0008"]}}
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_backup import SUFFIXES, BackupError
+from ansible.module_utils.crisper_backup_drill import drill
+from ansible.module_utils.crisper_backup_set import (
+    Settings,
+    check,
+    copy_away,
+    expire,
+    fits,
+    make,
+    restore,
+)
+from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "root": {"type": "path", "required": True},
+    "project": {"type": "str", "required": True},
+    "state": {
+        "type": "str",
+        "choices": ["made", "checked", "restored", "drilled"],
+        "default": "made",
+    },
+    "set": {"type": "str", "default": ""},
+    "who": {"type": "str", "default": ""},
+    "host": {"type": "str", "default": ""},
+    "keep": {"type": "int", "default": 7},
+    "keep_days": {"type": "float", "default": 0.0},
+    "encryption": {"type": "str", "choices": list(SUFFIXES), "default": ""},
+    "recipient": {"type": "path", "default": ""},
+    "identity": {"type": "path", "default": ""},
+    "remote_tool": {"type": "str", "choices": ["", "rsync", "rclone"], "default": ""},
+    "remote_target": {"type": "str", "default": ""},
+    "remote_options": {"type": "list", "elements": "str", "default": []},
+    "timeout": {"type": "int", "default": 3600},
+    "docker_cli": {"type": "str", "default": "docker"},
+    "run": RUN_SPEC,
+}
+OF_SETTINGS = (
+    *("project", "who", "host", "keep", "keep_days", "encryption", "recipient"),
+    *("remote_tool", "remote_target", "remote_options", "timeout", "docker_cli"),
+)
+
+
+def act(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """What the module is asked to do; its result."""
+    settings = Settings(root=Path(params["root"]), **{name: params[name] for name in OF_SETTINGS})
+    state, identity = params["state"], params["identity"]
+
+    def noted(step: str) -> None:
+        note(params, step)
+
+    if state == "made":
+        if check_mode:
+            return {"changed": True, "set": {}, "removed": [], "copied": []}
+        made = make(settings, noted)
+        # The copy goes last: what it cannot do leaves the set and the retention in order.
+        removed = expire(settings)
+        return {
+            "changed": True,
+            "set": made,
+            "removed": removed,
+            "copied": copy_away(settings, made["set"]),
+        }
+    manifest = check(settings, params["set"], identity)
+    result: dict[str, Any] = {"changed": state == "restored", "set": manifest}
+    if state != "drilled":
+        fits(settings, manifest)
+    if state == "restored" and not check_mode:
+        restore(settings, manifest, identity, noted)
+    if state == "drilled":
+        result["report"] = {} if check_mode else drill(settings, manifest, identity, noted)
+    return result
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC,
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**act(module.params, module.check_mode))
+    except (BackupError, NotOwnerError) as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""What a backup set is: its name, its manifest, whether it is whole, whether it fits, what expires.
+
+A set is a folder ``<root>/backups/<set id>`` with one file per part and a ``manifest.json``. Pure
+functions of plain data; ``crisper_backup_set`` does the reading and writing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+SET_ID = re.compile(r"\d{8}t\d{6}z\Z")
+FORMAT = 1
+MANIFEST = "manifest.json"
+RELEASE = "release.json"
+# In the order in which they are taken. A task that waits names rows, a row's state says that its
+# vector is there: what points at something is taken before it, so no part names what is missing.
+FILES = {
+    "redis": "redis.rdb",
+    "postgres": "postgres.dump",
+    "mariadb": "mariadb.sql.gz",
+    "qdrant": "qdrant.jsonl.gz",
+}
+SUFFIXES = {"": "", "age": ".age", "gpg": ".gpg"}
+_HEX = re.compile(r"[0-9a-f]{64}\Z")
+_NUMBERS = re.compile(r"\d+(?:\.\d+)*")
+
+
+class BackupError(Exception):
+    """A set cannot be made, read or put back; the message says which, why, and what to do."""
+
+
+def set_id(moment: datetime) -> str:
+    """The UTC time, as release ids begin."""
+    return f"{moment.astimezone(timezone.utc):%Y%m%dt%H%M%Sz}"
+
+
+def made_at(name: str) -> datetime:
+    """When the set of this id was made."""
+    return datetime.strptime(name, "%Y%m%dt%H%M%Sz").replace(tzinfo=timezone.utc)
+
+
+def newest(names: Iterable[str]) -> str:
+    """The newest set; empty when there is none."""
+    return max((name for name in names if SET_ID.match(name)), default="")
+
+
+def parse_manifest(text: str, where: str) -> dict[str, Any]:
+    """The manifest of a set.
+
+    Raises:
+        BackupError: it is not one, or one of another format.
+    """
+
+    def wrong(why: str) -> BackupError:
+        return BackupError(
+            f"{where} is not the manifest of a backup set: {why}. Choose another: -e backup=<set>."
+        )
+
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise wrong(str(error)) from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        told = found.get("format") if isinstance(found, dict) else type(found).__name__
+        raise wrong(f"its format is {told!r}, this version reads {FORMAT}")
+    files, parts = found.get("files"), found.get("parts")
+    if not isinstance(files, dict) or not isinstance(parts, dict) or not files:
+        raise wrong("it lists no files or no parts")
+    for name, file in files.items():
+        # The name becomes a path below the set's folder, and nowhere else.
+        if "/" in name or name.startswith(".") or name == MANIFEST:
+            raise wrong(f"it names the file {name!r}")
+        fields = file if isinstance(file, dict) else {}
+        digest, size = fields.get("sha256"), fields.get("bytes")
+        if not isinstance(size, int) or not isinstance(digest, str) or not _HEX.match(digest):
+            raise wrong(f"size and sha256 of {name} are missing")
+    for name, part in parts.items():
+        fields = part if isinstance(part, dict) else {}
+        if name not in FILES or fields.get("file") not in files:
+            raise wrong(f"the part {name!r} is unknown or its file is not listed")
+    if found.get("encryption", "") not in SUFFIXES:
+        raise wrong(f"its encryption is {found['encryption']!r}")
+    return found
+
+
+def damage(manifest: Mapping[str, Any], seen: Mapping[str, tuple[int, str] | None]) -> list[str]:
+    """What is wrong with the files of a set, a sentence each; nothing when it is whole.
+
+    Args:
+        seen: file name -> ``(bytes, sha256)`` as it lies there, None when it is missing.
+    """
+    problems = []
+    for name, file in sorted(manifest["files"].items()):
+        actual = seen.get(name)
+        if actual is None:
+            problems.append(f"{name} is missing")
+        elif actual[0] != file["bytes"]:
+            problems.append(f"{name} has {actual[0]} bytes, {file['bytes']} expected")
+        elif actual[1] != file["sha256"]:
+            problems.append(f"the checksum of {name} is not the one in the manifest")
+    return problems
+
+
+def version_numbers(text: str) -> tuple[int, ...]:
+    """The first dotted number of a version text, such as ``(17, 6)``; empty when there is none."""
+    match = _NUMBERS.search(text)
+    return tuple(int(piece) for piece in match[0].split(".")) if match else ()
+
+
+def misfits(manifest: Mapping[str, Any], running: Mapping[str, str]) -> list[str]:
+    """Why the set does not fit the services that run; nothing when it does.
+
+    A service reads what the same or an older version of it wrote. PostgreSQL counts by its major
+    version, the others by major and minor.
+
+    Args:
+        running: service -> version text.
+    """
+    problems = []
+    for name, part in sorted(manifest["parts"].items()):
+        if name not in running:
+            problems.append(f"the set has {name}, which this stack does not run")
+            continue
+        digits = 1 if name == "postgres" else 2
+        theirs, ours = version_numbers(str(part.get("version"))), version_numbers(running[name])
+        if not theirs or not ours or theirs[:digits] > ours[:digits]:
+            problems.append(
+                f"{name} {part.get('version')} wrote it, and {name} {running[name]} cannot be"
+                f" relied on to read it (set image_refs.{name} to that version or a newer one)"
+            )
+    return problems
+
+
+def newer_than_code(manifest: Mapping[str, Any], release: str, head: Iterable[str]) -> list[str]:
+    """Whether the set's schema is of a later release than the one that serves.
+
+    Args:
+        release: id of the release that serves.
+        head: migration head of its database; the same head fits whatever the release is.
+    """
+    theirs = manifest["parts"].get("postgres", {}).get("migration_head") or []
+    made_by = str(manifest.get("release", ""))
+    if list(theirs) == list(head) or made_by <= release:
+        return []
+    return [
+        f"its database is of release {made_by} (migration {', '.join(theirs) or 'none'}), which is"
+        f" newer than {release or 'the empty stack'} that serves: deploy that version first"
+    ]
+
+
+def to_expire(names: Iterable[str], keep: int, days: float, now: datetime) -> list[str]:
+    """Sets that may go, oldest first: all but the newest `keep`, and those older than `days`.
+
+    The newest always stays. Names that are no set ids are nobody's business here.
+
+    Args:
+        keep: at least 1.
+        days: 0 for no limit of age.
+    """
+    sets = sorted(name for name in names if SET_ID.match(name))
+    beyond = set(sets[: max(0, len(sets) - max(1, keep))])
+    if days:
+        beyond |= {name for name in sets[:-1] if made_at(name) < now - timedelta(days=days)}
+    return sorted(beyond)
+
+
+def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """What restored data lacks of what the manifest tells of it, a sentence each."""
+    problems = []
+    for key in ("migration_head", "rows", "tables", "vectors"):
+        if key not in expected:
+            continue
+        wanted, got = expected[key], found.get(key)
+        if isinstance(wanted, Mapping) and isinstance(got, Mapping):
+            problems += [
+                f"{key} of {name}: {got.get(name)} instead of {wanted.get(name)}"
+                for name in sorted({*wanted, *got})
+                if wanted.get(name) != got.get(name)
+            ]
+        elif wanted != got:
+            problems.append(f"{key}: {got} instead of {wanted}")
+    return problems

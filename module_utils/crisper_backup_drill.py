@@ -1,0 +1,173 @@
+"""A set restored into throwaway containers, and what is in them compared with what it promises."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from . import crisper_backup_data as data
+from .crisper_backup import BackupError, differences
+from .crisper_backup_cipher import opened
+from .crisper_backup_set import Settings, services, told
+
+READY = {
+    "postgres": 'pg_isready --quiet --host 127.0.0.1 --username "$POSTGRES_USER"',
+    "mariadb": "healthcheck.sh --connect --innodb_initialized",
+}
+# What a throwaway database takes over from the one that serves; never a password.
+KEPT = ("POSTGRES_USER", "POSTGRES_DB", "MARIADB_DATABASE", "PGDATA")
+
+
+class Throwaway:
+    """Containers of a drill: on a network of their own with no way out, gone afterwards."""
+
+    def __init__(self, settings: Settings, live: dict[str, str]) -> None:
+        self.docker = settings.docker
+        self.name = f"{settings.project}-drill"
+        self.label = f"crisper.drill={settings.project}"
+        self.live = live
+
+    @contextmanager
+    def network(self) -> Iterator[None]:
+        """Room for the containers; everything is gone when it is left."""
+        self.remove()  # what a drill that was killed left behind
+        self.docker.run("network", "create", "--internal", "--label", self.label, self.name)
+        try:
+            yield
+        finally:
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove whatever carries the label."""
+        for kind, listing, removal in (
+            ("container", ("ps", "--all", "--quiet"), ("rm", "--force", "--volumes")),
+            ("volume", ("volume", "ls", "--quiet"), ("volume", "rm", "--force")),
+            ("network", ("network", "ls", "--quiet"), ("network", "rm")),
+        ):
+            found = self.docker.run(*listing, "--filter", f"label={self.label}").split()
+            if found:
+                try:
+                    self.docker.run(*removal, *found)
+                except BackupError as error:
+                    raise BackupError(f"A {kind} of the drill stays behind: {error}") from error
+
+    def seen(self, service: str) -> dict[str, Any]:
+        """What the engine knows of the container that serves."""
+        return self.docker.inspect(self.live[service])
+
+    def start(self, service: str, *command: str, options: tuple[str, ...] = ()) -> str:
+        """Run a container of the service's own image; its id."""
+        seen = self.seen(service)
+        environment = [item for item in seen["Config"]["Env"] if item.split("=")[0] in KEPT]
+        if service == "postgres":
+            environment.append("POSTGRES_HOST_AUTH_METHOD=trust")  # nobody else is on its network
+        if service == "mariadb":
+            environment.append(f"MARIADB_ROOT_PASSWORD={secrets.token_urlsafe(24)}")
+        limits = ["--memory", str(seen["HostConfig"]["Memory"])]
+        given = [piece for item in environment for piece in ("--env", item)]
+        return self.docker.run(
+            *("run", "--detach", "--pull", "never", "--label", self.label),
+            *("--name", f"{self.name}-{service}", "--network", self.name),
+            *limits,
+            *given,
+            *options,
+            *(seen["Image"], *command),
+        ).strip()
+
+    def ready(self, service: str, container: str) -> None:
+        """Wait until a database answers over TCP: while it is set up, only its socket does."""
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                self.docker.text("not ready", self.docker.inside(container, READY[service]))
+                return
+            except BackupError as error:
+                if time.monotonic() > deadline:
+                    logs = self.docker.run("logs", "--tail", "5", container).strip()
+                    raise BackupError(
+                        f"{service} of the drill is not ready after 180 s: {logs}"
+                    ) from error
+                time.sleep(0.5)
+
+
+def _postgres(away: Throwaway, source: Any) -> dict[str, Any]:
+    container = away.start("postgres")
+    away.ready("postgres", container)
+    data.restore_postgres(away.docker, container, source)
+    return data.postgres_state(away.docker, container)
+
+
+def _mariadb(away: Throwaway, source: Any) -> dict[str, Any]:
+    container = away.start("mariadb")
+    away.ready("mariadb", container)
+    data.restore_mariadb(away.docker, container, source)
+    return data.mariadb_state(away.docker, container)
+
+
+def _qdrant(away: Throwaway, source: Any) -> dict[str, Any]:
+    container = away.start("qdrant")
+    data.Qdrant(away.docker, container).wait()
+    data.restore_qdrant(away.docker, container, source)
+    return data.qdrant_state(away.docker, container)
+
+
+def _redis(away: Throwaway, source: Any) -> dict[str, Any]:
+    volume = f"{away.name}-redis"
+    away.docker.run("volume", "create", "--label", away.label, volume)
+    data.restore_redis(away.docker, away.seen("redis")["Image"], volume, source)
+    command = ("redis-server", "--appendonly", "yes", "--dir", "/data")
+    options = ("--user", "999:999", "--volume", f"{volume}:/data")
+    container = away.start("redis", *command, options=options)
+    return {"keys": data.redis_keys(away.docker, container)}
+
+
+RESTORE = {"postgres": _postgres, "mariadb": _mariadb, "qdrant": _qdrant, "redis": _redis}
+
+
+@contextmanager
+def _timed(report: dict[str, Any]) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    report["seconds"] = round(time.monotonic() - began, 1)
+
+
+def drill(
+    settings: Settings, manifest: dict[str, Any], identity: str, note: Callable[[str], None]
+) -> dict[str, Any]:
+    """Restore a set that was checked into throwaway containers and judge what is in them.
+
+    Returns:
+        Service -> ``{seconds, ...}`` with what was counted.
+
+    Raises:
+        BackupError: something is not what the manifest says. The stack was not touched.
+    """
+    running = services(settings)
+    report: dict[str, Any] = {}
+    problems: list[str] = []
+    away = Throwaway(settings, running)
+    with away.network():
+        for service, part in manifest["parts"].items():
+            if service not in running:
+                problems.append(f"{service}: this stack does not run it, so it was not tried")
+                continue
+            note(f"drill {service}")
+            path = Path(manifest["path"]) / part["file"]
+            report[service] = {}
+            with (
+                _timed(report[service]),
+                told(f"{service} was not restored"),
+                opened(path, manifest["encryption"], identity) as source,
+            ):
+                report[service].update(RESTORE[service](away, source))
+            problems += [f"{service}: {text}" for text in differences(part, report[service])]
+    if problems:
+        raise BackupError(
+            f"The set {manifest['set']} restores, but it is not what it says:"
+            f" {'; '.join(problems)}. Make a new one: ansible-playbook playbooks/backup.yml"
+        )
+    return report

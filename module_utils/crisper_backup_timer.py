@@ -1,0 +1,80 @@
+"""A backup as the systemd timer on a server makes it, without Ansible.
+
+Installed by role backup beside the files it imports: ``python3 -m crisper.crisper_backup_timer
+<settings.json>``. It takes the same lock as a deploy, and waits for one that has it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .crisper_backup import BackupError
+from .crisper_backup_set import Settings, copy_away, expire, make
+from .crisper_journal import BACKUP, Journal, NotOwnerError
+
+# Seconds to wait for a deploy that has the lock, and from one look at it to the next.
+PATIENCE, LOOK = 1800.0, 5.0
+
+
+def lock(journal: Journal, patience: float) -> None:
+    """Take the stack's lock.
+
+    Raises:
+        BackupError: somebody had it all the time.
+    """
+    owner = {
+        "who": "backup timer",
+        "controller": platform.node(),
+        "process": f"{os.getpid()}@{int(time.time())}",
+        "purpose": BACKUP,
+    }
+    deadline = time.monotonic() + patience
+    while held := journal.acquire(owner):
+        if time.monotonic() > deadline:
+            raise BackupError(
+                f"{held.get('purpose', 'deploy')} {held.get('run')} of {held.get('who')} has had"
+                f" the stack for {patience:.0f} s: no backup was made this time."
+            )
+        time.sleep(LOOK)
+
+
+def back_up(given: dict[str, Any], patience: float = PATIENCE) -> str:
+    """Make a set as the settings say; what is told of it.
+
+    Raises:
+        BackupError: no set was made, or it could not be copied.
+        NotOwnerError: somebody else took the lock over.
+    """
+    settings = Settings(**{**given, "root": Path(given["root"])})
+    journal = Journal(settings.root, f"backup-{int(time.time())}-{os.getpid()}")
+    lock(journal, patience)
+    result = "failed"
+    try:
+        made = make(settings, journal.note)
+        gone = expire(settings)
+        copy_away(settings, made["set"])
+        result = "done"
+    finally:
+        journal.end(result)
+    size = sum(file["bytes"] for file in made["files"].values())
+    return f"{made['path']}: {size} bytes; expired: {', '.join(gone) or 'none'}"
+
+
+def main() -> int:
+    """Run once."""
+    try:
+        print(back_up(json.loads(Path(sys.argv[1]).read_text())))
+    except (BackupError, NotOwnerError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The scripts that dump and restore MariaDB, on a real server of this machine."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.crisper_backup import BackupError
+from ansible.module_utils.crisper_backup_data import (
+    Docker,
+    dump_mariadb,
+    mariadb_state,
+    restore_mariadb,
+)
+
+NAME, PASSWORD = "shop_1", "p@ss'w\"rd"
+Sql = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def sql() -> Iterator[Sql]:
+    """A MariaDB with a database and its user, as the image makes them; runs statements as root."""
+    server = shutil.which("mariadbd", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert server, "MariaDB's server is missing: apt-get install mariadb-server"
+    folder = Path(tempfile.mkdtemp(prefix="crisper-backup-", dir="/tmp"))
+    user = []
+    if os.getuid() == 0:
+        shutil.chown(folder, "mysql", "mysql")
+        user = ["--user=mysql"]
+    options = ["--no-defaults", f"--datadir={folder}/data", *user]
+    made = [*options, "--auth-root-authentication-method=normal", "--skip-test-db"]
+    subprocess.run(["mariadb-install-db", *made], check=True, capture_output=True, cwd="/")
+    files = [f"--socket={folder}/socket", f"--pid-file={folder}/pid", "--skip-networking"]
+    with (folder / "log").open("wb") as log:
+        running = subprocess.Popen([server, *options, *files], stderr=log, cwd="/")
+
+    def run(statement: str, *more: str) -> str:
+        command = ["mariadb", "--no-defaults", f"--socket={folder}/socket", "--user=root"]
+        command += ["--default-character-set=utf8mb4", "--skip-column-names", *more]
+        done = subprocess.run(
+            [*command, "--execute", statement], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            run("SELECT 1")
+            break
+        except subprocess.CalledProcessError:
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.1)
+    run(f"CREATE DATABASE `{NAME}` CHARACTER SET utf8mb4; CREATE USER shop@localhost")
+    run(f"GRANT ALL ON `{NAME}`.* TO shop@localhost")
+    quoted = PASSWORD.replace("'", "''")
+    run(f"SET PASSWORD FOR root@localhost = PASSWORD('{quoted}')")
+    with pytest.MonkeyPatch.context() as patch:
+        (folder / "password").write_text(PASSWORD)
+        patch.setenv("MYSQL_PWD", PASSWORD)
+        (folder / ".my.cnf").write_text(f"[client]\nsocket={folder}/socket\n")
+        patch.setenv("HOME", str(folder))
+        patch.setenv("MARIADB_DATABASE", NAME)
+        patch.setenv("MARIADB_ROOT_PASSWORD_FILE", f"{folder}/password")
+        patch.delenv("MARIADB_ROOT_PASSWORD", raising=False)
+        yield run
+    running.terminate()
+    running.wait(timeout=60)
+    shutil.rmtree(folder)
+
+
+def test_what_is_lost_comes_back(sql: Sql, docker: Docker) -> None:
+    sql("CREATE TABLE items (id INT PRIMARY KEY, title TEXT)", NAME)
+    sql("INSERT INTO items VALUES (1, '경복궁'), (2, 'it''s \\n a \"beach\"')", NAME)
+    sql("CREATE DEFINER=shop@localhost VIEW titles AS SELECT title FROM items", NAME)
+    before = sql("SELECT * FROM items", NAME)
+    stream = io.BytesIO()
+    assert dump_mariadb(docker, "x", stream) == {"tables": ["items", "titles"]}
+    sql("DROP TABLE items; CREATE TABLE newer (id INT)", NAME)
+    stream.seek(0)
+    restore_mariadb(docker, "x", stream)
+    assert sql("SELECT * FROM items", NAME) == before
+    assert sql("SELECT count(*) FROM titles", NAME) == "2"
+    assert mariadb_state(docker, "x") == {"tables": ["items", "titles"]}
+    assert "utf8mb4" in sql(f"SHOW CREATE DATABASE {NAME}")
+
+
+def test_a_server_that_refuses_is_told(
+    sql: Sql, docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARIADB_ROOT_PASSWORD", "another")
+    with pytest.raises(BackupError, match=r"MariaDB did not answer: .*Access denied"):
+        dump_mariadb(docker, "x", io.BytesIO())

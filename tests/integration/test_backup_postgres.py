@@ -1,0 +1,112 @@
+"""The scripts that dump and restore PostgreSQL, on a real server of this machine."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.crisper_backup import BackupError
+from ansible.module_utils.crisper_backup_data import (
+    Docker,
+    dump_postgres,
+    postgres_state,
+    restore_postgres,
+)
+
+NAME = "shop_1"
+Sql = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def sql() -> Iterator[Sql]:
+    """A PostgreSQL with a database and its user, as the image makes them; runs statements."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    assert found, "PostgreSQL's server is missing: apt-get install postgresql"
+    programs = found[-1].parent
+    folder = Path(tempfile.mkdtemp(prefix="crisper-backup-", dir="/tmp"))
+    folder.chmod(0o755)
+    user: list[str] = []
+    if os.getuid() == 0:  # which PostgreSQL refuses to run as
+        shutil.chown(folder, "postgres", "postgres")
+        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [*user, *command], check=True, capture_output=True, text=True, cwd=folder
+        )
+        return done.stdout.strip()
+
+    run(f"{programs}/initdb", "--username", NAME, "--auth", "trust", "-D", f"{folder}/data")
+    control = [f"{programs}/pg_ctl", "--wait", "-D", f"{folder}/data", "-l", f"{folder}/log"]
+    subprocess.run(
+        [*user, *control, "start", "-o", f"-c listen_addresses='' -k {folder}"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        cwd=folder,
+    )
+    client = ["psql", "-XAtq", "--host", str(folder), "--username", NAME]
+    run(*client, "postgres", "--command", f"CREATE DATABASE {NAME}")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (
+            ("POSTGRES_USER", NAME),
+            ("POSTGRES_DB", NAME),
+            ("PGHOST", str(folder)),
+        ):
+            patch.setenv(name, value)
+        yield lambda statement: run(*client, NAME, "--command", statement)
+    run(*control, "stop", "-m", "fast")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def items(sql: Sql) -> None:
+    """Tables with rows, as an application's migrations left them."""
+    sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    sql('CREATE TABLE items (id INT PRIMARY KEY, title TEXT); CREATE TABLE "Odd|Name" (x INT)')
+    sql("INSERT INTO items SELECT n, md5(n::text) FROM generate_series(1, 2000) n")
+    sql("CREATE TABLE alembic_version (version_num TEXT); INSERT INTO alembic_version VALUES ('8')")
+
+
+ROWS = {"public.Odd|Name": 0, "public.alembic_version": 1, "public.items": 2000}
+
+
+@pytest.mark.usefixtures("items")
+def test_what_is_lost_comes_back(sql: Sql, docker: Docker) -> None:
+    stream = io.BytesIO()
+    told = dump_postgres(docker, "x", stream)
+    assert told == {"rows": ROWS, "migration_head": ["8"]}
+    sql("DROP TABLE items; CREATE TABLE newer (id INT)")
+    stream.seek(0)
+    restore_postgres(docker, "x", stream)
+    assert postgres_state(docker, "x") == told
+
+
+@pytest.mark.usefixtures("items")
+def test_a_dump_that_breaks_off_changes_nothing(sql: Sql, docker: Docker) -> None:
+    stream = io.BytesIO()
+    dump_postgres(docker, "x", stream)
+    sql("INSERT INTO items VALUES (0, 'since then')")
+    whole = stream.getvalue()
+    for cut in (0, 3, len(whole) // 4, len(whole) // 2, len(whole) - 1000):
+        with pytest.raises(BackupError, match="was not restored, and is as it was"):
+            restore_postgres(docker, "x", io.BytesIO(whole[:cut]))
+        assert sql("SELECT count(*) FROM items") == "2001"
+
+
+@pytest.mark.usefixtures("items")
+def test_heads_of_django_are_known(sql: Sql, docker: Docker) -> None:
+    sql("DROP TABLE alembic_version; CREATE TABLE django_migrations (app TEXT, name TEXT)")
+    sql("INSERT INTO django_migrations VALUES ('b', '0001'), ('a', '0001'), ('a', '0002')")
+    assert postgres_state(docker, "x")["migration_head"] == ["a.0002", "b.0001"]
+
+
+def test_a_server_that_refuses_is_told(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTGRES_DB", "nowhere")
+    with pytest.raises(BackupError, match=r'PostgreSQL did not answer: .*"nowhere" does not exist'):
+        dump_postgres(docker, "x", io.BytesIO())

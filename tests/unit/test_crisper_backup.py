@@ -1,0 +1,194 @@
+"""Backup sets: what is whole, what fits, what expires; and files through the real tools' frame."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from ansible.module_utils.crisper_backup import (
+    FILES,
+    SET_ID,
+    BackupError,
+    damage,
+    differences,
+    made_at,
+    misfits,
+    newer_than_code,
+    newest,
+    parse_manifest,
+    set_id,
+    to_expire,
+    version_numbers,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+MOMENTS = st.datetimes(datetime(2020, 1, 1), datetime(2026, 11, 21), timezones=st.just(UTC))
+NAMES = st.lists(MOMENTS.map(set_id), unique=True, max_size=30)
+
+
+def manifest(**changes):
+    whole = {
+        "format": 1,
+        "set": "20261120t221500z",
+        "release": "20261119t080000z-99887766",
+        "encryption": "",
+        "parts": {
+            "postgres": {
+                "file": "postgres.dump",
+                "version": "17.6",
+                "migration_head": ["0008"],
+                "rows": {"public.items": 3},
+            },
+            "redis": {"file": "redis.rdb", "version": "8.0.2"},
+        },
+        "files": {
+            "postgres.dump": {"bytes": 10, "sha256": "a" * 64},
+            "redis.rdb": {"bytes": 4, "sha256": "b" * 64},
+        },
+    }
+    return whole | changes
+
+
+# --- retention ---
+@given(NAMES, st.integers(1, 10), st.floats(0, 400))
+def test_retention_keeps_the_newest_and_only_what_it_may(names, keep, days):
+    gone = set(to_expire(names, keep, days, NOW))
+    stays = sorted(set(names) - gone)
+    assert gone <= set(names)
+    assert len(stays) <= keep
+    if names:
+        assert newest(names) in stays
+    # Whatever stays is newer than whatever goes: there are no holes.
+    assert not gone or not stays or max(gone) < min(stays)
+    if days:
+        assert all(made_at(name) >= NOW - timedelta(days=days) for name in stays[:-1])
+    if not days:
+        assert len(stays) == min(keep, len(names))
+
+
+@given(NAMES, st.integers(1, 10), st.floats(0, 400))
+def test_retention_is_done_at_once(names, keep, days):
+    stays = set(names) - set(to_expire(names, keep, days, NOW))
+    assert to_expire(stays, keep, days, NOW) == []
+
+
+@given(st.lists(st.text(max_size=20)), st.integers(-3, 10))
+def test_retention_touches_nothing_that_is_no_set(names, keep):
+    assert all(SET_ID.match(name) for name in to_expire(names, keep, 0, NOW))
+
+
+def test_no_number_of_sets_expires_the_last_one():
+    assert to_expire(["20260101t000000z"], 0, 1, NOW) == []
+
+
+@given(MOMENTS)
+def test_an_id_tells_when_its_set_was_made(moment):
+    assert made_at(set_id(moment)) == moment.replace(microsecond=0)
+
+
+# --- manifests ---
+def test_a_manifest_is_read_back():
+    assert parse_manifest(json.dumps(manifest()), "x") == manifest()
+
+
+@given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
+def test_anything_else_is_told(text):
+    with pytest.raises(BackupError, match="is not the manifest of a backup set"):
+        parse_manifest(text, "/x/manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"format": 2}, "its format is 2, this version reads 1"),
+        ({"files": {}}, "it lists no files"),
+        ({"files": {"../x": {"bytes": 1, "sha256": "a" * 64}}}, "it names the file '../x'"),
+        ({"files": {"a": {"bytes": 1, "sha256": "nonsense"}}}, "sha256 of a are missing"),
+        ({"parts": {"oracle": {"file": "redis.rdb"}}}, "the part 'oracle' is unknown"),
+        ({"parts": {"redis": {"file": "/etc/shadow"}}}, "the part 'redis' is unknown or its file"),
+        ({"encryption": "rot13"}, "its encryption is 'rot13'"),
+    ],
+)
+def test_what_is_wrong_with_a_manifest_is_named(changes, said):
+    with pytest.raises(BackupError, match=said):
+        parse_manifest(json.dumps(manifest(**changes)), "x")
+
+
+def test_every_kind_of_damage_is_named():
+    seen = {"postgres.dump": (10, "a" * 64), "redis.rdb": (4, "b" * 64)}
+    assert damage(manifest(), seen) == []
+    assert damage(manifest(), {**seen, "redis.rdb": None}) == ["redis.rdb is missing"]
+    assert damage(manifest(), {**seen, "redis.rdb": (3, "b" * 64)}) == [
+        "redis.rdb has 3 bytes, 4 expected"
+    ]
+    assert damage(manifest(), {**seen, "redis.rdb": (4, "c" * 64)}) == [
+        "the checksum of redis.rdb is not the one in the manifest"
+    ]
+
+
+# --- what fits ---
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("17.12", (17, 12)),
+        ("8.0.2", (8, 0, 2)),
+        ("11.8.3-MariaDB", (11, 8, 3)),
+        ("1.19.1", (1, 19, 1)),
+        ("", ()),
+    ],
+)
+def test_versions_are_told_apart(text, numbers):
+    assert version_numbers(text) == numbers
+
+
+@pytest.mark.parametrize(
+    ("running", "said"),
+    [
+        ({"postgres": "17.2", "redis": "8.0.1"}, []),
+        ({"postgres": "18.0", "redis": "8.2.0"}, []),
+        ({"postgres": "16.9", "redis": "8.0.2"}, ["postgres 17.6 wrote it"]),
+        ({"postgres": "17.6", "redis": "7.4.0"}, ["redis 8.0.2 wrote it"]),
+        ({"postgres": "17.6"}, ["the set has redis, which this stack does not run"]),
+        ({"postgres": "", "redis": "8.0.2"}, ["postgres 17.6 wrote it"]),
+    ],
+)
+def test_only_the_same_or_newer_services_read_a_set(running, said):
+    found = misfits(manifest(), running)
+    assert len(found) == len(said)
+    assert all(text.startswith(start) for text, start in zip(found, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("release", "head", "fits"),
+    [
+        ("20261119t080000z-99887766", ["0008"], True),
+        ("20261119t080000z-99887766", ["0007"], True),  # the same release: its own schema
+        ("20261120t080000z-11111111", ["0009"], True),  # newer code migrates it
+        ("20261118t080000z-11111111", ["0008"], True),  # older code, the same schema
+        ("20261118t080000z-11111111", ["0007"], False),
+        ("20261118t080000z-11111111", [], False),
+    ],
+)
+def test_a_schema_newer_than_the_code_is_refused(release, head, fits):
+    assert (newer_than_code(manifest(), release, head) == []) == fits
+
+
+def test_what_a_restore_lacks_is_named():
+    told = manifest()["parts"]["postgres"]
+    assert differences(told, told) == []
+    assert differences(told, {"migration_head": ["0007"], "rows": {"public.items": 2}}) == [
+        "migration_head: ['0007'] instead of ['0008']",
+        "rows of public.items: 2 instead of 3",
+    ]
+    assert differences({"vectors": {"a": 1}}, {"vectors": {"b": 1}}) == [
+        "vectors of a: None instead of 1",
+        "vectors of b: 1 instead of None",
+    ]
+
+
+def test_what_waits_is_taken_before_what_it_names():
+    order = list(FILES)
+    assert order.index("redis") < order.index("postgres") < order.index("qdrant")
