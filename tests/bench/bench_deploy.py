@@ -36,7 +36,7 @@ BIN = Path(sys.executable).parent
 
 PLAIN = """
 set -e
-rm -rf /opt/plain && cp -a /opt/crisper/current /opt/plain && cd /opt/plain
+rm -rf /opt/plain && cp -a "$(readlink -f /opt/crisper/current)" /opt/plain && cd /opt/plain
 echo 'COLOUR="plain"' >> .env.prod
 docker compose up --detach --wait
 """
@@ -105,12 +105,15 @@ def under_load(url: str, act: Any) -> dict[str, Any]:
             text=True,
         )
         time.sleep(WARM)
-        begun = time.monotonic()
-        act()
-        seconds = time.monotonic() - begun
-        time.sleep(AFTER)
-        stop.touch()
-        seen = json.loads(load.communicate(timeout=300)[0])
+        try:
+            begun = time.monotonic()
+            act()
+            seconds = time.monotonic() - begun
+            time.sleep(AFTER)
+        finally:
+            stop.touch()
+            output = load.communicate(timeout=300)[0]
+        seen = json.loads(output)
     return {"seconds": round(seconds, 1), **seen}
 
 
