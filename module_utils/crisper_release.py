@@ -82,7 +82,8 @@ def redacted_env(text: str, other: str) -> str:
 
 
 def _env(text: str) -> dict[str, str]:
-    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and line[0] != "#")
+    # Lines end with \n alone: what else str.splitlines takes for an end stands in values.
+    pairs = (line.split("=", 1) for line in text.split("\n") if "=" in line and line[0] != "#")
     return {name: value for name, value in pairs}
 
 
