@@ -136,6 +136,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_release import (
+    DRAFT,
     MANIFEST,
     checksums,
     env_names_changed,
@@ -280,7 +281,7 @@ class Releases:
                 self.write(folder, manifest)
                 self.link("next", name)
             except (OSError, UnicodeError) as error:
-                shutil.rmtree(folder, ignore_errors=True)
+                self.forget(folder)
                 self.module.fail_json(
                     msg=f"Release {name} could not be written: {error}."
                     " Nothing of it was kept; what serves is as it was."
@@ -291,7 +292,7 @@ class Releases:
     def write(self, folder: Path, manifest: dict[str, Any]) -> None:
         """Write, validate and name the folder; leave nothing behind when that fails."""
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for left in folder.parent.glob(".draft-*"):  # of a deploy that was killed while it wrote
+        for left in folder.parent.glob(f"{DRAFT}*"):  # of a deploy that was killed while it wrote
             shutil.rmtree(left)
         # What containers mount: files in it belong to their users, whose uids others may have here.
         (self.root / "live").mkdir(mode=0o700, exist_ok=True)
@@ -300,7 +301,7 @@ class Releases:
             if item["path"] == ".env":
                 item["content"] += f"RELEASE={manifest['id']}\n"
         manifest["checksums"] = checksums(files)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
+        draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder.parent))
         try:
             draft.chmod(0o755)
             for item in files:
@@ -314,10 +315,20 @@ class Releases:
                 self.run(["image", "tag", image, tag], str(draft), f"Tagging {tag}")
             for path in (draft, *(path for path in draft.rglob("*") if path.is_dir())):
                 settle(path)
+            if folder.exists():  # whole, of the same second, of a deploy that was killed then
+                discard(folder)
             draft.rename(folder)
             settle(folder.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+    def forget(self, folder: Path) -> None:
+        """Take back what there is of a release that nothing serves."""
+        following = self.root / "next"
+        if following.is_symlink() and following.resolve() == folder.resolve():
+            following.unlink()
+        if folder.exists():
+            discard(folder)
 
     def write_file(self, path: Path, content: str, mode: str, owner: int) -> None:
         """Write a file that is never readable by more than its mode allows."""
@@ -413,6 +424,14 @@ class Releases:
             draft.replace(folder / MANIFEST)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def discard(folder: Path) -> None:
+    """Remove a release's folder; at no moment is a half one there under its name."""
+    aside = folder.with_name(f"{DRAFT}{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    shutil.rmtree(aside)
 
 
 def settle(folder: Path) -> None:

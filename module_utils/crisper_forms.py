@@ -39,8 +39,6 @@ MAX_WORD = 128 * 1024
 # The kernel gives arguments and environment together a quarter of the stack: 2 MiB as a rule.
 MAX_ENVIRONMENT = 1024**2
 MAX_SECONDS = 2**31 - 1
-# What a terminal, a log or UTF-8 would not take as it is.
-UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -83,25 +81,12 @@ def env_text(value: Any) -> str:
         return str(value)
     if isinstance(value, (Mapping, list, tuple)):
         try:
-            return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+            return json.dumps(value, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError):
             raise ValueError("holds what JSON has no form for: quote dates and the like.") from None
     if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
         return value.isoformat()
     raise ValueError(f"is a {type(value).__name__.strip('_')} to YAML: quote it.")
-
-
-def plain(value: Any) -> Any:
-    """The value in Python's own lists and mappings.
-
-    Ansible hands its filters lists that resolve templates when an element is asked for, and the
-    JSON encoder reads lists without asking.
-    """
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
 
 
 def shown(value: Any) -> str:
@@ -112,7 +97,7 @@ def shown(value: Any) -> str:
 
 def printable(text: str) -> str:
     """A message that any terminal and any log takes."""
-    return UNSHOWN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return "".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in text)
 
 
 def carried(text: str) -> str:

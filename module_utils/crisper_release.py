@@ -14,6 +14,7 @@ from typing import Any
 
 RELEASE_ID = re.compile(r"\d{8}t\d{6}z-[0-9a-f]{8}\Z")
 MANIFEST = "manifest.json"
+DRAFT = ".draft-"  # begins the name of a folder that is no release, or none any more
 REDACTED = "<redacted>"
 
 

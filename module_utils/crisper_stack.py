@@ -26,7 +26,6 @@ from ansible.module_utils.crisper_forms import (
     command_problem,
     env_text,
     number,
-    plain,
     printable,
     shown,
     size_bytes,
@@ -35,7 +34,7 @@ from ansible.module_utils.crisper_forms import (
 )
 
 # Also a part of an image's name, in which no two separators follow each other.
-NAME = re.compile(r"(?=.{1,40}\Z)[a-z0-9]+(?:(?:__?|-+)[a-z0-9]+)*\Z")
+NAME = re.compile(r"[a-z0-9]+(?:(?:__?|-+)[a-z0-9]+)*\Z")
 # Users and databases are named like the stack; these names are the servers' own.
 TAKEN = re.compile(r"(?:pg_.*|template[01])\Z")
 TAKEN_MARIADB = frozenset({"root", "mysql", "sys", "information_schema", "performance_schema"})
@@ -82,7 +81,7 @@ def compose_value(value: Any) -> str:
     line break or for unprintable is escaped; the rest stands as it is, because YAML knows no
     surrogate pairs (JSON's ASCII form of what lies beyond the basic plane).
     """
-    text = json.dumps(plain(value), ensure_ascii=False).replace("$", "$$")
+    text = json.dumps(value, ensure_ascii=False).replace("$", "$$")
     return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
@@ -165,7 +164,7 @@ def _form_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _identity_problems(values: Mapping[str, Any]) -> Iterator[str]:
     name = values.get("stack_name", "")
-    if not isinstance(name, str) or not NAME.match(name):
+    if not isinstance(name, str) or len(name) > 40 or not NAME.match(name):
         yield (
             f"stack_name is {shown(name)}: use lower-case letters and digits, with single '-' or"
             " '_' between them, at most 40; quote it when it is a number."
