@@ -23,7 +23,7 @@ TEXTS = (
     "x" * 100_000,
 )  # fmt: skip
 # No process, file or URL carries these.
-UNFIT = ("a\0b", "\ud800", "x" * 131_072, "한" * 44_000)
+UNFIT = ("a\0b", "\ud800", "x" * 131_072, "한" * 44_000, "x" * 1_000_000)
 
 PASSWORDS = {
     "postgres_password": "p@ss'w\"rd #1 %41 \\ /:?&=+ {{ x }} 한국어",

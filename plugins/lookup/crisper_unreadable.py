@@ -8,7 +8,7 @@ short_description: Findings about variables that cannot be resolved
 description:
   - Resolves every text in the named variables by itself and gives one sentence for each that
     fails, with the place where it stands, the reason and what to write instead. Of a secret no part
-    is told, not even in the reason.
+    is told, not even in the reason, wherever it is referred to.
 options:
   _terms:
     description: Names of variables; those that nobody set are passed over.
@@ -56,13 +56,15 @@ class LookupModule(LookupBase):
             reason = " ".join(str(error).split()).rstrip(".")
         else:
             return ""
-        if not secret:
-            return f"{where} cannot be resolved: {reason}. Define what it refers to, or {LITERAL}."
         referred = REFERENCE.match(text)
         if referred and referred["name"] not in known:
-            return f"{where} refers to {referred['name']}, which nobody set: set it in the vault."
-        place = referred["name"] if referred else where
-        return f"{where} cannot be resolved: {place} is no template that Ansible takes; {LITERAL}."
+            return f"{where} refers to {referred['name']}, which nobody set: set it, or {LITERAL}."
+        # What the reason quotes may come from another variable, and that one be a secret.
+        quoted = re.findall(r"'(?!end of )([^']*)'", reason)
+        if secret or any(part not in text for part in quoted):
+            place = referred["name"] if referred else "it"
+            reason = f"{place} refers to what nobody set, or has braces that are no template"
+        return f"{where} cannot be resolved: {reason}. Define what it refers to, or {LITERAL}."
 
 
 def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
