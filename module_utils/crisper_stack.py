@@ -40,6 +40,7 @@ TAKEN = re.compile(r"(?:pg_.*|template[01])\Z")
 TAKEN_MARIADB = frozenset({"root", "mysql", "sys", "information_schema", "performance_schema"})
 POOL = re.compile(r"[a-z0-9][a-z0-9-]{0,29}\Z")
 QUEUE = re.compile(r"[A-Za-z0-9_.:-]{1,100}\Z")
+SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 MINIMUM_MEMORY = 6 * 1024**2  # the engine refuses less
 SECRETS = ("postgres_password", "redis_password", "qdrant_api_key", "secret_key")
@@ -117,7 +118,7 @@ def required_secrets(values: Mapping[str, Any]) -> list[str]:
         names += MARIADB_SECRETS
     app = _mapping(values.get("stack_app"))
     for name in _mapping(app.get("secret_environment")).values():
-        if isinstance(name, str) and name not in names:
+        if isinstance(name, str) and SECRET_NAME.match(name) and name not in names:
             names.append(name)
     return names
 
@@ -194,7 +195,7 @@ def _app_problems(values: Mapping[str, Any]) -> Iterator[str]:
                 yield f"stack_app.{part}.{key} is missing (docs/DEPLOYMENT.md shows an example)."
     for part in ("build", "environment", "secret_environment"):
         if part in app and not isinstance(app[part], Mapping):
-            yield f"stack_app.{part} is {shown(app[part])}: give a mapping, or leave it out."
+            yield f"stack_app.{part} is no mapping: give one of names to values, or leave it out."
     yield from _image_problems("stack_app", app)
     if app.get("frontend"):
         yield from _image_problems("stack_app.frontend", _mapping(app["frontend"]))
@@ -203,7 +204,7 @@ def _app_problems(values: Mapping[str, Any]) -> Iterator[str]:
         if command and (problem := command_problem(f"stack_app.{part}.{key}", command)):
             yield problem
     tasks = _mapping(app.get("celery")).get("expected_tasks") or []
-    if not isinstance(tasks, Sequence) or not all(isinstance(task, str) for task in tasks):
+    if not isinstance(tasks, (list, tuple)) or not all(isinstance(task, str) for task in tasks):
         yield f"stack_app.celery.expected_tasks is {shown(tasks)}: give a list of task names."
     yield from _path_problems(app)
 
@@ -257,8 +258,9 @@ def _environment_problems(values: Mapping[str, Any]) -> Iterator[str]:
                 except ValueError as error:
                     yield f"{where} {error}"
                     continue
-            elif not isinstance(value, str) or not value:
-                yield f"{where} is {shown(value)}: give the name of a secret in stack_secrets."
+            elif not isinstance(value, str) or not SECRET_NAME.match(value):
+                # It may be the secret itself: not told.
+                yield f"{where} is no name: give that of a secret in stack_secrets."
                 continue
             else:
                 secret = secrets.get(value)
