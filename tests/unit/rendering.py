@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import filter_loader, init_plugin_loader, lookup_loader
+from ansible.template import Templar, trust_as_template
+
 ROOT = Path(__file__).resolve().parents[2]
-os.environ.setdefault("ANSIBLE_CONFIG", str(ROOT / "ansible.cfg"))
-
-import ansible.module_utils  # noqa: E402
-from ansible.errors import AnsibleError  # noqa: E402
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator  # noqa: E402
-from ansible.parsing.dataloader import DataLoader  # noqa: E402
-from ansible.plugins.loader import filter_loader, init_plugin_loader, lookup_loader  # noqa: E402
-from ansible.template import Templar, trust_as_template  # noqa: E402
-
-ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
-RELEASE = "20261120t221500z-1a2b3c4d"
 
 
 @cache
@@ -86,7 +80,7 @@ class Inventory:
     def files(self) -> dict[str, str]:
         """Path to content of the rendered release; only for an inventory without findings."""
         # As role tasks do it: facts, no templates any more.
-        model, given = self.value("__stack_values | crisper_model"), None
+        model = self.value("__stack_values | crisper_model")
         given = self.value("__release_given_secrets")
         made = {name: f"made-{name}" for name in model["required_secrets"] if name not in given}
         self.known |= {"stack_model": model, "release_secrets": made | given}
