@@ -119,6 +119,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_release import (
+    DRAFT,
     MANIFEST,
     RELEASE_ID,
     irreversible_after,
@@ -313,7 +314,11 @@ class Kept:
         stays = [m for name, m in self.manifests.items() if name not in gone]
         used = {image["id"] for m in stays for image in m.get("images", {}).values()}
         for release in gone:
-            shutil.rmtree(self.root / "releases" / release)
+            # Under another name first: killed in between, it leaves no half release.
+            aside = self.root / "releases" / f"{DRAFT}{release}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.root / "releases" / release).rename(aside)
+            shutil.rmtree(aside)
             # The older ones go too, or first: nothing could go back by this backup any more.
             (self.root / "backups" / f"{release}.dump").unlink(missing_ok=True)
             for name, image in self.manifests[release].get("images", {}).items():

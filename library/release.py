@@ -136,6 +136,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_release import (
+    DRAFT,
     MANIFEST,
     checksums,
     env_names_changed,
@@ -193,7 +194,7 @@ class Releases:
             return {}
         folder = path.resolve()
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             self.module.fail_json(
                 msg=f"{path} names {folder}, but its {MANIFEST} cannot be read: {error}."
@@ -203,9 +204,11 @@ class Releases:
 
     def link(self, link: str, release: str) -> None:
         """Point the symlink at a release, atomically."""
-        temporary = self.root / f".{link}.{os.getpid()}"
+        temporary = self.root / f".{link}.new"
+        temporary.unlink(missing_ok=True)
         temporary.symlink_to(f"releases/{release}")
         temporary.replace(self.root / link)
+        settle(self.root)
 
     def described(self, manifest: dict[str, Any], staged: bool) -> dict[str, Any]:
         """What callers get to know of a release."""
@@ -273,25 +276,34 @@ class Releases:
         }
         result.update(changed=True, diff=self.diff(current))
         if not self.module.check_mode:
-            self.note("stage", release=name)
-            self.write(folder, manifest)
-            self.link("next", name)
+            try:
+                self.note("stage", release=name)
+                self.write(folder, manifest)
+                self.link("next", name)
+            except (OSError, UnicodeError) as error:
+                self.forget(folder)
+                self.module.fail_json(
+                    msg=f"Release {name} could not be written: {error}."
+                    " Nothing of it was kept; what serves is as it was."
+                )
         result["release"] = self.described({**manifest, "path": str(folder)}, True)
         return result
 
     def write(self, folder: Path, manifest: dict[str, Any]) -> None:
         """Write, validate and name the folder; leave nothing behind when that fails."""
         folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f"{DRAFT}*"):  # of a deploy that was killed while it wrote
+            shutil.rmtree(left)
         # What containers mount: files in it belong to their users, whose uids others may have here.
         (self.root / "live").mkdir(mode=0o700, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
-        draft.chmod(0o755)
         files = [dict(item) for item in self.files]
         for item in files:
             if item["path"] == ".env":
                 item["content"] += f"RELEASE={manifest['id']}\n"
         manifest["checksums"] = checksums(files)
+        draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder.parent))
         try:
+            draft.chmod(0o755)
             for item in files:
                 self.write_file(draft / item["path"], item["content"], item["mode"], item["owner"])
             text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
@@ -301,17 +313,33 @@ class Releases:
                 tag = f"{self.params['stack']}/{name}:{manifest['id']}"
                 image = self.params["images"][name]["id"]
                 self.run(["image", "tag", image, tag], str(draft), f"Tagging {tag}")
+            for path in (draft, *(path for path in draft.rglob("*") if path.is_dir())):
+                settle(path)
+            if folder.exists():  # whole, of the same second, of a deploy that was killed then
+                discard(folder)
             draft.rename(folder)
+            settle(folder.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+    def forget(self, folder: Path) -> None:
+        """Take back what there is of a release that nothing serves."""
+        following = self.root / "next"
+        if following.is_symlink() and following.resolve() == folder.resolve():
+            following.unlink()
+        if folder.exists():
+            discard(folder)
 
     def write_file(self, path: Path, content: str, mode: str, owner: int) -> None:
         """Write a file that is never readable by more than its mode allows."""
         private = mode.endswith("00")
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o755)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with os.fdopen(os.open(path, flags, 0o600), "w") as stream:
-            stream.write(content)
+        # UTF-8 and as it is, whatever the locale of this host says.
+        with os.fdopen(os.open(path, flags, 0o600), "wb") as stream:
+            stream.write(content.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
         if os.geteuid() == 0:
             os.chown(path, owner, -1)
         path.chmod(int(mode, 8))
@@ -352,8 +380,8 @@ class Releases:
     def old_text(self, current: dict[str, Any], path: str) -> str:
         """A file of the current release; empty when there is none."""
         try:
-            return (Path(current["path"]) / path).read_text() if current else ""
-        except OSError:
+            return (Path(current["path"]) / path).read_bytes().decode() if current else ""
+        except (OSError, UnicodeError):
             return ""
 
     def promote(self) -> dict[str, Any]:
@@ -366,10 +394,16 @@ class Releases:
                 self.annotate(Path(current["path"]), {"inputs": facts["inputs"]})
             return {**self.info(), "changed": False}
         if not self.module.check_mode:
-            self.note("promote", release=following["id"])
-            self.annotate(Path(following["path"]), facts)
-            self.link("current", following["id"])
-            (self.root / "next").unlink()
+            try:
+                self.note("promote", release=following["id"])
+                self.annotate(Path(following["path"]), facts)
+                self.link("current", following["id"])
+                (self.root / "next").unlink()
+            except OSError as error:
+                self.module.fail_json(
+                    msg=f"Release {following['id']} could not be made the current one: {error}."
+                    " Its folder is whole; deploy again."
+                )
         return {
             "changed": True,
             "release": self.described(following, False),
@@ -381,12 +415,32 @@ class Releases:
         """Add to a manifest, atomically."""
         if self.module.check_mode:
             return
-        manifest = json.loads((folder / MANIFEST).read_text()) | facts
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8")) | facts
         draft = folder / f".{MANIFEST}"
         draft.unlink(missing_ok=True)
         text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
-        self.write_file(draft, text, "0600", 0)
-        draft.replace(folder / MANIFEST)
+        try:
+            self.write_file(draft, text, "0600", 0)
+            draft.replace(folder / MANIFEST)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def discard(folder: Path) -> None:
+    """Remove a release's folder; at no moment is a half one there under its name."""
+    aside = folder.with_name(f"{DRAFT}{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+def settle(folder: Path) -> None:
+    """Have the names in a folder survive a power failure; what they name is on the disk before."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def main() -> None:

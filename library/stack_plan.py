@@ -169,8 +169,8 @@ class Plan:
     def old_text(self, path: str) -> str:
         """A file of the release that serves."""
         try:
-            return (self.folder / path).read_text() if self.folder else ""
-        except OSError:
+            return (self.folder / path).read_bytes().decode() if self.folder else ""
+        except (OSError, UnicodeError):
             return ""
 
     def write(self, folder: Path) -> None:
@@ -187,8 +187,8 @@ class Plan:
                         text = text.replace(f"image: {named}\n", f"image: {image}\n")
             path = folder / item["path"]
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as stream:
-                stream.write(text)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as stream:
+                stream.write(text.encode())
 
     def migrations(self, folder: Path) -> str:
         """Whether migrations are pending, by the wanted image's own word."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: stack_secrets
-short_description: Make missing secrets once, on the server, and return them all
+short_description: Make missing secrets once, on the server
 description:
-  - Keeps a JSON file (mode 0600) of generated secrets. A secret given by the operator always
-    wins and is not written.
+  - Keeps a JSON file (mode 0600) of generated secrets. Those that the operator gave are not this
+    module's business.
 options:
   path:
     description: The file.
@@ -19,10 +19,6 @@ options:
     type: list
     elements: str
     required: true
-  given:
-    description: Secrets that the operator gave, by name.
-    type: dict
-    default: {}
 attributes:
   check_mode:
     description: In check mode nothing is written; missing secrets are returned as made up.
@@ -41,7 +37,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 secrets:
-  description: Every secret by name.
+  description: Every secret of the file, by name.
   returned: always
   type: dict
   sample: {postgres_password: VALUE}
@@ -64,7 +60,6 @@ from ansible.module_utils.basic import AnsibleModule
 ARGUMENT_SPEC: dict[str, Any] = {
     "path": {"type": "path", "required": True},
     "names": {"type": "list", "elements": "str", "required": True},
-    "given": {"type": "dict", "default": {}, "no_log": True},
 }
 RANDOM_BYTES = 32
 
@@ -79,18 +74,20 @@ def write(path: Path, kept: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    with os.fdopen(os.open(draft, flags, 0o600), "w") as stream:
-        stream.write(json.dumps(kept, indent=2, sort_keys=True) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(path)
+    try:
+        with os.fdopen(os.open(draft, flags, 0o600), "w") as stream:
+            stream.write(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     path = Path(module.params["path"])
-    given = {name: str(value) for name, value in module.params["given"].items() if value}
     try:
         kept = read(path)
     except (OSError, ValueError) as error:
@@ -98,11 +95,14 @@ def main() -> None:
             msg=f"{path} holds the generated secrets of this stack, but cannot be read: {error}."
             " Restore it from a backup: new secrets would lock the stack out of its own data."
         )
-    generated = [name for name in module.params["names"] if name not in given | kept]
+    generated = [name for name in module.params["names"] if name not in kept]
     kept |= {name: secrets.token_urlsafe(RANDOM_BYTES) for name in generated}
     if generated and not module.check_mode:
-        write(path, kept)
-    module.exit_json(changed=bool(generated), secrets=kept | given, generated=generated)
+        try:
+            write(path, kept)
+        except OSError as error:
+            module.fail_json(msg=f"{path} could not be written: {error}. Nothing was changed.")
+    module.exit_json(changed=bool(generated), secrets=kept, generated=generated)
 
 
 if __name__ == "__main__":

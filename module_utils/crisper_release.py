@@ -14,6 +14,7 @@ from typing import Any
 
 RELEASE_ID = re.compile(r"\d{8}t\d{6}z-[0-9a-f]{8}\Z")
 MANIFEST = "manifest.json"
+DRAFT = ".draft-"  # begins the name of a folder that is no release, or none any more
 REDACTED = "<redacted>"
 
 
@@ -82,7 +83,8 @@ def redacted_env(text: str, other: str) -> str:
 
 
 def _env(text: str) -> dict[str, str]:
-    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and line[0] != "#")
+    # Lines end with \n alone: what else str.splitlines takes for an end stands in values.
+    pairs = (line.split("=", 1) for line in text.split("\n") if "=" in line and line[0] != "#")
     return {name: value for name, value in pairs}
 
 

@@ -13,16 +13,40 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}\Z")
+from ansible.module_utils.crisper_forms import (
+    COUNT,
+    ENV_NAME,
+    FORMS,
+    IMAGE,
+    LOCATION,
+    MAX_ENVIRONMENT,
+    MAX_WORD,
+    SECONDS,
+    carried,
+    command_problem,
+    env_text,
+    number,
+    printable,
+    shown,
+    size_bytes,
+    texts,
+    whole,
+)
+
+# Also a part of an image's name, in which no two separators follow each other.
+NAME = re.compile(r"[a-z0-9]+(?:(?:__?|-+)[a-z0-9]+)*\Z")
+# Users and databases are named like the stack; these names are the servers' own.
+TAKEN = re.compile(r"(?:pg_.*|template[01])\Z")
+TAKEN_MARIADB = frozenset({"root", "mysql", "sys", "information_schema", "performance_schema"})
 POOL = re.compile(r"[a-z0-9][a-z0-9-]{0,29}\Z")
 QUEUE = re.compile(r"[A-Za-z0-9_.:-]{1,100}\Z")
-ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[bkmg])b?\Z", re.IGNORECASE)
+SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-UNITS = {"b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 MINIMUM_MEMORY = 6 * 1024**2  # the engine refuses less
 SECRETS = ("postgres_password", "redis_password", "qdrant_api_key", "secret_key")
 MARIADB_SECRETS = ("mariadb_password", "mariadb_root_password")
+# Longer ones do not fit every client: they stand in URLs, prompts and HTTP headers.
+MAX_SECRET = 1024
 HOOK_POINTS = (
     "before_migrate",
     "after_migrate",
@@ -51,14 +75,6 @@ RESERVED_ENV = frozenset(
 )
 
 
-def size_bytes(value: Any) -> int | None:
-    """Bytes of a Docker memory size such as ``512m`` or ``1g``; None when it is not one."""
-    match = SIZE.match(str(value).strip()) if value is not None else None
-    if match is None:
-        return None
-    return int(float(match["number"]) * UNITS[match["unit"].lower()])
-
-
 def compose_value(value: Any) -> str:
     """A value as it stands in a compose file: JSON (which is YAML), ``$`` doubled.
 
@@ -78,20 +94,13 @@ def env_file_line(name: str, value: Any) -> str:
     newlines, quotes and dollar signs together.
 
     Raises:
-        ValueError: the name is not a variable name, or the value holds NUL.
+        ValueError: the name is not a variable name, or no process can receive the value.
     """
     if not ENV_NAME.match(name):
         raise ValueError(f"environment variable {name!r}: not a valid name")
-    if value is None:
-        text = ""
-    elif isinstance(value, bool):
-        text = "true" if value else "false"
-    elif isinstance(value, (Mapping, list, tuple)):
-        text = json.dumps(value, ensure_ascii=False)
-    else:
-        text = str(value)
-    if "\0" in text:
-        raise ValueError(f"environment variable {name}: a value cannot hold a NUL character")
+    text = env_text(value)
+    if problem := carried(text):
+        raise ValueError(f"environment variable {name} {problem}")
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
     escaped = escaped.replace("\n", "\\n").replace("\r", "\\r")
     return f'{name}="{escaped}"'
@@ -109,8 +118,8 @@ def required_secrets(values: Mapping[str, Any]) -> list[str]:
         names += MARIADB_SECRETS
     app = _mapping(values.get("stack_app"))
     for name in _mapping(app.get("secret_environment")).values():
-        if name not in names:
-            names.append(str(name))
+        if isinstance(name, str) and SECRET_NAME.match(name) and name not in names:
+            names.append(name)
     return names
 
 
@@ -120,38 +129,52 @@ def find_problems(values: Mapping[str, Any]) -> list[str]:
     Args:
         values: the shared variables of role ``stack`` by name.
     """
-    return [
+    found = [
+        *_text_problems(values),
+        *_form_problems(values),
         *_identity_problems(values),
         *_app_problems(values),
+        *_environment_problems(values),
+        *_reference_problems(values),
         *_pool_problems(values),
         *_limit_problems(values),
         *_budget_problems(values),
         *_secret_problems(values),
         *_hook_problems(values),
     ]
+    return [printable(finding) for finding in found]
+
+
+def _text_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Texts that no file, process or URL can carry, wherever they stand."""
+    for name, value in values.items():
+        for where, text in texts(value, name):
+            if problem := carried(text):
+                yield f"{where} {problem}"
+
+
+def _form_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, form in FORMS.items():
+        *parents, last = name.split(".")
+        section: Any = values
+        for parent in parents:
+            section = _mapping(section.get(parent))
+        if last in section and not form.fits(section[last]):
+            yield f"{name} is {shown(section[last])}: {form.remedy}"
 
 
 def _identity_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    name = str(values.get("stack_name", ""))
-    if not NAME.match(name):
+    name = values.get("stack_name", "")
+    if not isinstance(name, str) or len(name) > 40 or not NAME.match(name):
         yield (
-            f"stack_name is {name!r}: use lower-case letters, digits, '-' and '_',"
-            " starting with a letter or digit, at most 40."
+            f"stack_name is {shown(name)}: use lower-case letters and digits, with single '-' or"
+            " '_' between them, at most 40; quote it when it is a number."
         )
-    root = str(values.get("stack_root", ""))
-    if not re.match(r"/[A-Za-z0-9._/-]+\Z", root) or ".." in root.split("/"):
-        yield f"stack_root is {root!r}: give an absolute path of plain characters: /opt/app."
-    port = _integer(values.get("stack_http_port"))
-    if port is None or not 1 <= port <= 65535:
-        yield f"stack_http_port is {values.get('stack_http_port')!r}: give a port from 1 to 65535."
-    if not re.match(r"\d+[kmg]?\Z", str(values.get("stack_max_body_size", "")), re.IGNORECASE):
-        yield (
-            f"stack_max_body_size is {values.get('stack_max_body_size')!r}:"
-            " give nginx a size such as 10m."
-        )
-    source = values.get("image_source")
-    if str(source) not in ("auto", "registry", "local"):
-        yield f"image_source is {source!r}: choose auto, registry or local."
+        return
+    database = name.replace("-", "_")
+    mariadb = values.get("mariadb_enabled") is True and database in TAKEN_MARIADB
+    if TAKEN.match(database) or mariadb:
+        yield f"stack_name is {name!r}: the database has a {database!r} of its own; choose another."
 
 
 def _app_problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -159,39 +182,134 @@ def _app_problems(values: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(app, Mapping) or not app:
         yield "stack_app is not set: describe the application (docs/DEPLOYMENT.md)."
         return
-    for part, keys in {"web": ("command", "port", "health_path"), "celery": ("app",)}.items():
+    required = {"web": ("command", "port", "health_path"), "celery": ("app",)}
+    optional = {"frontend": ("port", "health_path"), "migrate": ("command",)}
+    for part, keys in {**required, **{p: optional[p] for p in optional if p in app}}.items():
         section = app.get(part)
-        if not isinstance(section, Mapping):
-            yield f"stack_app.{part} is missing: it needs {', '.join(keys)}."
+        if not isinstance(section, Mapping) or not section:
+            how = "is missing: it needs" if part in required else "is empty: leave it out, or give"
+            yield f"stack_app.{part} {how} {', '.join(keys)}."
             continue
         for key in keys:
             if not section.get(key):
                 yield f"stack_app.{part}.{key} is missing (docs/DEPLOYMENT.md shows an example)."
+    for part in ("build", "environment", "secret_environment"):
+        if part in app and not isinstance(app[part], Mapping):
+            yield f"stack_app.{part} is no mapping: give one of names to values, or leave it out."
     yield from _image_problems("stack_app", app)
     if app.get("frontend"):
         yield from _image_problems("stack_app.frontend", _mapping(app["frontend"]))
-    for where, command in {
-        "stack_app.web.command": _mapping(app.get("web")).get("command"),
-        "stack_app.migrate.command": _mapping(app.get("migrate")).get("command"),
-    }.items():
-        if command and (isinstance(command, str) or not isinstance(command, Sequence)):
-            yield f"{where} is {command!r}: give a list, one argument each (no shell is used)."
-    for part in ("environment", "secret_environment"):
-        for name, value in _mapping(app.get(part)).items():
-            if not ENV_NAME.match(str(name)):
-                yield f"stack_app.{part}: {name!r} is not an environment variable name."
-            elif name in RESERVED_ENV:
+    for part, key in (("web", "command"), ("migrate", "command"), ("migrate", "check_command")):
+        command = _mapping(app.get(part)).get(key)
+        if command and (problem := command_problem(f"stack_app.{part}.{key}", command)):
+            yield problem
+    tasks = _mapping(app.get("celery")).get("expected_tasks") or []
+    if not isinstance(tasks, (list, tuple)) or not all(isinstance(task, str) for task in tasks):
+        yield f"stack_app.celery.expected_tasks is {shown(tasks)}: give a list of task names."
+    yield from _path_problems(app)
+
+
+def _path_problems(app: Mapping[str, Any]) -> Iterator[str]:
+    """The paths nginx sends to the backend; what nginx would refuse is refused before."""
+    where = "stack_app.backend_paths"
+    paths = app.get("backend_paths", ["/"])
+    if isinstance(paths, str) or not isinstance(paths, Sequence) or not paths:
+        yield f"{where} is {shown(paths)}: give a list of paths, such as [/api/, /admin/]."
+        return
+    for index, path in enumerate(paths):
+        if not isinstance(path, str) or not LOCATION.match(path):
+            yield (
+                f"{where}[{index}] is {shown(path)}: give a path that begins with '/', of letters,"
+                " digits and -._~!&()*+,=:@ (nginx compares decoded paths from their beginning)."
+            )
+    for path, count in Counter(path for path in paths if isinstance(path, str)).items():
+        if count > 1:
+            yield f"{where}: {shown(path)} stands there {count} times: once is enough."
+    if app.get("frontend") and "/" in paths:
+        yield (
+            f"{where} sends '/' to the backend, and so does stack_app.frontend to the front end:"
+            " list the backend's paths, such as [/api/, /admin/]."
+        )
+
+
+def _environment_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    app, secrets = _mapping(values.get("stack_app")), _mapping(values.get("stack_secrets"))
+    plain_ones, secret_ones = (
+        _mapping(app.get(part)) for part in ("environment", "secret_environment")
+    )
+    sizes = []
+    for part, given in (("environment", plain_ones), ("secret_environment", secret_ones)):
+        for name, value in given.items():
+            where = f"stack_app.{part}.{name}"
+            if not isinstance(name, str) or not ENV_NAME.match(name):
                 yield (
-                    f"stack_app.{part}.{name} is set, but the deploy writes {name} itself:"
+                    f"stack_app.{part}: {shown(name)} is not an environment variable name (letters,"
+                    " digits and _; quote what YAML takes for something else, such as NO)."
+                )
+                continue
+            if name in RESERVED_ENV:
+                yield (
+                    f"{where} is set, but the deploy writes {name} itself:"
                     " remove it, or give your application another name."
                 )
-            elif "\0" in str(value):
-                yield f"stack_app.{part}.{name} holds a NUL character: no process can receive it."
+            if part == "environment":
+                try:
+                    text = env_text(value)
+                except ValueError as error:
+                    yield f"{where} {error}"
+                    continue
+            elif not isinstance(value, str) or not SECRET_NAME.match(value):
+                # It may be the secret itself: not told.
+                yield f"{where} is no name: give that of a secret in stack_secrets."
+                continue
+            else:
+                secret = secrets.get(value)
+                text = secret if isinstance(secret, str) else ""
+            sizes.append(len(f"{name}={text}".encode(errors="replace")))
+            if sizes[-1] >= MAX_WORD:
+                yield (
+                    f"{where} is {sizes[-1]} bytes long with its name: the kernel gives a process"
+                    f" at most {MAX_WORD - 1} for one; put it into a file of the image."
+                )
+    for name in plain_ones.keys() & secret_ones.keys():
+        yield f"stack_app.environment.{name} is in secret_environment too: remove one of them."
+    if sum(sizes) > MAX_ENVIRONMENT >= max(sizes):
+        yield (
+            f"stack_app.environment is {sum(sizes)} bytes long with the secrets: the kernel gives a"
+            f" process at most {MAX_ENVIRONMENT} safely; put some of it into files of the image."
+        )
 
 
 def _image_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:
-    if not section.get("image") and not _mapping(section.get("build")).get("context"):
+    build = _mapping(section.get("build"))
+    if not section.get("image") and not build.get("context"):
         yield f"{where} has neither image nor build.context: set one of them."
+    for key in ("context", "dockerfile"):
+        if not isinstance(build.get(key, ""), str):
+            yield f"{where}.build.{key} is {shown(build[key])}: give a path."
+
+
+def _reference_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Platform images, and the proxies that builds of them get."""
+    images = values.get("image_refs", {})
+    if not isinstance(images, Mapping):
+        yield f"image_refs is {shown(images)}: give a mapping of names to references."
+    needed = ["nginx", "postgres", "redis", "qdrant", "python"]
+    needed += ["mariadb"] if values.get("mariadb_enabled") else []
+    for name in needed if isinstance(images, Mapping) and "image_refs" in values else ():
+        if not images.get(name) or not IMAGE.fits(images[name]):
+            yield (
+                f"image_refs.{name} is {shown(images.get(name))}: {IMAGE.remedy} image_refs takes"
+                " the place of all defaults."
+            )
+    proxies = values.get("stack_proxy") or {}
+    known = ("http_proxy", "https_proxy", "no_proxy")
+    if not isinstance(proxies, Mapping) or not all(name in known for name in proxies):
+        yield f"stack_proxy is no mapping of {', '.join(known)}: give nothing else in it."
+        return
+    for name, value in proxies.items():  # a proxy's URL may hold a password: never told
+        if not isinstance(value, str) or not value.isprintable():
+            yield f"stack_proxy.{name} is no printable text: give a URL, or a list of hosts."
 
 
 def _pool_problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -202,56 +320,72 @@ def _pool_problems(values: Mapping[str, Any]) -> Iterator[str]:
     names = Counter(str(pool.get("name")) for pool in pools if isinstance(pool, Mapping))
     for name, count in names.items():
         if count > 1:
-            yield f"celery_workers: {count} pools are named {name!r}: give each its own name."
+            yield f"celery_workers: {count} pools are named {shown(name)}: give each its own name."
     for index, pool in enumerate(pools):
         where = f"celery_workers[{index}]"
         if not isinstance(pool, Mapping):
-            yield f"{where} is {pool!r}: give a mapping with name, queues and concurrency."
+            yield f"{where} is {shown(pool)}: give a mapping with name, queues and concurrency."
             continue
-        if not POOL.match(str(pool.get("name", ""))):
+        name = pool.get("name")
+        if not isinstance(name, str) or not POOL.match(name):
             yield (
-                f"{where}.name is {pool.get('name')!r}:"
-                " use lower-case letters, digits and '-', at most 30."
+                f"{where}.name is {shown(name)}: use lower-case letters, digits and '-',"
+                " at most 30; quote it when it is a number."
             )
         queues = pool.get("queues")
         if not isinstance(queues, Sequence) or isinstance(queues, str) or not queues:
-            yield f"{where}.queues is {queues!r}: give a list with at least one queue name."
+            yield f"{where}.queues is {shown(queues)}: give a list with at least one queue name."
         else:
             for queue in queues:
-                if not QUEUE.match(str(queue)):
-                    yield f"{where}.queues: {queue!r} is not a queue name (letters, digits, _.:-)."
+                if not isinstance(queue, str) or not QUEUE.match(queue):
+                    yield (
+                        f"{where}.queues: {shown(queue)} is not a queue name (letters, digits,"
+                        " _.:-; quote what YAML takes for something else)."
+                    )
         for key in ("concurrency", "replicas"):
-            number = _integer(pool.get(key, 1))
-            if number is None or not 1 <= number <= 512:
-                yield f"{where}.{key} is {pool.get(key)!r}: give a whole number from 1 to 512."
+            if not COUNT.fits(pool.get(key, 1)):
+                yield f"{where}.{key} is {shown(pool[key])}: {COUNT.remedy}"
         yield from _resource_problems(where, pool)
 
 
 def _limit_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    for service, limit in _mapping(values.get("stack_limits")).items():
-        if isinstance(limit, Mapping):
-            yield from _resource_problems(f"stack_limits.{service}", limit)
-        else:
-            yield f"stack_limits.{service} is {limit!r}: give a mapping with memory and cpus."
-    yield from _resource_problems(
-        "stack_app.web", _mapping(_mapping(values.get("stack_app")).get("web"))
-    )
+    app, limits = _mapping(values.get("stack_app")), values.get("stack_limits")
+    web = _mapping(app.get("web"))
+    yield from _resource_problems("stack_app.web", web)
+    if not isinstance(limits, Mapping):
+        yield f"stack_limits is {shown(limits)}: give a mapping of services to memory and cpus."
+        return
+    needed = ["nginx", "backend", "postgres", "redis", "qdrant"]
+    needed += ["frontend"] if app.get("frontend") else []
+    needed += ["celery-beat"] if _mapping(app.get("celery")).get("beat") else []
+    needed += ["mariadb"] if values.get("mariadb_enabled") else []
+    for service in [*needed, *(name for name in limits if name not in needed)]:
+        limit = limits.get(service, {})
+        where = f"stack_limits.{service}"
+        if not isinstance(limit, Mapping):
+            yield f"{where} is {shown(limit)}: give a mapping with memory and cpus."
+            continue
+        yield from _resource_problems(where, limit)
+        for key in ("memory", "cpus") if service in needed else ():
+            if key not in limit and not (service == "backend" and service in limits and key in web):
+                yield (
+                    f"{where}.{key} is missing: stack_limits takes the place of all defaults, so"
+                    " give every service its memory and cpus."
+                )
 
 
 def _resource_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:
     if "memory" in section:
         size = size_bytes(section["memory"])
+        told = f"{where}.memory is {shown(section['memory'])}"
         if size is None:
-            yield (
-                f"{where}.memory is {section['memory']!r}:"
-                " give a number and a unit, such as 512m or 1g."
-            )
+            yield f"{told}: give a number and a unit, such as 512m or 1g."
         elif size < MINIMUM_MEMORY:
-            yield f"{where}.memory is {section['memory']!r}: the engine accepts no less than 6m."
+            yield f"{told}: the engine accepts no less than 6m."
     if "cpus" in section:
-        cpus = _number(section["cpus"])
-        if cpus is None or cpus < 0.01:
-            yield f"{where}.cpus is {section['cpus']!r}: give a number of CPUs, such as 0.5."
+        cpus = number(section["cpus"])
+        if cpus is None or not 0.01 <= cpus <= 4096:
+            yield f"{where}.cpus is {shown(section['cpus'])}: give a number of CPUs, such as 0.5."
 
 
 def _budget_problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -265,11 +399,10 @@ def _budget_problems(values: Mapping[str, Any]) -> Iterator[str]:
     )
     seconds: dict[str, int] = {}
     for name in names:
-        number = _integer(values.get(name))
-        if number is None or number < 1:
-            yield f"{name} is {values.get(name)!r}: give a whole number of seconds, 1 or more."
+        if SECONDS.fits(values.get(name)):
+            seconds[name] = whole(values[name]) or 0
         else:
-            seconds[name] = number
+            yield f"{name} is {shown(values.get(name))}: {SECONDS.remedy}"
     for low, high, why in (
         (names[0], names[1], "a task must get its soft limit before it is killed"),
         (names[2], names[3], "Docker would kill the worker before it has put its tasks back"),
@@ -280,44 +413,58 @@ def _budget_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _secret_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Names and remedies; a value is told by nothing but its length."""
+    if not isinstance(values.get("stack_secrets", {}), Mapping):
+        yield "stack_secrets is no mapping: give names and values (docs/DEPLOYMENT.md)."
+        return
     secrets = _mapping(values.get("stack_secrets"))
-    generate = bool(values.get("stack_secrets_generate"))
     for name in required_secrets(values):
-        value = secrets.get(name)
+        value, where = secrets.get(name), f"stack_secrets.{name}"
         if value is None or value == "":
-            if not generate:
+            if values.get("stack_secrets_generate") is not True:
                 yield (
-                    f"stack_secrets.{name} is missing: set vault_{name} with"
+                    f"{where} is missing: set vault_{name} with"
                     " `ansible-vault edit` (inventories/example shows how),"
                     " or stack_secrets_generate: true."
                 )
-        elif any(ord(character) < 32 for character in str(value)):
-            yield f"stack_secrets.{name} holds a control character: use printable characters only."
+        elif not isinstance(value, str):
+            yield f"{where} is no text: quote it (YAML reads 0123 as 83, and yes as true)."
+        elif name in (*SECRETS, *MARIADB_SECRETS):
+            yield from _password_problems(where, value)
+
+
+def _password_problems(where: str, value: str) -> Iterator[str]:
+    """What the stack's own services and their clients cannot take as a password or key."""
+    if re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", value):
+        yield f"{where} holds a control character: use printable characters only."
+    length = len(value.encode(errors="replace"))
+    if length > MAX_SECRET:
+        yield f"{where} is {length} bytes long: give at most {MAX_SECRET}."
+    if where.endswith(".qdrant_api_key") and (not value.isascii() or value != value.strip()):
+        yield (
+            f"{where} is sent in an HTTP header: use ASCII characters, with no space at its ends."
+        )
 
 
 def _hook_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("celery_allow_unknown_tasks", "rollout_ledger"):
-        if not isinstance(values.get(name, False), bool):
-            yield f"{name} is {values[name]!r}: give true or false."
     hooks = values.get("rollout_hooks") or {}
     if not isinstance(hooks, Mapping):
-        yield f"rollout_hooks is {hooks!r}: give a mapping of points to lists of commands."
+        yield f"rollout_hooks is {shown(hooks)}: give a mapping of points to lists of commands."
         return
     for point, commands in hooks.items():
         if point not in HOOK_POINTS:
             yield f"rollout_hooks.{point}: there is no such point; choose {', '.join(HOOK_POINTS)}."
             continue
         if not isinstance(commands, Sequence) or isinstance(commands, str):
-            yield f"rollout_hooks.{point} is {commands!r}: give a list of commands."
+            yield f"rollout_hooks.{point} is {shown(commands)}: give a list of commands."
             continue
         for index, hook in enumerate(commands):
             where = f"rollout_hooks.{point}[{index}]"
-            command = _mapping(hook).get("command")
-            if not command or isinstance(command, str) or not isinstance(command, Sequence):
-                yield f"{where}.command is {command!r}: give a list, one argument each."
+            if problem := command_problem(f"{where}.command", _mapping(hook).get("command")):
+                yield problem
             timeout = _mapping(hook).get("timeout", 600)
-            if (_integer(timeout) or 0) < 1:
-                yield f"{where}.timeout is {timeout!r}: give seconds, 1 or more."
+            if not SECONDS.fits(timeout):
+                yield f"{where}.timeout is {shown(timeout)}: {SECONDS.remedy}"
 
 
 def _hooks(values: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -402,6 +549,11 @@ def host_name(inventory_name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]", "-", inventory_name)
 
 
+def url_host(address: str) -> str:
+    """An IP address as it stands before a port: IPv6 in brackets."""
+    return f"[{address}]" if ":" in address else address
+
+
 def url_secret(value: str) -> str:
     """A secret as it stands in the user-info part of a URL (RFC 3986)."""
     return quote(value, safe="")
@@ -415,21 +567,3 @@ def short_digest(text: str) -> str:
 def _mapping(value: Any) -> Mapping[str, Any]:
     """The value when it is a mapping, else an empty one: the type itself is judged elsewhere."""
     return value if isinstance(value, Mapping) else {}
-
-
-def _integer(value: Any) -> int | None:
-    if isinstance(value, bool):
-        return None
-    try:
-        return int(str(value))
-    except ValueError:
-        return None
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool):
-        return None
-    try:
-        return float(str(value))
-    except ValueError:
-        return None

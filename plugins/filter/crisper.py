@@ -15,14 +15,15 @@ import yaml
 ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
 
 from ansible.module_utils.crisper_context import digest, hash_file, scan
+from ansible.module_utils.crisper_forms import size_bytes
 from ansible.module_utils.crisper_stack import (
     compose_value,
     env_file_line,
     find_problems,
     host_name,
     short_digest,
-    size_bytes,
     stack_model,
+    url_host,
     url_secret,
 )
 
@@ -86,5 +87,6 @@ class FilterModule:
             "crisper_services_digest": services_digest,
             "crisper_short_digest": short_digest,
             "crisper_size_bytes": size_bytes,
+            "crisper_url_host": url_host,
             "crisper_url_secret": url_secret,
         }

@@ -14,7 +14,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "library"))
+sys.path[:0] = [str(ROOT / "library"), str(ROOT / "tests")]
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
 

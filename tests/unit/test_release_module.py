@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
+import itertools
 import json
 import os
 import stat
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import release
 import stack_secrets
+from ansible.module_utils.crisper_release import RELEASE_ID
 from ansible.module_utils.testing import patch_module_args
 
+ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = "services:\n  app:\n    image: none\n    env_file: [.env.prod]\n"
 SENTINEL = "sentinel-secret-8c1f"
 
@@ -83,6 +92,134 @@ def test_a_refused_compose_file_leaves_nothing(run, tmp_path):
     assert list((tmp_path / "releases").iterdir()) == []
 
 
+def no_space(*_: object) -> None:
+    """A full disk."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def whole(root: Path) -> bool:
+    """Whether every folder of a release is a whole one, and nothing else lies there."""
+    folders = list((root / "releases").iterdir())
+    for folder in folders:
+        sums = json.loads((folder / "manifest.json").read_text())["checksums"]
+        assert sums == {
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sums
+        }
+    return all(RELEASE_ID.match(folder.name) for folder in folders)
+
+
+CALLS = ["open", "fsync", "chmod", "mkdir", "rename", "symlink", "replace"]
+OTHER = {"backend": {"ref": "x", "id": "sha256:" + "2" * 64}}
+
+
+@pytest.fixture
+def served(run, tmp_path) -> Path:
+    """The folder of a release that serves."""
+    run(release, **arguments(tmp_path))
+    run(release, **arguments(tmp_path, state="current", files=[]))
+    return (tmp_path / "current").resolve()
+
+
+def at(turn: int, call: str, patch: pytest.MonkeyPatch, end: Callable[[], None]) -> list[str]:
+    """Have a function of os end at its n-th call; what is returned holds every call made."""
+    real, made = getattr(os, call), []
+
+    def counted(*args, **kwargs):
+        made.append(call)
+        if len(made) == turn:
+            end()
+        return real(*args, **kwargs)
+
+    patch.setattr(os, call, counted)
+    return made
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_disk_that_is_full_at_any_call_leaves_nothing_of_a_release(run, tmp_path, served, call):
+    params = arguments(tmp_path, images=OTHER, docker_cli="true")
+    for turn in itertools.count(1):
+        with pytest.MonkeyPatch.context() as patch:
+            before = set((tmp_path / "releases").iterdir())
+            made = at(turn, call, patch, no_space)
+            result = run(release, **params)
+        assert (tmp_path / "current").resolve() == served
+        if len(made) < turn:  # every call was tried
+            break
+        if not result.get("failed"):  # it made a folder that had been there
+            assert whole(tmp_path)
+            run(release, **arguments(tmp_path))  # the next turn begins without it
+            continue
+        assert "could not be written: [Errno 28] No space left on device" in result["msg"]
+        assert SENTINEL not in json.dumps(result)
+        assert not (tmp_path / "next").is_symlink()
+        assert {served} <= set((tmp_path / "releases").iterdir()) <= before
+    assert turn > 1
+    assert result["release"]["staged"]
+    assert whole(tmp_path)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_deploy_that_is_killed_at_any_call_leaves_no_half_release(run, tmp_path, served, call):
+    params = arguments(tmp_path, images=OTHER, docker_cli="true")
+    for turn in itertools.count(1):
+        child = os.fork()
+        if not child:  # a process of its own, in which nothing runs after its end
+            at(turn, call, pytest.MonkeyPatch(), lambda: os._exit(9))
+            with patch_module_args(params), contextlib.suppress(SystemExit):
+                release.main()
+            os._exit(0)
+        killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        assert (tmp_path / "current").resolve() == served
+        releases = [path for path in (tmp_path / "releases").iterdir() if path.name[0] != "."]
+        assert all((path / "manifest.json").exists() for path in releases)
+        if (tmp_path / "next").is_symlink():
+            assert (tmp_path / "next").resolve() in releases
+        assert run(release, **params)["release"]["staged"]
+        assert whole(tmp_path)
+        run(release, **arguments(tmp_path, docker_cli="true"))  # the next turn begins without it
+        if not killed:
+            break
+    assert turn > 1
+
+
+def test_a_name_that_cannot_be_written_leaves_nothing(run, tmp_path):
+    params = arguments(tmp_path)
+    params["secret_files"][0]["content"] = 'A="\ud800"\n'
+    result = run(release, **params)
+    assert result["failed"]
+    assert "could not be written" in result["msg"]
+    assert SENTINEL not in result["msg"]
+    assert list((tmp_path / "releases").iterdir()) == []
+
+
+def test_a_password_that_is_part_of_every_path_masks_no_result(run, tmp_path):
+    """Regression: a module masks its secrets in all that it answers, paths and ids included."""
+    params = arguments(tmp_path)
+    params["secret_files"].append({"path": "secrets/postgres_password", "content": "releases\n"})
+    result = run(release, **params)
+    assert Path(result["release"]["path"]).is_dir()
+
+
+def test_files_are_utf_8_whatever_the_locale_says(run, tmp_path):
+    params = arguments(tmp_path)
+    params["secret_files"][0]["content"] = 'A="한국어 é \r\x85\u2028"\n'
+    staged = run(release, **params)
+    text = (Path(staged["release"]["path"]) / ".env.prod").read_bytes()
+    assert text == params["secret_files"][0]["content"].encode()
+    assert run(release, **params)["secrets_changed"] == [".env.prod", "secrets/redis.conf"]
+
+
+def test_no_part_of_a_value_is_taken_for_a_name(run, tmp_path):
+    """Regression: U+2028 in a secret ended its line, and what followed was shown as a name."""
+    run(release, **arguments(tmp_path))
+    run(release, **arguments(tmp_path, state="current", files=[]))
+    params = arguments(tmp_path)
+    params["secret_files"][0]["content"] = f'PASSWORD="x\u2028{SENTINEL}=y"\n'
+    planned = run(release, check=True, diff=True, **params)
+    assert planned["env_changed"] == ["~PASSWORD"]
+    assert SENTINEL not in json.dumps(planned)
+
+
 def test_a_missing_image_leaves_nothing(run, tmp_path):
     result = run(release, **arguments(tmp_path, tags=["backend"]))
     assert result["failed"]
@@ -131,17 +268,77 @@ def test_a_damaged_manifest_is_one_clear_error(run, tmp_path):
     assert "manifest.json cannot be read" in result["msg"]
 
 
-def test_secrets_are_made_once_and_given_ones_win(run, tmp_path):
+def test_secrets_are_made_once(run, tmp_path):
     path = tmp_path / "secrets.json"
-    first = run(stack_secrets, path=str(path), names=["a", "b"], given={"b": SENTINEL})
-    assert first["generated"] == ["a"]
+    first = run(stack_secrets, path=str(path), names=["a", "b"])
+    assert first["generated"] == ["a", "b"]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert SENTINEL not in path.read_text()
     made = json.loads(path.read_text())
-    again = run(stack_secrets, path=str(path), names=["a", "b"], given={"b": SENTINEL})
+    assert first["secrets"] == made
+    again = run(stack_secrets, path=str(path), names=["a", "b"])
     assert not again["changed"]
-    assert json.loads(path.read_text()) == made
+    assert again["secrets"] == json.loads(path.read_text()) == made
     assert len(made["a"]) >= 40
+
+
+def test_given_secrets_win_and_come_to_the_templates_as_they_are(tmp_path):
+    """Regression: what the module got as a secret came back as VALUE_SPECIFIED_IN_NO_LOG_PARAMETER.
+
+    So did every letter "e" of the generated ones, when a given one was "e".
+    """
+    (tmp_path / "secrets.json").write_text(json.dumps({"old": "kept", "given": "of before"}))
+    play = [
+        {
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_facts": False,
+            "vars": {
+                "stack_root": str(tmp_path),
+                "stack_model": {"required_secrets": ["given", "short", "old", "made", "empty"]},
+                "stack_secrets": {"given": SENTINEL, "short": "e", "empty": ""},
+            },
+            "tasks": [
+                {"import_role": {"name": "release", "tasks_from": "secrets"}},
+                {
+                    "copy": {
+                        "content": "{{ release_secrets | to_json }}",
+                        "dest": str(tmp_path / "seen.json"),
+                        "mode": "0600",
+                    }
+                },
+            ],
+        }
+    ]
+    (tmp_path / "play.json").write_text(json.dumps(play))
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("ansible-playbook"),
+            tmp_path / "play.json",
+            "--diff",
+            "-v",
+        ],
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert seen.pop("made") != seen.pop("empty")
+    assert seen == {"given": SENTINEL, "short": "e", "old": "kept"}
+    assert json.loads((tmp_path / "secrets.json").read_text()).keys() == {
+        *("old", "given", "made", "empty")
+    }
+
+
+def test_secrets_that_cannot_be_written_are_one_clear_error(run, tmp_path, monkeypatch):
+    path = tmp_path / "secrets.json"
+    path.write_text('{"a": "kept"}')
+    monkeypatch.setattr(os, "fsync", no_space)
+    result = run(stack_secrets, path=str(path), names=["a", "b"])
+    assert result["failed"]
+    assert "No space left on device" in result["msg"]
+    assert [path.name for path in tmp_path.iterdir()] == ["secrets.json"]
+    assert json.loads(path.read_text()) == {"a": "kept"}
 
 
 def test_secrets_in_check_mode_are_not_written(run, tmp_path):

@@ -1,0 +1,100 @@
+"""What Ansible makes of an inventory: findings, or the files of a release. In this process."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import filter_loader, init_plugin_loader, lookup_loader
+from ansible.template import Templar, trust_as_template
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@cache
+def roles() -> dict[str, Any]:
+    """Defaults and variables of the roles up to the release, as Ansible reads them."""
+    init_plugin_loader([])
+    filter_loader.add_directory(str(ROOT / "plugins/filter"))
+    lookup_loader.add_directory(str(ROOT / "plugins/lookup"))
+    found: dict[str, Any] = {}
+    for role in ("readable", "stack", "release"):
+        for part in ("defaults", "vars"):
+            found |= _read(ROOT / "roles" / role / part / "main.yml")
+    return found
+
+
+@cache
+def specification() -> dict[str, Any]:
+    """The argument specification of role stack."""
+    specs = _read(ROOT / "roles/stack/meta/argument_specs.yml")
+    return specs["argument_specs"]["main"]["options"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return DataLoader().load_from_file(str(path), trusted_as_template=True) or {}
+
+
+class Inventory:
+    """One operator's inventory, from its text to the files of a release."""
+
+    def __init__(self, text: str) -> None:
+        """Read YAML, or JSON as of ``--extra-vars``."""
+        known = dict(roles())
+        loader = DataLoader()
+        loader.set_basedir(str(ROOT))
+        self.given = loader.load(trust_as_template(text))
+        known |= self.given
+        known |= {
+            "role_path": str(ROOT / "roles/release"),
+            "playbook_dir": str(ROOT),
+            "ansible_search_path": [str(ROOT)],
+            "inventory_dir": str(ROOT / "inventories/example"),
+            "inventory_hostname": "app-1",
+            "ansible_managed": "Ansible managed",
+        }
+        self.templar = Templar(loader=loader, variables=known)
+        self.known = known
+
+    def value(self, expression: str) -> Any:
+        """What an expression of the roles comes to."""
+        return self.templar.template(trust_as_template("{{ " + expression + " }}"))
+
+    def findings(self) -> list[str]:
+        """What the deploy says before it touches anything, in its order; empty when all is fit."""
+        # Its default starts from role_path, which is another role's here.
+        self.known["readable_specification"] = str(ROOT / "roles/stack/meta/argument_specs.yml")
+        found = self.value("__readable_findings")
+        if found:
+            return found
+        arguments = {name: self.value(name) for name in specification() if name in self.known}
+        checked = ArgumentSpecValidator(specification()).validate(
+            arguments, validate_role_argument_spec=True
+        )
+        return list(checked.error_messages) or self.value("__stack_findings")
+
+    def files(self) -> dict[str, str]:
+        """Path to content of the rendered release; only for an inventory without findings."""
+        # As role tasks do it: facts, no templates any more.
+        model = self.value("__stack_values | crisper_model")
+        given = self.value("__release_given_secrets")
+        made = {name: f"made-{name}" for name in model["required_secrets"] if name not in given}
+        self.known |= {"stack_model": model, "release_secrets": made | given}
+        listed = self.value("__release_files + __release_secret_files")
+        if self.value("mariadb_enabled"):
+            listed += self.value("__release_mariadb_files")
+        return {item["path"]: item["content"] for item in listed}
+
+
+def outcome(text: str) -> tuple[list[str], dict[str, str]]:
+    """Findings, or else the files; a file that Ansible cannot read is its own clear error."""
+    try:
+        inventory = Inventory(text)
+    except AnsibleError as error:
+        return [str(error)], {}
+    findings = inventory.findings()
+    return (findings, {}) if findings else ([], inventory.files())
