@@ -6,8 +6,10 @@ Everything here is a pure function of plain data; nothing touches a server.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import re
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +17,8 @@ from urllib.parse import quote
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}\Z")
 POOL = re.compile(r"[a-z0-9][a-z0-9-]{0,29}\Z")
+HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.?)+\Z", re.IGNORECASE)
+HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]*\Z")
 QUEUE = re.compile(r"[A-Za-z0-9_.:-]{1,100}\Z")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[bkmg])b?\Z", re.IGNORECASE)
@@ -22,6 +26,8 @@ UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 UNITS = {"b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 MINIMUM_MEMORY = 6 * 1024**2  # the engine refuses less
 SECRETS = ("postgres_password", "redis_password", "qdrant_api_key", "secret_key")
+TLS_SOURCES = ("none", "own", "self_signed", "acme")
+HSTS = "Strict-Transport-Security"
 MARIADB_SECRETS = ("mariadb_password", "mariadb_root_password")
 HOOK_POINTS = (
     "before_migrate",
@@ -97,6 +103,18 @@ def env_file_line(name: str, value: Any) -> str:
     return f'{name}="{escaped}"'
 
 
+def nginx_value(value: Any) -> str:
+    """A text as one word of an nginx configuration; ``$`` cannot be escaped there (see checks)."""
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def style_hashes(page: str) -> str:
+    """What a Content-Security-Policy must say for a page's inline styles: ``'sha256-…' …``."""
+    styles = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digests = (b64encode(hashlib.sha256(style.encode()).digest()).decode() for style in styles)
+    return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+
 def pool_service(name: str) -> str:
     """Compose service of a worker pool; the pool ``default`` is ``celery-worker``."""
     return "celery-worker" if name == "default" else f"celery-worker-{name}"
@@ -122,6 +140,7 @@ def find_problems(values: Mapping[str, Any]) -> list[str]:
     """
     return [
         *_identity_problems(values),
+        *_front_problems(values),
         *_app_problems(values),
         *_pool_problems(values),
         *_limit_problems(values),
@@ -141,9 +160,6 @@ def _identity_problems(values: Mapping[str, Any]) -> Iterator[str]:
     root = str(values.get("stack_root", ""))
     if not re.match(r"/[A-Za-z0-9._/-]+\Z", root) or ".." in root.split("/"):
         yield f"stack_root is {root!r}: give an absolute path of plain characters: /opt/app."
-    port = _integer(values.get("stack_http_port"))
-    if port is None or not 1 <= port <= 65535:
-        yield f"stack_http_port is {values.get('stack_http_port')!r}: give a port from 1 to 65535."
     if not re.match(r"\d+[kmg]?\Z", str(values.get("stack_max_body_size", "")), re.IGNORECASE):
         yield (
             f"stack_max_body_size is {values.get('stack_max_body_size')!r}:"
@@ -152,6 +168,65 @@ def _identity_problems(values: Mapping[str, Any]) -> Iterator[str]:
     source = values.get("image_source")
     if str(source) not in ("auto", "registry", "local"):
         yield f"image_source is {source!r}: choose auto, registry or local."
+
+
+def _front_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    source = str(values.get("stack_tls", "none"))
+    if source not in TLS_SOURCES:
+        yield f"stack_tls is {source!r}: choose {', '.join(TLS_SOURCES)}."
+        return
+    secure = source != "none"
+    ports = ["stack_http_port", *(["stack_https_port"] if secure else [])]
+    for name in ports:
+        port = _integer(values.get(name))
+        if port is None or not 1 <= port <= 65535:
+            yield f"{name} is {values.get(name)!r}: give a port from 1 to 65535."
+    if len({str(values.get(name)) for name in ports}) < len(ports):
+        yield (
+            f"stack_http_port and stack_https_port are both {values.get('stack_https_port')}:"
+            " give each its own."
+        )
+    yield from _name_problems(values.get("stack_server_names") or [], secure)
+    files = ("stack_tls_certificate", "stack_tls_key")
+    for name in files:
+        value = str(values.get(name) or "")
+        if source in ("own", "acme") and not value:
+            yield f"{name} is not set: stack_tls '{source}' needs it (docs/SECURITY.md)."
+        elif value and source not in ("own", "acme"):
+            yield f"{name} is {value!r}, but stack_tls is '{source}': remove it, or set own."
+        elif value and not value.startswith("/"):
+            yield f"{name} is {value!r}: give an absolute path."
+    seconds = _integer(values.get("stack_hsts_seconds", 0))
+    if seconds is None or seconds < 0:
+        yield f"stack_hsts_seconds is {values.get('stack_hsts_seconds')!r}: give seconds, or 0."
+    elif seconds and not secure:
+        yield f"stack_hsts_seconds is {seconds}, but stack_tls is 'none': browsers ignore it there."
+    yield from _header_problems(values.get("stack_security_headers") or {})
+
+
+def _name_problems(names: Any, secure: bool) -> Iterator[str]:
+    if not isinstance(names, Sequence) or isinstance(names, str):
+        yield f"stack_server_names is {names!r}: give a list of host names."
+        return
+    if secure and not names:
+        yield "stack_server_names is empty: TLS needs the names that browsers ask for."
+    for name in names:
+        if not _is_address(name) and not HOST.match(str(name)):
+            yield f"stack_server_names: {name!r} is neither a host name nor an address."
+
+
+def _header_problems(headers: Any) -> Iterator[str]:
+    if not isinstance(headers, Mapping):
+        yield f"stack_security_headers is {headers!r}: give a mapping of headers to values."
+        return
+    for name, value in headers.items():
+        where = f"stack_security_headers.{name}"
+        if not HEADER.match(str(name)):
+            yield f"{where}: this is no name of a header (letters, digits, '-')."
+        elif str(name).lower() == HSTS.lower():
+            yield f"{where} is set: stack_hsts_seconds is its place."
+        if "$" in str(value) or not str(value).isprintable():
+            yield f"{where} is {value!r}: use printable characters without '$'."
 
 
 def _app_problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -338,7 +413,9 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the templates and roles read: names and numbers derived from checked variables.
 
     Returns:
-        ``pools`` (each with service, memory, cpus, replicas …), ``limits`` (by service),
+        ``pools`` (each with service, memory, cpus, replicas …), ``front`` (how browsers reach it:
+        ``tls`` (its source, or empty), ``scheme``, ``port``, ``names``, ``host`` (the first name as
+        URLs have it), ``headers``), ``limits`` (by service),
         ``data_services``, ``services``, ``volumes``, ``memory_bytes`` (sum of all limits),
         ``required_secrets``, ``queues`` (sorted, unique), ``rollout`` (how each service is
         replaced, see crisper_rollout), ``celery`` (what its workers must be like). The model is
@@ -372,6 +449,7 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     memory += sum((size_bytes(pool["memory"]) or 0) * pool["replicas"] for pool in pools)
     return {
         "pools": pools,
+        "front": _front(values),
         "limits": limits,
         "data_services": data,
         "services": [*counted, *(pool["service"] for pool in pools)],
@@ -397,6 +475,30 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _front(values: Mapping[str, Any]) -> dict[str, Any]:
+    source = str(values.get("stack_tls", "none"))
+    secure = source != "none"
+    names = [str(name).lower() for name in values.get("stack_server_names") or []]
+    given = values.get("stack_security_headers") or {}
+    headers = {str(name): str(value) for name, value in given.items() if value}
+    seconds = int(values.get("stack_hsts_seconds", 0))
+    if seconds:
+        headers[HSTS] = f"max-age={seconds}"
+    return {
+        "tls": source if secure else "",
+        "scheme": "https" if secure else "http",
+        "port": int(values["stack_https_port" if secure else "stack_http_port"]),
+        "names": names,
+        "host": url_host(names[0]) if names else "",
+        "headers": headers,
+    }
+
+
+def url_host(name: str) -> str:
+    """A host name or address as URLs have it: IPv6 in brackets."""
+    return f"[{name}]" if ":" in name else name
+
+
 def host_name(inventory_name: str) -> str:
     """An inventory name as it stands in a Celery node name: no ``@``, ``%``, ``$`` or space."""
     return re.sub(r"[^A-Za-z0-9.-]", "-", inventory_name)
@@ -415,6 +517,14 @@ def short_digest(text: str) -> str:
 def _mapping(value: Any) -> Mapping[str, Any]:
     """The value when it is a mapping, else an empty one: the type itself is judged elsewhere."""
     return value if isinstance(value, Mapping) else {}
+
+
+def _is_address(value: Any) -> bool:
+    try:
+        ipaddress.ip_address(str(value))
+    except ValueError:
+        return False
+    return True
 
 
 def _integer(value: Any) -> int | None:
