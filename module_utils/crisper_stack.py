@@ -186,6 +186,9 @@ def _front_problems(values: Mapping[str, Any]) -> Iterator[str]:
             f"stack_http_port and stack_https_port are both {values.get('stack_https_port')}:"
             " give each its own."
         )
+    address = values.get("stack_bind_address", "")
+    if address != "" and not _is_address(address):
+        yield f"stack_bind_address is {address!r}: give an IP address, or '' for all."
     yield from _name_problems(values.get("stack_server_names") or [], secure)
     files = ("stack_tls_certificate", "stack_tls_key")
     for name in files:

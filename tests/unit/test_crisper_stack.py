@@ -17,6 +17,7 @@ GOOD = {
     "stack_name": "crisper",
     "stack_root": "/opt/crisper",
     "stack_http_port": 80,
+    "stack_bind_address": "0.0.0.0",  # noqa: S104
     "stack_tls": "none",
     "stack_https_port": 443,
     "stack_server_names": [],
@@ -87,6 +88,7 @@ OWN = GOOD | {
     ("values", "said"),
     [
         (GOOD | {"stack_tls": "yes"}, "stack_tls is 'yes': choose none, own, self_signed, acme"),
+        (GOOD | {"stack_bind_address": "eth0"}, "stack_bind_address is 'eth0'"),
         (OWN | {"stack_https_port": 0}, "stack_https_port is 0"),
         (OWN | {"stack_https_port": 80}, "are both 80"),
         (OWN | {"stack_server_names": []}, "stack_server_names is empty"),

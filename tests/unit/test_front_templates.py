@@ -29,7 +29,6 @@ def rendered(name: str, **values: Any) -> str:
     given: dict[str, Any] = {
         **GOOD,
         "stack_security_headers": HEADERS,
-        "stack_bind_address": "0.0.0.0",  # noqa: S104
         "stack_app": app,
         **values,
     }
@@ -143,6 +142,7 @@ def test_the_applications_own_headers_win():
     assert "Referrer" not in text
 
 
-def test_an_ipv6_address_is_published_as_compose_wants_it():
-    compose = yaml.safe_load(rendered("docker-compose.prod.yml.j2", stack_bind_address="::1"))
-    assert compose["services"]["nginx"]["ports"] == ["[::1]:80:8080"]
+@pytest.mark.parametrize(("address", "port"), [("::1", "[::1]:80:8080"), ("", "80:8080")])
+def test_addresses_are_published_as_compose_wants_them(address, port):
+    compose = yaml.safe_load(rendered("docker-compose.prod.yml.j2", stack_bind_address=address))
+    assert compose["services"]["nginx"]["ports"] == [port]
