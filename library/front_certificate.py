@@ -57,7 +57,9 @@ options:
     type: int
     default: 397
   renew_days:
-    description: Days before its end at which one made here is made anew, and others are warned of.
+    description:
+      - Days before its end at which one made here is made anew, and others are warned of (those
+        that live for less than three times as long, in their last third).
     type: int
     default: 30
   uid:
@@ -204,7 +206,8 @@ def put(module: AnsibleModule, before: str, now: float) -> str:
         install(Path(params["path"]), pem, params["uid"])
     leaf = read(blocks(pem)[0][0])
     left = (leaf.ends - now) / DAY
-    if left < renew and not leaf.made_here:
+    # Those of ACME may live for days only, and are renewed in the last third of that.
+    if left < min(renew, (leaf.ends - leaf.begins) / DAY / 3) and not leaf.made_here:
         module.warn(
             f"The certificate for {', '.join(leaf.names)} expires in {left:.0f} days, on"
             f" {day(leaf.ends)}: renew it."

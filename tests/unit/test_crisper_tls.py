@@ -247,9 +247,12 @@ def test_one_that_expires_soon_is_warned_of(run_module, tmp_path, monkeypatch):
     monkeypatch.setattr(
         front_certificate.AnsibleModule, "warn", lambda _, text: warned.append(text)
     )
-    certificate, key = issued("a.example", days=12.5)
+    certificate, key = issued("a.example", days=12.5, begins=-60)
     put(run_module, tmp_path / "tls", source="own", certificate=certificate, key=key)
     assert "expires in 12 days" in warned[0]
+    short = issued("a.example", days=12.5)
+    put(run_module, tmp_path / "tls", source="own", certificate=short[0], key=short[1])
+    assert len(warned) == 1
 
 
 @pytest.fixture
