@@ -46,6 +46,15 @@ options:
     description: Path that is asked for at nginx.
     type: str
     default: /
+  front:
+    description:
+      - Folder with the certificate that nginx shows, if the release that serves has TLS. Where
+        nginx redirects to HTTPS, requests follow, and it must answer by the name in the redirect.
+    type: path
+  certificates:
+    description: Certificates (PEM) that it may show besides, such as one that the deploy brings.
+    type: str
+    default: ""
   task_interval:
     description: Seconds between two sentinels of one queue.
     type: float
@@ -112,11 +121,20 @@ error:
   sample: ""
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import crisper_celery_probe, crisper_ledger, crisper_ledger_probe
+from ansible.module_utils import (
+    crisper_celery_probe,
+    crisper_https,
+    crisper_ledger,
+    crisper_ledger_probe,
+)
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_release import MANIFEST
 from ansible.module_utils.crisper_ship import parse, program
+from ansible.module_utils.crisper_tls import blocks, installed
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["started", "stopped"], "required": True},
@@ -127,6 +145,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "task": {"type": "str", "default": ""},
     "queues": {"type": "list", "elements": "str", "default": []},
     "path": {"type": "str", "default": "/"},
+    "front": {"type": "path"},
+    "certificates": {"type": "str", "default": ""},
     "task_interval": {"type": "float", "default": 0.5},
     "request_interval": {"type": "float", "default": 0.1},
     "wait": {"type": "float", "default": 20},
@@ -141,16 +161,25 @@ def docker(module: AnsibleModule, *arguments: str) -> tuple[int, str, str]:
     return module.run_command([module.params["docker_cli"], *arguments])
 
 
+def shown(params: dict[str, Any]) -> str:
+    """Certificates (PEM) that nginx shows now; empty without TLS."""
+    manifest = json.loads((Path(params["project_src"]) / MANIFEST).read_text())
+    if not params["front"] or not manifest.get("model", {}).get("front", {}).get("tls"):
+        return ""
+    return "".join(blocks(installed(Path(params["front"])))[0])
+
+
 def start(module: AnsibleModule, name: str) -> dict[str, Any]:
     """Start the container; one of a deploy that was cut off is replaced."""
     params = module.params
     docker(module, "rm", "--force", name)
     keys = ("app", "task", "queues", "path", "task_interval", "request_interval", "wait", "limit")
     request = {key: params[key] for key in keys}
+    request["certificates"] = shown(params) + params["certificates"]
     # Ids of an earlier deploy's sentinels may still be around.
     _, run, _ = module.run_command(["date", "+%s"])
-    request.update(run=run.strip(), host="nginx", port=8080)
-    modules = [crisper_celery_probe, crisper_ledger, crisper_ledger_probe]
+    request.update(run=run.strip(), host="nginx", port=8080, secure_port=8443)
+    modules = [crisper_celery_probe, crisper_https, crisper_ledger, crisper_ledger_probe]
     command = ["compose", "--project-name", params["project"], "run", "--detach", "--no-deps"]
     command += ["--name", name, params["service"], params["python"], "-c"]
     code, out, err = module.run_command(

@@ -28,10 +28,16 @@ options:
     description: How often a path that did not answer 200 is asked for again, a second apart.
     type: int
     default: 3
-  validate_certs:
-    description: Whether certificates are checked.
-    type: bool
-    default: true
+  connect_to:
+    description:
+      - Host name or address that is connected to instead of that of an https O(url), whose name
+        then only the certificate must have. Needs O(certificates).
+    type: str
+    default: ""
+  certificates:
+    description: Certificates (PEM) that are trusted then, and no others.
+    type: str
+    default: ""
   address:
     description: Host name or address for O(ports); empty takes this machine's own address on its
       default route, which is what others reach it by.
@@ -63,7 +69,9 @@ author: Crisper
 EXAMPLES = r"""
 - name: The front door and the data ports are tried from here
   front_probe:
-    url: http://app1.example.com
+    url: https://app1.example.com
+    connect_to: 192.0.2.10
+    certificates: "{{ front.trusted }}"
     paths: [/, /health]
     address: app1.example.com
     ports: [5432, 6379, 6333]
@@ -90,22 +98,25 @@ open:
   sample: [6379]
 """
 
+import http.client
 import socket
-import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_https import connect, trusting
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "url": {"type": "str", "required": True},
     "paths": {"type": "list", "elements": "str", "default": []},
     "headers": {"type": "dict", "default": {}},
     "retries": {"type": "int", "default": 3},
-    "validate_certs": {"type": "bool", "default": True},
+    "connect_to": {"type": "str", "default": ""},
+    "certificates": {"type": "str", "default": ""},
     "address": {"type": "str", "default": ""},
     "ports": {"type": "list", "elements": "int", "default": []},
     "timeout": {"type": "float", "default": 10},
@@ -132,26 +143,46 @@ def is_open(address: str, port: int, timeout: float) -> bool:
         return False
 
 
+class Pinned(urllib.request.HTTPSHandler):
+    """HTTPS to one address by the URL's name, trusting given certificates."""
+
+    def __init__(self, address: str, certificates: str) -> None:
+        super().__init__()
+        self.address, self.context = address, trusting(certificates)
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        """Open the request as urllib does, by a connection of ours."""
+        return self.do_open(self.connection, req)
+
+    def connection(self, host: str, timeout: float) -> http.client.HTTPConnection:
+        """The connection for the URL's `host` (with its port)."""
+        url = urllib.parse.urlsplit(f"//{host}")
+        name = url.hostname or ""
+        return connect(self.address, url.port or 443, name, self.context, timeout)
+
+
+def opener(params: dict[str, Any]) -> urllib.request.OpenerDirector:
+    """What opens URLs; with an address of our own no proxy stands between."""
+    if not params["connect_to"]:
+        return urllib.request.build_opener()
+    pinned = Pinned(params["connect_to"], params["certificates"])
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), pinned)
+
+
 def ask(url: str, params: dict[str, Any]) -> dict[str, Any]:
     """One request; an error status is an answer too."""
     begun = time.monotonic()
-    context = ssl.create_default_context()
-    if not params["validate_certs"]:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     status, why = -1, ""
     try:
         request = urllib.request.Request(url, headers=params["headers"])  # noqa: S310 (main checks)
-        opened = urllib.request.urlopen(  # noqa: S310
-            request, timeout=params["timeout"], context=context
-        )
-        with opened as answer:
+        with opener(params).open(request, timeout=params["timeout"]) as answer:
             answer.read()
             status = answer.status
     except urllib.error.HTTPError as error:
         status = error.code
         error.close()
     except (OSError, ValueError) as error:
-        why = str(getattr(error, "reason", error))
+        why = str(error.reason if isinstance(error, urllib.error.URLError) else error)
     return {"url": url, "status": status, "msg": why, "seconds": round(time.monotonic() - begun, 3)}
 
 
@@ -171,6 +202,11 @@ def main() -> None:
     params = module.params
     if not params["url"].startswith(("http://", "https://")):
         module.fail_json(msg=f"url is {params['url']!r}: give http://… or https://….")
+    if params["connect_to"] and not params["certificates"]:
+        module.fail_json(
+            msg=f"connect_to is {params['connect_to']!r}, but no certificates are given that are to"
+            " be trusted there: give them."
+        )
     ports = params["ports"]
     address = params["address"] or own_address()
     with ThreadPoolExecutor(max_workers=16) as pool:

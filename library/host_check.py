@@ -83,7 +83,8 @@ findings:
     - check: port
       severity: error
       message: port 0.0.0.0:80 is taken by apache2 (pid 812)
-      remedy: stop that, or choose another port or address (stack_http_port, stack_bind_address)
+      remedy: stop that, or choose another port or address (stack_http_port, stack_https_port,
+        stack_bind_address)
 host:
   description: What was seen, the judged facts.
   type: dict

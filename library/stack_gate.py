@@ -38,6 +38,10 @@ options:
     description: Digest of everything the release is made from; empty always has something to do.
     type: str
     default: ""
+  due:
+    description: Whether something outside of the release is to be done, such as a certificate.
+    type: bool
+    default: false
   dead:
     description: Run whose owner is known to be dead; its lock is taken over.
     type: str
@@ -149,6 +153,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
         "default": "deploy",
     },
     "inputs": {"type": "str", "default": "", "no_log": False},
+    "due": {"type": "bool", "default": False},
     "dead": {"type": "str", "default": ""},
     "host": {"type": "str", "default": ""},
     "quiet_timeout": {"type": "int", "default": 120},
@@ -195,6 +200,7 @@ def main() -> None:
     intact = bool(wanted) and all(step.action == KEEP for step in steps)
     staged = (root / "next").is_symlink()
     same = bool(params["inputs"]) and manifest.get("inputs") == params["inputs"]
+    same = same and not params["due"]
     result: dict[str, Any] = {
         "changed": False,
         "unchanged": same and intact and not staged and not left,

@@ -34,6 +34,7 @@ SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,500}\Z")
 TASK = re.compile(r"[^\x00-\x20\x7f]{0,250}\Z")
 
+TLS_SOURCES = ("none", "own", "self_signed", "acme")
 # Bytes of one argument or one NAME=value, with the NUL behind it: the kernel's MAX_ARG_STRLEN.
 MAX_WORD = 128 * 1024
 # The kernel gives arguments and environment together a quarter of the stack: 2 MiB as a rule.
@@ -155,7 +156,8 @@ def _between(low: int, high: int, remedy: str) -> Form:
     return Form(lambda value: low <= (-1 if whole(value) is None else whole(value)) <= high, remedy)
 
 
-def _is_address(value: Any) -> bool:
+def is_address(value: Any) -> bool:
+    """Whether a value is an IP address, without a zone."""
     try:
         return isinstance(value, str) and "%" not in value and bool(ipaddress.ip_address(value))
     except ValueError:
@@ -190,7 +192,10 @@ BOOLEAN = Form(
 PORT = _between(1, 65535, "give a port from 1 to 65535.")
 COUNT = _between(1, 512, "give a whole number from 1 to 512.")
 SECONDS = _between(1, MAX_SECONDS, "give a whole number of seconds, 1 or more.")
-ADDRESS = Form(_is_address, "give an IP address such as 0.0.0.0 or 127.0.0.1.")
+ADDRESS = Form(
+    lambda value: value == "" or is_address(value),
+    "give an IP address such as 0.0.0.0 or 127.0.0.1, or '' for all.",
+)
 FOLDER = Form(_is_folder, "give an absolute path of plain characters: /opt/app.")
 PATTERN = Form(_is_pattern, "give a regular expression that Python's re takes.")
 BODY = Form(_is_body_size, "give nginx a size such as 10m.")
@@ -210,6 +215,11 @@ USER_ID = Form(
 FORMS: dict[str, Form] = {
     "stack_root": FOLDER,
     "stack_http_port": PORT,
+    "stack_https_port": PORT,
+    "stack_tls": Form(
+        lambda value: value in TLS_SOURCES, f"choose {', '.join(TLS_SOURCES)} (docs/SECURITY.md)."
+    ),
+    "stack_hsts_seconds": _between(0, MAX_SECONDS, "give seconds, or 0."),
     "stack_bind_address": ADDRESS,
     "stack_max_body_size": BODY,
     "stack_secrets_generate": BOOLEAN,

@@ -195,7 +195,7 @@ def _ports(host: Host, needs: Needs) -> Iterable[Finding]:
                 "error",
                 f"port {address}:{port} is taken by {', '.join(names)}",
                 "stop that, or choose another port or address (stack_http_port, "
-                "stack_bind_address)",
+                "stack_https_port, stack_bind_address)",
             )
 
 

@@ -13,26 +13,53 @@ import signal
 import sys
 import threading
 import time
+import urllib.parse
 
 PREFIX = "crisper-ledger-"
 
 
+def get(connection, path):
+    """Status of an answer, and where it redirects to."""
+    try:
+        connection.request("GET", path, headers={"User-Agent": "crisper-ledger"})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, answer.getheader("Location") or ""
+    finally:
+        connection.close()
+
+
+def ask(request, context):
+    """Ask the front door as one who types its name: plainly, and where it says so by HTTPS.
+
+    Whether it does may change while a deploy runs. `context` is what is trusted then; without one
+    the redirect is the application's own, and an answer.
+    """
+    from crisper_https import connect
+
+    plain = http.client.HTTPConnection(request["host"], request["port"], timeout=10)
+    status, location = get(plain, request["path"])
+    if context and status == 301 and location.startswith("https://"):
+        name = urllib.parse.urlsplit(location).hostname
+        secure = connect(request["host"], request["secure_port"], name, context, 10)
+        status, _ = get(secure, request["path"])
+    return status
+
+
 def probe_requests(request, requests, stop):
     """Ask the front door again and again, each time by a new connection."""
+    from crisper_https import trusting
+
+    context = trusting(request["certificates"]) if request["certificates"] else None
     while not stop.is_set():
         begun = time.monotonic()
         error = ""
-        connection = http.client.HTTPConnection(request["host"], request["port"], timeout=10)
         try:
-            connection.request("GET", request["path"], headers={"User-Agent": "crisper-ledger"})
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status >= 500:
-                error = "HTTP " + str(answer.status)
+            status = ask(request, context)
+            if status >= 500:
+                error = "HTTP " + str(status)
         except Exception as problem:
             error = type(problem).__name__
-        finally:
-            connection.close()
         requests.saw(error)
         stop.wait(max(0.0, request["request_interval"] - (time.monotonic() - begun)))
 

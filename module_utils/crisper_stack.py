@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,9 +23,11 @@ from ansible.module_utils.crisper_forms import (
     MAX_ENVIRONMENT,
     MAX_WORD,
     SECONDS,
+    TLS_SOURCES,
     carried,
     command_problem,
     env_text,
+    is_address,
     number,
     printable,
     shown,
@@ -39,11 +42,14 @@ NAME = re.compile(r"[a-z0-9]+(?:(?:__?|-+)[a-z0-9]+)*\Z")
 TAKEN = re.compile(r"(?:pg_.*|template[01])\Z")
 TAKEN_MARIADB = frozenset({"root", "mysql", "sys", "information_schema", "performance_schema"})
 POOL = re.compile(r"[a-z0-9][a-z0-9-]{0,29}\Z")
+HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.?)+\Z", re.IGNORECASE)
+HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]*\Z")
 QUEUE = re.compile(r"[A-Za-z0-9_.:-]{1,100}\Z")
 SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 MINIMUM_MEMORY = 6 * 1024**2  # the engine refuses less
 SECRETS = ("postgres_password", "redis_password", "qdrant_api_key", "secret_key")
+HSTS = "Strict-Transport-Security"
 MARIADB_SECRETS = ("mariadb_password", "mariadb_root_password")
 # Longer ones do not fit every client: they stand in URLs, prompts and HTTP headers.
 MAX_SECRET = 1024
@@ -106,6 +112,18 @@ def env_file_line(name: str, value: Any) -> str:
     return f'{name}="{escaped}"'
 
 
+def nginx_value(value: Any) -> str:
+    """A text as one word of an nginx configuration; ``$`` cannot be escaped there (see checks)."""
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def style_hashes(page: str) -> str:
+    """What a Content-Security-Policy must say for a page's inline styles: ``'sha256-…' …``."""
+    styles = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digests = (b64encode(hashlib.sha256(style.encode()).digest()).decode() for style in styles)
+    return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+
 def pool_service(name: str) -> str:
     """Compose service of a worker pool; the pool ``default`` is ``celery-worker``."""
     return "celery-worker" if name == "default" else f"celery-worker-{name}"
@@ -133,6 +151,7 @@ def find_problems(values: Mapping[str, Any]) -> list[str]:
         *_text_problems(values),
         *_form_problems(values),
         *_identity_problems(values),
+        *_front_problems(values),
         *_app_problems(values),
         *_environment_problems(values),
         *_reference_problems(values),
@@ -175,6 +194,57 @@ def _identity_problems(values: Mapping[str, Any]) -> Iterator[str]:
     mariadb = values.get("mariadb_enabled") is True and database in TAKEN_MARIADB
     if TAKEN.match(database) or mariadb:
         yield f"stack_name is {name!r}: the database has a {database!r} of its own; choose another."
+
+
+def _front_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    source = values.get("stack_tls", "none")
+    if source not in TLS_SOURCES:
+        return  # told by its form
+    secure = source != "none"
+    if secure and str(values.get("stack_http_port")) == str(values.get("stack_https_port")):
+        yield (
+            f"stack_http_port and stack_https_port are both {values.get('stack_https_port')}:"
+            " give each its own."
+        )
+    yield from _name_problems(values.get("stack_server_names") or [], secure)
+    files = ("stack_tls_certificate", "stack_tls_key")
+    for name in files:
+        value = str(values.get(name) or "")
+        if source in ("own", "acme") and not value:
+            yield f"{name} is not set: stack_tls '{source}' needs it (docs/SECURITY.md)."
+        elif value and source not in ("own", "acme"):
+            yield f"{name} is {shown(value)}, but stack_tls is '{source}': remove it, or set own."
+        elif value and not value.startswith("/"):
+            yield f"{name} is {shown(value)}: give an absolute path."
+    seconds = whole(values.get("stack_hsts_seconds", 0))
+    if seconds and not secure:
+        yield f"stack_hsts_seconds is {seconds}, but stack_tls is 'none': browsers ignore it there."
+    yield from _header_problems(values.get("stack_security_headers") or {})
+
+
+def _name_problems(names: Any, secure: bool) -> Iterator[str]:
+    if not isinstance(names, Sequence) or isinstance(names, str):
+        yield f"stack_server_names is {shown(names)}: give a list of host names."
+        return
+    if secure and not names:
+        yield "stack_server_names is empty: TLS needs the names that browsers ask for."
+    for name in names:
+        if not is_address(name) and not HOST.match(str(name)):
+            yield f"stack_server_names: {shown(name)} is neither a host name nor an address."
+
+
+def _header_problems(headers: Any) -> Iterator[str]:
+    if not isinstance(headers, Mapping):
+        yield f"stack_security_headers is {shown(headers)}: give a mapping of headers to values."
+        return
+    for name, value in headers.items():
+        where = f"stack_security_headers.{name}"
+        if not HEADER.match(str(name)):
+            yield f"{where}: this is no name of a header (letters, digits, '-')."
+        elif str(name).lower() == HSTS.lower():
+            yield f"{where} is set: stack_hsts_seconds is its place."
+        if "$" in str(value) or not str(value).isprintable():
+            yield f"{where} is {shown(value)}: use printable characters without '$'."
 
 
 def _app_problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -485,7 +555,9 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the templates and roles read: names and numbers derived from checked variables.
 
     Returns:
-        ``pools`` (each with service, memory, cpus, replicas …), ``limits`` (by service),
+        ``pools`` (each with service, memory, cpus, replicas …), ``front`` (how browsers reach it:
+        ``tls`` (its source, or empty), ``scheme``, ``port``, ``names``, ``host`` (the first name as
+        URLs have it), ``headers``), ``limits`` (by service),
         ``data_services``, ``services``, ``volumes``, ``memory_bytes`` (sum of all limits),
         ``required_secrets``, ``queues`` (sorted, unique), ``rollout`` (how each service is
         replaced, see crisper_rollout), ``celery`` (what its workers must be like). The model is
@@ -519,6 +591,7 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     memory += sum((size_bytes(pool["memory"]) or 0) * pool["replicas"] for pool in pools)
     return {
         "pools": pools,
+        "front": _front(values),
         "limits": limits,
         "data_services": data,
         "services": [*counted, *(pool["service"] for pool in pools)],
@@ -544,14 +617,33 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _front(values: Mapping[str, Any]) -> dict[str, Any]:
+    source = str(values.get("stack_tls", "none"))
+    secure = source != "none"
+    names = [str(name).lower() for name in values.get("stack_server_names") or []]
+    given = values.get("stack_security_headers") or {}
+    headers = {str(name): str(value) for name, value in given.items() if value}
+    seconds = int(values.get("stack_hsts_seconds", 0))
+    if seconds:
+        headers[HSTS] = f"max-age={seconds}"
+    return {
+        "tls": source if secure else "",
+        "scheme": "https" if secure else "http",
+        "port": int(values["stack_https_port" if secure else "stack_http_port"]),
+        "names": names,
+        "host": url_host(names[0]) if names else "",
+        "headers": headers,
+    }
+
+
+def url_host(name: str) -> str:
+    """A host name or address as URLs have it: IPv6 in brackets."""
+    return f"[{name}]" if ":" in name else name
+
+
 def host_name(inventory_name: str) -> str:
     """An inventory name as it stands in a Celery node name: no ``@``, ``%``, ``$`` or space."""
     return re.sub(r"[^A-Za-z0-9.-]", "-", inventory_name)
-
-
-def url_host(address: str) -> str:
-    """An IP address as it stands before a port: IPv6 in brackets."""
-    return f"[{address}]" if ":" in address else address
 
 
 def url_secret(value: str) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError as DatabaseError
 from sqlalchemy.exc import TimeoutError as PoolError
 
 from backend import logs, metrics, rehearsal
-from backend.api import admin, chat, errors, health, itinerary, rag, research, tasks, workers
+from backend.api import admin, chat, docs, errors, health, itinerary, rag, research, tasks, workers
 from backend.body_limit import BodyLimit
 from backend.celery_app import app as celery
 from backend.following import ending_with_the_server
@@ -29,9 +29,10 @@ celery.conf.result_backend_always_retry = False
 app = FastAPI(
     title="Crisper reference application",
     version=settings().release,
+    docs_url=None,  # our own, see api/docs.py
     lifespan=ending_with_the_server,
 )
-for module in (health, admin, workers, tasks, research, rag, chat, itinerary, metrics):
+for module in (health, docs, admin, workers, tasks, research, rag, chat, itinerary, metrics):
     app.include_router(module.router)
 if settings().rehearsal:
     app.include_router(rehearsal.router)

@@ -21,8 +21,10 @@ from ansible.module_utils.crisper_stack import (
     env_file_line,
     find_problems,
     host_name,
+    nginx_value,
     short_digest,
     stack_model,
+    style_hashes,
     url_host,
     url_secret,
 )
@@ -84,9 +86,11 @@ class FilterModule:
             "crisper_host_name": host_name,
             "crisper_inputs": inputs_digest,
             "crisper_model": stack_model,
+            "crisper_nginx_value": nginx_value,
             "crisper_services_digest": services_digest,
             "crisper_short_digest": short_digest,
             "crisper_size_bytes": size_bytes,
+            "crisper_style_hashes": style_hashes,
             "crisper_url_host": url_host,
             "crisper_url_secret": url_secret,
         }

@@ -174,6 +174,22 @@ def test_the_gate_locks_a_stack_that_is_new(run_module, tmp_path, no_docker):
     assert (over["unfinished"]["run"], over["unfinished"]["step"]) == ("first", "begin")
 
 
+def test_a_certificate_that_is_due_is_something_to_do(run_module, tmp_path, tmp_path_factory):
+    """A release that runs from the same inputs is unchanged, unless something else is due."""
+    (tmp_path / "current").mkdir()
+    manifest = {"id": "r", "inputs": "abc", "model": {"rollout": {"web": {"kind": "fixed"}}}}
+    (tmp_path / "current" / "manifest.json").write_text(json.dumps(manifest))
+    labels = {"com.docker.compose.service": "web"}
+    record = {"Id": "1", "Config": {"Labels": labels}, "State": {"Status": "running"}}
+    docker = tmp_path_factory.mktemp("bin") / "docker"
+    docker.write_text(f"#!/bin/sh\n[ $1 = ps ] && echo 1 || echo '{json.dumps([record])}'\n")
+    docker.chmod(0o755)
+    asked = {"root": str(tmp_path), "project": "unit", "owner": owner("x"), "inputs": "abc"}
+    asked |= {"docker_cli": str(docker), "check_mode": True}
+    assert run_module(stack_gate, **asked)["unchanged"]
+    assert not run_module(stack_gate, due=True, **asked)["unchanged"]
+
+
 def test_in_check_mode_the_gate_only_looks(run_module, tmp_path, no_docker):
     seen = run_module(
         stack_gate,

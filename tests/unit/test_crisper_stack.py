@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 
 import pytest
@@ -16,6 +17,14 @@ GOOD = {
     "stack_name": "crisper",
     "stack_root": "/opt/crisper",
     "stack_http_port": 80,
+    "stack_bind_address": "0.0.0.0",  # noqa: S104
+    "stack_tls": "none",
+    "stack_https_port": 443,
+    "stack_server_names": [],
+    "stack_tls_certificate": "",
+    "stack_tls_key": "",
+    "stack_hsts_seconds": 0,
+    "stack_security_headers": {"X-Frame-Options": "DENY", "Referrer-Policy": ""},
     "stack_max_body_size": "10m",
     "image_source": "auto",
     "mariadb_enabled": False,
@@ -64,6 +73,71 @@ def changed(path: str, value: object) -> dict:
     else:
         target[last] = value
     return values
+
+
+OWN = GOOD | {
+    "stack_tls": "own",
+    "stack_server_names": ["App.example", "192.0.2.1", "2001:db8::1"],
+    "stack_tls_certificate": "/x/chain.pem",
+    "stack_tls_key": "/x/key.pem",
+    "stack_hsts_seconds": 300,
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (GOOD | {"stack_tls": "yes"}, "stack_tls is 'yes': choose none, own, self_signed, acme"),
+        (GOOD | {"stack_bind_address": "eth0"}, "stack_bind_address is 'eth0'"),
+        (OWN | {"stack_https_port": 0}, "stack_https_port is 0"),
+        (OWN | {"stack_https_port": 80}, "are both 80"),
+        (OWN | {"stack_server_names": []}, "stack_server_names is empty"),
+        (OWN | {"stack_server_names": "app.example"}, "give a list"),
+        (OWN | {"stack_server_names": ["a_b; }"]}, "'a_b; }' is neither a host name"),
+        (OWN | {"stack_tls_key": ""}, "stack_tls_key is not set: stack_tls 'own' needs it"),
+        (OWN | {"stack_tls_key": "key.pem"}, "'key.pem': give an absolute path"),
+        (OWN | {"stack_tls": "self_signed"}, "'/x/key.pem', but stack_tls is 'self_signed'"),
+        (OWN | {"stack_hsts_seconds": -1}, "stack_hsts_seconds is -1"),
+        (GOOD | {"stack_hsts_seconds": 5}, "browsers ignore it"),
+        (GOOD | {"stack_security_headers": {"A B": "x"}}, "no name of a header"),
+        (GOOD | {"stack_security_headers": {"A": "x\ny"}}, "printable"),
+        (GOOD | {"stack_security_headers": {"A": "$host"}}, "without '$'"),
+        (
+            GOOD | {"stack_security_headers": {"strict-transport-security": "max-age=1"}},
+            "stack_hsts_seconds is its place",
+        ),
+    ],
+)
+def test_a_bad_front_door_is_named_with_its_remedy(values, said):
+    assert stack.find_problems(OWN) == []
+    assert any(said in finding for finding in stack.find_problems(values))
+
+
+def test_the_model_tells_how_browsers_reach_it():
+    front = stack.stack_model(GOOD)["front"]
+    assert (front["tls"], front["scheme"], front["port"]) == ("", "http", 80)
+    assert front["headers"] == {"X-Frame-Options": "DENY"}
+    front = stack.stack_model(OWN)["front"]
+    assert (front["tls"], front["scheme"], front["port"]) == ("own", "https", 443)
+    assert front["host"] == "app.example"
+    assert front["headers"]["Strict-Transport-Security"] == "max-age=300"
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126)))
+def test_nginx_reads_back_what_was_quoted(text):
+    quoted = stack.nginx_value(text)
+    inner = quoted[1:-1]
+    assert re.sub(r"\\(.)", r"\1", inner) == text
+    assert re.search(r'(?<!\\)(?:\\\\)*"', inner) is None
+
+
+def test_inline_styles_are_allowed_by_their_hash():
+    assert stack.style_hashes("<p>x</p>") == ""
+    # echo -n 'p{}' | openssl dgst -sha256 -binary | base64
+    assert (
+        stack.style_hashes("<style>p{}</style>")
+        == "'sha256-gG2yISYereRMiG2lMXrbiUgi0Ubw9p7QCeWcroOvy9Y='"
+    )
 
 
 def test_good_values_have_no_findings():

@@ -56,7 +56,7 @@ PLACES = (
     *("rollout_hooks.after_switch.0.timeout", "rollout_hooks.after_switch.0.name"),
 )  # fmt: skip
 ROOTS = tuple({place.split(".")[0] for place in PLACES})
-SECRET = ("stack_secrets", "stack_proxy", "stack_app.environment", "stack_app.secret_environment")
+SECRET = ("stack_secrets.", "stack_proxy", "stack_app.environment", "stack_app.secret_environment")
 ODD = (
     *(None, True, False, 0, -1, 1, 80, 10**30, 0.5, -0.0, math.inf, math.nan, b"raw", {1, 2}),
     *([], {}, [None], {"a": None}, {True: 1}, ["a", 1], [["a"]], {"a": {"b": ["c"]}}),

@@ -184,7 +184,7 @@ def test_a_deploy_that_is_killed_at_any_call_leaves_no_half_release(run, tmp_pat
 
 def test_a_name_that_cannot_be_written_leaves_nothing(run, tmp_path):
     params = arguments(tmp_path)
-    params["secret_files"][0]["content"] = 'A="\ud800"\n'
+    params["secret_files"][0]["path"] = "n" * 300
     result = run(release, **params)
     assert result["failed"]
     assert "could not be written" in result["msg"]

@@ -1,0 +1,246 @@
+#!/usr/bin/python
+"""The certificate that nginx serves."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: front_certificate
+short_description: Put the certificate that nginx serves in place, and tell what it is
+description:
+  - Certificate, chain and key are one file, C(front.pem), that only nginx's user reads and that is
+    replaced whole. It belongs to no release, so that a rollback brings no expired one back.
+  - Modules of community.crypto make and read certificates, but need a Python package on the
+    server and write certificate and key as two files, between which nginx could read both.
+extends_documentation_fragment: [crisper]
+options:
+  path:
+    description: The folder of C(front.pem).
+    type: path
+    required: true
+  state:
+    description: Whether it is put in place, or only looked at.
+    type: str
+    choices: [present, info]
+    default: info
+  source:
+    description:
+      - C(own) takes O(certificate) and O(key). C(self_signed) makes one and keeps it until it
+        expires soon or the names change. C(acme) takes O(certificate_file) and O(key_file), and
+        makes a self-signed one until they are there.
+    type: str
+    choices: [own, self_signed, acme]
+  names:
+    description: Host names and addresses that it must be for.
+    type: list
+    elements: str
+    default: []
+  certificate:
+    description: The certificate and its chain, PEM.
+    type: str
+    default: ""
+  key:
+    description: Its private key, PEM.
+    type: str
+    default: ""
+  certificate_file:
+    description: File on the server with the certificate and its chain.
+    type: path
+  key_file:
+    description: File on the server with the private key.
+    type: path
+  where:
+    description: What O(certificate) is called in messages.
+    type: str
+    default: certificate
+  days:
+    description: Days that a certificate made here is valid.
+    type: int
+    default: 397
+  renew_days:
+    description:
+      - Days before its end at which one made here is made anew, and others are warned of (those
+        that live for less than three times as long, in their last third).
+    type: int
+    default: 30
+  uid:
+    description: User that nginx runs as.
+    type: int
+    default: 101
+attributes:
+  check_mode:
+    description: Judges everything and changes nothing.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: The certificate is in place
+  front_certificate:
+    path: /opt/crisper/live/tls
+    state: present
+    source: self_signed
+    names: [app.example.com]
+"""
+
+RETURN = r"""
+due:
+  description: Whether another one than the installed is wanted.
+  returned: always
+  type: bool
+  sample: false
+made_here:
+  description: Whether it is a self-signed one of this module; in check mode, the one wanted.
+  returned: always
+  type: bool
+  sample: true
+names:
+  description: What it is for.
+  returned: always
+  type: list
+  elements: str
+  sample: [app.example.com]
+expires:
+  description: UTC date of its end; empty when there is none.
+  returned: always
+  type: str
+  sample: "2027-12-23"
+trusted:
+  description:
+    - Certificates (PEM) that may be met while this module's change comes into force, those from
+      before and those from now on. Never the key.
+  returned: always
+  type: str
+  sample: "-----BEGIN CERTIFICATE-----..."
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
+from ansible.module_utils.crisper_tls import (
+    DAY,
+    TlsError,
+    blocks,
+    day,
+    install,
+    installed,
+    pair,
+    read,
+    self_signed,
+    wanted,
+)
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "path": {"type": "path", "required": True},
+    "state": {"type": "str", "choices": ["present", "info"], "default": "info"},
+    "source": {"type": "str", "choices": ["own", "self_signed", "acme"]},
+    "names": {"type": "list", "elements": "str", "default": []},
+    "certificate": {"type": "str", "default": ""},
+    "key": {"type": "str", "default": "", "no_log": True},
+    "certificate_file": {"type": "path"},
+    "key_file": {"type": "path", "no_log": False},
+    "where": {"type": "str", "default": "certificate"},
+    "days": {"type": "int", "default": 397},
+    "renew_days": {"type": "int", "default": 30},
+    "uid": {"type": "int", "default": 101},
+    "run": RUN_SPEC,
+}
+
+
+def given(params: dict[str, Any], now: float) -> str:
+    """Certificate and key that somebody else made, as one PEM text; empty when there are none.
+
+    Raises:
+        TlsError: they are unfit.
+    """
+    certificate, key, where = params["certificate"], params["key"], params["where"]
+    if params["source"] == "acme":
+        where = params["certificate_file"]
+        if not Path(where).exists():
+            return ""  # the ACME client needs a serving nginx first
+        certificate = Path(where).read_text()
+        try:
+            key = Path(params["key_file"]).read_text()
+        except OSError as error:
+            raise TlsError(f"{error.filename}: {error.strerror}; set stack_tls_key.") from error
+    elif params["source"] == "self_signed":
+        return ""
+    return pair(certificate, key, params["names"], now, where)[0]
+
+
+def look(pem: str) -> dict[str, Any]:
+    """What the module tells of a certificate."""
+    certificates = blocks(pem)[0]
+    if not certificates:
+        return {"made_here": False, "names": [], "expires": ""}
+    leaf = read(certificates[0])
+    return {"made_here": leaf.made_here, "names": list(leaf.names), "expires": day(leaf.ends)}
+
+
+def put(module: AnsibleModule, before: str, now: float) -> str:
+    """What is to be in place (PEM); it is put there, unless it is or in check mode.
+
+    In check mode a certificate that would be made is not: the text is empty then.
+
+    Raises:
+        TlsError: what was given is unfit.
+    """
+    params = module.params
+    pem = given(params, now)
+    old = read(blocks(before)[0][0]) if before else None
+    source, names, renew = params["source"], params["names"], params["renew_days"]
+    what = wanted(source, old, bool(pem), names, now, renew)
+    if what == "keep":
+        pem = before
+    elif what == "make" and module.check_mode:
+        return ""
+    elif what == "make":
+        pem = self_signed(names, params["days"])
+    if pem != before and not module.check_mode:
+        note(params, "certificate")
+        install(Path(params["path"]), pem, params["uid"])
+    leaf = read(blocks(pem)[0][0])
+    left = (leaf.ends - now) / DAY
+    # Those of ACME may live for days only, and are renewed in the last third of that.
+    if left < min(renew, (leaf.ends - leaf.begins) / DAY / 3) and not leaf.made_here:
+        module.warn(
+            f"The certificate for {', '.join(leaf.names)} expires in {left:.0f} days, on"
+            f" {day(leaf.ends)}: renew it."
+        )
+    return pem
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC,
+        required_if=[
+            ("state", "present", ("source", "names")),
+            ("source", "acme", ("certificate_file", "key_file")),
+        ],
+        supports_check_mode=True,
+    )
+    try:
+        before = installed(Path(module.params["path"]))
+        after = before
+        if module.params["state"] == "present":
+            after = put(module, before, time.time())
+        shown = look(after)
+        if not after and module.params["state"] == "present":
+            shown = {"made_here": True, "names": module.params["names"], "expires": ""}
+    except TlsError as error:
+        module.fail_json(msg=f"{error} No certificate was changed.")
+    except NotOwnerError as error:
+        module.fail_json(msg=str(error))
+    certificates = [*blocks(before)[0], *blocks(after)[0]]
+    due = module.params["state"] == "present" and (after != before or not after)
+    module.exit_json(changed=due, due=due, trusted="".join(dict.fromkeys(certificates)), **shown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""HTTPS to an address, by a name, trusting given certificates and nothing else.
+
+Standard library only and Python 3.8: this file also runs inside a container, together with
+``crisper_ledger_probe``.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+
+# Python 3.10 has it as ssl.VERIFY_X509_PARTIAL_CHAIN; the number is OpenSSL's.
+PARTIAL_CHAIN = 0x80000
+
+
+def trusting(certificates: str) -> ssl.SSLContext:
+    """A context that trusts these certificates (PEM), leaves and intermediates included.
+
+    Name and dates are checked as always.
+
+    Raises:
+        ssl.SSLError: there is no certificate in the text.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags |= PARTIAL_CHAIN
+    context.load_verify_locations(cadata=certificates)
+    return context
+
+
+def connect(
+    address: str, port: int, name: str, context: ssl.SSLContext, timeout: float
+) -> http.client.HTTPConnection:
+    """A connection to address and port whose certificate is that of `name`.
+
+    Raises:
+        OSError: nobody answers, or the certificate is not to be trusted (ssl.SSLError).
+    """
+    raw = socket.create_connection((address, port), timeout=timeout)
+    connection = http.client.HTTPConnection(name, port, timeout=timeout)
+    try:
+        connection.sock = context.wrap_socket(raw, server_hostname=name)
+    except BaseException:
+        raw.close()
+        raise
+    return connection

@@ -1,0 +1,143 @@
+"""HTTPS by a name to an address, and the probes that use it, against a real server."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import ssl
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import deploy_ledger
+import front_probe
+import pytest
+from ansible.module_utils import crisper_https, crisper_ledger_probe, crisper_tls
+from ansible.module_utils.crisper_https import connect, trusting
+
+NAME = "app.example"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers 200, or redirects to where the server says."""
+
+    def do_GET(self) -> None:
+        self.send_response(301 if self.server.location else 200)
+        if self.server.location:
+            self.send_header("Location", self.server.location)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """With an address to redirect to."""
+
+    location = ""
+
+
+def serve(pem: Path | None = None) -> Server:
+    server = Server(("127.0.0.1", 0), Handler)
+    if pem:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("tls") / "front.pem"
+    path.write_text(crisper_tls.self_signed([NAME], 30))
+    return path
+
+
+@pytest.fixture
+def secure(pem) -> Iterator[Server]:
+    server = serve(pem)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def plain() -> Iterator[Server]:
+    server = serve()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def trusted(pem) -> str:
+    return "".join(crisper_tls.blocks(pem.read_text())[0])
+
+
+def test_the_name_and_the_certificate_must_be_right(secure, trusted):
+    port = secure.server_address[1]
+    connection = connect("127.0.0.1", port, NAME, trusting(trusted), 5)
+    connection.request("GET", "/")
+    assert connection.getresponse().status == 200
+    connection.close()
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        connect("127.0.0.1", port, "other.example", trusting(trusted), 5)
+    another = crisper_tls.blocks(crisper_tls.self_signed([NAME], 30))[0][0]
+    with pytest.raises(ssl.SSLCertVerificationError):
+        connect("127.0.0.1", port, NAME, trusting(another), 5)
+
+
+def test_the_front_door_is_asked_by_its_name_at_its_address(run_module, secure, trusted):
+    arguments = {
+        "connect_to": "127.0.0.1",
+        "certificates": trusted,
+        "paths": ["/", "/x"],
+        "retries": 0,
+    }
+    port = secure.server_address[1]
+    good = run_module(front_probe, url=f"https://{NAME}:{port}", **arguments)
+    assert [answer["status"] for answer in good["answers"]] == [200, 200]
+    bad = run_module(front_probe, url=f"https://other.example:{port}", **arguments)
+    assert {answer["status"] for answer in bad["answers"]} == {-1}
+    assert "Hostname mismatch" in bad["answers"][0]["msg"]
+
+
+def test_an_address_without_certificates_is_refused(run_module):
+    result = run_module(front_probe, url="https://x", connect_to="127.0.0.1")
+    assert "certificates" in result["msg"]
+
+
+def request(plain: Server, secure: Server) -> dict[str, object]:
+    ports = {"port": plain.server_address[1], "secure_port": secure.server_address[1]}
+    return {"host": "127.0.0.1", "path": "/", **ports}
+
+
+@pytest.fixture(autouse=True)
+def shipped(monkeypatch):
+    """The probe imports it as it does in a container."""
+    monkeypatch.setitem(sys.modules, "crisper_https", crisper_https)
+
+
+def test_the_ledger_follows_a_redirect_to_https_and_checks_the_name(plain, secure, trusted):
+    asked, context = request(plain, secure), trusting(trusted)
+    assert crisper_ledger_probe.ask(asked, context) == 200
+    plain.location = f"https://{NAME}/"
+    assert crisper_ledger_probe.ask(asked, context) == 200
+    plain.location = "https://other.example/"
+    with pytest.raises(ssl.SSLCertVerificationError):
+        crisper_ledger_probe.ask(asked, context)
+
+
+def test_without_tls_a_redirect_of_the_application_is_an_answer(plain, secure):
+    plain.location = f"https://{NAME}/"
+    assert crisper_ledger_probe.ask(request(plain, secure), None) == 301
+
+
+@pytest.mark.parametrize("source", ["", "self_signed"])
+def test_the_ledger_trusts_what_the_release_that_serves_shows(tmp_path, pem, trusted, source):
+    manifest = {"model": {"front": {"tls": source}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    params = {"project_src": str(tmp_path), "front": str(pem.parent)}
+    assert deploy_ledger.shown(params) == (trusted if source else "")
