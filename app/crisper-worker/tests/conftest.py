@@ -70,6 +70,7 @@ def full_disk() -> Callable[[Redis], contextlib.AbstractContextManager[None]]:
             redis.bgsave()
             wait_until(lambda: redis.info()["rdb_last_bgsave_status"] == status, f"{status} saves")
 
+        (server.folder / "dump.rdb").unlink(missing_ok=True)
         (server.folder / "dump.rdb").mkdir()  # what is saved cannot take its place
         redis.config_set("save", "3600 1000000")
         saves("err")

@@ -16,8 +16,8 @@ kombu.transport.redis
   ``_queue_cycle``.
 - ``kombu.transport.TRANSPORT_ALIASES`` and ``_transport_cache``: what ``redis://`` means.
 - ``Channel._get_client()`` makes what makes clients, the script ``REFRESH_BINDING`` binds the queue
-  of the remote control's answers (``_refresh_binding``), ``Channel._put`` queues a message (a task's
-  has the header ``task``, and ``retries`` when it tries again; the remote control's neither).
+  of the remote control's answers (``_refresh_binding``), ``Channel._put`` queues a message (a
+  task's has the header ``task``, and ``retries`` when it tries again; an answer has neither).
 
 celery.worker
 - ``Consumer.on_connection_error_after_connected`` collects and closes the lost connection,
