@@ -37,10 +37,13 @@ MIX = [0.1] * 24 + [0.5] * 10 + [2.0] * 5 + [20.0]
 SLOW = "/api/rehearsal/slow?seconds=3"
 
 
-def call(url: str, body: Any = None) -> Any:
+def call(url: str, body: Any = None, token: str = "") -> Any:
     """JSON from JSON."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
+    headers = {"Content-Type": "application/json"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    request = urllib.request.Request(url, data, headers)  # noqa: S310
     with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
         return json.loads(answer.read())
 

@@ -26,7 +26,7 @@ HEARTBEAT_FILE = "/tmp/celery-heartbeat"
 DRAIN_TIMEOUT = 300
 LEASE_SECONDS = 30
 MAX_DELIVERIES = 5
-REPLACE_SECONDS = 45
+REPLACE_SECONDS = 40  # more than Celery's longest pause between two tries to connect, 30 s
 
 
 def install(
@@ -52,7 +52,7 @@ def install(
             never; default ``$CELERY_MAX_DELIVERIES``, else 5.
         replace_seconds: a worker that has not consumed for that long though the broker answers
             ends, for its container to start again, 0 for never; default
-            ``$CELERY_REPLACE_SECONDS``, else 45.
+            ``$CELERY_REPLACE_SECONDS``, else 40.
 
     Returns:
         `app`, for chaining.
