@@ -11,8 +11,8 @@ from faults.server import CannotRunError, Server, run, wait_until
 CUT = 40.0  # seconds: longer than a lease
 FULL = 15.0  # seconds
 VOLUME = "/var/lib/docker/volumes/crisper_redis/_data"
-# More than any container may have. Written, page by page: the kernel counts what is touched.
-HOG = "x = bytearray(64 << 30)"
+# Written to: the kernel counts what is touched.
+HOG = 'from itertools import count; x = [b"x" * (16 << 20) for _ in count()]'
 
 
 @dataclass(frozen=True)

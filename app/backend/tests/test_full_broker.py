@@ -60,6 +60,11 @@ def test_a_full_broker_refuses_and_loses_nothing(
                 "what was accepted ends at the limit",
                 log=processes[0].log,
             )
+            for task in queued.json()["task_ids"]:
+                wait_until(
+                    lambda t=task: client.get(f"/api/task/{t}").json()["status"] == "success",
+                    "its result is stored at the limit",
+                )
             redis.config_set("maxmemory", "0")
             assert client.post(BULK, json={"item_ids": refused[:3]}).status_code == 202
             wait_until(
