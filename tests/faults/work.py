@@ -20,7 +20,7 @@ BESIDE = "/api/task/none"
 
 
 class Load:
-    """20 requests a second, two of them to a path that needs Redis, and 3 tasks a second."""
+    """20 requests a second, 2 of a path that needs Redis beside them, and 3 tasks a second."""
 
     def __init__(self, url: str) -> None:
         self.folder = tempfile.TemporaryDirectory()
