@@ -134,7 +134,7 @@ def during_deploy(stack: Stack, fault: Fault) -> dict[str, Any]:
 
     def rolls() -> bool:
         if not deploy.is_running():
-            raise CannotRunError("the deploy was over before the fault was made")
+            raise CannotRunError(f"the deploy was over before the fault: {deploy.wait(1)['told']}")
         running = Counter(container.service for container in stack.server.containers())
         return running["backend"] > backends
 

@@ -29,6 +29,7 @@ class Deploy:
     colour: str
     log: Path = field(init=False)
     process: subprocess.Popen[str] | None = None
+    told: str = ""
 
     def start(self) -> Deploy:
         """Begin."""
@@ -58,13 +59,14 @@ class Deploy:
         return self.process is not None and self.process.poll() is None
 
     def wait(self, seconds: float) -> dict[str, Any]:
-        """Its exit code, and the end of what it told."""
+        """Its exit code, and the end of what it told; it is killed after so many `seconds`."""
         assert self.process is not None
         try:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
-        told = self.log.read_text()[-3000:]
-        self.log.unlink()
-        return {"code": code, "told": told}
+        if self.log.exists():
+            self.told = self.log.read_text()[-3000:]
+            self.log.unlink()
+        return {"code": code, "told": self.told}

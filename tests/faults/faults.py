@@ -79,19 +79,16 @@ def fill_disk(server: Server) -> None:
     start = f"docker start {redis} >/dev/null"
     with_small_volume = f"""
         docker stop {redis} >/dev/null
-        mount -t tmpfs -o size=48m,mode=755,uid=999,gid=999 small /mnt
-        cp -a {VOLUME}/. /mnt/
-        mount --move /mnt {VOLUME}
+        cp -a {VOLUME} /root/kept
+        mount -t tmpfs -o size=48m,mode=755,uid=999,gid=999 small {VOLUME}
+        cp -a /root/kept/. {VOLUME}/ && rm -rf /root/kept
     """
     as_it_was = f"""
         docker stop {redis} >/dev/null
-        mkdir -p /root/kept && cp -a {VOLUME}/. /root/kept/
+        cp -a {VOLUME} /root/kept
         umount {VOLUME}
         rm -rf {VOLUME}/* && cp -a /root/kept/. {VOLUME}/ && rm -rf /root/kept
     """
-    start = (
-        "docker start $(docker ps --all --quiet --filter label=crisper.service=redis) >/dev/null"
-    )
     server.sh(f"{with_small_volume}\n{start}")
     try:
         server.sh(f"cat /dev/zero >{VOLUME}/filler 2>/dev/null || true")
@@ -105,16 +102,15 @@ def fill_disk(server: Server) -> None:
 def reboot(server: Server) -> None:
     """The server, its engine and everything on it stop, and start again."""
     address = server.address()
-    run("docker", "restart", "--signal", "SIGRTMIN+3", "--timeout", "30", server.name)
+    run("docker", "restart", "-s", "SIGRTMIN+3", "-t", "30", server.name)
     if server.address() != address:
         raise CannotRunError("the server has another address after its reboot; nobody finds it")
 
 
 def lose_consumers(server: Server) -> None:
     """The worker's channel forgets that it consumes; all else goes on."""
-    command = "celery -A backend.celery_app control --timeout 5 rehearse_losing_consumers"
-    # It answers nothing, which the command line takes for nobody there.
-    server.sh(f"docker exec {server.container('backend')} {command} || true")
+    code = "from backend.celery_app import app; app.control.broadcast('rehearse_losing_consumers')"
+    server.sh(f'docker exec {server.container("backend")} python -c "{code}"')
 
 
 def _discard(_output: str) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+# What a deploy runs once, in a container of a service, is none of the service's.
+ONES = "--filter label=com.docker.compose.oneoff=False"
 FORMAT = '{{.ID}} {{.Label "crisper.service"}} {{.Label "crisper.release"}} {{.Status}}'
 
 
@@ -67,7 +69,7 @@ class Server:
 
     def containers(self) -> list[Container]:
         """What of the stack runs."""
-        return parse_containers(self.sh(f"docker ps --format '{FORMAT}'", timeout=30))
+        return parse_containers(self.sh(f"docker ps {ONES} --format '{FORMAT}'", timeout=30))
 
     def container(self, service: str) -> str:
         """Id of a running container of a service.
