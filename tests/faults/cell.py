@@ -87,10 +87,11 @@ def run_cell(stack: Stack, name: str, fault: Fault, phase: str) -> dict[str, Any
 
 
 def hurt(stack: Stack, fault: Fault) -> dict[str, Any]:
-    """Make the fault: when, by the machine's clock, and seconds to recover."""
+    """Make the fault: when, by the machine's clock, for how long, and seconds to recover."""
     at = time.time()
     fault.make(stack.server)
-    return {"at": at, "recovered": stack.recovered(time.monotonic())}
+    lasted = round(time.time() - at, 1)
+    return {"at": at, "lasted": lasted, "recovered": stack.recovered(time.monotonic())}
 
 
 def under_load(stack: Stack, fault: Fault, phase: str) -> dict[str, Any]:

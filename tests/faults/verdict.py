@@ -6,7 +6,7 @@ from typing import Any
 
 from faults.faults import Fault
 
-AGAIN = 60.0  # seconds until an interrupted task runs again
+AGAIN = 60.0  # seconds after the fault's end until an interrupted task runs again
 
 
 def complaints(cell: dict[str, Any], fault: Fault) -> list[str]:
@@ -25,7 +25,7 @@ def complaints(cell: dict[str, Any], fault: Fault) -> list[str]:
     if embeddings.get("lost"):
         told = "; ".join(embeddings["errors"])
         found.append(f"embeddings lost: {embeddings['lost']} of {embeddings['accepted']}: {told}")
-    if (cell.get("again_after") or 0) > AGAIN:
+    if (cell.get("again_after") or 0) > cell["lasted"] + AGAIN:
         found.append(f"an interrupted task ran again after {cell['again_after']} s")
     requests = cell.get("requests", {})
     if requests.get("failed") and not fault.requests_fail:

@@ -21,7 +21,7 @@ ae01 redis  Up 5 minutes (healthy)
 0f7a backend 20261121t1 Up 2 seconds (health: starting)
 77aa   Up 3 hours
 """
-IDLE = {"fault": "worker_kill", "phase": "idle", "error": "", "recovered": 6.0}
+IDLE = {"fault": "worker_kill", "phase": "idle", "error": "", "lasted": 1.0, "recovered": 6.0}
 LOAD = {
     **IDLE,
     "phase": "load",
@@ -91,6 +91,7 @@ def test_a_cell_that_kept_everything_has_no_complaint() -> None:
             "embeddings lost: 1 of 30: FAILED: x",
         ),
         ({"again_after": 61.5}, "ran again after 61.5 s"),
+        ({"again_after": 81.5, "lasted": 20.0}, "ran again after 81.5 s"),
         ({"requests": {"sent": 1200, "failed": 1, "errors": []}}, "requests failed: 1 of 1200"),
         (
             {"deploy": {**DEPLOY, "next": 2, "told": "no"}},
