@@ -5,7 +5,7 @@ BIN := .venv/bin
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo demo-down test lint audit unit app-test molecule bench
+.PHONY: help setup demo demo-down test lint audit unit app-test molecule bench faults
 
 help: ## What there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,3 +40,10 @@ molecule: setup ## Every molecule scenario
 bench: setup ## Benchmarks: ratios measured in one run
 	@command -v redis-server >/dev/null || { echo "bench: redis-server is missing: apt-get install redis-server" >&2; exit 1; }
 	@for bench in tests/bench/bench_*.py; do python $$bench || exit 1; done
+
+faults: setup ## The whole matrix of faults (an hour), written into docs/RELIABILITY.md
+	@command -v hey >/dev/null || { echo "faults: hey is missing: apt-get install hey" >&2; exit 1; }
+	@molecule converge -s faults
+	@PYTHONPATH=tests python -m faults --server crisper-mol-faults-trixie --group faults \
+	  --output $(or $(FAULTS_OUTPUT),/dev/null) --publish docs/RELIABILITY.md; \
+	  code=$$?; molecule destroy -s faults && exit $$code

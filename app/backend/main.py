@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from kombu.exceptions import BatchPublishError
 from kombu.exceptions import OperationalError as BrokerError
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from sqlalchemy.exc import OperationalError as DatabaseError
 from sqlalchemy.exc import TimeoutError as PoolError
 
@@ -56,8 +56,11 @@ AWAY: dict[type[Exception], str] = {
 
 
 async def dependency_is_away(_: Request, error: Exception) -> JSONResponse:
-    """A dependency that is away is a 503 that says so, never a bare 500."""
+    """A dependency that is away, or full, is a 503 that says so, never a bare 500."""
     what = next(name for kind, name in AWAY.items() if isinstance(error, kind))
+    if isinstance(error, OutOfMemoryError) or isinstance(error.__cause__, OutOfMemoryError):
+        detail = f"The {what} is full, and nothing was queued; try again later."
+        return JSONResponse({"detail": detail}, status_code=503, headers={"Retry-After": "30"})
     return JSONResponse(
         {"detail": f"The {what} is not available; try again."},
         status_code=503,

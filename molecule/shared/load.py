@@ -1,18 +1,24 @@
 """Load a stack from outside until a file appears, then tell what came of it as JSON.
 
-    load.py URL STOP_FILE [--rate 100] [--tasks-per-second 4]
+    load.py URL STOP_FILE [--rate 100] [--beside PATH] [--tasks-per-second 4] [--longest 20]
+            [--queues default] [--settle 90]
 
-Requests are made by `hey`: RATE a second of URL/health, and slow ones of 3 s beside them. Tasks
-of 0.1 to 20 s go through POST URL/api/rehearsal/tasks and are counted by the marks they leave
-(app/backend/rehearsal.py): every accepted one must be there once.
+Requests are made by `hey`: RATE a second of URL/health, and beside them two a second of another
+path, by default slow ones of 3 s. Tasks of 0.1 to 20 s go through POST URL/api/rehearsal/tasks and
+are counted by what they leave (app/backend/rehearsal.py): every accepted one must be there once.
 
-    {"requests": {"sent": …, "failed": …, "errors": [...]}, "tasks": {"accepted": …, "lost": …,
-     "twice": …, "refused": …}}
+    {"requests": {"sent": …, "failed": …, "errors": [...], "paths": {"/health": {…}, …}},
+     "tasks": {"run": …, "accepted": …, "refused": …, "lost": …, "missing": [...], "twice": …,
+               "doubled": …}}
+
+`run` begins the numbers of this run's tasks, `twice` ran to their end more than once, `doubled`
+have more than one effect.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import re
@@ -28,13 +34,16 @@ from typing import Any
 LONGEST = 1800  # seconds: no load goes on for ever
 # Mostly short; one in forty is longer than a deploy's patience for idle workers.
 MIX = [0.1] * 24 + [0.5] * 10 + [2.0] * 5 + [20.0]
-SETTLE = 90  # seconds for what is still running at the end
+SLOW = "/api/rehearsal/slow?seconds=3"
 
 
-def call(url: str, body: Any = None) -> Any:
+def call(url: str, body: Any = None, token: str = "") -> Any:
     """JSON from JSON."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
+    headers = {"Content-Type": "application/json"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    request = urllib.request.Request(url, data, headers)  # noqa: S310
     with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
         return json.loads(answer.read())
 
@@ -66,34 +75,52 @@ def report(text: str) -> dict[str, Any]:
     }
 
 
-def produce(url: str, stop: Path, per_second: float) -> dict[str, Any]:
+def ask(url: str, what: str, otherwise: dict[str, int]) -> dict[str, int]:
+    """One of the rehearsal's counts, or `otherwise` while nobody answers."""
+    try:
+        return call(f"{url}/api/rehearsal/{what}")
+    except OSError:
+        return otherwise
+
+
+def produce(url: str, stop: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Queue tasks until `stop` is there; wait for their marks."""
     begun, run = time.monotonic(), uuid.uuid4().hex[:8]
+    mix = [seconds for seconds in MIX if seconds <= arguments.longest]
     accepted: list[str] = []
     refused, chance = 0, random.Random(7)  # noqa: S311
-    while not stop.exists() and time.monotonic() - begun < LONGEST:
+    for queue in itertools.cycle(arguments.queues.split(",")):
+        if stop.exists() or time.monotonic() - begun > LONGEST:
+            break
         due = time.monotonic() + 1.0
-        names = [f"{run}-{len(accepted) + refused + n}" for n in range(max(1, round(per_second)))]
+        first = len(accepted) + refused
+        names = [f"{run}-{first + n}" for n in range(max(1, round(arguments.tasks_per_second)))]
+        batch = {"tasks": {name: chance.choice(mix) for name in names}, "queue": queue}
         try:
-            call(f"{url}/api/rehearsal/tasks", {"tasks": {n: chance.choice(MIX) for n in names}})
+            call(f"{url}/api/rehearsal/tasks", batch)
             accepted += names
         except OSError:
             refused += len(names)  # said so: the sender knows, nothing was promised
         time.sleep(max(0.0, due - time.monotonic()))
     marks: dict[str, int] = {}
-    deadline = time.monotonic() + SETTLE
+    deadline = time.monotonic() + arguments.settle
     while time.monotonic() < deadline:
-        marks = call(f"{url}/api/rehearsal/marks")
+        marks = ask(url, "marks", marks)
         if all(name in marks for name in accepted):
             break
         time.sleep(1)
     time.sleep(3)  # a second run of the last ones would show now
-    marks = call(f"{url}/api/rehearsal/marks")
+    marks = ask(url, "marks", marks)
+    effects = ask(url, "effects", {})
+    missing = [name for name in accepted if effects.get(name, 0) == 0]
     return {
+        "run": run,
         "accepted": len(accepted),
         "refused": refused,
-        "lost": sum(name not in marks for name in accepted),
+        "lost": len(missing),
+        "missing": missing[:20],
         "twice": sum(marks.get(name, 0) > 1 for name in accepted),
+        "doubled": sum(effects.get(name, 0) > 1 for name in accepted),
     }
 
 
@@ -103,12 +130,16 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("stop", type=Path)
     parser.add_argument("--rate", type=float, default=100)
+    parser.add_argument("--beside", default=SLOW, help="path of the other requests")
     parser.add_argument("--tasks-per-second", type=float, default=4)
+    parser.add_argument("--longest", type=float, default=max(MIX), help="seconds of a task")
+    parser.add_argument("--queues", default="default", help="names, with commas")
+    parser.add_argument("--settle", type=float, default=90, help="seconds for what runs at the end")
     arguments = parser.parse_args()
     fast = hey(f"{arguments.url}/health", arguments.rate, 10)
-    slow = hey(f"{arguments.url}/api/rehearsal/slow?seconds=3", 2, 8)
+    slow = hey(f"{arguments.url}{arguments.beside}", 2, 8)
     try:
-        tasks = produce(arguments.url, arguments.stop, arguments.tasks_per_second)
+        tasks = produce(arguments.url, arguments.stop, arguments)
     finally:
         for process in (fast, slow):
             process.send_signal(signal.SIGINT)  # hey tells what it has seen
@@ -118,6 +149,7 @@ def main() -> None:
         "slow": reports[1]["sent"],
         "failed": sum(r["failed"] for r in reports),
         "errors": [error for r in reports for error in r["errors"]],
+        "paths": dict(zip(("/health", arguments.beside), reports, strict=True)),
     }
     json.dump({"requests": requests, "tasks": tasks}, sys.stdout)
 

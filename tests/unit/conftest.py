@@ -14,7 +14,8 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "library"), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT / "library"))
+sys.path += [str(ROOT / "tests"), str(ROOT / "molecule/shared")]
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
 

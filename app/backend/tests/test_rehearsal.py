@@ -15,6 +15,19 @@ def test_tasks_leave_one_mark_each_and_slow_requests_are_slow(stack):
                 lambda: client.get("/api/rehearsal/marks").json() == {"a": 1, "b": 1},
                 "both marks are counted once",
             )
+            more = {"tasks": {"a": 0, "c": 0}, "queue": "embeddings"}
+            assert client.post("/api/rehearsal/tasks", json=more).status_code == 202
+            wait_until(
+                lambda: client.get("/api/rehearsal/marks").json() == {"a": 2, "b": 1, "c": 1},
+                "what runs twice is told, in every queue",
+            )
+            assert client.get("/api/rehearsal/effects").json() == {"a": 1, "b": 1, "c": 1}
+            begun = client.get("/api/rehearsal/begun").json()
+            assert {number: len(times) for number, times in begun.items()} == {
+                "a": 2,
+                "b": 1,
+                "c": 1,
+            }
             slow = client.get("/api/rehearsal/slow", params={"seconds": 0.3})
             assert slow.json() == {"seconds": 0.3}
             assert slow.elapsed.total_seconds() >= 0.3

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -40,6 +41,47 @@ class Worker(Process):
 @pytest.fixture
 def ledger(tmp_path: Path) -> Path:
     return tmp_path / "ledger"
+
+
+@pytest.fixture
+def at_limit() -> Callable[[Redis], contextlib.AbstractContextManager[None]]:
+    """A Redis that refuses whatever needs memory."""
+
+    @contextlib.contextmanager
+    def limited(server: Redis) -> Iterator[None]:
+        server.client().config_set("maxmemory", "1")
+        try:
+            yield
+        finally:
+            server.client().config_set("maxmemory", "0")
+
+    return limited
+
+
+@pytest.fixture
+def full_disk() -> Callable[[Redis], contextlib.AbstractContextManager[None]]:
+    """A Redis that takes no writes because it cannot save, as with a full disk."""
+
+    @contextlib.contextmanager
+    def full(server: Redis) -> Iterator[None]:
+        redis = server.client()
+
+        def saves(status: str) -> None:
+            redis.bgsave()
+            wait_until(lambda: redis.info()["rdb_last_bgsave_status"] == status, f"{status} saves")
+
+        (server.folder / "dump.rdb").unlink(missing_ok=True)
+        (server.folder / "dump.rdb").mkdir()  # what is saved cannot take its place
+        redis.config_set("save", "3600 1000000")
+        saves("err")
+        try:
+            yield
+        finally:
+            (server.folder / "dump.rdb").rmdir()
+            saves("ok")
+            redis.config_set("save", "")
+
+    return full
 
 
 @pytest.fixture

@@ -47,6 +47,16 @@ def die(self, times: int, whole: bool, ledger: str) -> None:
     write(ledger, "end", self.request.id)
 
 
+@app.task(name="again", bind=True, max_retries=None)
+def again(self, seconds: float, times: int, ledger: str) -> None:
+    """Takes a while, and tries again the first `times` times."""
+    write(ledger, "start", self.request.id)
+    time.sleep(seconds)
+    if self.request.retries < times:
+        raise self.retry(countdown=0)
+    write(ledger, "end", self.request.id)
+
+
 @control_command()
 def lose_consumer(state) -> None:
     """The channel forgets its consumers, and nobody notices."""
@@ -59,3 +69,9 @@ def lose_consumer(state) -> None:
 def stop_asking(state) -> None:
     """The channel never asks for a message again."""
     state.consumer.task_consumer.channel._brpop_start = lambda timeout=None: None
+
+
+@control_command()
+def stand_still(state) -> None:
+    """The event loop does nothing any more."""
+    time.sleep(3600)

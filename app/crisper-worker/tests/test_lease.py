@@ -154,6 +154,22 @@ def test_redis_killed_and_restarted(
     client.close()
 
 
+def test_a_retry_while_redis_is_away_is_no_lost_task(
+    mortal_redis: Redis, start_worker: Callable, ledger: Path
+) -> None:
+    client = Celery(broker=mortal_redis.url(0), backend=mortal_redis.url(1))
+    worker = start_worker(broker=mortal_redis.url(0), RESULTS=mortal_redis.url(1), **SHORT).ready()
+    task = client.send_task("again", (2, 1, str(ledger)))
+    wait_until(lambda: lines(ledger, "start"), "it runs", log=worker.log)
+    mortal_redis.stop()
+    wait_until(lambda: "Reject" in worker.log.read_text(), "it cannot", 30, worker.log)
+    mortal_redis.start()
+    wait_until(lambda: lines(ledger, "end"), "it ends", 40, worker.log)
+    assert lines(ledger, "end") == [task.id]
+    wait_until(lambda: nothing_is_held(mortal_redis), "nothing is left", 10, worker.log)
+    client.close()
+
+
 def test_a_reset_connection_starts_nothing_twice(
     client: Celery, redis_server: Redis, start_worker: Callable, ledger: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from celery import Celery
 from crisper_worker import install
 from crisper_worker.lease_keeper import LeaseKeeper
 from crisper_worker.lease_store import Held, LeaseStore
+from crisper_worker.past_limit import PastLimitRedis
+from crisper_worker.poison import judged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.backoff import NoBackoff
@@ -35,7 +38,8 @@ def message(task_id: str = "id", **headers: Any) -> dict[str, Any]:
 
 
 def store(server: Redis, holder: str = "me") -> LeaseStore:
-    return LeaseStore(server.client(), "p:", "unacked", "unacked_index", holder)
+    redis = PastLimitRedis(port=server.port)
+    return LeaseStore(redis, "p:", "unacked", "unacked_index", holder)
 
 
 @pytest.fixture
@@ -108,15 +112,40 @@ def test_deaths_count_only_what_was_started(empty: Redis) -> None:
     assert redis.exists("p:unacked_started") == 0
 
 
-def test_a_full_redis_keeps_the_message(empty: Redis) -> None:
+def test_a_redis_that_takes_no_writes_keeps_the_message(empty: Redis, full_disk: Callable) -> None:
     mine, redis = store(empty), empty.client()
     redis.lpush("q", json.dumps(message()))
-    redis.config_set("maxmemory", "1")
-    try:
+    with full_disk(empty):
+        with pytest.raises(redis_py.ResponseError, match="MISCONF"):
+            redis.set("more", 1)
         assert redis.execute_command(*mine.take_command(["q"])) is None
-    finally:
-        redis.config_set("maxmemory", "0")
     assert redis.llen("q") == 1
+    assert redis.keys("p:*") == []
+
+
+def test_what_a_worker_holds_ends_at_the_memory_limit(empty: Redis, at_limit: Callable) -> None:
+    mine, redis = store(empty), empty.client()
+    for task_id in ("done", "given", "aside"):
+        redis.lpush("q", json.dumps(message(task_id)))
+    with at_limit(empty):
+        with pytest.raises(redis_py.exceptions.OutOfMemoryError):
+            redis.lpush("q", "more")
+        for _ in range(3):
+            redis.execute_command(*mine.take_command(["q"]))
+        assert redis.llen("q") == 0
+        assert mine.renew(["tag-done", "tag-given"])[1] == set()
+        mine.start("tag-done")
+        assert mine.was_started("tag-done")
+        mine.ack("tag-done")
+        assert mine.give_back("tag-given") is True
+        held = mine.look("tag-aside")
+        assert held is not None
+        assert mine.count_death("aside") == mine.deaths("aside") == 1
+        entry = judged(held, 1, 1, "tested")
+        assert entry is not None
+        assert mine.set_aside(held, entry)
+        assert mine.requeue(entry)
+    assert redis.llen("q") == 2
     assert redis.keys("p:*") == []
 
 

@@ -1,4 +1,4 @@
-"""What a Celery worker in a container lacks: proof of life, an end to draining, and a lease.
+"""What a Celery worker in a container lacks: proof of life, an end in time, and a lease.
 
     from celery import Celery
     from crisper_worker import install
@@ -26,6 +26,7 @@ HEARTBEAT_FILE = "/tmp/celery-heartbeat"
 DRAIN_TIMEOUT = 300
 LEASE_SECONDS = 30
 MAX_DELIVERIES = 5
+REPLACE_SECONDS = 40  # more than Celery's longest pause between two tries to connect, 30 s
 
 
 def install(
@@ -35,6 +36,7 @@ def install(
     drain_timeout: float | None = None,
     lease_seconds: float | None = None,
     max_deliveries: int | None = None,
+    replace_seconds: float | None = None,
 ) -> Celery:
     """Give the workers of `app` a heartbeat file, a drain deadline and leases.
 
@@ -48,6 +50,9 @@ def install(
             taken for dead, 0 for no leases; default ``$CELERY_LEASE_SECONDS``, else 30.
         max_deliveries: a task that killed its worker or process that often is set aside, 0 for
             never; default ``$CELERY_MAX_DELIVERIES``, else 5.
+        replace_seconds: a worker that has not consumed for that long though the broker answers
+            ends, for its container to start again, 0 for never; default
+            ``$CELERY_REPLACE_SECONDS``, else 40.
 
     Returns:
         `app`, for chaining.
@@ -61,7 +66,9 @@ def install(
     drain = _number("CELERY_DRAIN_TIMEOUT", drain_timeout, DRAIN_TIMEOUT)
     lease = _number("CELERY_LEASE_SECONDS", lease_seconds, LEASE_SECONDS, least=2)
     deliveries = _number("CELERY_MAX_DELIVERIES", max_deliveries, MAX_DELIVERIES, least=1)
+    replace = _number("CELERY_REPLACE_SECONDS", replace_seconds, REPLACE_SECONDS, least=2)
     HeartbeatStep.path = path
+    HeartbeatStep.replace_after = replace
     app.steps["consumer"].add(HeartbeatStep)
     mark_draining(path)
     arm_deadline(drain)

@@ -6,10 +6,13 @@ One line, ``<seconds since boot> <state>``. The state is ``ok`` while the consum
 stuck writes nothing, nor does one that no longer consumes a queue that it should: the line grows
 old. Seconds since boot and not the time of day, because a
 stepped clock must not kill healthy workers.
+
+The same beats keep `crisper_worker.watchdog` quiet.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
@@ -18,7 +21,8 @@ from typing import Any
 
 from celery import bootsteps, signals
 
-from crisper_worker.internals import why_not_consuming
+from crisper_worker.internals import STUCK, broker_answers, shut_down, why_not_consuming
+from crisper_worker.watchdog import Beats, Watchdog, leave
 
 log = logging.getLogger(__name__)
 OK, DRAINING, BROKER_DOWN = "ok", "draining", "broker-down"
@@ -43,7 +47,9 @@ class HeartbeatStep(bootsteps.StartStopStep):
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     path = ""
-    draining = False
+    replace_after = 0.0  # seconds; 0: never
+    beats = Beats()
+    watchdog: Watchdog | None = None
 
     def __init__(self, parent: Any, **_kwargs: Any) -> None:
         super().__init__(parent)
@@ -56,25 +62,37 @@ class HeartbeatStep(bootsteps.StartStopStep):
             parent.timer.call_after(0, self.beat, (parent,)),
             parent.timer.call_repeatedly(INTERVAL, self.beat, (parent,)),
         ]
+        if self.replace_after and HeartbeatStep.watchdog is None:
+            HeartbeatStep.watchdog = Watchdog(
+                self.beats,
+                self.replace_after,
+                INTERVAL,
+                functools.partial(broker_answers, parent.app),
+                functools.partial(shut_down, parent),
+                leave(STUCK),
+            )
+            HeartbeatStep.watchdog.start()
 
     def stop(self, parent: Any) -> None:
         """The consumer stops: because the worker drains, or because the connection is away."""
         for timer in self.timers:
             timer.cancel()
         self.timers = []
-        write(self.path, DRAINING if HeartbeatStep.draining else BROKER_DOWN)
+        write(self.path, DRAINING if self.beats.draining else BROKER_DOWN)
 
     def shutdown(self, parent: Any) -> None:
         """Nothing to close."""
 
     def beat(self, parent: Any) -> None:
         """Write a fresh line, unless the worker should consume and does not."""
-        complaint = "" if HeartbeatStep.draining else why_not_consuming(parent)
+        self.beats.turns += 1
+        complaint = "" if self.beats.draining else why_not_consuming(parent)
         if complaint and complaint != self.complaint:
             log.error("no heartbeat: %s", complaint)
         self.complaint = complaint
         if not complaint:
-            write(self.path, DRAINING if HeartbeatStep.draining else OK)
+            self.beats.good += 1
+            write(self.path, DRAINING if self.beats.draining else OK)
 
 
 def mark_draining(path: str) -> None:
@@ -82,5 +100,5 @@ def mark_draining(path: str) -> None:
 
     @signals.worker_shutting_down.connect(weak=False)
     def _shutting_down(**_kwargs: Any) -> None:
-        HeartbeatStep.draining = True
+        HeartbeatStep.beats.draining = True
         write(path, DRAINING)

@@ -15,6 +15,9 @@ kombu.transport.redis
   too; ``global_keyprefix``, ``unacked_key``, ``unacked_index_key``, ``_q_for_pri``,
   ``_queue_cycle``.
 - ``kombu.transport.TRANSPORT_ALIASES`` and ``_transport_cache``: what ``redis://`` means.
+- ``Channel._get_client()`` makes what makes clients, the script ``REFRESH_BINDING`` binds the queue
+  of the remote control's answers (``_refresh_binding``), ``Channel._put`` queues a message (a
+  task's has the header ``task``, and ``retries`` when it tries again; an answer has neither).
 
 celery.worker
 - ``Consumer.on_connection_error_after_connected`` collects and closes the lost connection,
@@ -23,6 +26,11 @@ celery.worker
 - ``Consumer.call_soon_ack`` puts an acknowledgement off to the event loop's next round.
 - ``Consumer.update_strategies`` reads each task's ``Request`` class; ``Request.on_failure`` gets
   the `WorkerLostError` of a lost process (or the `SystemExit` it left by).
+- a ``Reject`` with ``requeue=False`` and the reason is what `Task.retry` makes of a retry that it
+  could not queue.
+- ``state.should_stop`` and the ``worker_shutting_down`` signal are all that SIGTERM does.
+- ``loader.override_backends``: what ``redis://`` means as a result backend;
+  ``RedisBackend._get_client()`` and ``exception_safe_to_retry``.
 - the ``worker_consumer`` setting and the ``celeryd_init`` signal, which comes before it is read.
 - ``amqp.queues.consume_from`` is what a worker should consume (the remote control's
   ``cancel_consumer`` takes a queue out of it), ``task_consumer._active_tags`` what it asked for,
@@ -40,23 +48,32 @@ import time
 from queue import Empty
 from typing import Any
 
+import kombu.exceptions
 import kombu.transport
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery import Celery, signals
 from celery.app.task import Context
-from celery.exceptions import WorkerLostError
+from celery.backends import redis as celery_redis
+from celery.exceptions import Reject, WorkerLostError
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.imports import symbol_by_name
-from kombu.utils.json import loads
-from redis import Redis
-from redis.exceptions import RedisError
+from kombu.utils.json import dumps, loads
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from crisper_worker.lease_keeper import LeaseKeeper
 from crisper_worker.lease_store import Held, LeaseStore
+from crisper_worker.past_limit import (
+    INCOMING,
+    OPEN,
+    PastLimitPipeline,
+    PastLimitRedis,
+    is_refusal,
+    past_limit,
+)
 from crisper_worker.poison import failure, judged
 
 log = logging.getLogger(__name__)
@@ -64,6 +81,8 @@ WAIT = 0.25  # seconds; messages in other lists than the one waited on are seen 
 SILENCE = 10.0  # seconds without asking for a message; it asks four times a second
 SOCKET_TIMEOUT = 5.0  # seconds, where the transport options have none
 MINE = {"redis": "Transport", "rediss": "Transport", "sentinel": "SentinelTransport"}
+RESULTS = {"redis": "Results", "rediss": "Results", "sentinel": "SentinelResults"}
+STUCK = 70  # exit code of a worker that ended itself because it no longer consumed
 
 
 class Lease:
@@ -92,6 +111,8 @@ def arm_lease(app: Celery, seconds: float, max_deliveries: int) -> None:
         for name, transport in MINE.items():
             kombu.transport.TRANSPORT_ALIASES[name] = f"{__name__}:{transport}"
             kombu.transport._transport_cache.pop(name, None)
+        own = {name: f"{__name__}:{results}" for name, results in RESULTS.items()}
+        app.loader.override_backends = {**own, **app.loader.override_backends}
         app.conf.worker_consumer = f"{__name__}:LeaseConsumer"
         signals.task_prerun.connect(_started)
 
@@ -103,7 +124,7 @@ def open_store(channel: Any, holder: str) -> LeaseStore:
         if pool.connection_kwargs.get(timeout, SOCKET_TIMEOUT) is None:
             pool.connection_kwargs[timeout] = SOCKET_TIMEOUT
     names = (channel.global_keyprefix, channel.unacked_key, channel.unacked_index_key)
-    return LeaseStore(Redis(connection_pool=pool), *names, holder=holder)
+    return LeaseStore(PastLimitRedis(connection_pool=pool), *names, holder=holder)
 
 
 def open_app_store(app: Celery) -> LeaseStore:
@@ -170,6 +191,39 @@ class QoS(kombu_redis.QoS):
             super().restore_visible(*args, **kwargs)
 
 
+class PrefixedPipeline(kombu_redis.PrefixedRedisPipeline, PastLimitPipeline):
+    """A pipeline with kombu's prefix that goes past the memory limit."""
+
+
+class PrefixedClient(kombu_redis.PrefixedStrictRedis, PastLimitRedis):
+    """A client with kombu's prefix that goes past the memory limit."""
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> PrefixedPipeline:
+        """Commands that travel together."""
+        return PrefixedPipeline(
+            self.connection_pool,
+            self.response_callbacks,
+            transaction,
+            shard_hint,
+            global_keyprefix=self.global_keyprefix,
+        )
+
+
+class Results(celery_redis.RedisBackend):
+    """Results that are stored at Redis's memory limit too, and later if it takes no writes."""
+
+    def _get_client(self) -> type[PastLimitRedis]:
+        return PastLimitRedis
+
+    def exception_safe_to_retry(self, exc: Exception) -> bool:
+        """Whether to wait and store it again, with ``result_backend_always_retry``."""
+        return is_refusal(exc) or super().exception_safe_to_retry(exc)
+
+
+class SentinelResults(Results, celery_redis.SentinelBackend):
+    """The same behind Sentinel."""
+
+
 class LeaseMixin:
     """A channel that takes messages under a lease if all its consumers acknowledge."""
 
@@ -178,8 +232,31 @@ class LeaseMixin:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.keeper: LeaseKeeper | None = None
         self.registered: str | None = None  # the tag that the take script registered last
-        self._waits = False  # for BLMOVE, else for the take script
+        self._waits = False  # for a message, else for the take script
+        self._refused = False  # Redis takes no writes: the waiting changes nothing, and is longer
         super().__init__(*args, **kwargs)
+
+    def _get_client(self) -> Any:
+        if self.global_keyprefix:
+            return functools.partial(PrefixedClient, global_keyprefix=self.global_keyprefix)
+        return PastLimitRedis
+
+    @functools.cached_property
+    def _refresh_binding(self) -> Any:
+        return self._create_client().register_script(OPEN + kombu_redis.REFRESH_BINDING)
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        """Queue a message; at the memory limit what belongs to a task that was accepted."""
+        try:
+            super()._put(queue, message, **kwargs)
+        except OutOfMemoryError:
+            headers = message.get("headers") or {}
+            if "task" in headers and not headers.get("retries"):
+                raise
+            priority = self._get_message_priority(message, reverse=False)
+            key = self.global_keyprefix + self._q_for_pri(queue, priority)
+            with self.conn_or_acquire() as client:
+                past_limit(client, [(INCOMING, key, dumps(message))])
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
         """Consume from `queue`; without acknowledgements in kombu's own way."""
@@ -200,7 +277,9 @@ class LeaseMixin:
             for priority in self.priority_steps
             for queue in queues
         ]
-        if self._waits:
+        if self._waits and self._refused:
+            command = ["XREAD", "BLOCK", int(WAIT * 1000), "STREAMS", "unacked_nothing", "$"]
+        elif self._waits:
             command = ["BLMOVE", lists[0], lists[0], "RIGHT", "RIGHT", WAIT]
         else:
             command = self.keeper.store.take_command(lists)
@@ -213,13 +292,18 @@ class LeaseMixin:
         if self.keeper is None:
             return super()._brpop_read(**options)
         try:
+            answer, refused = None, False
             try:
-                name = "BLMOVE" if self._waits else "EVAL"
-                answer = self.client.parse_response(self.client.connection, name, **options)
+                answer = self.client.parse_response(self.client.connection, "EVAL", **options)
+            except ResponseError as error:
+                refused = is_refusal(error)
+                if not refused:
+                    raise
             except self.connection_errors:
                 self._waits = False
                 self.client.connection.disconnect()
                 raise
+            self._refused = self._waits and refused
             waited, self._waits = self._waits, not self._waits and not answer
             if waited or not answer:
                 raise Empty
@@ -312,7 +396,11 @@ class Counted:
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
-        if self._killed_its_process(error):
+        if isinstance(error, Reject) and is_away(error.reason):
+            # It wanted to try again, and could not say so: it does, as soon as Redis answers.
+            log.warning("%s[%s] starts again, %s", self.name, self.id, error.reason)
+            exc_info = raised(Reject(error.reason, requeue=True))
+        elif self._killed_its_process(error):
             exc_info = self._set_aside(str(error)) or exc_info
         super().on_failure(exc_info, send_failed_event, return_ok)
 
@@ -341,10 +429,7 @@ class Counted:
         except RedisError as problem:
             log.warning("%s[%s]: its death cannot be counted: %s", self.name, self.id, problem)
             return None
-        try:
-            raise failure(entry)
-        except Exception:
-            return ExceptionInfo()
+        return raised(failure(entry))
 
     def _celery_gives_up(self) -> bool:
         """Whether Celery's own tries (``task_retry_on_worker_lost``) are used up."""
@@ -354,6 +439,21 @@ class Counted:
             and task.max_retries is not None
             and retries >= task.max_retries
         )
+
+
+def is_away(reason: Any) -> bool:
+    """Whether a task was rejected because the broker does not take its retry."""
+    if not isinstance(reason, kombu.exceptions.OperationalError | ConnectionError | RedisError):
+        return False
+    return not isinstance(reason, ResponseError) or is_refusal(reason)
+
+
+def raised(error: Exception) -> ExceptionInfo:
+    """An error as the pool hands it over."""
+    try:
+        raise error
+    except Exception:
+        return ExceptionInfo()
 
 
 @functools.cache
@@ -380,6 +480,28 @@ def why_not_consuming(consumer: Any) -> str:
         if asked is not None and time.monotonic() - asked > SILENCE:
             return "no message was asked for in a while"
     return ""
+
+
+def broker_answers(app: Celery) -> bool:
+    """Whether the broker could be consumed from now."""
+    keeper = Lease.keeper
+    try:
+        if keeper is not None and keeper.store is not None:
+            return bool(keeper.store.redis.ping())
+        with app.connection_for_read() as connection:
+            connection.connect()
+    except Exception:
+        # Each transport has errors of its own, and all of them say no.
+        return False
+    return True
+
+
+def shut_down(consumer: Any) -> None:
+    """What SIGTERM does, but for the exit code."""
+    signals.worker_shutting_down.send(
+        sender=consumer.hostname, sig="STUCK", how="Warm", exitcode=STUCK
+    )
+    state.should_stop = STUCK
 
 
 def take_over(app: Celery, store: LeaseStore, held: Held, before: float) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis import Redis
+from crisper_worker.past_limit import OPEN, PastLimitRedis
 
 DEATHS_KEPT = 86400  # seconds after the last death of a task's worker
 BATCH = 500  # tags of one renewal, messages of one sweep
@@ -33,12 +33,14 @@ local now = string.format('%d.%06d', time[1], time[2])
 
 # KEYS: unacked, index, lease, holder, then the lists in their order. ARGV: holder.
 # Answers false, or the list, the message and whether it was registered (1). What cannot be read
-# is handed over unregistered, for kombu to complain about. Registered first and then popped: a
-# Redis without memory refuses the first, and nothing is lost. The message is wrapped as text:
-# encoding it again would turn its empty lists into empty objects.
+# is handed over unregistered, for kombu to complain about. A Redis that takes no writes (its disk
+# is full) refuses the first one, and nothing is lost; at its memory limit that one opens the way.
+# The message is wrapped as text: encoding it again would turn its empty lists into empty objects.
 TAKE = (
     _NOW
     + """
+local refused = redis.pcall('DEL', 'unacked_nothing')
+if type(refused) == 'table' and refused.err then return false end
 local function read(raw)
   local properties = cjson.decode(raw).properties
   local info = properties.delivery_info
@@ -51,8 +53,7 @@ for i = 5, #KEYS do
   if raw then
     local readable, tag, wrapped = pcall(read, raw)
     if readable then
-      local answer = redis.pcall('HSET', KEYS[1], tag, wrapped)
-      if type(answer) == 'table' and answer.err then return false end
+      redis.call('HSET', KEYS[1], tag, wrapped)
       redis.call('ZADD', KEYS[2], now, tag)
       redis.call('ZADD', KEYS[3], now, tag)
       redis.call('HSET', KEYS[4], tag, ARGV[1] .. '\\n' .. KEYS[i])
@@ -67,7 +68,8 @@ return false
 
 # KEYS: index, lease, holder. ARGV: holder, tags. Answers the time and the tags not held any more.
 RENEW = (
-    _NOW
+    OPEN
+    + _NOW
     + """
 local answer, mine = {now}, ARGV[1] .. '\\n'
 for i = 2, #ARGV do
@@ -116,9 +118,12 @@ return 1
 """
 
 # KEYS: lease, started. ARGV: tag. What is acknowledged already is not marked any more.
-START = """
+START = (
+    OPEN
+    + """
 if redis.call('ZSCORE', KEYS[1], ARGV[1]) then redis.call('SADD', KEYS[2], ARGV[1]) end
 """
+)
 
 # KEYS: aside, the list, deaths. ARGV: task id, the message. Answers 1 if it was set aside.
 REQUEUE = """
@@ -178,14 +183,17 @@ class LeaseStore:
     """The commands; every method may raise `redis.RedisError`.
 
     Args:
-        redis: a client without kombu's prefixing; the names here carry the prefix themselves.
+        redis: a client without kombu's prefixing (the names here carry the prefix themselves), and
+            one that goes past Redis's memory limit.
         prefix: kombu's ``global_keyprefix``.
         unacked: kombu's ``unacked_key``.
         index: kombu's ``unacked_index_key``.
         holder: who holds what is taken; no two workers at any time have the same.
     """
 
-    def __init__(self, redis: Redis, prefix: str, unacked: str, index: str, holder: str) -> None:
+    def __init__(
+        self, redis: PastLimitRedis, prefix: str, unacked: str, index: str, holder: str
+    ) -> None:
         self.redis = redis
         self.holder = holder
         self.unacked = prefix + unacked
