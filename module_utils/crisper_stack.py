@@ -436,7 +436,7 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
             "concurrency": int(pool.get("concurrency", 1)),
             "replicas": int(pool.get("replicas", 1)),
             "memory": str(pool.get("memory", "1g")),
-            "cpus": float(pool.get("cpus", 0.5)),
+            "cpus": float(pool.get("cpus", 1.0)),
         }
         for pool in values["celery_workers"]
     ]
