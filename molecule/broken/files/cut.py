@@ -12,36 +12,43 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import tempfile
+import threading
 
 LONGEST = 300  # seconds
 
 
-def steps(server: str) -> list[tuple[str, str]]:
-    """(run, step) of the journal's last lines."""
-    command = ["docker", "exec", server, "tail", "-n", "30", "/opt/crisper/journal.jsonl"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    entries = [json.loads(line) for line in done.stdout.splitlines()]
-    return [(entry["run"], entry["step"]) for entry in entries]
+def entry(line: str) -> tuple[str, str]:
+    """(run, step) of a line of the journal."""
+    read = json.loads(line)
+    return read["run"], read["step"]
 
 
 def main() -> int:
     """Run the command, and cut it off."""
     server, step, *command = sys.argv[1:]
-    known = {run for run, _ in steps(server)}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    deadline = time.monotonic() + LONGEST
-    while process.poll() is None and time.monotonic() < deadline:
-        if any(run not in known and seen == step for run, seen in steps(server)):
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    # Followed, not asked for again and again: that would take a third of a core.
+    journal = ["docker", "exec", server, "timeout", str(LONGEST), "tail", "--lines=+1"]
+    path = "/opt/crisper/journal.jsonl"
+    done = subprocess.run([*journal, path], capture_output=True, text=True, check=True)
+    known = {entry(line)[0] for line in done.stdout.splitlines()}
+    with tempfile.TemporaryFile("w+") as output:
+        deploy = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        follower = subprocess.Popen(
+            [*journal, "--follow=name", "--retry", path], stdout=subprocess.PIPE, text=True
+        )
+        # The end of the deploy, or of the time, is the end of the journal.
+        watch = threading.Thread(target=lambda: (deploy.wait(), follower.kill()), daemon=True)
+        watch.start()
+        seen = map(entry, follower.stdout or ())
+        reached = any(run not in known and name == step for run, name in seen)
+        if deploy.poll() is None:
+            os.killpg(deploy.pid, signal.SIGKILL)
+        watch.join()
+        if reached:
             return 0
-        time.sleep(0.05)
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    print(f"the deploy ended before its step {step}:\n{process.communicate()[0]}")
+        output.seek(0)
+        print(f"the deploy ended before its step {step}:\n{output.read()}")
     return 1
 
 
