@@ -280,7 +280,7 @@ class Releases:
                 self.note("stage", release=name)
                 self.write(folder, manifest)
                 self.link("next", name)
-            except (OSError, UnicodeError) as error:
+            except OSError as error:
                 self.forget(folder)
                 self.module.fail_json(
                     msg=f"Release {name} could not be written: {error}."

@@ -182,16 +182,6 @@ def test_a_deploy_that_is_killed_at_any_call_leaves_no_half_release(run, tmp_pat
     assert turn > 1
 
 
-def test_a_name_that_cannot_be_written_leaves_nothing(run, tmp_path):
-    params = arguments(tmp_path)
-    params["secret_files"][0]["path"] = "n" * 300
-    result = run(release, **params)
-    assert result["failed"]
-    assert "could not be written" in result["msg"]
-    assert SENTINEL not in result["msg"]
-    assert list((tmp_path / "releases").iterdir()) == []
-
-
 def test_a_password_that_is_part_of_every_path_masks_no_result(run, tmp_path):
     """Regression: a module masks its secrets in all that it answers, paths and ids included."""
     params = arguments(tmp_path)
