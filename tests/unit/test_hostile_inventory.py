@@ -452,7 +452,7 @@ FITTING = {
 
 
 # Without shrinking: a rendering takes half a second.
-@settings(deadline=None, max_examples=8, phases=(Phase.explicit, Phase.generate))
+@settings(deadline=None, max_examples=6, phases=(Phase.explicit, Phase.generate))
 @given(st.fixed_dictionaries(FITTING))
 def test_what_is_fit_arrives_and_injects_nothing(drawn):
     """Regression: a given secret arrived as VALUE_SPECIFIED_IN_NO_LOG_PARAMETER."""
