@@ -101,7 +101,9 @@ def release(tmp_path_factory: pytest.TempPathFactory, image: str) -> Iterator[Pa
     assert [name for name, secret in PASSWORDS.items() if secret in shown] == []
     staged = (folder / "stack/next").resolve()
     yield staged
-    subprocess.run(["docker", "compose", "down"], cwd=staged, check=True, capture_output=True)
+    subprocess.run(
+        ["docker", "compose", "down", "--volumes"], cwd=staged, check=True, capture_output=True
+    )
 
 
 def test_a_process_in_a_container_gets_every_value_and_word_as_given(release: Path) -> None:
