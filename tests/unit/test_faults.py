@@ -61,16 +61,17 @@ def test_a_stack_is_whole_when_nothing_is_missing_or_ill(
     assert Server("x").is_whole(Counter(redis=1, backend=1)) == whole
 
 
-def test_tasks_that_ran_when_the_fault_came_are_those_that_begin_again() -> None:
+def test_tasks_that_a_fault_interrupts_are_those_that_begin_again() -> None:
     begun = {
         "done": [10.0],
         "cut": [18.0, 52.5],
         "cut twice": [19.0, 40.0, 70.0],
-        "later": [21.0, 22.0],  # was not there yet
+        "meanwhile": [20.5, 50.0],
+        "later": [21.5, 22.0],  # was not there yet
         "earlier": [10.0, 12.0],
     }
-    assert again(begun, 20.0) == {"again": 2, "again_after": 32.5}
-    assert again({"done": [10.0]}, 20.0) == {"again": 0, "again_after": None}
+    assert again(begun, 20.0, 1.0) == {"again": 3, "again_after": 32.5}
+    assert again({"done": [10.0]}, 20.0, 0.0) == {"again": 0, "again_after": None}
 
 
 def test_a_cell_that_kept_everything_has_no_complaint() -> None:
