@@ -15,7 +15,6 @@ from faults.faults import Fault
 from faults.server import CannotRunError, Server, ServerError, wait_until
 from faults.work import BESIDE, QUEUES, Embeddings, Load
 
-PHASES = ("idle", "load", "deploy")
 PATIENCE = 240  # seconds until a stack that does not recover is given up
 WARM = 8  # seconds of load before the fault
 

@@ -9,7 +9,7 @@ import pytest
 from faults.cell import again
 from faults.faults import FAULTS
 from faults.server import Container, Server, parse_containers
-from faults.table import BEGIN, END, published, render
+from faults.table import BEGIN, END, placed, published, render
 from faults.verdict import complaints
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,9 +117,8 @@ def test_the_table_tells_every_cell_and_what_was_not_run() -> None:
     cells = [IDLE, LOAD, {**LOAD, "phase": "deploy", "deploy": DEPLOY}, unmeasured, cannot]
     run = {
         "date": "2026-11-21 19:00 UTC",
-        "revision": "abc1234",
         "machine": "2 processors",
-        "cells": [{**cell, "complaints": []} for cell in cells],
+        "cells": [{**cell, "complaints": [], "revision": "abc1234"} for cell in cells],
         "not_run": {"`clock_step`": "one clock"},
     }
     run["cells"][1]["complaints"] = ["tasks lost: 2 of 90"]
@@ -136,6 +135,15 @@ def test_the_table_tells_every_cell_and_what_was_not_run() -> None:
     assert "- `worker_kill`: SIGKILL of the worker's main process." in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines} == {8}
+
+
+def test_a_cell_that_is_run_again_takes_its_place() -> None:
+    cells: list = []
+    for fault, phase in [("oom", "load"), ("oom", "idle"), ("worker_kill", "deploy")]:
+        cells = placed(cells, {"fault": fault, "phase": phase, "run": 1}, list(FAULTS))
+    cells = placed(cells, {"fault": "oom", "phase": "idle", "run": 2}, list(FAULTS))
+    told = [(cell["fault"], cell["phase"], cell["run"]) for cell in cells]
+    assert told == [("worker_kill", "deploy", 1), ("oom", "idle", 2), ("oom", "load", 1)]
 
 
 plain = st.text(st.characters(codec="utf-8", exclude_characters="<>"))
