@@ -1,7 +1,8 @@
 """Hurt a deployed stack in every way and phase, and write down what it cost.
 
     PYTHONPATH=tests python -m faults --server crisper-mol-faults-trixie --group faults
-        [--faults worker_kill,oom] [--phases idle,load] [--output FILE.json] [--publish FILE.md]
+        [--faults worker_kill,oom] [--phases idle,load] [--output FILE.json [--resume]]
+        [--publish FILE.md]
 
 The server is the scenario `faults`'s (molecule converge -s faults), deployed with REHEARSAL=true.
 Exit code 0: every cell kept what is promised (tests/faults/verdict.py); 1: one did not; 2: usage.
@@ -21,10 +22,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "molecule/shared"))
 
-from faults.cell import PHASES, Stack, run_cell  # noqa: E402
+from faults.cell import Stack, run_cell  # noqa: E402
 from faults.faults import FAULTS  # noqa: E402
 from faults.server import Server, run  # noqa: E402
-from faults.table import published, render  # noqa: E402
+from faults.table import PHASES, placed, published, render  # noqa: E402
 from faults.verdict import complaints  # noqa: E402
 
 
@@ -55,8 +56,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--faults", type=names(every, "fault"), default=every)
     parser.add_argument("--phases", type=names(PHASES, "phase"), default=PHASES)
     parser.add_argument("--output", type=Path, help="where the result is kept as JSON")
+    parser.add_argument("--resume", action="store_true", help="keep the other cells of --output")
     parser.add_argument("--publish", type=Path, help="document to write the table into")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if chosen.resume and not (chosen.output and chosen.output.exists()):
+        parser.error("--resume goes on with the file of --output, and there is none")
+    return chosen
 
 
 def machine(server: Server) -> str:
@@ -84,25 +89,26 @@ def main() -> int:
     stack = Stack(server, f"http://{server.address()}:{chosen.port}", chosen.group, expected)
     result: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "revision": revision(),
         "machine": machine(server),
-        "cells": [],
+        "cells": json.loads(chosen.output.read_text())["cells"] if chosen.resume else [],
         "not_run": {f"`{n}`": FAULTS[n].reason for n in chosen.faults if FAULTS[n].reason},
     }
+    broken = False
     for phase in chosen.phases:
         for name in chosen.faults:
             if FAULTS[name].reason:
                 continue
             cell = run_cell(stack, name, FAULTS[name], phase)
-            cell["complaints"] = complaints(cell, FAULTS[name])
-            result["cells"].append(cell)
+            cell |= {"complaints": complaints(cell, FAULTS[name]), "revision": revision()}
+            result["cells"] = placed(result["cells"], cell, list(FAULTS))
+            broken |= bool(cell["complaints"])
             print(json.dumps(cell), flush=True)
             if chosen.output:
                 chosen.output.write_text(json.dumps(result, indent=1))
             if chosen.publish:
                 document = chosen.publish.read_text()
                 chosen.publish.write_text(published(document, render(result, FAULTS)))
-    return int(any(cell["complaints"] for cell in result["cells"]))
+    return int(broken)
 
 
 if __name__ == "__main__":

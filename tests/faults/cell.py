@@ -15,7 +15,6 @@ from faults.faults import Fault
 from faults.server import CannotRunError, Server, ServerError, wait_until
 from faults.work import BESIDE, QUEUES, Embeddings, Load
 
-PHASES = ("idle", "load", "deploy")
 PATIENCE = 240  # seconds until a stack that does not recover is given up
 WARM = 8  # seconds of load before the fault
 
@@ -115,14 +114,17 @@ def under_load(stack: Stack, fault: Fault, phase: str) -> dict[str, Any]:
         "beside": {key: paths[BESIDE][key] for key in ("sent", "failed", "errors")},
         "tasks": seen["tasks"],
         "embeddings": embeddings.summary(),
-        **again(mine, found["at"]),
+        **again(mine, found["at"], found["lasted"]),
     }
 
 
-def again(begun: dict[str, list[float]], at: float) -> dict[str, Any]:
-    """How many tasks that ran at a time began again after it, and within how many seconds."""
+def again(begun: dict[str, list[float]], at: float, lasted: float) -> dict[str, Any]:
+    """How many tasks of before a fault's end began again after it, and how long after `at`."""
+    ends = at + lasted
     later = [
-        min(t for t in times if t > at) for times in begun.values() if min(times) <= at < max(times)
+        min(t for t in times if t > ends)
+        for times in begun.values()
+        if min(times) <= ends < max(times)
     ]
     return {"again": len(later), "again_after": round(max(later) - at, 1) if later else None}
 

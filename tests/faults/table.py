@@ -8,6 +8,7 @@ from typing import Any
 
 from faults.faults import Fault
 
+PHASES = ("idle", "load", "deploy")
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 HEAD = """\
 | fault | phase | requests failed | tasks lost | effects doubled | run again | seconds to recover |
@@ -65,17 +66,29 @@ def one_line(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "/")[:300]
 
 
+def placed(
+    cells: list[dict[str, Any]], cell: dict[str, Any], order: list[str]
+) -> list[dict[str, Any]]:
+    """The cells with one more, or with that one anew; by fault in this order, and by phase."""
+    where = (cell["fault"], cell["phase"])
+    others = [c for c in cells if (c["fault"], c["phase"]) != where]
+    return sorted(
+        [*others, cell], key=lambda c: (order.index(c["fault"]), PHASES.index(c["phase"]))
+    )
+
+
 def render(run: dict[str, Any], faults: Mapping[str, Fault]) -> str:
     """The whole part between the markers.
 
     Args:
-        run: what a run wrote: date, revision, machine, cells and their complaints.
+        run: what a run wrote: date, machine, cells with their revisions and complaints.
         faults: how each of them is made.
     """
     ran = [cell for cell in run["cells"] if "cannot" not in cell]
+    revisions = ", ".join(dict.fromkeys(cell["revision"] for cell in run["cells"]))
     names = list(dict.fromkeys(cell["fault"] for cell in ran))
     parts = [
-        f"Written by the run of {run['date']}, revision {run['revision']}, on {run['machine']}.",
+        f"Written by the run of {run['date']}, revision {revisions}, on {run['machine']}.",
         "\n".join([HEAD, *(row(cell, cell["complaints"]) for cell in ran)]),
         "\n".join(f"- `{name}`: {faults[name].how}." for name in names),
     ]

@@ -9,7 +9,7 @@ import pytest
 from faults.cell import again
 from faults.faults import FAULTS
 from faults.server import Container, Server, parse_containers
-from faults.table import BEGIN, END, published, render
+from faults.table import BEGIN, END, placed, published, render
 from faults.verdict import complaints
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,16 +61,17 @@ def test_a_stack_is_whole_when_nothing_is_missing_or_ill(
     assert Server("x").is_whole(Counter(redis=1, backend=1)) == whole
 
 
-def test_tasks_that_ran_when_the_fault_came_are_those_that_begin_again() -> None:
+def test_tasks_that_a_fault_interrupts_are_those_that_begin_again() -> None:
     begun = {
         "done": [10.0],
         "cut": [18.0, 52.5],
         "cut twice": [19.0, 40.0, 70.0],
-        "later": [21.0, 22.0],  # was not there yet
+        "meanwhile": [20.5, 50.0],
+        "later": [21.5, 22.0],  # was not there yet
         "earlier": [10.0, 12.0],
     }
-    assert again(begun, 20.0) == {"again": 2, "again_after": 32.5}
-    assert again({"done": [10.0]}, 20.0) == {"again": 0, "again_after": None}
+    assert again(begun, 20.0, 1.0) == {"again": 3, "again_after": 32.5}
+    assert again({"done": [10.0]}, 20.0, 0.0) == {"again": 0, "again_after": None}
 
 
 def test_a_cell_that_kept_everything_has_no_complaint() -> None:
@@ -116,9 +117,8 @@ def test_the_table_tells_every_cell_and_what_was_not_run() -> None:
     cells = [IDLE, LOAD, {**LOAD, "phase": "deploy", "deploy": DEPLOY}, unmeasured, cannot]
     run = {
         "date": "2026-11-21 19:00 UTC",
-        "revision": "abc1234",
         "machine": "2 processors",
-        "cells": [{**cell, "complaints": []} for cell in cells],
+        "cells": [{**cell, "complaints": [], "revision": "abc1234"} for cell in cells],
         "not_run": {"`clock_step`": "one clock"},
     }
     run["cells"][1]["complaints"] = ["tasks lost: 2 of 90"]
@@ -135,6 +135,15 @@ def test_the_table_tells_every_cell_and_what_was_not_run() -> None:
     assert "- `worker_kill`: SIGKILL of the worker's main process." in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines} == {8}
+
+
+def test_a_cell_that_is_run_again_takes_its_place() -> None:
+    cells: list = []
+    for fault, phase in [("oom", "load"), ("oom", "idle"), ("worker_kill", "deploy")]:
+        cells = placed(cells, {"fault": fault, "phase": phase, "run": 1}, list(FAULTS))
+    cells = placed(cells, {"fault": "oom", "phase": "idle", "run": 2}, list(FAULTS))
+    told = [(cell["fault"], cell["phase"], cell["run"]) for cell in cells]
+    assert told == [("worker_kill", "deploy", 1), ("oom", "idle", 2), ("oom", "load", 1)]
 
 
 plain = st.text(st.characters(codec="utf-8", exclude_characters="<>"))
