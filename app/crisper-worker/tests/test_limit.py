@@ -71,5 +71,6 @@ def test_what_was_accepted_ends_after_the_disk_was_full(
         wait_until(lambda: lines(ledger, "end"), "it ends", log=worker.log)
         time.sleep(6)  # the full disk: longer than a lease, and than it takes to be replaced
     wait_until(lambda: len(lines(ledger, "end")) == 2, "both end", 30, worker.log)
+    wait_until(lambda: {t.state for t in sent} == {"SUCCESS"}, "and say so", 30, worker.log)
     assert sorted(lines(ledger, "start")) == sorted(task.id for task in sent)
     assert worker.process.poll() is None

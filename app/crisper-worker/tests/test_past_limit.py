@@ -67,6 +67,8 @@ def test_commands_arrive_as_they_were_given(limited: PastLimitRedis, commands: l
         (OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), True),
         (ResponseError("MISCONF Redis is configured to save RDB snapshots"), True),
         (ResponseError("OOM command not allowed"), True),
+        (ResponseError("Command # 1 (SETEX a 1 b) of pipeline caused error: MISCONF Err"), True),
+        (ResponseError("Command # 1 (SET a MISCONF ) of pipeline caused error: ERR x"), False),
         (ResponseError("WRONGTYPE Operation against a key"), False),
         (ConnectionError("MISCONF"), False),
         (RedisError("OOM "), False),

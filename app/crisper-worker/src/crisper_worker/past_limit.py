@@ -38,10 +38,11 @@ INCOMING = "LPUSH"
 
 def is_refusal(error: BaseException) -> bool:
     """Whether Redis lives and takes no writes for now: no memory, no disk, still loading."""
-    # redis-py cuts the first word off what it has a class for.
-    return isinstance(error, OutOfMemoryError) or (
-        isinstance(error, ResponseError) and str(error).startswith(("OOM ", "MISCONF "))
-    )
+    if isinstance(error, OutOfMemoryError):
+        return True
+    # Of a pipeline redis-py says first which command, with its arguments.
+    told = str(error).rpartition(" of pipeline caused error: ")[2]
+    return isinstance(error, ResponseError) and told.startswith(("OOM ", "MISCONF "))
 
 
 def past_limit(client: Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
