@@ -91,7 +91,6 @@ def main() -> int:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": machine(server),
         "cells": json.loads(chosen.output.read_text())["cells"] if chosen.resume else [],
-        "not_run": {f"`{n}`": FAULTS[n].reason for n in chosen.faults if FAULTS[n].reason},
     }
     broken = False
     for phase in chosen.phases:

@@ -152,8 +152,8 @@ FAULTS = {
     "clock_step": Fault(
         "the host's clock is stepped",
         _never,
-        reason="containers share the machine's clock: a step would be one for everything on it;"
-        " a preloaded library that lies about the time is no step. Leases use Redis's time, the"
-        " heartbeat the time since boot; both are tested with a wrong clock in unit tests only",
+        reason="containers share the machine's clock: a step would be one for everything on it,"
+        " and a preloaded library that lies about the time is no step. Leases go by Redis's clock"
+        " and the heartbeat by the time since boot, so that it should do nothing; nobody saw it",
     ),
 }

@@ -93,7 +93,13 @@ def render(run: dict[str, Any], faults: Mapping[str, Fault]) -> str:
         "\n".join(f"- `{name}`: {faults[name].how}." for name in names),
     ]
     cannot = [(f"`{c['fault']}`, {c['phase']}", c["cannot"]) for c in run["cells"] if "cannot" in c]
-    cannot += list(run["not_run"].items())
+    cannot += [(f"`{name}`", fault.reason) for name, fault in faults.items() if fault.reason]
+    seen = {(cell["fault"], cell["phase"]) for cell in run["cells"]}
+    for phase in PHASES:
+        left = [n for n, f in faults.items() if (n, phase) not in seen and not f.reason]
+        if left:
+            told = ", ".join(f"`{name}`" for name in left)
+            cannot.append((f"{phase}: {told}", "not part of this run"))
     if cannot:
         lines = [f"- {name}: {one_line(reason)}." for name, reason in cannot]
         parts.append("\n".join(["Not run here:", "", *lines]))
