@@ -116,3 +116,9 @@ def test_pip_audits_own_words_are_kept_when_it_gives_no_report(monkeypatch):
 def test_the_ignore_list_of_the_repository_is_readable():
     entries = audit.ignored(audit.IGNORE.read_text())
     assert all(entry.why for entry in entries.values())
+
+
+def test_a_missing_tool_is_no_missing_source(monkeypatch, capsys):
+    monkeypatch.setattr(audit.importlib.util, "find_spec", lambda name: None)
+    assert audit.main() == 1
+    assert "scripts/setup" in capsys.readouterr().out
