@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from faults.server import CannotRunError, Server, run, wait_until
+from faults.server import CannotRunError, Server, ServerError, run, wait_until
 
 CUT = 40.0  # seconds: longer than a lease
 FULL = 15.0  # seconds
@@ -56,9 +56,12 @@ def out_of_memory(server: Server) -> None:
     server.sh(f"echo 1000 >/proc/{main}/oom_score_adj")
     server.sh(f"docker exec {container} python -c '{HOG}' >/dev/null 2>&1 || true")
     wait_until(lambda: not _runs(server, main), "the worker is killed for its memory", 30)
-    told = server.sh(f"docker events --since {since} --until $(date +%s) --filter event=oom")
-    if container not in told:
-        raise CannotRunError("the engine tells of no container that was out of memory")
+    # Events of the second that --until names are left out, and the engine tells of them late.
+    events = f"docker events --since {since} --until $(date +%s) --filter event=oom"
+    try:
+        wait_until(lambda: container in server.sh(events), "the engine tells of it", 15)
+    except ServerError as error:
+        raise CannotRunError(f"no sign that it was for want of memory: {error}") from error
 
 
 def _runs(server: Server, process: int) -> bool:
