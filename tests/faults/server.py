@@ -72,12 +72,12 @@ class Server:
         return parse_containers(self.sh(f"docker ps {ONES} --format '{FORMAT}'", timeout=30))
 
     def container(self, service: str) -> str:
-        """Id of a running container of a service.
+        """Id of a service's running container; in a rollout the one that has served until then.
 
         Raises:
             ServerError: there is none.
         """
-        for container in self.containers():
+        for container in reversed(self.containers()):  # docker ps: the newest first
             if container.service == service:
                 return container.id
         raise ServerError(f"no container of {service} runs on {self.name}")

@@ -61,6 +61,12 @@ def test_a_stack_is_whole_when_nothing_is_missing_or_ill(
     assert Server("x").is_whole(Counter(redis=1, backend=1)) == whole
 
 
+def test_in_a_rollout_the_container_that_serves_is_hurt(monkeypatch: pytest.MonkeyPatch) -> None:
+    newest_first = [Container("new", "backend", "r2", False), Container("old", "backend", "r1", True)]
+    monkeypatch.setattr(Server, "containers", lambda _: newest_first)
+    assert Server("x").container("backend") == "old"
+
+
 def test_tasks_that_a_fault_interrupts_are_those_that_begin_again() -> None:
     begun = {
         "done": [10.0],
