@@ -62,7 +62,10 @@ def test_a_stack_is_whole_when_nothing_is_missing_or_ill(
 
 
 def test_in_a_rollout_the_container_that_serves_is_hurt(monkeypatch: pytest.MonkeyPatch) -> None:
-    newest_first = [Container("new", "backend", "r2", False), Container("old", "backend", "r1", True)]
+    newest_first = [
+        Container("new", "backend", "r2", False),
+        Container("old", "backend", "r1", True),
+    ]
     monkeypatch.setattr(Server, "containers", lambda _: newest_first)
     assert Server("x").container("backend") == "old"
 
