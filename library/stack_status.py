@@ -1,0 +1,174 @@
+#!/usr/bin/python
+"""What there is of a stack on a server, without changing or proving anything."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: stack_status
+short_description: Tell what there is of a stack
+description:
+  - Reads the release that serves, the lock, the journal, the containers and the backup sets. Asks
+    no worker; M(celery_inspect) does.
+options:
+  root:
+    description: Folder of the stack on the server.
+    type: path
+    required: true
+  project:
+    description: Compose project.
+    type: str
+    required: true
+  docker_cli:
+    description: The Docker client.
+    type: str
+    default: docker
+attributes:
+  check_mode:
+    description: Only looks.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: What there is is known
+  stack_status:
+    root: /opt/crisper
+    project: crisper
+  register: found
+"""
+
+RETURN = r"""
+release:
+  description: The release that serves; empty when none was deployed.
+  returned: always
+  type: dict
+  sample:
+    id: 20261120t221500z-1a2b3c4d
+    created: "2026-11-20T22:15:00+00:00"
+    operator: ops
+    revision: 1f2e3d4
+    verified: true
+    tasks: [health_check]
+kept:
+  description: How many releases are kept, this one too.
+  returned: always
+  type: int
+  sample: 5
+lock:
+  description: The lock of a run that is under way, or that died with it.
+  returned: always
+  type: dict
+  sample: {who: ops, purpose: deploy, step: start, since: "2026-11-20T22:15:00+00:00"}
+unfinished:
+  description: The last run, when it never ended.
+  returned: always
+  type: dict
+  sample: {}
+last:
+  description: The last run that ended.
+  returned: always
+  type: dict
+  sample: {run: 20261120t221500z-4711, purpose: deploy, who: ops, result: done}
+maintenance:
+  description: Whether nginx shows the maintenance page.
+  returned: always
+  type: bool
+  sample: false
+containers:
+  description: The stack's containers.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - name: crisper-nginx-1
+      service: nginx
+      release: ""
+      state: running
+      health: healthy
+      since: "2026-11-20T22:15:00"
+      restarts: 0
+      exit_code:
+backup:
+  description: Id of the newest backup set; empty when there is none.
+  returned: always
+  type: str
+  sample: 20261120t030000z
+problem:
+  description: Why there are no containers in the answer; empty otherwise.
+  returned: always
+  type: str
+  sample: ""
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_journal import Journal, unfinished
+from ansible.module_utils.crisper_release import MANIFEST
+from ansible.module_utils.crisper_status import containers_of, last_run
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "root": {"type": "path", "required": True},
+    "project": {"type": "str", "required": True},
+    "docker_cli": {"type": "str", "default": "docker"},
+}
+
+
+def release_of(root: Path) -> dict[str, Any]:
+    """What is to be told of the release that serves; empty when there is none."""
+    try:
+        manifest = json.loads((root / "current" / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return {}
+    told = {key: manifest.get(key, "") for key in ("id", "created", "operator", "revision")}
+    proof = manifest.get("verified") or {}
+    return {**told, "verified": bool(proof), "tasks": proof.get("tasks", [])}
+
+
+def containers(module: AnsibleModule) -> tuple[list[dict[str, Any]], str]:
+    """The stack's containers, and why they could not be read."""
+    cli = module.params["docker_cli"]
+    label = f"label=com.docker.compose.project={module.params['project']}"
+    try:
+        code, out, err = module.run_command(
+            [cli, "ps", "--all", "--quiet", "--filter", label], handle_exceptions=False
+        )
+        if code == 0 and out.split():
+            # One that is gone meanwhile is an error beside the others' records.
+            _, out, err = module.run_command([cli, "container", "inspect", *out.split()])
+    except OSError as error:
+        return [], f"{cli}: {error.strerror}"
+    if code != 0:
+        return [], err.strip()[-300:]
+    return containers_of(json.loads(out or "[]")), ""
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    root = Path(module.params["root"])
+    journal = Journal(root, "")
+    entries, (found, problem) = journal.entries(), containers(module)
+    releases = (root / "releases").glob(f"[!.]*/{MANIFEST}")
+    sets = (root / "backups").glob(f"[!.]*/{MANIFEST}")
+    module.exit_json(
+        changed=False,
+        release=release_of(root),
+        kept=len(list(releases)),
+        lock=journal.lock(),
+        unfinished=unfinished(entries),
+        last=last_run(entries),
+        maintenance=(root / "live/nginx/maintenance.on").exists(),
+        containers=found,
+        backup=max((path.parent.name for path in sets), default=""),
+        problem=problem,
+    )
+
+
+if __name__ == "__main__":
+    main()
