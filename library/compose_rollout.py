@@ -10,8 +10,8 @@ description:
   - Compares what runs with what a release wants and moves from the one to the other without a
     gap. C(plan) only looks; C(start) starts the release's containers beside the old ones and
     waits until they are healthy (what it started is removed again when they are not); C(swap)
-    replaces what may exist only once (beat) or belongs to no release (nginx); C(retire) stops
-    the old containers and removes them.
+    replaces what may exist only once (beat) or belongs to no release (nginx); C(retire) waits
+    until beat is healthy, then stops the old containers and removes them.
   - Nothing of community.docker does this; C(docker_compose_v2) recreates in place.
 extends_documentation_fragment: [crisper]
 options:
@@ -183,7 +183,9 @@ class Rollout:
     def plan(self) -> tuple[list[Step], list[Container]]:
         """What is to be done, and what there is."""
         containers, services = self.engine.containers(), self.params["services"]
-        changed = self.engine.definitions_changed(services, containers, self.folder)
+        changed: list[str] = []
+        if self.params["phase"] != "retire":  # which leaves services of that kind alone
+            changed = self.engine.definitions_changed(services, containers, self.folder)
         return decide(services, containers, self.release, changed), containers
 
     def nodes(self, containers: list[Container]) -> dict[str, list[str]]:
@@ -242,24 +244,33 @@ class Rollout:
 
     def give_up(self, ids: list[str], why: str) -> None:
         """Remove what was started; the old containers never stopped serving."""
-        failures = []
-        for container in self.engine.inspect(ids) if ids else []:
+        failures = self.failures(self.engine.inspect(ids) if ids else [])
+        if ids:
+            self.engine.run("rm", "--force", "--volumes", *ids)
+        self.module.fail_json(
+            msg=f"New containers of release {self.release} were started and removed again: {why}."
+            f" What ran before still serves.{self.told(failures)}",
+            failures=failures,
+        )
+
+    def failures(self, containers: list[Container]) -> list[dict[str, str]]:
+        """Those of them that are not fit, with their last words."""
+        found = []
+        for container in containers:
             if not container.fit:
                 _code, out, err = self.engine.call("logs", "--tail", LOG_LINES, container.id)
                 state = container.health if container.state == "running" else container.state
                 logs = (out + err).strip()
-                failures.append({"name": container.name, "state": state, "logs": logs})
-        if ids:
-            self.engine.run("rm", "--force", "--volumes", *ids)
-        told = "".join(f"\n--- {f['name']} ({f['state']}):\n{f['logs']}" for f in failures)
-        self.module.fail_json(
-            msg=f"New containers of release {self.release} were started and removed again: {why}."
-            f" What ran before still serves.{told}",
-            failures=failures,
-        )
+                found.append({"name": container.name, "state": state, "logs": logs})
+        return found
+
+    @staticmethod
+    def told(failures: list[dict[str, str]]) -> str:
+        """The same for a message."""
+        return "".join(f"\n--- {f['name']} ({f['state']}):\n{f['logs']}" for f in failures)
 
     def swap(self, steps: list[Step]) -> bool:
-        """Replace beat and what belongs to no release, in place."""
+        """Replace beat and what belongs to no release, in place; `retire` waits for beat."""
         wanted = [s for s in steps if s.kind not in ROLLED and s.action in (CREATE, RECREATE)]
         if not wanted:
             return False
@@ -269,27 +280,42 @@ class Rollout:
             # Two beats would send every scheduled task twice: the old one is gone first.
             self.engine.run("stop", *old)
             self.engine.run("rm", "--force", *old)
-        timeout = str(self.params["wait_timeout"])
-        self.engine.run(
-            *(
-                "compose",
-                "--project-name",
-                self.params["project_name"],
-                "up",
-                "--detach",
-                "--no-deps",
-                "--no-build",
-                "--wait",
-                "--wait-timeout",
-                timeout,
-            ),
-            *(step.service for step in wanted),
-            folder=self.folder,
-        )
+        up = ["compose", "--project-name", self.params["project_name"], "up", "--detach"]
+        up += ["--no-deps", "--no-build"]
+        health = ["--wait", "--wait-timeout", str(self.params["wait_timeout"])]
+        for kind, options in (("single", []), ("fixed", health)):
+            if names := [step.service for step in wanted if step.kind == kind]:
+                self.engine.run(*up, *options, *names, folder=self.folder)
         return True
+
+    def settle(self) -> None:
+        """Until beat of the release is healthy; it became so while workers were asked and left."""
+        services = self.params["services"]
+        singles = {name for name, service in services.items() if service["kind"] == "single"}
+        deadline = time.monotonic() + self.params["wait_timeout"]
+        while True:
+            mine = [
+                container
+                for container in self.engine.containers()
+                if container.service in singles and container.release == self.release
+            ]
+            lost = [c for c in mine if c.state != "running" or c.health == "unhealthy"]
+            if not lost and all(container.fit for container in mine):
+                return
+            if lost or time.monotonic() > deadline:
+                failures = self.failures(mine)
+                self.module.fail_json(
+                    msg=f"{', '.join(sorted(f['name'] for f in failures))} of release"
+                    f" {self.release} did not become healthy. The old workers still run."
+                    + self.told(failures),
+                    failures=failures,
+                )
+            time.sleep(POLL_SECONDS)
 
     def retire(self, steps: list[Step], containers: list[Container]) -> dict[str, int]:
         """Stop and remove what the release does not want; exit code by container name."""
+        if not self.params["kinds"]:
+            self.settle()
         rolled = [s for s in steps if s.action == REMOVE or (s.kind in ROLLED and s.action != KEEP)]
         if self.params["kinds"]:
             rolled = [s for s in rolled if s.kind in self.params["kinds"] and s.action != REMOVE]

@@ -116,8 +116,9 @@ def main(request, marker):
     signal.alarm(max(1, int(request["import_timeout"])))
     try:
         app = load_app(request["app"])
-        # As a worker does at its start: `include`, `imports` and autodiscovery.
-        app.loader.import_default_modules()
+        if not request.get("known_only"):
+            # As a worker does at its start: `include`, `imports` and autodiscovery.
+            app.loader.import_default_modules()
         app.finalize()
         phase[0] = "broker_unreachable"
         signal.alarm(max(1, int(request["timeout"])))

@@ -76,6 +76,7 @@ def app(colour: str) -> dict[str, Any]:
     text = path.read_text().replace("{{ inventory_dir }}/../..", str(ROOT))
     wanted = yaml.safe_load(text)["stack_app"]
     wanted["environment"].update(COLOUR=colour, REHEARSAL="true")
+    wanted["celery"]["expected_tasks"].append("rehearse")
     return wanted
 
 
