@@ -23,6 +23,7 @@ FILES = {
     "postgres": "postgres.dump",
     "mariadb": "mariadb.sql.gz",
     "qdrant": "qdrant.jsonl.gz",
+    "uploads": "uploads.tar.gz",
 }
 SUFFIXES = {"": "", "age": ".age", "gpg": ".gpg"}
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
@@ -171,7 +172,7 @@ def to_expire(names: Iterable[str], keep: int, days: float, now: datetime) -> li
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """What restored data lacks of what the manifest tells of it, a sentence each."""
     problems = []
-    for key in ("migration_head", "rows", "tables", "vectors"):
+    for key in ("migration_head", "rows", "tables", "vectors", "uploads"):
         if key not in expected:
             continue
         wanted, got = expected[key], found.get(key)

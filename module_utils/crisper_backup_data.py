@@ -8,8 +8,10 @@ from __future__ import annotations
 import gzip
 import http.client
 import json
+import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
@@ -74,6 +76,18 @@ RESTORE_REDIS = (
     " redis-check-rdb .restored/appendonly.aof.1.base.rdb >&2;"
     " echo 'file appendonly.aof.1.base.rdb seq 1 type b' >.restored/appendonly.aof.manifest;"
     " rm -rf appendonlydir dump.rdb; mv .restored appendonlydir; sync"
+)
+# 1: a file changed or went away while it was read; what is in the archive is whole all the same.
+DUMP_UPLOADS = (
+    "tar --directory /data --exclude ./.restored --numeric-owner --create . || [ $? -eq 1 ]"
+)
+# Unpacked before anything is removed: an archive that breaks off changes nothing.
+RESTORE_UPLOADS = (
+    "set -e; cd /data; rm -rf .restored; mkdir .restored;"
+    " tar --directory .restored --numeric-owner --same-owner --preserve-permissions --extract;"
+    " find . -mindepth 1 -maxdepth 1 ! -name .restored -exec rm -rf {} +;"
+    " chown --reference=.restored .; chmod --reference=.restored .;"
+    " find .restored -mindepth 1 -maxdepth 1 -exec mv --target-directory . {} +; rmdir .restored"
 )
 VERSIONS = {
     "postgres": "postgres --version | grep -o '[0-9][0-9.]*' | sed -n 1p",
@@ -169,6 +183,8 @@ class Docker:
 
     def version(self, service: str, container: str) -> str:
         """Version of the service that runs in a container, as it tells it."""
+        if service == "uploads":
+            return "1"  # of the archive's form
         if service == "qdrant":
             return str(Qdrant(self, container).ask("GET", "/")["version"])
         command = self.inside(container, VERSIONS[service])
@@ -504,3 +520,92 @@ def restore_qdrant(docker: Docker, container: str, source: IO[bytes]) -> None:
                     qdrant.ask("POST", "/collections/aliases", {"actions": actions})
     if not ended:
         raise BackupError("The export of Qdrant ends too early: choose another set.")
+
+
+# --- Uploaded files --------------------------------------------------------------------------
+class _Counting:
+    """A stream that is written into another while it is read."""
+
+    def __init__(self, source: IO[bytes], target: IO[bytes]) -> None:
+        self.source = source
+        self.target = target
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        piece = self.source.read(size)
+        self.target.write(piece)
+        return piece
+
+
+class Uploads:
+    """The volume with uploaded files, reached by throwaway containers of an image that has tar.
+
+    Args:
+        labels: of those containers, ``name=value``.
+    """
+
+    def __init__(self, docker: Docker, image: str, volume: str, *labels: str) -> None:
+        self.docker = docker
+        self.image = image
+        self.volume = volume
+        self.labels = [piece for label in labels for piece in ("--label", label)]
+
+    def _command(self, script: str, access: str) -> list[str]:
+        return [
+            *(self.docker.cli, "run", "--rm", "--interactive", "--pull", "never", *self.labels),
+            *("--network", "none", "--user", "0:0", "--volume", f"{self.volume}:/data:{access}"),
+            *("--entrypoint", "timeout", self.image, str(self.docker.timeout)),
+            *("bash", "-o", "pipefail", "-c", script),
+        ]
+
+    def dump(self, target: IO[bytes]) -> dict[str, Any]:
+        """Write the files as a tar; what is told of them was counted in it."""
+        what, counted = "The uploaded files were not read", {"files": 0, "bytes": 0}
+        broken = ""
+        command = self._command(DUMP_UPLOADS, "ro")
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+        with _started(command, **pipes) as running:
+            stream = _Counting(running.stdout, target)
+            try:
+                with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
+                    for member in archive:
+                        if member.isreg() or member.islnk():
+                            counted["files"] += 1
+                            counted["bytes"] += member.size
+                while stream.read(1 << 20):
+                    pass
+            except tarfile.TarError as error:
+                broken = str(error)
+        self.docker.judge(what, running)
+        if broken:
+            raise BackupError(f"{what}: {broken}")
+        return {"uploads": counted}
+
+    def restore(self, source: IO[bytes]) -> None:
+        """Replace the files by those of a tar."""
+        command = self._command(RESTORE_UPLOADS, "rw")
+        self.docker.into("The uploaded files were not restored", command, source)
+
+
+def _uploads(docker: Docker, container: str) -> Uploads:
+    seen = docker.inspect(container)
+    project = seen["Config"]["Labels"]["com.docker.compose.project"]
+    return Uploads(docker, seen["Image"], f"{project}_uploads")
+
+
+def uploads_state(docker: Docker, container: str) -> dict[str, Any]:
+    """``{uploads: {files, bytes}}``; the container is one of the stack whose image has tar."""
+    with open(os.devnull, "wb") as nowhere:
+        return _uploads(docker, container).dump(nowhere)
+
+
+def dump_uploads(docker: Docker, container: str, target: IO[bytes]) -> dict[str, Any]:
+    """Write the uploaded files as a packed tar."""
+    with gzip.GzipFile(fileobj=target, mode="wb", mtime=0) as packed:
+        return _uploads(docker, container).dump(packed)  # type: ignore[arg-type]
+
+
+def restore_uploads(docker: Docker, container: str, source: IO[bytes]) -> None:
+    """Replace the uploaded files; the application does not run meanwhile."""
+    with gzip.GzipFile(fileobj=source) as plain:
+        _uploads(docker, container).restore(plain)  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -125,7 +127,22 @@ def _redis(away: Throwaway, source: Any) -> dict[str, Any]:
     return {"keys": data.redis_keys(away.docker, container)}
 
 
-RESTORE = {"postgres": _postgres, "mariadb": _mariadb, "qdrant": _qdrant, "redis": _redis}
+def _uploads(away: Throwaway, source: Any) -> dict[str, Any]:
+    volume = f"{away.name}-uploads"
+    away.docker.run("volume", "create", "--label", away.label, volume)
+    files = data.Uploads(away.docker, away.seen("uploads")["Image"], volume, away.label)
+    with gzip.GzipFile(fileobj=source) as plain, open(os.devnull, "wb") as nowhere:
+        files.restore(plain)  # type: ignore[arg-type]
+        return files.dump(nowhere)
+
+
+RESTORE = {
+    "postgres": _postgres,
+    "mariadb": _mariadb,
+    "qdrant": _qdrant,
+    "redis": _redis,
+    "uploads": _uploads,
+}
 
 
 @contextmanager

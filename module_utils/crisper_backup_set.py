@@ -40,19 +40,22 @@ DUMP = {
     "postgres": data.dump_postgres,
     "mariadb": data.dump_mariadb,
     "qdrant": data.dump_qdrant,
+    "uploads": data.dump_uploads,
 }
 STATE = {
     "postgres": data.postgres_state,
     "mariadb": data.mariadb_state,
     "qdrant": data.qdrant_state,
+    "uploads": data.uploads_state,
 }
 RESTORE = {
     "postgres": data.restore_postgres,
     "mariadb": data.restore_mariadb,
     "qdrant": data.restore_qdrant,
+    "uploads": data.restore_uploads,
 }
 # Redis last: tasks wait in it for data that is there by then.
-RESTORE_ORDER = ("postgres", "mariadb", "qdrant", "redis")
+RESTORE_ORDER = ("postgres", "mariadb", "qdrant", "uploads", "redis")
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def current_release(root: Path) -> dict[str, Any]:
 
 
 def services(settings: Settings) -> dict[str, str]:
-    """Data service -> id of its running container.
+    """Data service -> id of its running container; `uploads` are reached by PostgreSQL's image.
 
     Raises:
         BackupError: one that the release has does not run.
@@ -123,6 +126,8 @@ def services(settings: Settings) -> dict[str, str]:
             f"{', '.join(away)} of {settings.project} does not run: start it"
             f" (cd {settings.root}/current && docker compose up -d) and run again."
         )
+    if release.get("model", {}).get("uploads"):
+        found["uploads"] = found["postgres"]
     return {name: container for name, container in found.items() if name in FILES}
 
 

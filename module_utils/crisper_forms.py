@@ -245,6 +245,10 @@ FORMS: dict[str, Form] = {
         lambda value: value in ("heartbeat", "ping"), "choose heartbeat or ping."
     ),
     "stack_app.celery.heartbeat_file": FOLDER,
+    "stack_app.uploads": Form(
+        lambda value: value == "" or _is_folder(value),
+        "give an absolute path of plain characters, such as /app/media; leave it out for none.",
+    ),
     "stack_app.celery.canary_task": _text(TASK, "give the task's name."),
     "stack_app.migrate.timeout": SECONDS,
     "stack_app.migrate.changed_pattern": PATTERN,

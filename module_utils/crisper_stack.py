@@ -558,7 +558,8 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
         ``pools`` (each with service, memory, cpus, replicas …), ``front`` (how browsers reach it:
         ``tls`` (its source, or empty), ``scheme``, ``port``, ``names``, ``host`` (the first name as
         URLs have it), ``headers``), ``limits`` (by service),
-        ``data_services``, ``services``, ``volumes``, ``memory_bytes`` (sum of all limits),
+        ``data_services``, ``services``, ``volumes``, ``uploads`` (folder in the application's
+        containers, or empty), ``memory_bytes`` (sum of all limits),
         ``required_secrets``, ``queues`` (sorted, unique), ``rollout`` (how each service is
         replaced, see crisper_rollout), ``celery`` (what its workers must be like). The model is
         kept in the release's manifest: a release that is put back is judged by its own.
@@ -603,7 +604,12 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
             **{name: {"kind": "single"} for name in beat},
         },
         "memory_bytes": memory,
-        "volumes": [*data, *(["beat"] if beat else [])],
+        "volumes": [
+            *data,
+            *(["beat"] if beat else []),
+            *(["uploads"] if app.get("uploads") else []),
+        ],
+        "uploads": app.get("uploads") or "",
         "required_secrets": required_secrets(values),
         "celery": {
             "app": app["celery"]["app"],

@@ -36,7 +36,7 @@ PLACES = (
     *("stack_app.frontend", "stack_app.frontend.port", "stack_app.frontend.health_path"),
     *("stack_app.build", "stack_app.build.context", "stack_app.build.dockerfile"),
     *("stack_app.celery.app", "stack_app.celery.beat", "stack_app.celery.health"),
-    *("stack_app.celery.heartbeat_file", "stack_app.celery.canary_task"),
+    *("stack_app.celery.heartbeat_file", "stack_app.celery.canary_task", "stack_app.uploads"),
     *("stack_app.celery.expected_tasks", "stack_app.migrate", "stack_app.migrate.command"),
     *("stack_app.migrate.timeout", "stack_app.migrate.check_command"),
     *("stack_app.migrate.changed_pattern", "stack_app.migrate.irreversible_pattern"),
@@ -103,8 +103,10 @@ def put(values: dict[str, Any], place: str, value: Any) -> None:
 
 @cache
 def baseline() -> dict[str, str]:
-    """The files of the site as it is, with a user."""
-    findings, files = outcome(written(unsafe(changed("stack_app.user", "app"))))
+    """The files of the site as it is, with a user and uploaded files."""
+    values = changed("stack_app.user", "app")
+    put(values, "stack_app.uploads", "/media")
+    findings, files = outcome(written(unsafe(values)))
     assert findings == []
     return files
 
@@ -186,6 +188,7 @@ def test_an_environment_may_be_as_long_as_the_kernel_takes():
         ("stack_app.celery.beat", "no", "give true or false"),
         ("stack_app.celery.app", "x; reboot", "project.celery"),
         ("stack_app.celery.heartbeat_file", "/tmp/x; reboot", "absolute path"),
+        ("stack_app.uploads", "/media:/etc", "such as /app/media"),
         ("stack_app.web.port", "8000; } evil {", "1 to 65535"),
         ("stack_app.web.health_path", '/"); import os; ("', "stands in a URL"),
         ("stack_app.frontend.health_path", "/{a,b}", "stands in a URL"),
@@ -433,6 +436,7 @@ FITTING = {
         "stack_app.frontend.health_path": forms.URL_PATH,
         "stack_app.celery.app": forms.DOTTED,
         "stack_app.celery.heartbeat_file": forms.PLAIN_PATH,
+        "stack_app.uploads": forms.PLAIN_PATH,
         "stack_app.backend_paths.0": forms.LOCATION,
         "celery_workers.0.name": stack.POOL,
         "celery_workers.0.queues.0": stack.QUEUE,
@@ -470,6 +474,7 @@ def test_what_is_fit_arrives_and_injects_nothing(drawn):
     assert shape(files["docker-compose.prod.yml"]) == expected
     services = yaml.safe_load(files["docker-compose.prod.yml"])["services"]
     live = f"{values['stack_root']}/live"
+    assert services["backend"]["volumes"] == [f"uploads:{app['uploads']}"]
     assert services["nginx"]["volumes"] == [f"{live}/nginx:/etc/crisper:ro"]
     queues = ",".join(values["celery_workers"][0]["queues"])
     assert services[pool]["command"][5] == f"--queues={queues}"
