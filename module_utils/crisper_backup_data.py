@@ -551,9 +551,11 @@ class Uploads:
         self.labels = [piece for label in labels for piece in ("--label", label)]
 
     def _command(self, script: str, access: str) -> list[str]:
+        # No log: the engine would write every byte of the archive into it.
         return [
             *(self.docker.cli, "run", "--rm", "--interactive", "--pull", "never", *self.labels),
-            *("--network", "none", "--user", "0:0", "--volume", f"{self.volume}:/data:{access}"),
+            *("--network", "none", "--log-driver", "none", "--user", "0:0"),
+            *("--volume", f"{self.volume}:/data:{access}"),
             *("--entrypoint", "timeout", self.image, str(self.docker.timeout)),
             *("bash", "-o", "pipefail", "-c", script),
         ]
