@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-BEGIN, END = "begin", "end"
+from ansible.module_utils.crisper_journal import BEGIN, END
 
 
 def containers_of(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
