@@ -23,8 +23,8 @@ extends_documentation_fragment: [crisper]
 options:
   state:
     description:
-      - C(left) leaves the queues and does not wait for what runs; C(drained) leaves them and
-        waits; C(resumed) takes them up again.
+      - C(left) leaves the queues and waits no longer than O(patience) for what runs; C(drained)
+        leaves them and waits; C(resumed) takes them up again.
     type: str
     choices: [left, drained, resumed]
     default: drained
@@ -63,6 +63,15 @@ options:
         nothing off.
     type: float
     default: 0
+  patience:
+    description: With C(left), seconds to wait for what the workers hold. Idle ones need no more.
+    type: float
+    default: 0
+  prove:
+    description:
+      - With C(left), what must be so of other workers when O(nodes) have left their queues, as
+        O(expect) of M(celery_inspect), with C(nodes). The same process asks them.
+    type: dict
   interval:
     description: Longest pause between two polls in seconds; the first pauses are shorter.
     type: float
@@ -123,7 +132,7 @@ EXAMPLES = r"""
 RETURN = r"""
 drained:
   description: Nodes that consume nothing and hold nothing to run.
-  returned: with O(state=drained)
+  returned: with O(state=drained) and O(state=left)
   type: list
   elements: str
   sample: [default@app1-20261119t080000z-99887766-0a1b2c3d4e5f]
@@ -157,6 +166,17 @@ unfinished:
       node: default@app1-20261119t080000z-99887766-0a1b2c3d4e5f
       seconds: 312.4
       state: running
+longest:
+  description: Seconds that the longest task had run which the nodes were seen to run.
+  returned: always
+  type: float
+  sample: 18.4
+findings:
+  description: Everything that is not as O(prove) wants it; the module fails with them.
+  returned: with O(prove)
+  type: list
+  elements: dict
+  sample: []
 scheduled:
   description: Tasks with an ETA that the nodes hold; they go back to their queues at SIGTERM.
   returned: always
@@ -204,7 +224,7 @@ from typing import Any
 
 from ansible.module_utils import crisper_celery_probe, crisper_drain, crisper_drain_probe
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_celery import REMEDIES
+from ansible.module_utils.crisper_celery import REMEDIES, SHAPES, judge, told
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_probe import find_container
 from ansible.module_utils.crisper_ship import ShipError, run
@@ -219,6 +239,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "app": {"type": "str", "required": True},
     "timeout": {"type": "float", "default": 300},
     "since": {"type": "float", "default": 0},
+    "patience": {"type": "float", "default": 0},
+    "prove": {"type": "dict"},
     "interval": {"type": "float", "default": 1.0},
     "reply_timeout": {"type": "float", "default": 2.0},
     "silent_after": {"type": "float", "default": 10.0},
@@ -228,10 +250,13 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "docker_cli": {"type": "str", "default": "docker"},
     "run": RUN_SPEC,
 }
+# A worker of the release answers at once, or the next second.
+PROOF_SECONDS, SETTLE_SECONDS = 5.0, 0.1
 STEPS = {"left": "leave", "drained": "drain", "resumed": "resume"}
 NOTHING: dict[str, Any] = {
     "unfinished": [],
     "scheduled": 0,
+    "longest": 0.0,
     "silent": [],
     "queues": {},
     "nodes": {},
@@ -250,7 +275,14 @@ def request_of(params: dict[str, Any], look_only: bool) -> dict[str, Any]:
         request["timeout"] = max(1.0, params["timeout"] - (time.time() - params["since"]))
     if params["state"] != "resumed":
         command = "drain" if params["state"] == "drained" else "leave"
-        return {**request, "command": command, "nodes": params["nodes"]}
+        request |= {"command": command, "nodes": params["nodes"], "prove": None}
+        if params["prove"]:
+            named = params["prove"]["nodes"]
+            request["prove"] = {
+                **{"methods": list(SHAPES), "destination": named, "everybody": False},
+                **{"timeout": PROOF_SECONDS, "settle": SETTLE_SECONDS},
+            }
+        return {**request, "patience": params["patience"]}
     queues = {
         node: [str(queue) for queue in wanted]
         for node, wanted in params["queues"].items()
@@ -274,6 +306,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    if params["prove"] and not params["prove"].get("nodes"):
+        module.fail_json(msg="prove has no nodes: name the workers that must be as it says.")
     for name in ("timeout", "interval", "reply_timeout", "silent_after", "import_timeout"):
         if params[name] <= 0:
             module.fail_json(msg=f"{name} is {params[name]}: seconds, greater than 0.")
@@ -293,7 +327,8 @@ def main() -> None:
         module.fail_json(msg=f"{error}. {REMEDIES.get(kind, '')}", problem=kind)
     command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
     shipped = [crisper_celery_probe, crisper_drain, crisper_drain_probe]
-    limit = params["import_timeout"] + params["timeout"] + params["reply_timeout"] + 60
+    limit = params["import_timeout"] + params["timeout"] + params["patience"] + 60
+    limit += params["reply_timeout"] + PROOF_SECONDS
     try:
         reply = run(command, shipped, request, limit)
     except ShipError as error:
@@ -304,15 +339,22 @@ def main() -> None:
         )
     result = {**NOTHING, **{key: reply[key] for key in NOTHING if key in reply}}
     result[done] = reply.get("done", [])
+    if done == "left":
+        result |= {"left": reply.get("left", []), "drained": result["left"]}
     result["left_at"] = left_at
     result["changed"] = bool(result["queues"])
     if reply["problem"]:
-        told = ", ".join(sorted(result["queues"])) or "nobody"
+        ordered = ", ".join(sorted(result["queues"])) or "nobody"
         module.fail_json(
             msg=f"{params['app']}: {reply['error']}. {REMEDIES.get(reply['problem'], '')}"
-            f" Told to {'take up' if done == 'resumed' else 'leave'} queues before that: {told}.",
+            f" Told to {'take up' if done == 'resumed' else 'leave'} queues before: {ordered}.",
             **result,
         )
+    if "replies" in reply:
+        findings = [finding.as_dict() for finding in judge(reply["replies"], params["prove"])]
+        result["findings"] = findings
+        if findings:
+            module.fail_json(msg=told(findings), **{**result, "problem": "expectations_not_met"})
     if result["silent"]:
         message = (
             f"No answer from {', '.join(result['silent'])}. Does the container run (docker ps),"

@@ -11,6 +11,7 @@ description:
     C(celery inspect) at once and collects the replies, and compares them with O(expect).
   - The module never changes anything; it fails once, with every finding, when O(expect) is not
     met or nobody can be asked.
+  - With O(canary) the same process then sends a task through every queue and waits for it.
   - Addresses and passwords are taken out of everything that is returned.
 options:
   container:
@@ -79,6 +80,28 @@ options:
       task_serializer:
         description: Serializer of tasks.
         type: str
+  canary:
+    description: A task to send through queues; without it none is sent. None in check mode.
+    type: dict
+    suboptions:
+      task:
+        description: Name of the task; it must return, and may tell its C(worker).
+        type: str
+        required: true
+      queues:
+        description: Queues to send one through, each.
+        type: list
+        elements: str
+        required: true
+      nodes:
+        description: Names of the nodes that may run them; empty accepts any.
+        type: list
+        elements: str
+        default: []
+      timeout:
+        description: Seconds for all of them to come back.
+        type: float
+        default: 30.0
   python:
     description: Python in the container.
     type: str
@@ -138,6 +161,12 @@ findings:
       expected: an answer
       actual: none
       remedy: Look at that container.
+canary:
+  description:
+    - What became of the canaries, as of celery_canary; C(problem) when none could be sent.
+  returned: with O(canary)
+  type: dict
+  sample: {problem: "", queues: {default: {state: SUCCESS, seconds: 0.03}}, findings: []}
 seconds:
   description: How long the workers took.
   returned: when they could be asked
@@ -153,6 +182,7 @@ from ansible.module_utils.crisper_celery import (
     SHAPES,
     folded,
     judge,
+    judged_canaries,
     problem_of,
     told,
 )
@@ -178,6 +208,15 @@ ARGUMENT_SPEC: dict[str, Any] = {
             "task_serializer": {"type": "str"},
         },
     },
+    "canary": {
+        "type": "dict",
+        "options": {
+            "task": {"type": "str", "required": True},
+            "queues": {"type": "list", "elements": "str", "required": True},
+            "nodes": {"type": "list", "elements": "str", "default": []},
+            "timeout": {"type": "float", "default": 30.0},
+        },
+    },
 }
 
 
@@ -191,15 +230,16 @@ def main() -> None:
         supports_check_mode=True,
     )
     expect = {key: value for key, value in module.params["expect"].items() if value is not None}
+    canary = None if module.check_mode else module.params["canary"]
     everybody = bool(expect.get("no_foreign_nodes")) or "count" in expect
     reply = ask(
         module,
         {
-            "command": "inspect",
             "methods": sorted({"ping", *module.params["methods"]}),
             "destination": expect.get("nodes") or [],
             "everybody": everybody,
             "settle": module.params["settle"],
+            "canary": None if canary is None else {**canary, "args": [], "kwargs": {}},
         },
     )
     if reply["problem"]:
@@ -215,6 +255,9 @@ def main() -> None:
         "problem": problem_of(found),
         "seconds": reply["seconds"],
     }
+    if canary is not None:
+        result["canary"] = judged_canaries(reply["canary"], canary["nodes"])
+        findings = findings + result["canary"]["findings"]
     if findings:
         module.fail_json(msg=told(findings), **result)
     module.exit_json(changed=False, **result)

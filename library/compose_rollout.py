@@ -5,21 +5,22 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: compose_rollout
-short_description: Replace a stack's containers start-first, one phase at a time
+short_description: Replace a stack's containers start-first, in phases
 description:
   - Compares what runs with what a release wants and moves from the one to the other without a
-    gap. C(plan) only looks; C(start) starts the release's containers beside the old ones and
-    waits until they are healthy (what it started is removed again when they are not); C(swap)
-    replaces what may exist only once (beat) or belongs to no release (nginx); C(retire) waits
-    until beat is healthy, then stops the old containers and removes them.
+    gap. Without a phase it only looks; C(start) starts the release's containers beside the old
+    ones and waits until they are healthy (what it started is removed again when they are not);
+    C(swap) replaces what may exist only once (beat) or belongs to no release (nginx); C(retire)
+    waits until beat is healthy, then stops the old containers and removes them, and looks again.
   - Nothing of community.docker does this; C(docker_compose_v2) recreates in place.
 extends_documentation_fragment: [crisper]
 options:
-  phase:
-    description: What to do.
-    type: str
-    choices: [plan, start, swap, retire]
-    default: plan
+  phases:
+    description: What to do, in that order; nothing only looks.
+    type: list
+    elements: str
+    choices: [start, swap, retire]
+    default: []
   project_src:
     description: Folder of the release, with its compose file and C(.env).
     type: path
@@ -79,7 +80,7 @@ author: Crisper
 EXAMPLES = r"""
 - name: The release's containers run beside the old ones
   compose_rollout:
-    phase: start
+    phases: [start, swap]
     project_src: /opt/crisper/releases/20261120t221500z-1a2b3c4d
     project_name: crisper
     release: 20261120t221500z-1a2b3c4d
@@ -107,11 +108,16 @@ nodes:
   type: dict
   sample: {new: [default@app1-20261120t221500z-1a2b3c4d-0a1b2c3d4e5f], old: []}
 containers:
-  description: The stack's containers as they were before the phase.
+  description: The stack's containers as they were before.
   returned: always
   type: list
   elements: dict
   sample: [{name: crisper-nginx-1, service: nginx, state: running, health: healthy}]
+after:
+  description: RV(steps), RV(nodes) and RV(containers) when all was done, and the C(release).
+  returned: in phase C(retire), when O(kinds) takes all
+  type: dict
+  sample: {release: 20261120t221500z-1a2b3c4d, steps: [], nodes: {new: [], old: []}, containers: []}
 stopped:
   description: Exit code by container name.
   returned: in phase C(retire)
@@ -145,8 +151,9 @@ from ansible.module_utils.crisper_rollout import (
     not_ready,
 )
 
+PHASES = ("start", "swap", "retire")
 ARGUMENT_SPEC: dict[str, Any] = {
-    "phase": {"type": "str", "choices": ["plan", "start", "swap", "retire"], "default": "plan"},
+    "phases": {"type": "list", "elements": "str", "choices": list(PHASES), "default": []},
     "project_src": {"type": "path", "required": True},
     "project_name": {"type": "str", "required": True},
     "release": {"type": "str", "required": True},
@@ -164,7 +171,7 @@ LOG_LINES = "20"
 
 
 class Rollout:
-    """One phase of one stack's rollout."""
+    """Phases of one stack's rollout."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
@@ -180,13 +187,21 @@ class Rollout:
         except NotOwnerError as error:
             self.module.fail_json(msg=str(error))
 
-    def plan(self) -> tuple[list[Step], list[Container]]:
-        """What is to be done, and what there is."""
+    def plan(self, whole: bool = False) -> tuple[list[Step], list[Container]]:
+        """What is to be done, and what there is; `whole` whatever phases there are."""
         containers, services = self.engine.containers(), self.params["services"]
         changed: list[str] = []
-        if self.params["phase"] != "retire":  # which leaves services of that kind alone
+        if whole or self.params["phases"] != ["retire"]:  # which leaves services of that kind alone
             changed = self.engine.definitions_changed(services, containers, self.folder)
         return decide(services, containers, self.release, changed), containers
+
+    def told(self, steps: list[Step], containers: list[Container]) -> dict[str, Any]:
+        """A plan as results show it."""
+        return {
+            "steps": [step.as_dict() for step in steps],
+            "nodes": self.nodes(containers),
+            "containers": shown(containers),
+        }
 
     def nodes(self, containers: list[Container]) -> dict[str, list[str]]:
         """Celery node names of the running workers, of this release and of others."""
@@ -249,7 +264,7 @@ class Rollout:
             self.engine.run("rm", "--force", "--volumes", *ids)
         self.module.fail_json(
             msg=f"New containers of release {self.release} were started and removed again: {why}."
-            f" What ran before still serves.{self.told(failures)}",
+            f" What ran before still serves.{self.last_words(failures)}",
             failures=failures,
         )
 
@@ -265,7 +280,7 @@ class Rollout:
         return found
 
     @staticmethod
-    def told(failures: list[dict[str, str]]) -> str:
+    def last_words(failures: list[dict[str, str]]) -> str:
         """The same for a message."""
         return "".join(f"\n--- {f['name']} ({f['state']}):\n{f['logs']}" for f in failures)
 
@@ -307,7 +322,7 @@ class Rollout:
                 self.module.fail_json(
                     msg=f"{', '.join(sorted(f['name'] for f in failures))} of release"
                     f" {self.release} did not become healthy. The old workers still run."
-                    + self.told(failures),
+                    + self.last_words(failures),
                     failures=failures,
                 )
             time.sleep(POLL_SECONDS)
@@ -353,24 +368,23 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     rollout = Rollout(module)
-    phase = module.params["phase"]
     steps, containers = rollout.plan()
-    result: dict[str, Any] = {
-        "changed": False,
-        "steps": [step.as_dict() for step in steps],
-        "nodes": rollout.nodes(containers),
-        "containers": shown(containers),
-    }
-    if module.check_mode or phase == "plan":
-        result["changed"] = phase != "plan" and any(step.action != KEEP for step in steps)
-    elif phase == "start":
+    phases = module.params["phases"]
+    result: dict[str, Any] = {"changed": False, **rollout.told(steps, containers)}
+    if module.check_mode:
+        result["changed"] = bool(phases) and any(step.action != KEEP for step in steps)
+        module.exit_json(**result)
+    if "start" in phases:
         result["changed"] = rollout.start(steps, containers)
         result["nodes"] = rollout.nodes(rollout.engine.containers())
-    elif phase == "swap":
-        result["changed"] = rollout.swap(steps)
-    else:
+    if "swap" in phases:
+        result["changed"] |= rollout.swap(steps)
+    if "retire" in phases:
         result["stopped"] = rollout.retire(steps, containers)
-        result["changed"] = bool(result["stopped"])
+        result["changed"] |= bool(result["stopped"])
+        if not module.params["kinds"]:
+            seen = rollout.told(*rollout.plan(whole=True))
+            result["after"] = {"release": rollout.release, **seen}
     module.exit_json(**result)
 
 

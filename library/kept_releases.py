@@ -111,21 +111,17 @@ freed_bytes:
 import hashlib
 import json
 import os
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
+from ansible.module_utils.crisper_kept import linked, manifests, prune
 from ansible.module_utils.crisper_release import (
-    DRAFT,
     MANIFEST,
-    RELEASE_ID,
     irreversible_after,
     listing,
     previous,
-    to_prune,
 )
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -144,7 +140,6 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "docker_cli": {"type": "str", "default": "docker"},
     "run": RUN_SPEC,
 }
-UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
 
 
 class Kept:
@@ -154,26 +149,10 @@ class Kept:
         self.module = module
         self.params = module.params
         self.root = Path(module.params["root"])
-        self.current = self.linked("current")
-        self.staged = self.linked("next")
-        self.manifests = self.read()
+        self.current = linked(self.root, "current")
+        self.staged = linked(self.root, "next")
+        self.manifests = manifests(self.root)
         self.releases = listing(self.manifests.values(), self.current)
-
-    def linked(self, link: str) -> str:
-        """Id that a symlink names; empty when there is no such link."""
-        path = self.root / link
-        return path.resolve().name if path.is_symlink() else ""
-
-    def read(self) -> dict[str, dict[str, Any]]:
-        """Manifests by id; folders that are no releases are not this module's business."""
-        found = {}
-        for path in sorted((self.root / "releases").glob(f"*/{MANIFEST}")):
-            if RELEASE_ID.match(path.parent.name):
-                try:
-                    found[path.parent.name] = json.loads(path.read_text())
-                except (OSError, ValueError):
-                    continue
-        return found
 
     def docker(self, *arguments: str) -> tuple[int, str, str]:
         """Exit code, output and errors of a Docker command."""
@@ -308,33 +287,10 @@ class Kept:
 
     def prune(self) -> dict[str, Any]:
         """Remove old releases, their image names, and untagged images of this stack."""
-        gone = to_prune(self.releases, self.current, self.params["keep"], self.staged)
-        if not gone or self.module.check_mode:
-            return {"changed": bool(gone), "pruned": gone, "freed_bytes": 0}
-        stays = [m for name, m in self.manifests.items() if name not in gone]
-        used = {image["id"] for m in stays for image in m.get("images", {}).values()}
-        for release in gone:
-            # Under another name first: killed in between, it leaves no half release.
-            aside = self.root / "releases" / f"{DRAFT}{release}"
-            shutil.rmtree(aside, ignore_errors=True)
-            (self.root / "releases" / release).rename(aside)
-            shutil.rmtree(aside)
-            # The older ones go too, or first: nothing could go back by this backup any more.
-            (self.root / "backups" / f"{release}.dump").unlink(missing_ok=True)
-            for name, image in self.manifests[release].get("images", {}).items():
-                self.docker("image", "rm", f"{self.params['stack']}/{name}:{release}")
-                # Names of sources are this stack's own; platform images may be anybody's.
-                if name in ("backend", "frontend") and image["id"] not in used:
-                    self.docker("image", "rm", image["ref"])
-        label = f"label=crisper.stack={self.params['stack']}"
-        _, out, _ = self.docker("image", "prune", "--force", "--filter", label)
-        return {"changed": True, "pruned": gone, "freed_bytes": freed(out)}
-
-
-def freed(output: str) -> int:
-    """Bytes from Docker's line ``Total reclaimed space: 412MB``."""
-    match = re.search(r"reclaimed space: ([\d.]+)\s*([kMGT]?B)", output)
-    return int(float(match[1]) * UNITS[match[2]]) if match else 0
+        params = self.params
+        return prune(
+            self.root, params["stack"], params["keep"], self.docker, self.module.check_mode
+        )
 
 
 def main() -> None:

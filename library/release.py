@@ -40,6 +40,16 @@ options:
     description: Anything else the manifest should hold (source revision, operator, what was seen).
     type: dict
     default: {}
+  host_inputs:
+    description: With C(staged), digest of what the host was made from; the journal gets it.
+    type: str
+    default: ""
+  keep:
+    description:
+      - With C(current), how many proved releases stay; the others go, as by M(kept_releases) in
+        state C(pruned). 0 removes none.
+    type: int
+    default: 0
   docker_cli:
     description: The Docker client.
     type: str
@@ -70,6 +80,7 @@ EXAMPLES = r"""
     root: /opt/crisper
     stack: crisper
     state: current
+    keep: 5
     facts:
       verified: "{{ verify_report }}"
 """
@@ -89,6 +100,23 @@ current:
   returned: always
   type: str
   sample: 20261119t080000z-99887766
+seconds:
+  description:
+    - Seconds per step of this run so far, which the manifest gets too, as C(deploy.seconds).
+  returned: when O(state=current) and O(run) is given
+  type: dict
+  sample: {begin: 4.1, stage: 2.0, start: 6.5}
+pruned:
+  description: Ids of releases that were removed.
+  returned: when O(state=current) made a release the current one
+  type: list
+  elements: str
+  sample: [20261101t080000z-01234567]
+freed_bytes:
+  description: Bytes of images and layers that were freed.
+  returned: when O(state=current) made a release the current one
+  type: int
+  sample: 412000000
 resumed:
   description: Whether the release had been staged before, by a deploy that did not finish.
   returned: when O(state=staged)
@@ -129,12 +157,20 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
+from ansible.module_utils.crisper_journal import (
+    RUN_SPEC,
+    Journal,
+    NotOwnerError,
+    note,
+    seconds_per_step,
+)
+from ansible.module_utils.crisper_kept import prune
 from ansible.module_utils.crisper_release import (
     DRAFT,
     MANIFEST,
@@ -165,6 +201,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "images": {"type": "dict", "default": {}},
     "tags": {"type": "list", "elements": "str", "default": []},
     "facts": {"type": "dict", "default": {}},
+    "host_inputs": {"type": "str", "default": ""},
+    "keep": {"type": "int", "default": 0},
     "docker_cli": {"type": "str", "default": "docker"},
     "run": RUN_SPEC,
 }
@@ -263,7 +301,7 @@ class Releases:
             return {**result, "release": self.described(current, False)}
         if following:
             if not self.module.check_mode:
-                self.note("stage", release=following["id"])
+                self.note("stage", release=following["id"], host=self.params["host_inputs"])
             return {**result, "resumed": True, "release": self.described(following, True)}
         name = release_id(datetime.now(timezone.utc), print_)
         folder = self.root / "releases" / name
@@ -277,7 +315,7 @@ class Releases:
         result.update(changed=True, diff=self.diff(current))
         if not self.module.check_mode:
             try:
-                self.note("stage", release=name)
+                self.note("stage", release=name, host=self.params["host_inputs"])
                 self.write(folder, manifest)
                 self.link("next", name)
             except OSError as error:
@@ -387,12 +425,17 @@ class Releases:
     def promote(self) -> dict[str, Any]:
         """Make the staged release the current one and record what was seen of it."""
         current, following = self.linked("current"), self.linked("next")
-        facts = self.params["facts"]
+        facts, run = self.params["facts"], self.params["run"]
+        seconds = {}
+        if run:
+            entries = Journal(run["root"], run["id"]).entries()
+            seconds = seconds_per_step(entries, run["id"], time.time())
+            facts = {**facts, "deploy": {**facts.get("deploy", {}), "seconds": seconds}}
         if not following:
             # The same release from other inputs: the next deploy of them is done at one look.
             if current and current.get("inputs") != facts.get("inputs", current.get("inputs")):
                 self.annotate(Path(current["path"]), {"inputs": facts["inputs"]})
-            return {**self.info(), "changed": False}
+            return {**self.info(), "changed": False, "seconds": seconds}
         if not self.module.check_mode:
             try:
                 self.note("promote", release=following["id"])
@@ -404,12 +447,24 @@ class Releases:
                     msg=f"Release {following['id']} could not be made the current one: {error}."
                     " Its folder is whole; deploy again."
                 )
+        result = {"pruned": [], "freed_bytes": 0}
+        if self.params["keep"]:
+            check_mode = self.module.check_mode
+            result = prune(
+                self.root, self.params["stack"], self.params["keep"], self.docker, check_mode
+            )
         return {
+            **result,
             "changed": True,
             "release": self.described(following, False),
             "current": following["id"],
             "previous": current.get("id", ""),
+            "seconds": seconds,
         }
+
+    def docker(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, output and errors of a Docker command."""
+        return self.module.run_command([self.params["docker_cli"], *arguments])
 
     def annotate(self, folder: Path, facts: dict[str, Any]) -> None:
         """Add to a manifest, atomically."""

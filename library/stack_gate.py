@@ -10,7 +10,8 @@ description:
   - One look at the start of a deploy. When the current release was made from the same inputs and
     all its containers are healthy, nothing is to be done, and nothing is locked. Otherwise the
     lock is taken, unless another deploy has it.
-  - Tells what an earlier deploy left behind that was cut off.
+  - Tells what an earlier deploy left behind that was cut off, and which stages have nothing to do
+    although the release is another.
 options:
   root:
     description: Folder of the stack on the server.
@@ -38,6 +39,12 @@ options:
     description: Digest of everything the release is made from; empty always has something to do.
     type: str
     default: ""
+  stages:
+    description:
+      - Digests of what the stages C(docker) and C(images) are made from; empty ones are never the
+        same.
+    type: dict
+    default: {}
   due:
     description: Whether something outside of the release is to be done, such as a certificate.
     type: bool
@@ -88,6 +95,33 @@ intact:
   returned: always
   type: bool
   sample: true
+same:
+  description:
+    - Whether a stage has nothing to do. C(docker) when the last deploy went through that stage with
+      these inputs, C(images) when the current release's images were made from these and are here.
+  returned: always
+  type: dict
+  sample: {docker: true, images: false}
+images:
+  description: Name to C({ref, id}) of the current release's images.
+  returned: always
+  type: dict
+  sample: {redis: {ref: "docker.io/library/redis:8.0", id: "sha256:44215c7d29f7"}}
+docker_cli:
+  description: The Docker client that the current release was deployed with.
+  returned: always
+  type: str
+  sample: /usr/bin/docker
+inputs:
+  description: O(inputs), for what is written down later.
+  returned: always
+  type: str
+  sample: 0f3a8c9d7b12
+stages:
+  description: O(stages), for what is written down later.
+  returned: always
+  type: dict
+  sample: {docker: 0f3a8c9d7b12, images: 9a8b7c6d5e4f}
 locked:
   description: Whether this deploy has the lock.
   returned: always
@@ -127,7 +161,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_compose import Engine, shown
-from ansible.module_utils.crisper_journal import Journal, unfinished
+from ansible.module_utils.crisper_journal import Journal, last_host, unfinished
 from ansible.module_utils.crisper_release import MANIFEST
 from ansible.module_utils.crisper_rollout import (
     KEEP,
@@ -153,6 +187,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
         "default": "deploy",
     },
     "inputs": {"type": "str", "default": "", "no_log": False},
+    "stages": {"type": "dict", "default": {}},
     "due": {"type": "bool", "default": False},
     "dead": {"type": "str", "default": ""},
     "host": {"type": "str", "default": ""},
@@ -167,6 +202,22 @@ def current_manifest(root: Path) -> dict[str, Any]:
         return json.loads((root / "current" / MANIFEST).read_text())
     except (OSError, ValueError):
         return {}
+
+
+def stages_done(
+    wanted: dict[str, str], manifest: dict[str, Any], entries: list[dict[str, Any]], engine: Engine
+) -> dict[str, bool]:
+    """Which stages have nothing to do; nothing has when no release serves."""
+    # What a deploy did to the host outlives its release, so the last one counts that was begun.
+    images = manifest.get("images", {})
+    return {
+        "docker": bool(wanted.get("docker") and images)
+        and last_host(entries) == wanted["docker"]
+        and bool(manifest.get("docker_cli")),
+        "images": bool(wanted.get("images") and images)
+        and manifest.get("images_inputs") == wanted["images"]
+        and engine.has_images(sorted({image["id"] for image in images.values()})),
+    }
 
 
 def worker_queues(
@@ -192,7 +243,8 @@ def main() -> None:
     engine = Engine(module, params["project"])
     manifest = current_manifest(root)
     containers = engine.containers() if manifest and engine.available() else []
-    left = unfinished(journal.entries())
+    entries = journal.entries()
+    left = unfinished(entries)
     if left.get("run") == journal.run:
         left = {}
     wanted = manifest.get("model", {}).get("rollout", {})
@@ -205,6 +257,11 @@ def main() -> None:
         "changed": False,
         "unchanged": same and intact and not staged and not left,
         "intact": intact and not left,
+        "same": {"docker": False, "images": False},
+        "images": manifest.get("images", {}),
+        "docker_cli": manifest.get("docker_cli", ""),
+        "inputs": params["inputs"],
+        "stages": params["stages"],
         "locked": False,
         "held": {},
         "unfinished": left,
@@ -212,6 +269,8 @@ def main() -> None:
         "queues": worker_queues(containers, manifest, params["host"]) if left else {},
         "containers": shown(containers),
     }
+    if containers and not result["unchanged"]:
+        result["same"] = stages_done(params["stages"], manifest, entries, engine)
     if not result["unchanged"] and not module.check_mode:
         owner = {k: v for k, v in params["owner"].items() if k != "id"}
         owner["purpose"] = params["purpose"]

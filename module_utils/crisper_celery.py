@@ -262,3 +262,19 @@ def judge_canaries(
             {"queue": queue, "task_id": entry.get("task_id"), "message": text, "remedy": remedy}
         )
     return findings
+
+
+def judged_canaries(reply: Mapping[str, Any], nodes: Sequence[str]) -> dict[str, Any]:
+    """What became of the canaries: ``{problem, queues, findings}``.
+
+    Args:
+        reply: the probe's: ``{problem, error, queues}``, the last only without a problem.
+        nodes: node names that may have run them; empty accepts any.
+    """
+    problem, queues = str(reply["problem"]), reply.get("queues", {})
+    findings = judge_canaries(queues, nodes)
+    if problem:
+        text = f"{problem}: {reply['error']}"
+        findings = [{"queue": "", "task_id": "", "message": text, "remedy": ""}]
+        findings[0]["remedy"] = REMEDIES.get(problem, "")
+    return {"problem": problem, "queues": queues, "findings": findings}

@@ -131,6 +131,9 @@ def inspect(app, request):
     connection = connected(app, timeout)
     mailbox = app.control.mailbox(connection)
     channel = connection.default_channel
+    if connection.transport.driver_type == "redis":
+        # Closing waits for the read that is under way, by default a second.
+        channel.brpop_timeout = 0.1
     tickets = {uuid.uuid4().hex: method for method in methods}
     replies = {method: [] for method in methods}
 
@@ -264,7 +267,7 @@ def main(request):
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     secrets = secrets_of(os.environ)
-    phase = ["app_not_importable"]
+    phase, seen = ["app_not_importable"], {}
 
     def answer(reply):
         text = json.dumps(redact(reply, secrets), default=repr)
@@ -280,7 +283,12 @@ def main(request):
             "broker_unreachable": "The broker did not answer",
             "result_backend_unreachable": "The result backend did not answer",
         }[phase[0]]
-        answer({"problem": phase[0], "error": f"{what} in time"})
+        trouble(phase[0], f"{what} in time")
+
+    def trouble(problem, error):
+        found = {"problem": problem, "error": error}
+        # What the workers answered is told although a canary could not be sent.
+        answer({"problem": "", "error": "", **seen, "canary": found} if seen else found)
 
     signal.signal(signal.SIGALRM, late)
     signal.alarm(max(1, int(request["import_timeout"])))
@@ -288,15 +296,15 @@ def main(request):
         app = load_app(request["app"])
         # From here the waiting has deadlines of its own; the alarm only ends what has none.
         signal.alarm(int(request["timeout"] * 2) + 5)
-        if request["command"] == "inspect":
+        if request.get("methods"):
             phase[0] = "broker_unreachable"
-            reply = inspect(app, request)
-        else:
+            seen.update(inspect(app, request))
+        if request.get("canary"):
             phase[0] = "result_backend_unreachable"
-            reply = canary(app, request)
-        answer({"problem": "", "error": "", **reply})
+            signal.alarm(int(request["canary"]["timeout"] * 2) + 5)
+            seen["canary"] = {"problem": "", "error": "", **canary(app, request["canary"])}
+        answer({"problem": "", "error": "", **seen})
     except Failure as failure:
-        answer({"problem": failure.problem, "error": str(failure)})
+        trouble(failure.problem, str(failure))
     except Exception as error:
-        kind = "broker_unreachable" if phase[0] == "broker_unreachable" else phase[0]
-        answer({"problem": kind, "error": f"{type(error).__name__}: {error}"})
+        trouble(phase[0], f"{type(error).__name__}: {error}")

@@ -50,6 +50,10 @@ class Engine:
         _code, out, _err = self.call("container", "inspect", *ids)
         return parse_inspect(json.loads(out or "[]"))
 
+    def has_images(self, ids: Iterable[str]) -> bool:
+        """Whether all images of these ids are here."""
+        return self.call("image", "inspect", "--format", "{{.Id}}", *ids)[0] == 0
+
     def definitions_changed(
         self,
         services: Mapping[str, Mapping[str, Any]],

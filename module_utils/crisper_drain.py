@@ -49,6 +49,7 @@ class Book:
 
     def __init__(self, nodes: Iterable[str], silent_after: float, now: float = 0.0) -> None:
         self.silent_after = silent_after
+        self.longest = 0.0  # seconds that the longest task seen running had run
         self.nodes = {name: Node(name, now) for name in dict.fromkeys(nodes)}
 
     def asked(self) -> list:
@@ -63,8 +64,11 @@ class Book:
         """Nobody is left to wait for."""
         return not self.awaited()
 
-    def hear(self, name: str, report: dict, now: float) -> list:
-        """Take a worker's report; returns the queues it is to be told about."""
+    def hear(self, name: str, report: dict, now: float, wall: float) -> list:
+        """Take a worker's report; returns the queues it is to be told about.
+
+        `wall` is the time of day, which ``time_start`` is told in.
+        """
         node = self.nodes.get(name)
         if node is None or node.done:
             return []
@@ -73,6 +77,8 @@ class Book:
         node.active = [_task(request) for request in report["active"]]
         node.reserved = [_task(request) for request in report["reserved"]]
         node.scheduled = len(report["scheduled"])
+        begun = [task["since"] for task in node.active if task["since"]]
+        self.longest = max(self.longest, *(wall - since for since in begun), 0.0)
         orders = self.judge(node)
         node.told += [queue for queue in orders if queue not in node.told]
         return orders
@@ -80,6 +86,12 @@ class Book:
     def judge(self, node: Node) -> list:
         """Queues to tell the node about; sets ``done``."""
         raise NotImplementedError
+
+    def recall(self, before: Book) -> None:
+        """Take over what the same workers were told, and what was seen of them, before."""
+        self.longest = before.longest
+        for name, node in before.nodes.items():
+            self.nodes[name].told = list(node.told)
 
     def expire(self, now: float) -> None:
         """Who has not answered for too long is not waited for any more."""
@@ -103,6 +115,7 @@ class Book:
                 task for node in nodes if not node.done for task in _unfinished(node, wall)
             ],
             "scheduled": sum(node.scheduled for node in nodes),
+            "longest": round(self.longest, 1),
             "queues": {node.name: list(node.told) for node in nodes if node.told},
             "nodes": {
                 node.name: {

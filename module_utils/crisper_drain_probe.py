@@ -112,10 +112,10 @@ def converge(app, request, book):
             # A worker that missed its turn is not waited for again until it has spoken.
             left = max(0.05, deadline - time.monotonic())
             reports = room.collect(trusted & set(book.awaited()), min(patience, left))
-            now = time.monotonic()
+            now, wall = time.monotonic(), time.time()
             orders = {}
             for node, report in reports:
-                for queue in book.hear(node, report, now):
+                for queue in book.hear(node, report, now, wall):
                     orders.setdefault(queue, set()).add(node)
             trusted = {node for node, _ in reports} & set(book.awaited())
             if request["look_only"]:
@@ -143,7 +143,7 @@ def converge(app, request, book):
 
 def main(request, marker):
     """Answer one request and leave without the application's exit handlers."""
-    from crisper_celery_probe import Failure, load_app, redact, secrets_of
+    from crisper_celery_probe import Failure, inspect, load_app, redact, secrets_of
     from crisper_drain import Drain, Leave, Resume
 
     output = os.dup(1)
@@ -151,11 +151,11 @@ def main(request, marker):
     sys.stdout = sys.stderr
     secrets = secrets_of(os.environ)
     begun = time.monotonic()
-    state = {"phase": "app_not_importable", "book": None, "since": begun}
+    state = {"phase": "app_not_importable", "book": None, "since": begun, "seen": {}}
 
     def answer(problem="", error=""):
         book = state["book"]
-        reply = book.summary(time.time()) if book else {}
+        reply = {**state["seen"], **(book.summary(time.time()) if book else {})}
         reply.update(problem=problem, error=error)
         reply["seconds"] = round(time.monotonic() - state["since"], 3)
         reply["import_seconds"] = round(state["since"] - begun, 3)
@@ -175,14 +175,24 @@ def main(request, marker):
         state.update(phase="broker_unreachable", since=time.monotonic())
         # The loop keeps its own time; the alarm is for a broker that hangs in mid-sentence.
         signal.alarm(int(request["timeout"] + request["reply_timeout"]) + 15)
-        now = time.monotonic()
+        now, silent_after = time.monotonic(), request["silent_after"]
         if request["command"] == "resume":
-            book = Resume(request["queues"], request["silent_after"], now)
+            state["book"] = Resume(request["queues"], silent_after, now)
         else:
             kind = Drain if request["command"] == "drain" else Leave
-            book = kind(request["nodes"], request["silent_after"], now)
-        state["book"] = book
-        converge(app, request, book)
+            state["book"] = kind(request["nodes"], silent_after, now)
+        converge(app, request, state["book"])
+        if request["command"] == "leave":
+            state["seen"]["left"] = state["book"].summary(time.time())["done"]
+            if request["prove"]:
+                signal.alarm(int(request["prove"]["timeout"]) + 15)
+                state["seen"].update(inspect(app, request["prove"]))
+            before = state["book"]
+            state["book"] = Drain(request["nodes"], silent_after, time.monotonic())
+            state["book"].recall(before)
+            signal.alarm(int(request["patience"] + request["reply_timeout"]) + 15)
+            brief = {"command": "drain", "timeout": request["patience"]}
+            converge(app, {**request, **brief}, state["book"])
         signal.alarm(0)
         answer()
     except Failure as failure:

@@ -80,6 +80,17 @@ def unfinished(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def last_host(entries: Iterable[Mapping[str, Any]]) -> str:
+    """Digest of what the last deploy made of the host; empty when it did not get so far.
+
+    A deploy writes it down when it has staged its release, after it has installed and configured.
+    """
+    entries = list(entries)
+    deploys = [e["run"] for e in entries if e["step"] == BEGIN and e.get("purpose") == "deploy"]
+    noted = [e.get("host", "") for e in entries if deploys and e["run"] == deploys[-1]]
+    return str(next(filter(None, reversed(noted)), ""))
+
+
 def seconds_per_step(
     entries: Iterable[Mapping[str, Any]], run: str, now: float
 ) -> dict[str, float]:

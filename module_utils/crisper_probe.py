@@ -59,7 +59,8 @@ def ask(module: AnsibleModule, request: dict[str, Any]) -> dict[str, Any]:
         "import_timeout": module.params["import_timeout"],
     }
     # The probe keeps its own time; this only ends a Docker client that hangs.
-    limit = int(module.params["import_timeout"] + 2 * module.params["timeout"] + 30)
+    waits = 2 * (module.params["timeout"] + (request.get("canary") or {}).get("timeout", 0))
+    limit = int(module.params["import_timeout"] + waits + 30)
     command = ["timeout", "--kill-after=5", str(limit)]
     command += [module.params["docker_cli"], "exec", "--interactive", container]
     command += [module.params["python"], "-"]

@@ -161,10 +161,5 @@ class Lab:
 
     def inspect(self, broker: str = "", **request: Any) -> dict[str, Any]:
         """Ask the workers."""
-        base = {"command": "inspect", "app": "lab", "import_timeout": 60}
+        base = {"app": "lab", "import_timeout": 60}
         return self.probe({**base, **request}, broker)
-
-    def canary(self, **request: Any) -> dict[str, Any]:
-        """Send canaries."""
-        base = {"command": "canary", "app": "lab", "import_timeout": 60, "args": [], "kwargs": {}}
-        return self.probe({"task": "health_check", "timeout": 3, **base, **request})

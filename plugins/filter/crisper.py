@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,24 @@ from ansible.module_utils.crisper_stack import (
 CODE = ("roles", "library", "module_utils", "plugins", "templates", "images", "deploy.yml")
 
 
-def inputs_digest(
-    values: Mapping[str, Any],
+def inputs_digests(
+    values: Mapping[str, Mapping[str, Any]],
     repository: str,
     contexts: Iterable[Mapping[str, Any]],
     bundle: str = "",
-) -> str:
-    """SHA-256 (hex) of everything that a release is made from: equal means nothing to do.
+    sourceless: Collection[str] = (),
+) -> dict[str, str]:
+    """SHA-256 (hex) of what a release is made from, whole and by stage: equal means nothing to do.
 
     Args:
-        values: the operator's variables.
+        values: stage -> the operator's variables that it looks at.
         repository: path of this repository.
         contexts: build contexts ``{context, dockerfile, args}`` on the controller.
         bundle: path of a CA bundle on the controller; empty for none.
+        sourceless: stages that contexts and bundle mean nothing to.
+
+    Returns:
+        A digest by the names of `values`.
     """
     root = Path(repository).resolve()
     files = [
@@ -54,16 +59,23 @@ def inputs_digest(
         for path in sorted((root / name).rglob("*") if (root / name).is_dir() else [root / name])
         if path.is_file() and "__pycache__" not in path.parts
     ]
-    whole = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode())
+    code, sources = hashlib.sha256(), hashlib.sha256()
     for path in files:
-        whole.update(f"{path.relative_to(root)} {hash_file(path)}\n".encode())
+        code.update(f"{path.relative_to(root)} {hash_file(path)}\n".encode())
     for build in contexts:
         dockerfile = build.get("dockerfile") or "Dockerfile"
         entries = scan(Path(build["context"]), dockerfile)
-        whole.update(digest(entries, dockerfile, build.get("args") or {}).encode())
+        sources.update(digest(entries, dockerfile, build.get("args") or {}).encode())
     if bundle and Path(bundle).is_file():
-        whole.update(hash_file(Path(bundle)).encode())
-    return whole.hexdigest()
+        sources.update(hash_file(Path(bundle)).encode())
+    digests = {}
+    for name, given in values.items():
+        whole = code.copy()
+        if name not in sourceless:
+            whole.update(sources.digest())
+        whole.update(json.dumps(given, sort_keys=True, default=str).encode())
+        digests[name] = whole.hexdigest()
+    return digests
 
 
 def services_digest(compose: str, services: Iterable[str]) -> str:
@@ -84,7 +96,7 @@ class FilterModule:
             "crisper_env_line": env_file_line,
             "crisper_findings": find_problems,
             "crisper_host_name": host_name,
-            "crisper_inputs": inputs_digest,
+            "crisper_inputs": inputs_digests,
             "crisper_model": stack_model,
             "crisper_nginx_value": nginx_value,
             "crisper_services_digest": services_digest,

@@ -65,7 +65,7 @@ esac
 
 def retire(run_module: Any, client: str, tmp_path: Path, **more: Any) -> dict[str, Any]:
     """The module's answer."""
-    given = {"phase": "retire", "project_src": str(tmp_path), "project_name": "demo"}
+    given = {"phases": ["retire"], "project_src": str(tmp_path), "project_name": "demo"}
     given |= {"release": "r2", "services": SERVICES, "docker_cli": client, **more}
     return run_module(compose_rollout, **given)
 

@@ -14,6 +14,8 @@ from ansible.module_utils.crisper_skew import Tally, bound_queue, next_batch, ta
 from hypothesis import given
 from hypothesis import strategies as st
 
+WALL = 1000.0  # time of day
+
 
 def report(queues=(), active=(), reserved=(), scheduled=0):
     def tasks(ids):
@@ -48,16 +50,27 @@ def test_drained_or_not(name):
     reports, drained, told = SEQUENCES[name]
     book = Drain(["w@a"], silent_after=10)
     for number, one in enumerate(reports):
-        book.hear("w@a", one, float(number))
+        book.hear("w@a", one, float(number), WALL)
     assert book.finished() is drained
     result = book.summary(wall=107.0)
     assert result["done"] == (["w@a"] if drained else [])
     assert result["queues"] == ({"w@a": told} if told else {})
 
 
+def test_the_longest_task_that_was_waited_for_is_known():
+    first, book = Drain(["w@a"], silent_after=10), Drain(["w@a"], silent_after=10)
+    first.hear("w@a", report(["one"], ["a"]), 1.0, 105.25)
+    book.recall(first)
+    told = book.summary(wall=106.0)
+    assert (told["longest"], told["queues"]) == (5.2, {"w@a": ["one"]})
+    book.hear("w@a", report(active=["a"]), 2.0, 118.0)
+    book.hear("w@a", IDLE, 3.0, 119.0)
+    assert book.summary(wall=120.0)["longest"] == 18.0
+
+
 def test_unfinished_tasks_are_named_without_their_arguments():
     book = Drain(["w@a"], silent_after=10)
-    book.hear("w@a", report(["one"], ["a"], ["b"], 2), 1.0)
+    book.hear("w@a", report(["one"], ["a"], ["b"], 2), 1.0, WALL)
     result = book.summary(wall=107.26)
     assert result["unfinished"] == [
         {"id": "a", "name": "nap", "node": "w@a", "seconds": 7.3, "state": "running"},
@@ -69,28 +82,28 @@ def test_unfinished_tasks_are_named_without_their_arguments():
 
 def test_a_clock_that_was_set_back_makes_no_negative_time():
     book = Drain(["w@a"], silent_after=10)
-    book.hear("w@a", report(active=["a"]), 1.0)
+    book.hear("w@a", report(active=["a"]), 1.0, WALL)
     assert book.summary(wall=50.0)["unfinished"][0]["seconds"] == 0
 
 
 def test_silence_ends_the_waiting_and_a_sign_of_life_ends_the_silence():
     book = Drain(["w@a", "x@a"], silent_after=10)
     for now in (1.0, 2.0):
-        book.hear("x@a", IDLE, now)
+        book.hear("x@a", IDLE, now, WALL)
     book.expire(9.9)
     assert not book.finished()
     book.expire(10.0)
     assert book.finished()
     assert book.asked() == ["w@a"]  # still asked, not awaited
     assert book.summary(0.0)["silent"] == ["w@a"]
-    assert book.hear("w@a", report(["one"]), 11.0) == ["one"]
+    assert book.hear("w@a", report(["one"]), 11.0, WALL) == ["one"]
     assert not book.finished()
     assert book.summary(0.0)["silent"] == []
 
 
 def test_a_worker_that_falls_silent_leaves_what_it_said_last():
     book = Drain(["w@a"], silent_after=10)
-    book.hear("w@a", report(active=["a"]), 1.0)
+    book.hear("w@a", report(active=["a"]), 1.0, WALL)
     book.expire(11.0)
     result = book.summary(120.0)
     assert result["silent"] == ["w@a"]
@@ -106,16 +119,16 @@ def test_a_broker_that_was_away_is_nobodys_silence():
 
 def test_strangers_are_not_heard():
     book = Drain(["w@a"], silent_after=10)
-    assert book.hear("stranger@a", report(["one"]), 1.0) == []
+    assert book.hear("stranger@a", report(["one"]), 1.0, WALL) == []
     assert "stranger@a" not in book.summary(0.0)["nodes"]
 
 
 def test_resumed_when_all_its_queues_are_consumed():
     book = Resume({"w@a": ["one", "two"]}, silent_after=10)
-    assert book.hear("w@a", report(["three"]), 1.0) == ["one", "two"]
-    assert book.hear("w@a", report(["three", "one"]), 2.0) == ["two"]
+    assert book.hear("w@a", report(["three"]), 1.0, WALL) == ["one", "two"]
+    assert book.hear("w@a", report(["three", "one"]), 2.0, WALL) == ["two"]
     assert not book.finished()
-    assert book.hear("w@a", report(["three", "one", "two"]), 3.0) == []
+    assert book.hear("w@a", report(["three", "one", "two"]), 3.0, WALL) == []
     assert book.finished()
     assert book.summary(0.0)["queues"] == {"w@a": ["one", "two"]}
 
@@ -135,7 +148,7 @@ def test_drained_means_the_last_two_looks_were_empty(polls):
     seen = {"w@a": [], "x@a": []}
     for number, (node, one) in enumerate(polls):
         before = book.nodes[node].done
-        orders = book.hear(node, one, float(number))
+        orders = book.hear(node, one, float(number), WALL)
         if not before:
             seen[node].append(one)
             assert orders == [queue["name"] for queue in one["active_queues"]]

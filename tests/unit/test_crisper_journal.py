@@ -16,6 +16,7 @@ from ansible.module_utils.crisper_journal import (
     Journal,
     NotOwnerError,
     held_by_other,
+    last_host,
     parse_lines,
     seconds_per_step,
     unfinished,
@@ -188,6 +189,57 @@ def test_a_certificate_that_is_due_is_something_to_do(run_module, tmp_path, tmp_
     asked |= {"docker_cli": str(docker), "check_mode": True}
     assert run_module(stack_gate, **asked)["unchanged"]
     assert not run_module(stack_gate, due=True, **asked)["unchanged"]
+
+
+def begun(run, host="", purpose="deploy"):
+    """The journal's lines of a run; `host` is written down when it has staged."""
+    lines = [{"run": run, "step": "begin", "purpose": purpose}]
+    return lines + ([{"run": run, "step": "stage", "host": host}] if host else [])
+
+
+@pytest.mark.parametrize(
+    ("entries", "digest"),
+    [
+        ([], ""),
+        (begun("a", "one"), "one"),
+        (begun("a", "one") + begun("b", "two"), "two"),
+        # cut off before it had staged: nobody knows what it did to the host
+        (begun("a", "one") + begun("b"), ""),
+        # a rollback and a backup leave the host alone
+        (begun("a", "one") + begun("b", purpose="rollback") + begun("c", purpose="backup"), "one"),
+    ],
+)
+def test_what_the_last_deploy_made_of_the_host_is_known(entries, digest):
+    assert last_host(entries) == digest
+
+
+def test_stages_whose_inputs_are_the_same_have_nothing_to_do(run_module, tmp_path):
+    (tmp_path / "current").mkdir()
+    manifest = {"id": "r", "images": {"web": {"id": "sha256:1"}}, "docker_cli": "docker"}
+    manifest |= {"images_inputs": "i1", "model": {"rollout": {"web": {"kind": "fixed"}}}}
+    (tmp_path / "current" / "manifest.json").write_text(json.dumps(manifest))
+    first = Journal(tmp_path, "first")
+    first.acquire(OWNER)
+    first.note("stage", host="d1")
+    first.end("done")
+    record = {"Id": "1", "Config": {"Labels": {"com.docker.compose.service": "web"}}}
+    client = tmp_path / "docker"
+
+    def same(images_there=True, **stages):
+        client.write_text(
+            "#!/bin/sh\ncase $1 in ps) echo 1;; "
+            f"image) exit {0 if images_there else 1};; *) echo '{json.dumps([record])}';; esac\n"
+        )
+        client.chmod(0o755)
+        asked = {"root": str(tmp_path), "project": "unit", "owner": owner("x"), "stages": stages}
+        return run_module(stack_gate, **asked, docker_cli=str(client), check_mode=True)["same"]
+
+    assert same(docker="d1", images="i1") == {"docker": True, "images": True}
+    assert same(docker="d2", images="i2") == {"docker": False, "images": False}
+    assert same(docker="", images="") == {"docker": False, "images": False}
+    assert not same(images_there=False, docker="d1", images="i1")["images"]
+    Journal(tmp_path, "second").acquire(OWNER)
+    assert same(docker="d1", images="i1") == {"docker": False, "images": True}
 
 
 def test_in_check_mode_the_gate_only_looks(run_module, tmp_path, no_docker):

@@ -94,9 +94,13 @@ def repository(tmp_path) -> Path:
 
 def test_whatever_decides_a_release_changes_the_digest_of_its_inputs(repository, tmp_path):
     contexts = [{"context": str(tmp_path / "app")}]
+    of_the_host: set[str] = set()
 
     def digest(values: dict, bundle: str = "") -> str:
-        return filters.inputs_digest(values, str(repository), contexts, bundle)
+        stages = {"all": values, "docker": {}}
+        digests = filters.inputs_digests(stages, str(repository), contexts, bundle, ["docker"])
+        of_the_host.add(digests["docker"])
+        return digests["all"]
 
     base = digest({"stack_name": "a"})
     assert digest({"stack_name": "a"}) == base
@@ -112,6 +116,7 @@ def test_whatever_decides_a_release_changes_the_digest_of_its_inputs(repository,
         bundle.write_text(text)
         seen.add(digest({"stack_name": "a"}, str(bundle)))
     assert len(seen) == 8
+    assert len(of_the_host) == 2, "only this repository's own code is something to a host"
 
 
 def test_services_are_compared_without_what_others_are_like():
