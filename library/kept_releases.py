@@ -91,7 +91,8 @@ release:
   description:
     - The release in question - its C(id), C(path), C(images), C(model), C(tasks) that it registers,
       and C(irreversible), the releases after it whose migrations cannot be undone, each with its
-      C(backup).
+      C(backup); C(same), whether C(nginx) and C(data) are those of the current release; in state
+      C(fit), C(named), whether its images have their names.
   returned: in states C(fit), C(images) and C(current)
   type: dict
   sample: {id: 20261119t080000z-99887766, path: /opt/crisper/releases/20261119t080000z-99887766}
@@ -122,6 +123,7 @@ from ansible.module_utils.crisper_release import (
     irreversible_after,
     listing,
     previous,
+    same_parts,
 )
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -178,6 +180,8 @@ class Kept:
             )
         folder = self.root / "releases" / wanted
         manifest = self.manifests[wanted]
+        serving = self.manifests.get(self.current, {})
+        data = manifest.get("model", {}).get("data_services", [])
         return {
             "id": wanted,
             "path": str(folder),
@@ -185,6 +189,7 @@ class Kept:
             "model": manifest.get("model", {}),
             "tasks": (manifest.get("verified") or {}).get("tasks", []),
             "irreversible": irreversible_after(self.manifests.values(), wanted),
+            "same": same_parts(manifest, serving, data),
         }
 
     def fit(self) -> dict[str, Any]:
@@ -221,25 +226,34 @@ class Kept:
                 f" Kept: {self.kept_names()}. Choose another with -e release=<id>.",
                 releases=self.releases,
             )
-        return {"changed": False, "release": release}
+        named = all(
+            self.docker("image", "inspect", "--format", "{{.Id}}", name)[1].strip() == identity
+            for name, identity in self.names(release)
+        )
+        return {"changed": False, "release": {**release, "named": named}}
+
+    def names(self, release: dict[str, Any]) -> list[tuple[str, str]]:
+        """Name and id of every image, as the compose file of the release has them."""
+        found = []
+        for name, image in release["images"].items():
+            own = f"{self.params['stack']}/{name}:{release['id']}"
+            reference = own if name in ("backend", "frontend") else image["ref"]
+            found.append((reference, image["id"]))
+        return found
 
     def images(self) -> dict[str, Any]:
         """Give the release's images their names again."""
         release, changed = self.chosen(), False
-        for name, image in release["images"].items():
-            names = [image["ref"]]
-            if name in ("backend", "frontend"):
-                names = [f"{self.params['stack']}/{name}:{release['id']}"]
-            for reference in names:
-                code, out, _ = self.docker("image", "inspect", "--format", "{{.Id}}", reference)
-                if code == 0 and out.strip() == image["id"]:
-                    continue
-                changed = True
-                if self.module.check_mode:
-                    continue
-                code, _, err = self.docker("image", "tag", image["id"], reference)
-                if code != 0:
-                    self.module.fail_json(msg=f"{reference} cannot be named again: {err.strip()}")
+        for reference, identity in self.names(release):
+            code, out, _ = self.docker("image", "inspect", "--format", "{{.Id}}", reference)
+            if code == 0 and out.strip() == identity:
+                continue
+            changed = True
+            if self.module.check_mode:
+                continue
+            code, _, err = self.docker("image", "tag", identity, reference)
+            if code != 0:
+                self.module.fail_json(msg=f"{reference} cannot be named again: {err.strip()}")
         return {"changed": changed, "release": release}
 
     def make_current(self) -> dict[str, Any]:

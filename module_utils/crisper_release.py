@@ -16,6 +16,7 @@ RELEASE_ID = re.compile(r"\d{8}t\d{6}z-[0-9a-f]{8}\Z")
 MANIFEST = "manifest.json"
 DRAFT = ".draft-"  # begins the name of a folder that is no release, or none any more
 REDACTED = "<redacted>"
+PARTS = ("nginx", "data")  # digests in a manifest
 
 
 def file_options(mode: str, no_log: bool) -> dict[str, Any]:
@@ -129,6 +130,27 @@ def irreversible_after(
         {"id": m["id"], "backup": str((m.get("backup") or {}).get("path", ""))}
         for m in sorted(found, key=lambda m: m["id"])
     ]
+
+
+def same_parts(
+    one: Mapping[str, Any], other: Mapping[str, Any], data_services: Iterable[str]
+) -> dict[str, bool]:
+    """Whether two releases (manifests) have the same configuration of nginx, and the same data.
+
+    ``data`` is what the data services run: definitions, images and files that they read.
+    """
+
+    def ids(manifest: Mapping[str, Any]) -> list[Any]:
+        images = manifest.get("images", {})
+        return [images.get(name, {}).get("id") for name in data_services]
+
+    def read(manifest: Mapping[str, Any]) -> dict[str, str]:
+        sums = manifest.get("checksums", {})
+        return {k: v for k, v in sums.items() if k.startswith("secrets/") or k == ".env.qdrant"}
+
+    alike = {name: bool(one.get(name)) and one.get(name) == other.get(name) for name in PARTS}
+    alike["data"] = alike["data"] and ids(one) == ids(other) and read(one) == read(other)
+    return alike
 
 
 def to_prune(
