@@ -96,6 +96,11 @@ release:
   returned: in states C(fit), C(images) and C(current)
   type: dict
   sample: {id: 20261119t080000z-99887766, path: /opt/crisper/releases/20261119t080000z-99887766}
+seconds:
+  description: Seconds per step of this run so far.
+  returned: in state C(current), when O(run) is given
+  type: dict
+  sample: {begin: 4.1, start: 6.5}
 pruned:
   description: Ids that were removed.
   returned: in state C(pruned)
@@ -112,11 +117,18 @@ freed_bytes:
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
+from ansible.module_utils.crisper_journal import (
+    RUN_SPEC,
+    Journal,
+    NotOwnerError,
+    note,
+    seconds_per_step,
+)
 from ansible.module_utils.crisper_kept import linked, manifests, prune
 from ansible.module_utils.crisper_release import (
     MANIFEST,
@@ -205,8 +217,11 @@ class Kept:
                 continue
             if actual != expected:
                 problems.append(f"{name} was altered")
+        names = self.names(release)
+        wanted = [image["id"] for image in release["images"].values()]
+        known = self.ids([*wanted, *(reference for reference, _ in names)])
         for name, image in release["images"].items():
-            if self.docker("image", "inspect", "--format", "{{.Id}}", image["id"])[0] != 0:
+            if image["id"] not in known:
                 problems.append(f"the image of {name} ({image['id'][:19]}) is gone")
         blocking = release["irreversible"]
         if blocking and not self.params["restore_database"]:
@@ -226,11 +241,22 @@ class Kept:
                 f" Kept: {self.kept_names()}. Choose another with -e release=<id>.",
                 releases=self.releases,
             )
-        named = all(
-            self.docker("image", "inspect", "--format", "{{.Id}}", name)[1].strip() == identity
-            for name, identity in self.names(release)
-        )
+        named = all(known.get(reference) == identity for reference, identity in names)
         return {"changed": False, "release": {**release, "named": named}}
+
+    def ids(self, references: list[str]) -> dict[str, str]:
+        """Ids of those images that are here, by what they were asked for."""
+        form = "{{.Id}}{{range .RepoTags}} {{.}}{{end}}"
+        _, out, _ = self.docker("image", "inspect", "--format", form, *references)
+        found = {}
+        for line in out.splitlines():
+            identity, *tags = line.split()
+            found.update(dict.fromkeys((identity, *tags), identity))
+        # The engine tells tags without what Docker takes for granted.
+        short = {
+            name: name.removeprefix("docker.io/").removeprefix("library/") for name in references
+        }
+        return {name: found[short[name]] for name in references if short[name] in found}
 
     def names(self, release: dict[str, Any]) -> list[tuple[str, str]]:
         """Name and id of every image, as the compose file of the release has them."""
@@ -268,7 +294,10 @@ class Kept:
             draft = self.root / f".current.{os.getpid()}"
             draft.symlink_to(f"releases/{release['id']}")
             draft.replace(self.root / "current")
-        return {"changed": changed, "release": release}
+        run = self.params["run"]
+        entries = Journal(run["root"], run["id"]).entries() if run else []
+        seconds = seconds_per_step(entries, run["id"], time.time()) if run else {}
+        return {"changed": changed, "release": release, "seconds": seconds}
 
     def abandon(self) -> dict[str, Any]:
         """The staged release failed: it is not to be resumed, and its manifest says why."""
