@@ -1,11 +1,12 @@
 """Load a stack from outside until a file appears, then tell what came of it as JSON.
 
     load.py URL STOP_FILE [--rate 100] [--beside PATH] [--tasks-per-second 4] [--longest 20]
-            [--queues default] [--settle 90]
+            [--always 0] [--queues default] [--settle 90]
 
 Requests are made by `hey`: RATE a second of URL/health, and beside them two a second of another
 path, by default slow ones of 3 s. Tasks of 0.1 to 20 s go through POST URL/api/rehearsal/tasks and
 are counted by what they leave (app/backend/rehearsal.py): every accepted one must be there once.
+With `--always` one task of so many seconds is always running beside them.
 
     {"requests": {"sent": …, "failed": …, "errors": [...], "paths": {"/health": {…}, …}},
      "tasks": {"run": …, "accepted": …, "refused": …, "lost": …, "missing": [...], "twice": …,
@@ -88,7 +89,7 @@ def produce(url: str, stop: Path, arguments: argparse.Namespace) -> dict[str, An
     begun, run = time.monotonic(), uuid.uuid4().hex[:8]
     mix = [seconds for seconds in MIX if seconds <= arguments.longest]
     accepted: list[str] = []
-    refused, chance = 0, random.Random(7)  # noqa: S311
+    refused, chance, long_due = 0, random.Random(7), begun  # noqa: S311
     for queue in itertools.cycle(arguments.queues.split(",")):
         if stop.exists() or time.monotonic() - begun > LONGEST:
             break
@@ -96,6 +97,10 @@ def produce(url: str, stop: Path, arguments: argparse.Namespace) -> dict[str, An
         first = len(accepted) + refused
         names = [f"{run}-{first + n}" for n in range(max(1, round(arguments.tasks_per_second)))]
         batch = {"tasks": {name: chance.choice(mix) for name in names}, "queue": queue}
+        if arguments.always and time.monotonic() >= long_due:
+            long_due += arguments.always
+            names.append(f"{run}-long{first}")
+            batch["tasks"][names[-1]] = arguments.always
         try:
             call(f"{url}/api/rehearsal/tasks", batch)
             accepted += names
@@ -133,6 +138,9 @@ def main() -> None:
     parser.add_argument("--beside", default=SLOW, help="path of the other requests")
     parser.add_argument("--tasks-per-second", type=float, default=4)
     parser.add_argument("--longest", type=float, default=max(MIX), help="seconds of a task")
+    parser.add_argument(
+        "--always", type=float, default=0, help="seconds of the one that always runs"
+    )
     parser.add_argument("--queues", default="default", help="names, with commas")
     parser.add_argument("--settle", type=float, default=90, help="seconds for what runs at the end")
     arguments = parser.parse_args()

@@ -1,13 +1,15 @@
 """The same change, deployed in three ways under the same load, on one server in one run.
 
-    python tests/bench/bench_deploy.py [--rate 20] [--tasks-per-second 1] [--rounds 3]
+    python tests/bench/bench_deploy.py [--rate 20] [--tasks-per-second 1] [--longest 20]
+        [--rounds 3]
 
 - this deploy (`ansible-playbook deploy.yml`), and its rollback;
 - plain `docker compose up --detach --wait`;
 - start-first in shell: scale up, wait until healthy, stop the old containers.
 
 Each round has every way once; the figures are medians of the rounds. Seconds, requests failed and
-tasks lost are those that molecule/shared/load.py saw from outside. The server is the scenario
+tasks lost are those that molecule/shared/load.py saw from outside; a task of `longest` seconds runs
+at any time (0: there are short ones only). The server is the scenario
 `rollout`'s. Load generator, controller and server share this machine: nothing else should run on
 it, and a load that takes the processors for itself measures the load.
 """
@@ -176,9 +178,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=20, help="requests a second")
     parser.add_argument("--tasks-per-second", type=float, default=1)
+    parser.add_argument("--longest", type=float, default=20, help="seconds of the longest task")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     load = [f"--rate={arguments.rate}", f"--tasks-per-second={arguments.tasks_per_second}"]
+    # Short ones all the time, and always a long one: what a deploy waits for is no luck.
+    load += ["--longest=2", f"--always={arguments.longest}"]
     molecule = str(BIN / "molecule")
     ENV["PATH"] = f"{BIN}:{ENV['PATH']}"
     run(molecule, "destroy", "-s", "rollout")

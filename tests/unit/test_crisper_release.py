@@ -54,3 +54,29 @@ def test_a_redacted_env_shows_no_value(values):
     shown = release.redacted_env(text, 'A="7"\n')
     assert not any(value in shown for value in values.values())
     assert all(name in shown for name in values)
+
+
+def manifest(**differs):
+    """A release with data services."""
+    known = {
+        "nginx": "n1",
+        "data": "d1",
+        "images": {"redis": {"id": "r1"}, "backend": {"id": "b1"}},
+        "checksums": {"secrets/redis.conf": "s1", ".env.qdrant": "q1", ".env.prod": "p1"},
+    }
+    return known | differs
+
+
+def test_what_two_releases_have_in_common_is_known():
+    def same(**differs):
+        return release.same_parts(manifest(), manifest(**differs), ["redis"])
+
+    assert same() == {"nginx": True, "data": True}
+    assert same(nginx="n2") == {"nginx": False, "data": True}
+    assert same(data="d2") == {"nginx": True, "data": False}
+    assert not same(images={"redis": {"id": "r2"}, "backend": {"id": "b1"}})["data"]
+    assert same(images={"redis": {"id": "r1"}, "backend": {"id": "b2"}})["data"]
+    assert not same(checksums={**manifest()["checksums"], "secrets/redis.conf": "s2"})["data"]
+    assert same(checksums={**manifest()["checksums"], ".env.prod": "p2"})["data"]
+    # one from before these were written down is never the same
+    assert release.same_parts({}, {}, []) == {"nginx": False, "data": False}

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import release
 import stack_secrets
+from ansible.module_utils.crisper_journal import Journal
 from ansible.module_utils.crisper_release import RELEASE_ID
 from ansible.module_utils.testing import patch_module_args
 
@@ -53,6 +54,31 @@ def run(capsys):
         return json.loads(capsys.readouterr().out)
 
     return call
+
+
+def test_promoting_tells_the_seconds_and_prunes_what_is_too_many(run, tmp_path, monkeypatch):
+    numbers = itertools.count(1)
+    name = "20261122t00000{}z-{}"  # one a second
+    monkeypatch.setattr(
+        release, "release_id", lambda _, digest: name.format(next(numbers), digest[:8])
+    )
+    journal = Journal(tmp_path, "a-run")
+    journal.acquire({"who": "ops", "controller": "laptop", "process": "1@2", "purpose": "deploy"})
+    own = {"root": str(tmp_path), "id": "a-run"}
+    made = []
+    for number in range(4):
+        files = arguments(tmp_path)["files"]
+        files[2] = {"path": "nginx/nginx.conf", "content": f"# {number}\n"}
+        run(release, **arguments(tmp_path, files=files, run=own))
+        told = {"facts": {"verified": {"ok": True}, "deploy": {"tasks": {}}}, "keep": 2}
+        seen = run(release, **arguments(tmp_path, state="current", files=[], run=own, **told))
+        made.append(seen["release"]["id"])
+        assert set(seen["seconds"]) == {"begin", "stage"} | ({"promote"} if number else set())
+    assert seen["pruned"] == made[1:2]
+    assert sorted(path.name for path in (tmp_path / "releases").iterdir()) == made[2:]
+    manifest = json.loads((tmp_path / "current" / "manifest.json").read_text())
+    assert (manifest["id"], manifest["deploy"]["tasks"]) == (made[3], {})
+    assert manifest["deploy"]["seconds"] == seen["seconds"]
 
 
 def test_a_release_is_staged_once_and_promoted(run, tmp_path):
