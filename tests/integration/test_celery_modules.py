@@ -199,6 +199,23 @@ def test_a_canary_comes_back_from_every_queue(ready: dict[str, Any], ansible_mod
     )
 
 
+def test_questions_and_canaries_are_one_call(ready: dict[str, Any], inspect: Run) -> None:
+    sent = {"task": "health_check", "queues": ["default", "io"], "nodes": NODES, "timeout": 5}
+    result = inspect(EXPECT, canary=sent)
+    assert not result.get("failed")
+    assert {queue: seen["state"] for queue, seen in result["canary"]["queues"].items()} == {
+        "default": "SUCCESS",
+        "io": "SUCCESS",
+    }
+    # both are told: what a worker is not, and which canary did not come back
+    unmet = {**EXPECT, "registered": ["renamed_task"]}
+    lost = inspect(unmet, canary={**sent, "queues": ["io", "nobody"], "timeout": 2})
+    assert lost["failed"] is True
+    assert "renamed_task" in lost["msg"]
+    assert [finding["queue"] for finding in lost["canary"]["findings"]] == ["nobody"]
+    assert set(codes(lost)) == {"unregistered_task"}
+
+
 def test_canaries_that_do_not_come_back_are_named(
     ready: dict[str, Any], ansible_module: Run, docker: Docker
 ) -> None:

@@ -250,3 +250,28 @@ def test_the_time_since_the_workers_left_counts(worker, drain, send, marks):
     rest = drain("old@a", since=time.time() - 100, timeout=101)
     assert [task["state"] for task in rest["unfinished"]] == ["running"]
     assert rest["seconds"] < 4
+
+
+def test_new_workers_are_proved_while_old_ones_leave(worker, drain, send, marks):
+    worker("old@a", "-c1", "-Qone").ready()
+    worker("new@b", "-c2", "-Qtwo").ready()
+    send("nap", "short", 2.0)
+    until(lambda: marks() == ["start short old@a"])
+    wanted = {"nodes": ["new@b"], "pools": {"new": {"queues": ["two"], "concurrency": 2}}}
+    seen = drain("old@a", state="left", prove=wanted, patience=10)
+    assert (seen["left"], seen["drained"], seen["findings"]) == (["old@a"], ["old@a"], [])
+    assert 0.5 < seen["longest"] < 4
+    assert seen["seconds"] < 4
+
+    drain(state="resumed", queues=seen["queues"])
+    unmet = {**wanted, "pools": {"new": {"queues": ["two", "three"]}}}
+    bad = drain("old@a", state="left", prove=unmet)
+    assert bad["failed"]
+    assert bad["problem"] == "expectations_not_met"
+    assert "consumes two, expected three, two" in bad["msg"]
+    assert bad["queues"] == {"old@a": ["one"]}, "who undoes it must know who was told to leave"
+
+    gone = drain("old@a", state="left", prove={"nodes": ["nobody@c"]})
+    assert gone["failed"]
+    assert "nobody@c" in gone["msg"] or "No worker answered" in gone["msg"]
+    assert drain("old@a", state="left", prove={"pools": {}})["failed"]
