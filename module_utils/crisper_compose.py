@@ -22,8 +22,9 @@ class Engine:
         self.project = project
 
     def available(self) -> bool:
-        """Whether there is a Docker client at all."""
-        return shutil.which(self.cli) is not None
+        """Whether there is a Docker client, and an engine that answers it."""
+        asked = ("version", "--format", "{{.Server.Version}}")
+        return shutil.which(self.cli) is not None and self.call(*asked)[0] == 0
 
     def call(self, *arguments: str, folder: str | None = None) -> tuple[int, str, str]:
         """Exit code, output and errors of a Docker command."""

@@ -175,6 +175,20 @@ def test_the_gate_locks_a_stack_that_is_new(run_module, tmp_path, no_docker):
     assert (over["unfinished"]["run"], over["unfinished"]["step"]) == ("first", "begin")
 
 
+def test_an_engine_that_does_not_run_is_left_to_the_role_that_starts_it(run_module, tmp_path):
+    """Regression: the gate failed, so that no deploy could start a stopped engine."""
+    (tmp_path / "current").mkdir()
+    manifest = {"id": "r", "inputs": "abc", "images": {"web": {"id": "1"}}, "docker_cli": "docker"}
+    (tmp_path / "current" / "manifest.json").write_text(json.dumps(manifest))
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2\nexit 1\n")
+    docker.chmod(0o755)
+    asked = {"root": str(tmp_path), "project": "unit", "owner": owner("x"), "inputs": "abc"}
+    seen = run_module(stack_gate, **asked, stages={"docker": "d"}, docker_cli=str(docker))
+    assert (seen["locked"], seen["unchanged"], seen["intact"]) == (True, False, False)
+    assert seen["same"] == {"docker": False, "images": False}
+
+
 def test_a_certificate_that_is_due_is_something_to_do(run_module, tmp_path, tmp_path_factory):
     """A release that runs from the same inputs is unchanged, unless something else is due."""
     (tmp_path / "current").mkdir()
