@@ -35,20 +35,24 @@ def main() -> int:
     with tempfile.TemporaryFile("w+") as output:
         deploy = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         follower = subprocess.Popen(
-            [*journal, "--follow=name", "--retry", path], stdout=subprocess.PIPE, text=True
+            [*journal, "--follow=name", "--retry", "--sleep-interval=0.1", path],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         # The end of the deploy, or of the time, is the end of the journal.
         watch = threading.Thread(target=lambda: (deploy.wait(), follower.kill()), daemon=True)
         watch.start()
         seen = map(entry, follower.stdout or ())
         reached = any(run not in known and name == step for run, name in seen)
-        if deploy.poll() is None:
+        killed = deploy.poll() is None
+        if killed:
             os.killpg(deploy.pid, signal.SIGKILL)
         watch.join()
-        if reached:
+        if reached and killed:
             return 0
         output.seek(0)
-        print(f"the deploy ended before its step {step}:\n{output.read()}")
+        where = "in" if reached else "before"
+        print(f"the deploy ended {where} its step {step}:\n{output.read()}")
     return 1
 
 
