@@ -23,15 +23,14 @@ extends_documentation_fragment: [crisper]
 options:
   state:
     description:
-      - C(left) leaves the queues and waits no longer than O(patience) for what runs; C(drained)
-        leaves them and waits; C(resumed) takes them up again.
+      - C(drained) leaves the queues and waits for what runs; C(resumed) takes them up again.
     type: str
-    choices: [left, drained, resumed]
+    choices: [drained, resumed]
     default: drained
   nodes:
     description:
       - Node names of the workers, exactly. Needed with O(state=drained), where none is nothing
-        to do. So with O(state=left).
+        to do.
       - With O(state=resumed) limits O(queues) to these nodes.
     type: list
     elements: str
@@ -59,19 +58,11 @@ options:
     default: 300
   since:
     description:
-      - RV(left_at) of an earlier call; the time since then is taken off O(timeout). 0 takes
+      - Unix time at which they were told to leave already (C(left.left_at) of M(compose_rollout)
+        or RV(left_at) of an earlier call); the time since then is taken off O(timeout). 0 takes
         nothing off.
     type: float
     default: 0
-  patience:
-    description: With C(left), seconds to wait for what the workers hold. Idle ones need no more.
-    type: float
-    default: 0
-  prove:
-    description:
-      - With C(left), what must be so of other workers when O(nodes) have left their queues, as
-        O(expect) of M(celery_inspect), with C(nodes). The same process asks them.
-    type: dict
   interval:
     description: Longest pause between two polls in seconds; the first pauses are shorter.
     type: float
@@ -132,19 +123,13 @@ EXAMPLES = r"""
 RETURN = r"""
 drained:
   description: Nodes that consume nothing and hold nothing to run.
-  returned: with O(state=drained) and O(state=left)
+  returned: with O(state=drained)
   type: list
   elements: str
   sample: [default@app1-20261119t080000z-99887766-0a1b2c3d4e5f]
 resumed:
   description: Nodes that consume all their queues.
   returned: with O(state=resumed)
-  type: list
-  elements: str
-  sample: []
-left:
-  description: Nodes that consume nothing.
-  returned: with O(state=left)
   type: list
   elements: str
   sample: []
@@ -171,12 +156,6 @@ longest:
   returned: always
   type: float
   sample: 18.4
-findings:
-  description: Everything that is not as O(prove) wants it; the module fails with them.
-  returned: with O(prove)
-  type: list
-  elements: dict
-  sample: []
 scheduled:
   description: Tasks with an ETA that the nodes hold; they go back to their queues at SIGTERM.
   returned: always
@@ -224,13 +203,13 @@ from typing import Any
 
 from ansible.module_utils import crisper_celery_probe, crisper_drain, crisper_drain_probe
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_celery import REMEDIES, SHAPES, judge, told
+from ansible.module_utils.crisper_celery import REMEDIES
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_probe import find_container
 from ansible.module_utils.crisper_ship import ShipError, run
 
 ARGUMENT_SPEC: dict[str, Any] = {
-    "state": {"type": "str", "choices": ["left", "drained", "resumed"], "default": "drained"},
+    "state": {"type": "str", "choices": ["drained", "resumed"], "default": "drained"},
     "nodes": {"type": "list", "elements": "str"},
     "queues": {"type": "dict"},
     "container": {"type": "str"},
@@ -239,8 +218,6 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "app": {"type": "str", "required": True},
     "timeout": {"type": "float", "default": 300},
     "since": {"type": "float", "default": 0},
-    "patience": {"type": "float", "default": 0},
-    "prove": {"type": "dict"},
     "interval": {"type": "float", "default": 1.0},
     "reply_timeout": {"type": "float", "default": 2.0},
     "silent_after": {"type": "float", "default": 10.0},
@@ -250,9 +227,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "docker_cli": {"type": "str", "default": "docker"},
     "run": RUN_SPEC,
 }
-# A worker of the release answers at once, or the next second.
-PROOF_SECONDS, SETTLE_SECONDS = 5.0, 0.1
-STEPS = {"left": "leave", "drained": "drain", "resumed": "resume"}
+STEPS = {"drained": "drain", "resumed": "resume"}
 NOTHING: dict[str, Any] = {
     "unfinished": [],
     "scheduled": 0,
@@ -273,16 +248,8 @@ def request_of(params: dict[str, Any], look_only: bool) -> dict[str, Any]:
     request["look_only"] = look_only
     if params["since"]:
         request["timeout"] = max(1.0, params["timeout"] - (time.time() - params["since"]))
-    if params["state"] != "resumed":
-        command = "drain" if params["state"] == "drained" else "leave"
-        request |= {"command": command, "nodes": params["nodes"], "prove": None}
-        if params["prove"]:
-            named = params["prove"]["nodes"]
-            request["prove"] = {
-                **{"methods": list(SHAPES), "destination": named, "everybody": False},
-                **{"timeout": PROOF_SECONDS, "settle": SETTLE_SECONDS},
-            }
-        return {**request, "patience": params["patience"]}
+    if params["state"] == "drained":
+        return {**request, "command": "drain", "nodes": params["nodes"]}
     queues = {
         node: [str(queue) for queue in wanted]
         for node, wanted in params["queues"].items()
@@ -299,15 +266,12 @@ def main() -> None:
         mutually_exclusive=[("container", "project")],
         required_together=[("project", "service")],
         required_if=[
-            ("state", "left", ["nodes"]),
             ("state", "drained", ["nodes"]),
             ("state", "resumed", ["queues"]),
         ],
         supports_check_mode=True,
     )
     params = module.params
-    if params["prove"] and not params["prove"].get("nodes"):
-        module.fail_json(msg="prove has no nodes: name the workers that must be as it says.")
     for name in ("timeout", "interval", "reply_timeout", "silent_after", "import_timeout"):
         if params[name] <= 0:
             module.fail_json(msg=f"{name} is {params[name]}: seconds, greater than 0.")
@@ -327,8 +291,7 @@ def main() -> None:
         module.fail_json(msg=f"{error}. {REMEDIES.get(kind, '')}", problem=kind)
     command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
     shipped = [crisper_celery_probe, crisper_drain, crisper_drain_probe]
-    limit = params["import_timeout"] + params["timeout"] + params["patience"] + 60
-    limit += params["reply_timeout"] + PROOF_SECONDS
+    limit = params["import_timeout"] + params["timeout"] + params["reply_timeout"] + 60
     try:
         reply = run(command, shipped, request, limit)
     except ShipError as error:
@@ -339,8 +302,6 @@ def main() -> None:
         )
     result = {**NOTHING, **{key: reply[key] for key in NOTHING if key in reply}}
     result[done] = reply.get("done", [])
-    if done == "left":
-        result |= {"left": reply.get("left", []), "drained": result["left"]}
     result["left_at"] = left_at
     result["changed"] = bool(result["queues"])
     if reply["problem"]:
@@ -350,11 +311,6 @@ def main() -> None:
             f" Told to {'take up' if done == 'resumed' else 'leave'} queues before: {ordered}.",
             **result,
         )
-    if "replies" in reply:
-        findings = [finding.as_dict() for finding in judge(reply["replies"], params["prove"])]
-        result["findings"] = findings
-        if findings:
-            module.fail_json(msg=told(findings), **{**result, "problem": "expectations_not_met"})
     if result["silent"]:
         message = (
             f"No answer from {', '.join(result['silent'])}. Does the container run (docker ps),"

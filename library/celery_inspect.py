@@ -177,15 +177,7 @@ seconds:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_celery import (
-    REMEDIES,
-    SHAPES,
-    folded,
-    judge,
-    judged_canaries,
-    problem_of,
-    told,
-)
+from ansible.module_utils.crisper_celery import SHAPES, answered, told
 from ansible.module_utils.crisper_probe import CONNECTION_SPEC, ask
 
 METHODS = list(SHAPES)
@@ -242,22 +234,8 @@ def main() -> None:
             "canary": None if canary is None else {**canary, "args": [], "kwargs": {}},
         },
     )
-    if reply["problem"]:
-        kind, error = reply["problem"], reply["error"]
-        finding = {"code": kind, "message": f"{kind}: {error}", "node": "", "expected": None}
-        finding.update(actual=None, remedy=REMEDIES.get(kind, ""))
-        module.fail_json(msg=told([finding]), problem=kind, findings=[finding], nodes={})
-    found = judge(reply["replies"], expect)
-    findings = [finding.as_dict() for finding in found]
-    result = {
-        "nodes": folded(reply["replies"]),
-        "findings": findings,
-        "problem": problem_of(found),
-        "seconds": reply["seconds"],
-    }
-    if canary is not None:
-        result["canary"] = judged_canaries(reply["canary"], canary["nodes"])
-        findings = findings + result["canary"]["findings"]
+    result = answered(reply, expect, None if canary is None else canary["nodes"])
+    findings = result["findings"] + result.get("canary", {}).get("findings", [])
     if findings:
         module.fail_json(msg=told(findings), **result)
     module.exit_json(changed=False, **result)

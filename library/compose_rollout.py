@@ -10,16 +10,20 @@ description:
   - Compares what runs with what a release wants and moves from the one to the other without a
     gap. Without a phase it only looks; C(start) starts the release's containers beside the old
     ones and waits until they are healthy (what it started is removed again when they are not);
-    C(swap) replaces what may exist only once (beat) or belongs to no release (nginx); C(retire)
-    waits until beat is healthy, then stops the old containers and removes them, and looks again.
+    C(leave) tells the old workers to leave their queues and asks the new ones whether they are as
+    O(workers) says, while C(swap) replaces what may exist only once (beat) or belongs to no release
+    (nginx); C(retire) waits until beat is healthy, then stops the old containers and removes them,
+    and looks again; C(prove) asks all workers and sends canaries.
+  - Old workers that still hold tasks when C(leave) has waited for them are told in RV(held);
+    C(retire) leaves them, and C(prove) is put off, until it is called again without C(leave).
   - Nothing of community.docker does this; C(docker_compose_v2) recreates in place.
 extends_documentation_fragment: [crisper]
 options:
   phases:
-    description: What to do, in that order; nothing only looks.
+    description: What to do, in this order whatever theirs; nothing only looks.
     type: list
     elements: str
-    choices: [start, swap, retire]
+    choices: [start, leave, swap, retire, prove]
     default: []
   project_src:
     description: Folder of the release, with its compose file and C(.env).
@@ -51,11 +55,42 @@ options:
   stop_timeout:
     description: Seconds a stopped container may take; none takes each container's own.
     type: int
-  kinds:
-    description: With C(retire), the kinds of services whose old containers go; none takes all.
-    type: list
-    elements: str
-    default: []
+  workers:
+    description: How workers are asked; needed in the phases C(leave) and C(prove).
+    type: dict
+    suboptions:
+      app:
+        description: The Celery application as C(celery -A) takes it.
+        type: str
+        required: true
+      service:
+        description: Service of the release in whose container they are asked from.
+        type: str
+        default: backend
+      expect:
+        description: What must be so of every worker of the release, as O(expect) of
+          M(celery_inspect). Names and number are known here.
+        type: dict
+        default: {}
+      canary:
+        description: C({task, queues, timeout}) of the canaries; none sends none.
+        type: dict
+      timeout:
+        description: Seconds the workers have to answer.
+        type: float
+        default: 5.0
+      patience:
+        description: Seconds to wait for what old workers hold. Idle ones need no more.
+        type: float
+        default: 0
+      import_timeout:
+        description: Seconds that importing the application may take.
+        type: int
+        default: 60
+      python:
+        description: The Python interpreter in the container.
+        type: str
+        default: python
   overdue:
     description:
       - Node names of old workers that still run tasks after their time. They are stopped the cold
@@ -78,15 +113,21 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: The release's containers run beside the old ones
+- name: The release's containers have taken over
   compose_rollout:
-    phases: [start, swap]
+    phases: [start, leave, swap, retire, prove]
     project_src: /opt/crisper/releases/20261120t221500z-1a2b3c4d
     project_name: crisper
     release: 20261120t221500z-1a2b3c4d
     services:
       backend: {kind: web, replicas: 1}
       celery-worker: {kind: worker, replicas: 2}
+    host: app1
+    workers:
+      app: backend.celery_app
+      patience: 2
+      expect: {registered: [health_check]}
+      canary: {task: health_check, queues: [default], timeout: 30}
 """
 
 RETURN = r"""
@@ -115,12 +156,31 @@ containers:
   sample: [{name: crisper-nginx-1, service: nginx, state: running, health: healthy}]
 after:
   description: RV(steps), RV(nodes) and RV(containers) when all was done, and the C(release).
-  returned: in phase C(retire), when O(kinds) takes all
+  returned: in phase C(retire), when nothing was RV(held)
   type: dict
   sample: {release: 20261120t221500z-1a2b3c4d, steps: [], nodes: {new: [], old: []}, containers: []}
+left:
+  description:
+    - What came of C(leave) - C(queues) (node name to those it was told to leave), C(left_at) (Unix
+      time), C(drained), C(unfinished), C(scheduled), C(longest), C(silent) as M(celery_drain) has
+      them, and C(findings) over the new workers, with which the module fails.
+  returned: in phase C(leave), also on failure
+  type: dict
+  sample: {queues: {}, left_at: 1795212000.5, drained: [], unfinished: [], findings: []}
+held:
+  description: Node names of old workers that still hold tasks.
+  returned: in phase C(leave)
+  type: list
+  elements: str
+  sample: []
+proof:
+  description: What the workers answered, as M(celery_inspect) returns it; it fails nothing here.
+  returned: in phase C(prove), when nothing was RV(held)
+  type: dict
+  sample: {problem: "", findings: [], nodes: {}}
 stopped:
   description: Exit code by container name.
-  returned: in phase C(retire)
+  returned: in phase C(retire), also on failure
   type: dict
   sample: {crisper-celery-worker-1: 0}
 failures:
@@ -133,10 +193,10 @@ failures:
 
 import json
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_compose import Engine, shown
+from ansible.module_utils.crisper_compose import Engine, Watch, shown
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_rollout import (
     CREATE,
@@ -150,8 +210,11 @@ from ansible.module_utils.crisper_rollout import (
     node_name,
     not_ready,
 )
+from ansible.module_utils.crisper_ship import ShipError
+from ansible.module_utils.crisper_workers import SPEC as WORKERS_SPEC
+from ansible.module_utils.crisper_workers import Workers, remedy
 
-PHASES = ("start", "swap", "retire")
+PHASES = ("start", "leave", "swap", "retire", "prove")
 ARGUMENT_SPEC: dict[str, Any] = {
     "phases": {"type": "list", "elements": "str", "choices": list(PHASES), "default": []},
     "project_src": {"type": "path", "required": True},
@@ -161,39 +224,65 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "host": {"type": "str", "default": ""},
     "wait_timeout": {"type": "int", "default": 300},
     "stop_timeout": {"type": "int"},
-    "kinds": {"type": "list", "elements": "str", "default": []},
+    "workers": WORKERS_SPEC,
     "overdue": {"type": "list", "elements": "str", "default": []},
     "docker_cli": {"type": "str", "default": "docker"},
     "run": RUN_SPEC,
 }
-POLL_SECONDS = 0.25
+# Between two looks at containers: when nothing happened, and when the engine tells no events.
+LOOK_SECONDS, POLL_SECONDS = 2.0, 0.25
 LOG_LINES = "20"
 
 
 class Rollout:
-    """Phases of one stack's rollout."""
+    """Phases of one stack's rollout; `result` is what there is to tell, also when one fails."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.params = module.params
         self.release = module.params["release"]
         self.folder = module.params["project_src"]
-        self.engine = Engine(module, module.params["project_name"])
+        self.engine = Engine(module, module.params["project_name"], self.seen)
+        self.watch: Watch | None = None
+        asked = module.params["workers"]
+        self.workers = Workers(asked, module.params["docker_cli"]) if asked else None
+        self.leaving: dict[str, list[str]] = {}  # nodes, while they are being told
+        self.redefined: list[str] = []  # services of kind `fixed`
+        self.result: dict[str, Any] = {"changed": False}
+
+    def seen(self) -> dict[str, Any]:
+        """The result so far; who was told to leave must be known, whatever fails meanwhile."""
+        if self.leaving:
+            self.result["left"], _wrong = self.asked().left(self.leaving["new"])
+            self.leaving = {}
+        return self.result
+
+    def fail(self, message: str, **more: Any) -> NoReturn:
+        """End with what is known."""
+        self.module.fail_json(msg=message, **{**self.seen(), **more})
+        raise AssertionError  # fail_json has ended the process
 
     def note(self, step: str) -> None:
         """Write the step into the journal, before anything of it is done."""
         try:
             note(self.params, step)
         except NotOwnerError as error:
-            self.module.fail_json(msg=str(error))
+            self.fail(str(error))
 
-    def plan(self, whole: bool = False) -> tuple[list[Step], list[Container]]:
-        """What is to be done, and what there is; `whole` whatever phases there are."""
+    def plan(self) -> tuple[list[Step], list[Container]]:
+        """What is to be done, and what there is."""
         containers, services = self.engine.containers(), self.params["services"]
-        changed: list[str] = []
-        if whole or self.params["phases"] != ["retire"]:  # which leaves services of that kind alone
-            changed = self.engine.definitions_changed(services, containers, self.folder)
-        return decide(services, containers, self.release, changed), containers
+        return decide(services, containers, self.release, self.redefined), containers
+
+    def compare(self) -> None:
+        """Find out which services have another definition now."""
+        services, containers = self.params["services"], self.engine.containers()
+        self.redefined = self.engine.definitions_changed(services, containers, self.folder)
+
+    def rest(self) -> None:
+        """Until there is something new to see."""
+        self.watch = self.watch or Watch(self.engine)
+        self.watch.sleep(LOOK_SECONDS, POLL_SECONDS)
 
     def told(self, steps: list[Step], containers: list[Container]) -> dict[str, Any]:
         """A plan as results show it."""
@@ -212,11 +301,12 @@ class Rollout:
                 found[which].append(node_name(container, self.params["host"]))
         return found
 
-    def start(self, steps: list[Step], containers: list[Container]) -> bool:
+    def start(self, steps: list[Step], containers: list[Container]) -> None:
         """Start the release's web and worker containers beside the old ones; wait for health."""
         wanted = [s for s in steps if s.kind in ROLLED and s.action not in (KEEP, REMOVE)]
         if not wanted:
-            return False
+            self.compare()
+            return
         self.note("start")
         dead = [c for c in containers if c.state not in ("running", "restarting")]
         dead = [c for c in dead if c.service in {step.service for step in wanted}]
@@ -232,6 +322,7 @@ class Rollout:
         names = [step.service for step in wanted]
         # --no-recreate leaves the old ones alone; --scale makes Compose add the new beside them.
         arguments = ["up", "--detach", "--no-deps", "--no-recreate", "--no-build", *scales, *names]
+        self.watch = Watch(self.engine)
         project = ("compose", "--project-name", self.params["project_name"])
         code, out, err = self.engine.call(*project, *arguments, folder=self.folder)
         fresh = [
@@ -239,8 +330,10 @@ class Rollout:
         ]
         if code != 0:
             self.give_up(fresh, f"Compose could not start them: {(err or out).strip()[-2000:]}")
+        # The containers take their time now.
+        self.compare()
         self.wait(fresh)
-        return True
+        self.result["changed"] = True
 
     def wait(self, ids: list[str]) -> None:
         """Until all are healthy; at the first that cannot become so, undo and fail."""
@@ -255,15 +348,16 @@ class Rollout:
                 self.give_up(ids, "They did not become healthy")
             if time.monotonic() > deadline:
                 self.give_up(ids, f"Not healthy within {self.params['wait_timeout']} s")
-            time.sleep(POLL_SECONDS)
+            self.prepare(now)
+            self.rest()
 
-    def give_up(self, ids: list[str], why: str) -> None:
+    def give_up(self, ids: list[str], why: str) -> NoReturn:
         """Remove what was started; the old containers never stopped serving."""
         failures = self.failures(self.engine.inspect(ids) if ids else [])
         if ids:
             self.engine.run("rm", "--force", "--volumes", *ids)
-        self.module.fail_json(
-            msg=f"New containers of release {self.release} were started and removed again: {why}."
+        self.fail(
+            f"New containers of release {self.release} were started and removed again: {why}."
             f" What ran before still serves.{self.last_words(failures)}",
             failures=failures,
         )
@@ -284,11 +378,60 @@ class Rollout:
         """The same for a message."""
         return "".join(f"\n--- {f['name']} ({f['state']}):\n{f['logs']}" for f in failures)
 
-    def swap(self, steps: list[Step]) -> bool:
+    def asked(self) -> Workers:
+        """Who asks the workers."""
+        if self.workers is None:
+            self.module.fail_json(msg="The phases leave and prove need the option workers.")
+        return self.workers
+
+    def prepare(self, containers: list[Container]) -> None:
+        """Have the application imported in a container of the release, as soon as one serves."""
+        if self.workers is None or self.workers.session is not None:
+            return
+        for container in containers:
+            mine = container.service == self.workers.asked["service"]
+            if mine and container.release == self.release and container.fit:
+                try:
+                    self.workers.begin(container.id)
+                except ShipError as error:
+                    self.fail(str(error), problem=error.problem)
+                return
+
+    def leave(self, containers: list[Container]) -> None:
+        """Tell the old workers to leave their queues and ask the new ones; `left` waits for it."""
+        nodes = self.nodes(containers)
+        self.result |= {"nodes": nodes, "held": []}
+        if not nodes["old"]:
+            return
+        self.note("leave")
+        self.prepare(containers)
+        try:
+            self.asked().leave(nodes["old"], nodes["new"])
+        except ShipError as error:
+            self.fail(f"{error}. {remedy(error.problem)}", problem=error.problem)
+        self.leaving = nodes
+
+    def left(self) -> None:
+        """The old workers take nothing new, and the new ones are as they should be, or it fails."""
+        if not self.leaving:
+            return
+        nodes, self.leaving = self.leaving, {}
+        left, wrong = self.asked().left(nodes["new"])
+        self.result |= {"left": left, "held": sorted(set(nodes["old"]) - set(left["drained"]))}
+        self.result["changed"] |= bool(left["queues"])
+        if wrong:
+            self.fail(wrong, problem=left["problem"])
+        if left["silent"]:
+            self.module.warn(
+                f"No answer from {', '.join(left['silent'])}. Does the container run (docker ps),"
+                " and is it connected to the broker (its log)?"
+            )
+
+    def swap(self, steps: list[Step]) -> None:
         """Replace beat and what belongs to no release, in place; `retire` waits for beat."""
         wanted = [s for s in steps if s.kind not in ROLLED and s.action in (CREATE, RECREATE)]
         if not wanted:
-            return False
+            return
         self.note("swap")
         old = [identity for step in wanted if step.kind == "single" for identity in step.old]
         if old:
@@ -301,7 +444,7 @@ class Rollout:
         for kind, options in (("single", []), ("fixed", health)):
             if names := [step.service for step in wanted if step.kind == kind]:
                 self.engine.run(*up, *options, *names, folder=self.folder)
-        return True
+        self.result["changed"] = True
 
     def settle(self) -> None:
         """Until beat of the release is healthy; it became so while workers were asked and left."""
@@ -319,32 +462,41 @@ class Rollout:
                 return
             if lost or time.monotonic() > deadline:
                 failures = self.failures(mine)
-                self.module.fail_json(
-                    msg=f"{', '.join(sorted(f['name'] for f in failures))} of release"
+                self.fail(
+                    f"{', '.join(sorted(f['name'] for f in failures))} of release"
                     f" {self.release} did not become healthy. The old workers still run."
                     + self.last_words(failures),
                     failures=failures,
                 )
-            time.sleep(POLL_SECONDS)
+            self.rest()
 
-    def retire(self, steps: list[Step], containers: list[Container]) -> dict[str, int]:
-        """Stop and remove what the release does not want; exit code by container name."""
-        if not self.params["kinds"]:
+    def retire(self, held: bool) -> None:
+        """Stop and remove what the release does not want; `held` keeps workers that still work."""
+        if not held:
             self.settle()
+        steps, containers = self.plan()
         rolled = [s for s in steps if s.action == REMOVE or (s.kind in ROLLED and s.action != KEEP)]
-        if self.params["kinds"]:
-            rolled = [s for s in rolled if s.kind in self.params["kinds"] and s.action != REMOVE]
-        ids = [identity for step in rolled for identity in step.old]
-        if not ids:
-            return {}
-        missing = not_ready(steps)
-        if missing:
-            self.module.fail_json(
-                msg="The old containers stay, because the new ones do not serve: "
-                + "; ".join(missing)
-                + ". Run the deploy again; it starts what is missing."
-            )
-        self.note("retire")
+        if held:
+            rolled = [s for s in rolled if s.kind == "web" and s.action != REMOVE]
+        self.result["stopped"] = {}
+        if ids := [identity for step in rolled for identity in step.old]:
+            missing = not_ready(steps)
+            if missing:
+                self.fail(
+                    "The old containers stay, because the new ones do not serve: "
+                    + "; ".join(missing)
+                    + ". Run the deploy again; it starts what is missing."
+                )
+            self.note("retire")
+            self.result["stopped"] = self.stop(ids, containers)
+            self.result["changed"] = True
+        if not held:
+            if self.redefined:
+                self.compare()
+            self.result["after"] = {"release": self.release, **self.told(*self.plan())}
+
+    def stop(self, ids: list[str], containers: list[Container]) -> dict[str, int]:
+        """Stop and remove containers; exit code by container name."""
         names = {container.id: container.name for container in containers}
         limit = self.params["stop_timeout"]
         host, overdue = self.params["host"], set(self.params["overdue"])
@@ -363,28 +515,45 @@ class Rollout:
         self.engine.run("rm", "--force", "--volumes", *ids)
         return codes
 
+    def prove(self) -> None:
+        """Every worker is asked everything, and canaries are sent; it fails nothing."""
+        containers = self.engine.containers()
+        self.prepare(containers)
+        services = self.params["services"].values()
+        count = sum(service["replicas"] for service in services if service["kind"] == "worker")
+        self.result["proof"] = self.asked().prove(self.nodes(containers)["new"], count)
+
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     rollout = Rollout(module)
-    steps, containers = rollout.plan()
     phases = module.params["phases"]
-    result: dict[str, Any] = {"changed": False, **rollout.told(steps, containers)}
+    result = rollout.result
+    if "start" not in phases or module.check_mode:
+        rollout.compare()
+    steps, containers = rollout.plan()
+    result |= rollout.told(steps, containers)
     if module.check_mode:
         result["changed"] = bool(phases) and any(step.action != KEEP for step in steps)
         module.exit_json(**result)
     if "start" in phases:
-        result["changed"] = rollout.start(steps, containers)
-        result["nodes"] = rollout.nodes(rollout.engine.containers())
+        rollout.start(steps, containers)
+        now, containers = rollout.plan()
+        fixed = {step.service: step for step in now if step.kind == "fixed"}
+        steps = [fixed.get(step.service, step) for step in steps]
+        result["steps"] = [step.as_dict() for step in steps]
+        result["nodes"] = rollout.nodes(containers)
+    if "leave" in phases:
+        rollout.leave(containers)
     if "swap" in phases:
-        result["changed"] |= rollout.swap(steps)
+        rollout.swap(steps)
+    rollout.left()
+    held = bool(result.get("held"))
     if "retire" in phases:
-        result["stopped"] = rollout.retire(steps, containers)
-        result["changed"] |= bool(result["stopped"])
-        if not module.params["kinds"]:
-            seen = rollout.told(*rollout.plan(whole=True))
-            result["after"] = {"release": rollout.release, **seen}
+        rollout.retire(held)
+    if "prove" in phases and not held:
+        rollout.prove()
     module.exit_json(**result)
 
 

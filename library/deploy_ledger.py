@@ -12,6 +12,7 @@ description:
   - C(stopped) ends it and tells how many tasks were accepted, finished, lost and run twice, and
     how many requests failed. A sentinel is any task that does nothing, such as the canary.
   - Running twice is seen by the states that workers store, so it needs a Redis result backend.
+  - While the container starts, the queues can be read (O(known)), which takes as long.
 options:
   state:
     description: What to make true.
@@ -39,6 +40,12 @@ options:
     default: ""
   queues:
     description: Queues the sentinels go through.
+    type: list
+    elements: str
+    default: []
+  known:
+    description: Tasks that the next release knows. When given, the names of all that waits are
+      compared with them.
     type: list
     elements: str
     default: []
@@ -102,6 +109,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+all_known:
+  description: Whether every task that waits is one of O(known), and waits in one of O(queues).
+    M(celery_skew) tells what is not so, and judges; false too where the queues could not be read.
+  returned: with O(state=started)
+  type: bool
+  sample: true
 tasks:
   description:
     - Numbers of sentinels. C(refused) by the broker (the sender knew), C(waiting) in a queue
@@ -122,6 +135,8 @@ error:
 """
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +145,13 @@ from ansible.module_utils import (
     crisper_https,
     crisper_ledger,
     crisper_ledger_probe,
+    crisper_skew,
+    crisper_skew_probe,
 )
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_probe import running
 from ansible.module_utils.crisper_release import MANIFEST
-from ansible.module_utils.crisper_ship import parse, program
+from ansible.module_utils.crisper_ship import ShipError, parse, program, run
 from ansible.module_utils.crisper_tls import blocks, installed
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -144,6 +162,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "app": {"type": "str", "default": ""},
     "task": {"type": "str", "default": ""},
     "queues": {"type": "list", "elements": "str", "default": []},
+    "known": {"type": "list", "elements": "str", "default": []},
     "path": {"type": "str", "default": "/"},
     "front": {"type": "path"},
     "certificates": {"type": "str", "default": ""},
@@ -154,6 +173,10 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "python": {"type": "str", "default": "python"},
     "docker_cli": {"type": "str", "default": "docker"},
 }
+
+
+# Seconds to read the queues; whoever needs longer is judged by celery_skew, which has more.
+READING = {"timeout": 20, "broker_timeout": 5.0, "import_timeout": 60}
 
 
 def docker(module: AnsibleModule, *arguments: str) -> tuple[int, str, str]:
@@ -169,7 +192,30 @@ def shown(params: dict[str, Any]) -> str:
     return "".join(blocks(installed(Path(params["front"])))[0])
 
 
+def all_known(params: dict[str, Any], container: str) -> bool:
+    """Whether all that waits is known, as a container of the release that serves reads it."""
+    command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
+    shipped = [crisper_celery_probe, crisper_skew, crisper_skew_probe]
+    request = {name: params[name] for name in ("app", "queues", "known")}
+    try:
+        limit = READING["timeout"] + READING["import_timeout"] + 10
+        reply = run(command, shipped, {**request, **READING, "known_only": True}, limit)
+    except ShipError:
+        return False
+    return not any(reply.get(key) for key in ("problem", "unknown", "orphaned", "unreadable"))
+
+
 def start(module: AnsibleModule, name: str) -> dict[str, Any]:
+    """Start the container and read the queues meanwhile."""
+    params = module.params
+    container, _problem = running(module, params["service"]) if params["known"] else ("", "")
+    with ThreadPoolExecutor(1) as pool:
+        known = pool.submit(all_known, params, container) if container else None
+        begin(module, name)
+        return {"changed": False, "all_known": bool(known and known.result())}
+
+
+def begin(module: AnsibleModule, name: str) -> None:
     """Start the container; one of a deploy that was cut off is replaced."""
     params = module.params
     docker(module, "rm", "--force", name)
@@ -177,8 +223,7 @@ def start(module: AnsibleModule, name: str) -> dict[str, Any]:
     request = {key: params[key] for key in keys}
     request["certificates"] = shown(params) + params["certificates"]
     # Ids of an earlier deploy's sentinels may still be around.
-    _, run, _ = module.run_command(["date", "+%s"])
-    request.update(run=run.strip(), host="nginx", port=8080, secure_port=8443)
+    request.update(run=str(int(time.time())), host="nginx", port=8080, secure_port=8443)
     modules = [crisper_celery_probe, crisper_https, crisper_ledger, crisper_ledger_probe]
     command = ["compose", "--project-name", params["project"], "run", "--detach", "--no-deps"]
     command += ["--name", name, params["service"], params["python"], "-c"]
@@ -187,7 +232,6 @@ def start(module: AnsibleModule, name: str) -> dict[str, Any]:
     )
     if code != 0:
         module.fail_json(msg=f"The ledger did not start: {(err or out).strip()[-1000:]}")
-    return {"changed": False}
 
 
 def stop(module: AnsibleModule, name: str) -> dict[str, Any]:

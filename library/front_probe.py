@@ -174,7 +174,7 @@ def ask(url: str, params: dict[str, Any]) -> dict[str, Any]:
     begun = time.monotonic()
     status, why = -1, ""
     try:
-        request = urllib.request.Request(url, headers=params["headers"])  # noqa: S310 (main checks)
+        request = urllib.request.Request(url, headers=params["headers"])  # noqa: S310 (probe checks)
         with opener(params).open(request, timeout=params["timeout"]) as answer:
             answer.read()
             status = answer.status
@@ -196,17 +196,16 @@ def persist(url: str, params: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
-    params = module.params
+def probe(params: dict[str, Any]) -> dict[str, Any]:
+    """The module's result; without `changed`, with `failed` for options that do not fit."""
     if not params["url"].startswith(("http://", "https://")):
-        module.fail_json(msg=f"url is {params['url']!r}: give http://… or https://….")
+        return {"failed": True, "msg": f"url is {params['url']!r}: give http://… or https://…."}
     if params["connect_to"] and not params["certificates"]:
-        module.fail_json(
-            msg=f"connect_to is {params['connect_to']!r}, but no certificates are given that are to"
+        message = (
+            f"connect_to is {params['connect_to']!r}, but no certificates are given that are to"
             " be trusted there: give them."
         )
+        return {"failed": True, "msg": message}
     ports = params["ports"]
     address = params["address"] or own_address()
     with ThreadPoolExecutor(max_workers=16) as pool:
@@ -214,7 +213,16 @@ def main() -> None:
         tried = [pool.submit(is_open, address, port, params["port_timeout"]) for port in ports]
         found = [port for port, answer in zip(ports, tried, strict=True) if answer.result()]
         answers = [answer.result() for answer in asked]
-    module.exit_json(changed=False, answers=answers, address=address, open=found)
+    return {"answers": answers, "address": address, "open": found}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    result = probe(module.params)
+    if result.get("failed"):
+        module.fail_json(**result)
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

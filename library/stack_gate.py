@@ -49,6 +49,11 @@ options:
     description: Whether something outside of the release is to be done, such as a certificate.
     type: bool
     default: false
+  fitness:
+    description:
+      - Options of M(host_check), which is then done in the same call, when there is something to
+        do and nobody else does it.
+    type: dict
   dead:
     description: Run whose owner is known to be dead; its lock is taken over.
     type: str
@@ -122,6 +127,11 @@ stages:
   returned: always
   type: dict
   sample: {docker: 0f3a8c9d7b12, images: 9a8b7c6d5e4f}
+fitness:
+  description: C(findings) and C(host), as M(host_check) returns them.
+  returned: with O(fitness), when there is something to do and nobody else does it
+  type: dict
+  sample: {findings: [], host: {}}
 locked:
   description: Whether this deploy has the lock.
   returned: always
@@ -160,7 +170,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.crisper_compose import Engine, shown
+from ansible.module_utils.crisper_host_look import SPEC as HOST_SPEC
+from ansible.module_utils.crisper_host_look import look
 from ansible.module_utils.crisper_journal import Journal, last_host, unfinished
 from ansible.module_utils.crisper_release import MANIFEST
 from ansible.module_utils.crisper_rollout import (
@@ -189,6 +202,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "inputs": {"type": "str", "default": "", "no_log": False},
     "stages": {"type": "dict", "default": {}},
     "due": {"type": "bool", "default": False},
+    "fitness": {"type": "dict"},
     "dead": {"type": "str", "default": ""},
     "host": {"type": "str", "default": ""},
     "quiet_timeout": {"type": "int", "default": 120},
@@ -232,6 +246,14 @@ def worker_queues(
         and container.release == manifest.get("id")
         and container.pool in pools
     }
+
+
+def fitness(module: AnsibleModule) -> dict[str, Any]:
+    """What host_check would tell."""
+    given = ArgumentSpecValidator(HOST_SPEC).validate(module.params["fitness"])
+    if given.error_messages:
+        module.fail_json(msg=f"fitness: {'; '.join(given.error_messages)}.")
+    return look(module, given.validated_parameters)
 
 
 def main() -> None:
@@ -284,6 +306,8 @@ def main() -> None:
                 " let it end or end it, and run again.",
                 **{**result, "locked": False},
             )
+    if params["fitness"] and not result["unchanged"] and not result["held"]:
+        result["fitness"] = fitness(module)
     module.exit_json(**result)
 
 

@@ -278,3 +278,31 @@ def judged_canaries(reply: Mapping[str, Any], nodes: Sequence[str]) -> dict[str,
         findings = [{"queue": "", "task_id": "", "message": text, "remedy": ""}]
         findings[0]["remedy"] = REMEDIES.get(problem, "")
     return {"problem": problem, "queues": queues, "findings": findings}
+
+
+def answered(
+    reply: Mapping[str, Any], expect: Mapping[str, Any], canary_nodes: Sequence[str] | None
+) -> dict[str, Any]:
+    """What celery_inspect tells of a reply: ``{nodes, findings, problem, seconds, canary}``.
+
+    Args:
+        reply: the probe's: ``{problem, error}``, and without a problem ``{replies, seconds}`` and,
+            if canaries were sent, ``canary``.
+        expect: as `judge` takes it.
+        canary_nodes: node names that may have run the canaries; None when none were sent.
+    """
+    problem = str(reply["problem"])
+    if problem:
+        finding = {"code": problem, "message": f"{problem}: {reply['error']}", "node": ""}
+        finding |= {"expected": None, "actual": None, "remedy": REMEDIES.get(problem, "")}
+        return {"nodes": {}, "findings": [finding], "problem": problem}
+    found = judge(reply["replies"], expect)
+    result: dict[str, Any] = {
+        "nodes": folded(reply["replies"]),
+        "findings": [finding.as_dict() for finding in found],
+        "problem": problem_of(found),
+        "seconds": reply["seconds"],
+    }
+    if canary_nodes is not None:
+        result["canary"] = judged_canaries(reply["canary"], canary_nodes)
+    return result

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
+import select
 import shutil
-from collections.abc import Iterable, Mapping
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.crisper_rollout import Container, parse_inspect, recreated
@@ -16,8 +21,12 @@ if TYPE_CHECKING:
 class Engine:
     """One stack's containers on the engine of this host."""
 
-    def __init__(self, module: AnsibleModule, project: str) -> None:
+    def __init__(
+        self, module: AnsibleModule, project: str, seen: Callable[[], dict[str, Any]] = dict
+    ) -> None:
+        """`seen` is asked for what the module has to tell besides when a command fails."""
         self.module = module
+        self.seen = seen
         self.cli = module.params["docker_cli"]
         self.project = project
 
@@ -37,6 +46,7 @@ class Engine:
             self.module.fail_json(
                 msg=f"`docker {' '.join(arguments[:3])} …` failed: {(err or out).strip()[-2000:]}",
                 cmd=" ".join([self.cli, *arguments]),
+                **self.seen(),
             )
         return out
 
@@ -70,8 +80,53 @@ class Engine:
         command += ["up", "--detach", "--no-deps", "--no-build", *sorted(set(running.values()))]
         code, out, err = self.call(*command, folder=folder)
         if code != 0:
-            self.module.fail_json(msg=f"Compose refuses the release: {(err or out).strip()}")
+            self.module.fail_json(
+                msg=f"Compose refuses the release: {(err or out).strip()}", **self.seen()
+            )
         return [running[name] for name in recreated(err + out) if name in running]
+
+
+class Watch:
+    """Sleeps until a container of the stack becomes healthy or unhealthy, or ends.
+
+    A look at the engine every so often takes a good part of a processor from the very containers
+    that are waited for.
+    """
+
+    EVENTS = ("health_status", "die")
+
+    def __init__(self, engine: Engine) -> None:
+        filters = [f"label=com.docker.compose.project={engine.project}", "type=container"]
+        filters += [f"event={event}" for event in self.EVENTS]
+        command = [engine.cli, "events", "--format", "{{.Action}}"]
+        for item in filters:
+            command += ["--filter", item]
+        self.process: subprocess.Popen[bytes] | None = None
+        with contextlib.suppress(OSError):
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+            )
+        atexit.register(self.close)
+
+    def sleep(self, longest: float, otherwise: float) -> None:
+        """Until something happened, `longest` seconds at most; `otherwise` without events."""
+        stream: Any = self.process.stdout if self.process else None
+        if stream is not None:
+            if not select.select([stream], [], [], longest)[0] or stream.read(1 << 16):
+                return
+            self.close()
+        time.sleep(otherwise)
+
+    def close(self) -> None:
+        """No events any more."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
 
 
 def shown(containers: Iterable[Container]) -> list[dict[str, str]]:

@@ -143,19 +143,19 @@ def converge(app, request, book):
 
 def main(request, marker):
     """Answer one request and leave without the application's exit handlers."""
-    from crisper_celery_probe import Failure, inspect, load_app, redact, secrets_of
-    from crisper_drain import Drain, Leave, Resume
+    from crisper_celery_probe import Failure, load_app, redact, secrets_of
+    from crisper_drain import Drain, Resume
 
     output = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     secrets = secrets_of(os.environ)
     begun = time.monotonic()
-    state = {"phase": "app_not_importable", "book": None, "since": begun, "seen": {}}
+    state = {"phase": "app_not_importable", "book": None, "since": begun}
 
     def answer(problem="", error=""):
         book = state["book"]
-        reply = {**state["seen"], **(book.summary(time.time()) if book else {})}
+        reply = book.summary(time.time()) if book else {}
         reply.update(problem=problem, error=error)
         reply["seconds"] = round(time.monotonic() - state["since"], 3)
         reply["import_seconds"] = round(state["since"] - begun, 3)
@@ -179,20 +179,8 @@ def main(request, marker):
         if request["command"] == "resume":
             state["book"] = Resume(request["queues"], silent_after, now)
         else:
-            kind = Drain if request["command"] == "drain" else Leave
-            state["book"] = kind(request["nodes"], silent_after, now)
+            state["book"] = Drain(request["nodes"], silent_after, now)
         converge(app, request, state["book"])
-        if request["command"] == "leave":
-            state["seen"]["left"] = state["book"].summary(time.time())["done"]
-            if request["prove"]:
-                signal.alarm(int(request["prove"]["timeout"]) + 15)
-                state["seen"].update(inspect(app, request["prove"]))
-            before = state["book"]
-            state["book"] = Drain(request["nodes"], silent_after, time.monotonic())
-            state["book"].recall(before)
-            signal.alarm(int(request["patience"] + request["reply_timeout"]) + 15)
-            brief = {"command": "drain", "timeout": request["patience"]}
-            converge(app, {**request, **brief}, state["book"])
         signal.alarm(0)
         answer()
     except Failure as failure:

@@ -28,10 +28,15 @@ def find_container(module: AnsibleModule) -> tuple[str, str]:
     """Id of a running container to ask in, and else the problem."""
     if module.params["container"]:
         return module.params["container"], ""
+    return running(module, module.params["service"])
+
+
+def running(module: AnsibleModule, service: str) -> tuple[str, str]:
+    """Id of a running container of that service, and else the problem."""
     label = "label=com.docker.compose"
     command = [module.params["docker_cli"], "ps", "--quiet", "--no-trunc"]
     command += ["--filter", f"{label}.project={module.params['project']}"]
-    command += ["--filter", f"{label}.service={module.params['service']}"]
+    command += ["--filter", f"{label}.service={service}"]
     command += ["--filter", "status=running", "--filter", f"{label}.oneoff=False"]
     try:
         code, out, err = module.run_command(command, handle_exceptions=False)
@@ -41,7 +46,7 @@ def find_container(module: AnsibleModule) -> tuple[str, str]:
         return "", f"docker_unavailable: {err.strip()}"
     ids = out.split()
     if not ids:
-        where = f"service {module.params['service']} of project {module.params['project']}"
+        where = f"service {service} of project {module.params['project']}"
         return "", f"container_not_running: no container of {where} runs"
     return ids[0], ""
 

@@ -107,8 +107,121 @@ def test_beat_is_not_waited_for_for_ever(run_module: Any, engine: Any, tmp_path:
     assert "stop" not in told.read_text()
 
 
-def test_web_containers_do_not_wait_for_beat(run_module: Any, engine: Any, tmp_path: Path) -> None:
-    client, told = engine([[*WORKERS, beat("starting")]])
-    answer = retire(run_module, client, tmp_path, kinds=["web"])
-    assert answer["stopped"] == {}
-    assert "logs" not in told.read_text()
+class Asked:
+    """Stands in for the workers: what came of telling them to leave is given."""
+
+    session = object()
+
+    def __init__(self, drained: list[str], wrong: str = "") -> None:
+        self.answer = {"queues": {"@-r1-old": ["default"]}, "drained": drained, "silent": []}
+        self.answer["problem"] = "expectations_not_met" if wrong else ""
+        self.wrong = wrong
+        self.heard: list[Any] = []
+
+    def __call__(self, asked: dict[str, Any], docker_cli: str) -> Asked:
+        return self
+
+    def leave(self, old: list[str], new: list[str]) -> None:
+        self.heard.append(("leave", old, new))
+
+    def left(self, new: list[str]) -> tuple[dict[str, Any], str]:
+        self.heard.append("left")
+        return self.answer, self.wrong
+
+    def prove(self, nodes: list[str], count: int) -> dict[str, Any]:
+        self.heard.append(("prove", nodes, count))
+        return {"problem": "", "findings": []}
+
+
+def pooled(containers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same as workers of a pool."""
+    for container in containers:
+        if container["Config"]["Labels"]["com.docker.compose.service"] == "celery-worker":
+            container["Config"]["Labels"]["crisper.pool"] = "default"
+    return containers
+
+
+OLD, NEW = "default@app1-r1-old", "default@app1-r2-new"
+WEB = [
+    record("web1", "backend", "r1", Health={"Status": "healthy"}),
+    record("web2", "backend", "r2", Health={"Status": "healthy"}),
+]
+
+
+def roll(
+    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any, asked: Asked, *phases: str
+) -> tuple[dict[str, Any], str]:
+    """The answer to these phases, and the Docker commands."""
+    monkeypatch.setattr(compose_rollout, "Workers", asked)
+    client, told = engine([pooled(json.loads(json.dumps([*WORKERS, *WEB, beat("starting")])))])
+    (tmp_path / "stopped").write_text(json.dumps([WEB[0]]))
+    services = {**SERVICES, "backend": {"kind": "web", "replicas": 1}}
+    answer = retire(
+        run_module,
+        client,
+        tmp_path,
+        phases=list(phases),
+        services=services,
+        host="app1",
+        workers={"app": "demo"},
+        wait_timeout=0,
+    )
+    return answer, told.read_text()
+
+
+def test_web_containers_do_not_wait_for_workers_that_still_work(
+    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked = Asked(drained=[])
+    phases = ("leave", "retire", "prove")
+    answer, told = roll(run_module, engine, tmp_path, monkeypatch, asked, *phases)
+    assert asked.heard == [("leave", [OLD], [NEW]), "left"], "and nobody is proved yet"
+    assert answer["held"] == [OLD]
+    assert answer["stopped"] == {"web1": 0}
+    assert "proof" not in answer
+    assert "after" not in answer
+    assert "stop web1" in told.splitlines()
+    assert "logs" not in told, "nor for beat"
+
+
+def test_nothing_is_stopped_when_the_new_workers_are_not_right(
+    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked = Asked(drained=[OLD], wrong="1. They consume nothing.")
+    phases = ("leave", "retire", "prove")
+    answer, told = roll(run_module, engine, tmp_path, monkeypatch, asked, *phases)
+    assert answer["failed"]
+    assert answer["msg"] == "1. They consume nothing."
+    assert answer["left"]["queues"], "who undoes it must know who was told to leave"
+    assert "stop" not in told
+    assert "stopped" not in answer
+
+
+def test_who_was_told_to_leave_is_known_when_something_else_fails_meanwhile(
+    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked = Asked(drained=[OLD])
+    monkeypatch.setattr(
+        compose_rollout.Rollout, "swap", lambda self, steps: self.engine.run("no-such-command")
+    )
+    phases = ("leave", "swap", "retire")
+    original = compose_rollout.Engine.call
+
+    def call(self: Any, *arguments: str, folder: str | None = None) -> tuple[int, str, str]:
+        if arguments[0] == "no-such-command":
+            return 1, "", "no such command"
+        return original(self, *arguments, folder=folder)
+
+    monkeypatch.setattr(compose_rollout.Engine, "call", call)
+    answer, _told = roll(run_module, engine, tmp_path, monkeypatch, asked, *phases)
+    assert answer["failed"]
+    assert "no such command" in answer["msg"]
+    assert answer["left"]["queues"] == asked.answer["queues"]
+
+
+def test_workers_cannot_be_asked_without_saying_how(
+    run_module: Any, engine: Any, tmp_path: Path
+) -> None:
+    client, _told = engine([pooled(json.loads(json.dumps(WORKERS)))])
+    answer = retire(run_module, client, tmp_path, phases=["leave"])
+    assert "need the option workers" in answer["msg"]

@@ -23,6 +23,7 @@ ROOT = HERE.parents[2]
 sys.path[:0] = [str(HERE), str(ROOT / "library")]
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
+import celery_drain  # noqa: E402
 from lab import Worker, until  # noqa: E402
 
 
@@ -120,3 +121,15 @@ def run_module(capsys) -> Callable[..., dict[str, Any]]:
         return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
 
     return run
+
+
+@pytest.fixture
+def drain(run_module, docker):
+    def call(*nodes, **options):
+        given = {"app": "drain_tasks", "container": "any", "python": sys.executable}
+        given |= {"docker_cli": docker, "timeout": 15, "reply_timeout": 1.0, "silent_after": 2.0}
+        if nodes:
+            given["nodes"] = list(nodes)
+        return run_module(celery_drain, **(given | options))
+
+    return call

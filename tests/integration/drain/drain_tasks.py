@@ -27,3 +27,8 @@ def nap(mark, seconds=0.0):
     time.sleep(seconds)
     with Path(os.environ["TEST_MARKS"]).open("a") as marks:
         marks.write(f"end {mark} {os.environ['TEST_WORKER']}\n")
+
+
+@app.task(name="health")
+def health():
+    return {"worker": os.environ["TEST_WORKER"]}

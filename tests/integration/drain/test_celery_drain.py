@@ -12,21 +12,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import celery_drain
-import pytest
 from lab import ROOT, until
-
-
-@pytest.fixture
-def drain(run_module, docker):
-    def call(*nodes, **options):
-        given = {"app": "drain_tasks", "container": "any", "python": sys.executable}
-        given |= {"docker_cli": docker, "timeout": 15, "reply_timeout": 1.0, "silent_after": 2.0}
-        if nodes:
-            given["nodes"] = list(nodes)
-        return run_module(celery_drain, **(given | options))
-
-    return call
 
 
 def test_an_idle_worker_leaves_at_once_and_others_go_on(worker, drain, send, marks):
@@ -225,24 +211,6 @@ def test_under_ansible_itself(worker, docker):
     assert "old@a" in done.stdout
 
 
-def test_leaving_does_not_wait_for_what_runs(worker, drain, send, marks):
-    worker("old@a", "-c1", "-Qone").ready()
-    send("nap", "long", 4.0)
-    until(lambda: marks() == ["start long old@a"])
-    left = drain("old@a", state="left")
-    assert (left["left"], left["queues"]) == (["old@a"], {"old@a": ["one"]})
-    assert left["seconds"] < 2
-    send("nap", "later")
-    time.sleep(0.5)
-    assert len(marks()) == 1  # nobody takes the next one
-    rest = drain("old@a", since=left["left_at"], timeout=30)
-    assert (rest["drained"], rest["queues"]) == (["old@a"], {})
-    assert marks()[1].startswith("end long")
-    back = drain(state="resumed", queues=left["queues"])
-    assert back["resumed"] == ["old@a"]
-    until(lambda: len(marks()) == 4)
-
-
 def test_the_time_since_the_workers_left_counts(worker, drain, send, marks):
     worker("old@a", "-c1", "-Qone").ready()
     send("nap", "long", 6.0)
@@ -250,28 +218,3 @@ def test_the_time_since_the_workers_left_counts(worker, drain, send, marks):
     rest = drain("old@a", since=time.time() - 100, timeout=101)
     assert [task["state"] for task in rest["unfinished"]] == ["running"]
     assert rest["seconds"] < 4
-
-
-def test_new_workers_are_proved_while_old_ones_leave(worker, drain, send, marks):
-    worker("old@a", "-c1", "-Qone").ready()
-    worker("new@b", "-c2", "-Qtwo").ready()
-    send("nap", "short", 2.0)
-    until(lambda: marks() == ["start short old@a"])
-    wanted = {"nodes": ["new@b"], "pools": {"new": {"queues": ["two"], "concurrency": 2}}}
-    seen = drain("old@a", state="left", prove=wanted, patience=10)
-    assert (seen["left"], seen["drained"], seen["findings"]) == (["old@a"], ["old@a"], [])
-    assert 0.5 < seen["longest"] < 4
-    assert seen["seconds"] < 4
-
-    drain(state="resumed", queues=seen["queues"])
-    unmet = {**wanted, "pools": {"new": {"queues": ["two", "three"]}}}
-    bad = drain("old@a", state="left", prove=unmet)
-    assert bad["failed"]
-    assert bad["problem"] == "expectations_not_met"
-    assert "consumes two, expected three, two" in bad["msg"]
-    assert bad["queues"] == {"old@a": ["one"]}, "who undoes it must know who was told to leave"
-
-    gone = drain("old@a", state="left", prove={"nodes": ["nobody@c"]})
-    assert gone["failed"]
-    assert "nobody@c" in gone["msg"] or "No worker answered" in gone["msg"]
-    assert drain("old@a", state="left", prove={"pools": {}})["failed"]

@@ -1,0 +1,200 @@
+"""Whether a host is fit for the stack: what it is like, gathered there and judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+
+from ansible.module_utils import crisper_host as logic
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+SPEC: dict[str, Any] = {
+    "stack": {"type": "str", "default": ""},
+    "paths": {"type": "list", "elements": "path", "default": ["/var/lib/docker"]},
+    "min_disk_gb": {"type": "float", "default": 10},
+    "min_inodes": {"type": "int", "default": 100000},
+    "memory_required_bytes": {"type": "int", "default": 0},
+    "ports": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "port": {"type": "int", "required": True},
+            "address": {"type": "str", "default": "0.0.0.0"},  # noqa: S104
+        },
+    },
+    "controller_epoch": {"type": "float", "default": 0},
+    "clock_skew": {"type": "float", "default": 60},
+    "supported_os": {"type": "dict", "required": True},
+    "supported_arch": {"type": "list", "elements": "str", "default": ["x86_64", "aarch64"]},
+    "registries": {"type": "list", "elements": "str", "default": []},
+    "docker_repository": {"type": "str", "default": ""},
+    "timeout": {"type": "int", "default": 8},
+}
+
+
+def read(path: str) -> str:
+    """The text of a file; '' where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def os_release() -> dict[str, str]:
+    """Fields of os-release."""
+    lines = (line.split("=", 1) for line in read("/etc/os-release").splitlines() if "=" in line)
+    return {key: value.strip("\"'") for key, value in lines}
+
+
+def filesystem(path: str) -> logic.Filesystem:
+    """The filesystem a path is on, or will be: that of its nearest parent."""
+    place = os.path.realpath(path)
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    numbers = os.statvfs(place)
+    mount = place
+    while not os.path.ismount(mount):
+        mount = os.path.dirname(mount)
+    return logic.Filesystem(
+        path=path,
+        mount=mount,
+        device=str(os.stat(place).st_dev),  # two bind mounts may be one filesystem
+        free_bytes=numbers.f_bavail * numbers.f_frsize,
+        total_inodes=numbers.f_files,
+        free_inodes=numbers.f_favail,
+    )
+
+
+def memory() -> int:
+    """Bytes of memory: the machine's, or the container's if this is one with a limit."""
+    match = re.search(r"^MemTotal:\s+(\d+) kB", read("/proc/meminfo"), re.MULTILINE)
+    total = int(match[1]) * 1024 if match else 0
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        limit = read(path).strip()
+        if limit.isdigit():
+            total = min(total, int(limit))
+    return total
+
+
+def containers(module: AnsibleModule) -> list[dict[str, str]]:
+    """Running containers with their labels and ports; none where no engine answers."""
+    docker = shutil.which("docker", path=os.environ.get("PATH", "") + ":/usr/bin:/usr/local/bin")
+    if not docker:
+        return []
+    rc, out, _err = module.run_command([docker, "ps", "--no-trunc", "--format", "{{json .}}"])
+    return [json.loads(line) for line in out.splitlines()] if rc == 0 else []
+
+
+def sockets_of_processes() -> dict[str, str]:
+    """Socket inode -> 'name (pid n)'."""
+    owners = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            for handle in os.listdir(f"/proc/{pid}/fd"):
+                target = os.readlink(f"/proc/{pid}/fd/{handle}")
+                if target.startswith("socket:["):
+                    owners[target[8:-1]] = f"{read(f'/proc/{pid}/comm').strip()} (pid {pid})"
+        except OSError:
+            continue  # it ended, or is not ours to look at
+    return owners
+
+
+def listeners(module: AnsibleModule) -> list[logic.Listener]:
+    """Listening TCP sockets and who holds them; ports Docker forwards without a proxy too."""
+    published: dict[int, tuple[str, str]] = {}
+    forwarded = []
+    for container in containers(module):
+        labels = dict(part.partition("=")[::2] for part in container.get("Labels", "").split(","))
+        stack = labels.get("crisper.stack", "")
+        for address, port in logic.published(container.get("Ports", "")):
+            name = f"the container {container['Names']}"
+            published[port] = (name, stack)
+            forwarded.append(logic.Listener(address, port, name, stack))
+    owners: dict[str, str] = {}
+    found = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for address, port, inode in logic.listening(read(table)):
+            owners = owners or sockets_of_processes()
+            process = owners.get(inode, "")
+            stack = ""
+            if port in published and (not process or process.startswith("docker-proxy")):
+                process, stack = published[port]
+            found.append(logic.Listener(address, port, process, stack))
+    return found + forwarded
+
+
+def reach(url: str, why: str, timeout: int) -> logic.Reach:
+    """Ask an address; any HTTP status below 500 is an answer (a registry says 401)."""
+    from ansible.module_utils.urls import open_url  # slow to import, and seldom needed
+
+    try:
+        open_url(url, timeout=timeout)
+        error = ""
+    except HTTPError as answer:
+        error = f"HTTP {answer.code}" if answer.code >= 500 or answer.code == 404 else ""
+    except Exception as problem:
+        error = str(getattr(problem, "reason", "") or problem)
+    return logic.Reach(url, why, error)
+
+
+def reaches(params: dict, release: dict[str, str]) -> list[logic.Reach]:
+    """The addresses this deploy needs."""
+    wanted = [
+        (f"https://{host}/v2/", "image_source is 'registry'; 'local' needs no registry")
+        for host in sorted({logic.registry_of(ref) for ref in params["registries"]})
+    ]
+    if params["docker_repository"]:
+        base = params["docker_repository"].rstrip("/")
+        wanted.append(
+            (
+                f"{base}/{release.get('ID', '')}/dists/"
+                f"{release.get('VERSION_CODENAME', '')}/Release",
+                "docker_source is 'docker'; 'distro' does without it",
+            )
+        )
+    return [reach(url, why, params["timeout"]) for url, why in wanted]
+
+
+def look(module: AnsibleModule, params: dict[str, Any]) -> dict[str, Any]:
+    """Gather and judge: ``{findings, host}``. `params` are of type `SPEC`."""
+    epoch = time.time()  # first: what follows may take its time
+    release = os_release()
+    host = logic.Host(
+        os_id=release.get("ID", ""),
+        os_version=release.get("VERSION_ID", ""),
+        arch=platform.machine(),
+        python=list(sys.version_info[:3]),
+        root=os.geteuid() == 0,
+        memory_bytes=memory(),
+        epoch=epoch,
+        filesystems=[filesystem(path) for path in params["paths"]],
+        listeners=listeners(module) if params["ports"] else [],
+        reaches=reaches(params, release),
+    )
+    needs = logic.Needs(
+        supported_os={name: list(map(str, v)) for name, v in params["supported_os"].items()},
+        supported_arch=params["supported_arch"],
+        stack=params["stack"],
+        disk_gb=params["min_disk_gb"],
+        inodes=params["min_inodes"],
+        memory_bytes=params["memory_required_bytes"],
+        ports=params["ports"],
+        controller_epoch=params["controller_epoch"],
+        clock_skew=params["clock_skew"],
+    )
+    return {
+        "findings": [dataclasses.asdict(finding) for finding in logic.judge(host, needs)],
+        "host": dataclasses.asdict(host),
+    }

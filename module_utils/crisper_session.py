@@ -1,0 +1,97 @@
+"""A conversation with a program in a container: started once, asked several times.
+
+Starting Python there and importing the application takes a second each time; a rollout asks more
+than once, and the first start passes while containers become healthy.
+"""
+
+from __future__ import annotations
+
+import json
+import selectors
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from ansible.module_utils.crisper_ship import MARKER, ShipError, program, trouble
+
+# The program comes first on standard input, after its length; the requests follow it.
+BOOT = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())).decode())"
+
+
+class Session:
+    """A program that answers one line of JSON for each line of JSON."""
+
+    def __init__(
+        self, command: Sequence[str], modules: Iterable[ModuleType], request: Mapping[str, Any]
+    ) -> None:
+        """Start it: `command` runs Python and hands standard input over.
+
+        Raises:
+            ShipError: when the command does not start.
+        """
+        self.shown = " ".join(command)
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the session)
+        self.rest = b""
+        source = program(modules, request).encode()
+        try:
+            self.process = subprocess.Popen(
+                [*command, "-c", BOOT],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.errors,
+                bufsize=0,
+            )
+        except OSError as error:
+            message = f"`{self.shown}` does not start: {error}"
+            raise ShipError("docker_unavailable", message) from error
+        # Pipes were asked for: they are there.
+        self.input: Any = self.process.stdin
+        self.output: Any = self.process.stdout
+        self._write(f"{len(source)}\n".encode() + source)
+
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Ask something; `receive` brings the answer."""
+        self._write(json.dumps(dict(request)).encode() + b"\n")
+
+    def receive(self, timeout: float) -> dict[str, Any]:
+        """The answer to what was asked last.
+
+        Raises:
+            ShipError: when there is none within `timeout` seconds, or the program has ended.
+        """
+        deadline = time.monotonic() + timeout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.output, selectors.EVENT_READ)
+            while True:
+                *lines, self.rest = self.rest.split(b"\n")
+                for line in lines:
+                    if line.startswith(MARKER.encode()):
+                        return dict(json.loads(line[len(MARKER) :]))
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    message = f"`{self.shown}` gave no answer within {timeout:.0f} s"
+                    raise ShipError("docker_unavailable", message)
+                if selector.select(left):
+                    data = self.output.read(1 << 16)
+                    if not data:
+                        raise self._ended()
+                    self.rest += data
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self.input.write(view) :]
+        except OSError:
+            # It has ended; why, `receive` says, which finds its last words.
+            return
+
+    def _ended(self) -> ShipError:
+        code = self.process.wait()
+        self.errors.seek(0)
+        said = self.errors.read().decode(errors="replace")
+        problem, why = trouble(code, said)
+        return ShipError(problem, f"`{self.shown}` ended: {why}", said[-2000:])

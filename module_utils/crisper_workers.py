@@ -1,0 +1,134 @@
+"""The workers of a stack as a rollout asks them: told to leave, looked at, proved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible.module_utils import (
+    crisper_celery_probe,
+    crisper_drain,
+    crisper_drain_probe,
+    crisper_rollout_probe,
+)
+from ansible.module_utils.crisper_celery import REMEDIES, SHAPES, answered, judge, told
+from ansible.module_utils.crisper_session import Session
+from ansible.module_utils.crisper_ship import ShipError
+
+SPEC: dict[str, Any] = {
+    "type": "dict",
+    "options": {
+        "app": {"type": "str", "required": True},
+        "service": {"type": "str", "default": "backend"},
+        "expect": {"type": "dict", "default": {}},
+        "canary": {"type": "dict"},
+        "timeout": {"type": "float", "default": 5.0},
+        "patience": {"type": "float", "default": 0},
+        "import_timeout": {"type": "int", "default": 60},
+        "python": {"type": "str", "default": "python"},
+    },
+}
+SHIPPED = (crisper_celery_probe, crisper_drain, crisper_drain_probe, crisper_rollout_probe)
+# Polls of workers that leave: as M(celery_drain) has them.
+LEAVE = {"timeout": 30.0, "interval": 1.0, "reply_timeout": 2.0, "silent_after": 10.0}
+# A worker of the release answers at once, or the next second.
+PROOF = {"timeout": 5.0, "settle": 0.1}
+SETTLE = 0.3
+LEFT: dict[str, Any] = {
+    "queues": {},
+    "drained": [],
+    "unfinished": [],
+    "scheduled": 0,
+    "longest": 0.0,
+    "silent": [],
+    "findings": [],
+    "problem": "",
+}
+
+
+class WorkersError(RuntimeError):
+    """The new workers are not as they should be, or could not be asked."""
+
+
+class Workers:
+    """One process in a container of the application that asks all of them."""
+
+    def __init__(self, asked: Mapping[str, Any], docker_cli: str) -> None:
+        """`asked` is an option of type `SPEC`."""
+        self.asked = asked
+        self.cli = docker_cli
+        self.session: Session | None = None
+        self.left_at = 0.0
+
+    def begin(self, container: str) -> None:
+        """Have the application imported in that container; returns at once."""
+        if self.session is None:
+            command = [self.cli, "exec", "--interactive", container, self.asked["python"]]
+            start = {"app": self.asked["app"], "import_timeout": self.asked["import_timeout"]}
+            self.session = Session(command, SHIPPED, start)
+
+    def leave(self, old: Sequence[str], new: Sequence[str]) -> None:
+        """Tell old workers to leave their queues, and ask the new ones; `left` has what came of it.
+
+        Raises:
+            ShipError: nobody can be asked.
+        """
+        self.left_at = time.time()
+        proof = {"methods": list(SHAPES), "destination": list(new), "everybody": False, **PROOF}
+        self._session().send(
+            {
+                **{"command": "leave", "nodes": list(old), "prove": proof if new else None},
+                **{"patience": self.asked["patience"], **LEAVE},
+            }
+        )
+
+    def left(self, new: Sequence[str]) -> tuple[dict[str, Any], str]:
+        """What came of `leave`, and what is wrong with it."""
+        told_to = {**LEFT, "left_at": self.left_at}
+        limit = self.asked["import_timeout"] + LEAVE["timeout"] + self.asked["patience"] + 60
+        try:
+            reply = self._session().receive(limit)
+        except ShipError as error:
+            return {**told_to, "problem": error.problem}, f"{error}. {remedy(error.problem)}"
+        told_to |= {key: reply[key] for key in LEFT if key in reply}
+        told_to["drained"] = reply.get("done", []) if "left" in reply else []
+        if reply["problem"]:
+            names = ", ".join(sorted(told_to["queues"])) or "nobody"
+            wrong = f"{self.asked['app']}: {reply['error']}. {remedy(reply['problem'])}"
+            return told_to, f"{wrong} Told to leave queues before: {names}."
+        expect = {**self.asked["expect"], "nodes": list(new)}
+        found = [finding.as_dict() for finding in judge(reply["replies"], expect)] if new else []
+        if found:
+            told_to |= {"findings": found, "problem": "expectations_not_met"}
+        return told_to, told(found)
+
+    def prove(self, nodes: Sequence[str], count: int) -> dict[str, Any]:
+        """Ask everybody everything, and send canaries: as M(celery_inspect) answers.
+
+        `nodes` are all that there may be, `count` is how many there must be.
+        """
+        expect = {**self.asked["expect"], "nodes": list(nodes), "count": count}
+        expect["no_foreign_nodes"] = True
+        canary = self.asked["canary"]
+        sent = {**canary, "args": [], "kwargs": {}} if canary else None
+        request = {"command": "prove", "methods": sorted(SHAPES), "destination": list(nodes)}
+        request |= {"everybody": True, "settle": SETTLE, "timeout": self.asked["timeout"]}
+        limit = 2 * (self.asked["timeout"] + (canary["timeout"] if canary else 0)) + 60
+        try:
+            self._session().send({**request, "canary": sent})
+            reply = self._session().receive(limit + self.asked["import_timeout"])
+        except ShipError as error:
+            reply = {"problem": error.problem, "error": str(error)}
+        return answered(reply, expect, list(nodes) if canary else None)
+
+    def _session(self) -> Session:
+        if self.session is None:
+            why = f"no container of service {self.asked['service']} runs"
+            raise ShipError("container_not_running", why)
+        return self.session
+
+
+def remedy(problem: str) -> str:
+    """What to do about that kind of trouble."""
+    return REMEDIES.get(problem, "")

@@ -1,0 +1,115 @@
+"""Payloads of modules, kept from one deploy to the next."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: crisper_payloads
+type: aggregate
+short_description: Keeps what Ansible packs for each module from one run to the next
+description:
+  - Ansible packs every module with all that it imports, anew in each run. That takes a third of a
+    second of processor time for each of them, a tenth of a whole deploy.
+  - What was packed is kept in C(crisper_payloads) below Ansible's home, in a folder named for all
+    that went into it (this repository's modules and their code, Ansible and Python), and laid
+    before Ansible when the next run begins.
+  - Only for this repository's modules and Ansible's own. Where anything about it fails, Ansible
+    packs as ever.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ansible
+from ansible import constants
+from ansible.plugins.callback import CallbackBase
+from ansible.release import __version__ as ansible_version
+
+OWN = ("ansible.legacy.", "ansible.modules.")  # which names Ansible gives to the modules meant
+KEPT = 3  # as many versions of the repository
+
+
+def fingerprint(folders: list[str]) -> str:
+    """Digest of everything that goes into a payload: `folders` of modules and their code."""
+    digest = hashlib.sha256(f"{ansible_version} {ansible.__file__} {sys.version}".encode())
+    released = Path(ansible.__file__).with_name("release.py")
+    digest.update(str(released.stat().st_mtime_ns).encode())
+    for folder in folders:
+        for path in sorted(Path(folder).rglob("*.py")):
+            content = path.read_bytes()
+            digest.update(f"{path} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:20]
+
+
+def trusted(folder: Path) -> bool:
+    """Whether nobody else may write there: payloads are code, and Ansible unpickles them."""
+    seen = folder.lstat()
+    return folder.is_dir() and seen.st_uid == os.geteuid() and not seen.st_mode & 0o022
+
+
+def take(kept: Path, used: Path) -> int:
+    """Lay what was kept into the folder that Ansible looks in; how many."""
+    if not kept.is_dir() or not (trusted(kept) and trusted(kept.parent)):
+        return 0
+    used.mkdir(mode=0o700, parents=True, exist_ok=True)
+    names = [path for path in kept.iterdir() if path.name.startswith(OWN)]
+    for path in names:
+        shutil.copyfile(path, used / path.name)
+    os.utime(kept)
+    return len(names)
+
+
+def keep(used: Path, kept: Path) -> int:
+    """Keep what Ansible packed in this run; how many. Other versions go but for the newest."""
+    kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+    kept.parent.chmod(0o700)
+    if not (trusted(kept) and trusted(kept.parent)):
+        return 0
+    new = [
+        path
+        for path in used.iterdir()
+        if path.name.startswith(OWN) and path.suffix != ".lock" and not (kept / path.name).exists()
+    ]
+    for path in new:
+        # Another deploy may do the same now: a payload appears whole or not at all.
+        handle, half = tempfile.mkstemp(dir=kept, prefix=".half-")
+        os.close(handle)
+        shutil.copyfile(path, half)
+        os.replace(half, kept / path.name)
+    versions = sorted(kept.parent.iterdir(), key=lambda path: path.stat().st_mtime)
+    for old in versions[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return len(new)
+
+
+class CallbackModule(CallbackBase):
+    """Lays payloads before Ansible at the start of a run and keeps new ones at its end."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "crisper_payloads"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        home = Path(os.path.expanduser(constants.config.get_config_value("ANSIBLE_HOME")))
+        self.kept = home / "crisper_payloads" / "none"
+        self.used = Path(constants.DEFAULT_LOCAL_TMP) / "ansiballz_cache"
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        """Before any module is packed."""
+        with contextlib.suppress(OSError):
+            folders = constants.DEFAULT_MODULE_PATH + constants.DEFAULT_MODULE_UTILS_PATH
+            self.kept = self.kept.with_name(fingerprint(folders))
+            take(self.kept, self.used)
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """After the last one."""
+        with contextlib.suppress(OSError):
+            if self.kept.name != "none" and self.used.is_dir():
+                keep(self.used, self.kept)

@@ -1,0 +1,131 @@
+"""Workers asked during a rollout: one process tells old ones to leave and proves new ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+from ansible.module_utils.crisper_ship import ShipError
+from ansible.module_utils.crisper_workers import Workers
+from lab import until
+
+
+@pytest.fixture
+def ask(docker):
+    """Workers of the test's application, with options of the module's `workers`."""
+    begun: list[Workers] = []
+
+    def begin(**more):
+        asked = {"app": "drain_tasks", "service": "backend", "expect": {}, "canary": None}
+        asked |= {"timeout": 3.0, "patience": 0.0, "import_timeout": 60, "python": sys.executable}
+        begun.append(Workers({**asked, **more}, docker))
+        begun[-1].begin("any")
+        return begun[-1]
+
+    yield begin
+    for workers in begun:
+        workers.session.process.stdin.close()
+        assert workers.session.process.wait(10) == 0, "it ends with whoever asks"
+
+
+def test_leaving_does_not_wait_for_what_runs(worker, ask, drain, send, marks):
+    worker("old@a", "-c1", "-Qone").ready()
+    send("nap", "long", 4.0)
+    until(lambda: marks() == ["start long old@a"])
+    workers = ask()
+    begun = time.monotonic()
+    workers.leave(["old@a"], [])
+    left, wrong = workers.left([])
+    assert time.monotonic() - begun < 3
+    assert (left["queues"], left["drained"], wrong) == ({"old@a": ["one"]}, [], "")
+    assert [task["name"] for task in left["unfinished"]] == ["nap"]
+    send("nap", "later")
+    time.sleep(0.5)
+    assert len(marks()) == 1  # nobody takes the next one
+    rest = drain("old@a", since=left["left_at"], timeout=30)
+    assert (rest["drained"], rest["queues"]) == (["old@a"], {})
+    assert marks()[1].startswith("end long")
+    back = drain(state="resumed", queues=left["queues"])
+    assert back["resumed"] == ["old@a"]
+    until(lambda: len(marks()) == 4)
+
+
+def test_new_workers_are_proved_while_old_ones_leave(worker, ask, drain, send, marks):
+    worker("old@a", "-c1", "-Qone").ready()
+    worker("new@b", "-c2", "-Qtwo").ready()
+    send("nap", "short", 2.0)
+    until(lambda: marks() == ["start short old@a"])
+    expect = {"pools": {"new": {"queues": ["two"], "concurrency": 2}}}
+    workers = ask(expect=expect, patience=10.0)
+    workers.leave(["old@a"], ["new@b"])
+    left, wrong = workers.left(["new@b"])
+    assert (left["drained"], left["findings"], wrong) == (["old@a"], [], "")
+    assert 0.5 < left["longest"] < 4
+
+    seen = workers.prove(["new@b"], 1)
+    assert [finding["code"] for finding in seen["findings"]] == ["foreign_node", "wrong_count"]
+    seen = workers.prove(["new@b", "old@a"], 2)
+    assert seen["problem"] == "", seen["findings"]
+    assert set(seen["nodes"]) == {"new@b", "old@a"}
+
+    drain(state="resumed", queues=left["queues"])
+    unmet = ask(expect={"pools": {"new": {"queues": ["two", "three"]}}})
+    unmet.leave(["old@a"], ["new@b"])
+    left, wrong = unmet.left(["new@b"])
+    assert left["problem"] == "expectations_not_met"
+    assert "consumes two, expected three, two" in wrong
+    assert left["queues"] == {"old@a": ["one"]}, "who undoes it must know who was told to leave"
+
+    unmet.leave(["old@a"], ["nobody@c"])
+    left, wrong = unmet.left(["nobody@c"])
+    assert "nobody@c" in wrong or "No worker answered" in wrong
+
+
+def test_canaries_go_through_the_queues(worker, ask):
+    worker("new@b", "-c1", "-Qone").ready()
+    workers = ask(canary={"task": "health", "queues": ["one"], "timeout": 10.0})
+    seen = workers.prove(["new@b"], 1)
+    assert seen["canary"]["findings"] == []
+    assert seen["canary"]["queues"]["one"]["result"] == {"worker": "new@b"}
+    lost = ask(canary={"task": "health", "queues": ["one", "nobody"], "timeout": 1.0})
+    (finding,) = lost.prove(["new@b"], 1)["canary"]["findings"]
+    assert finding["queue"] == "nobody"
+
+
+def test_no_broker_is_one_clear_error(ask, broker, monkeypatch):
+    monkeypatch.setenv("TEST_BROKER", "redis://:secret-word@127.0.0.1:9/0")
+    workers = ask()
+    workers.leave(["old@a"], ["new@b"])
+    left, wrong = workers.left(["new@b"])
+    assert (left["problem"], left["queues"]) == ("broker_unreachable", {})
+    assert "secret-word" not in wrong + str(left)
+    assert workers.prove(["new@b"], 1)["problem"] == "broker_unreachable"
+
+
+def test_no_application_is_one_clear_error(ask, broker):
+    workers = ask(app="nowhere.app")
+    workers.leave(["old@a"], [])
+    left, wrong = workers.left([])
+    assert (left["problem"], left["drained"]) == ("app_not_importable", [])
+    assert "nowhere" in wrong
+
+
+def test_a_container_that_goes_away_is_told(docker, broker):
+    asked = {"app": "drain_tasks", "expect": {}, "canary": None, "timeout": 3.0, "patience": 0.0}
+    workers = Workers({**asked, "import_timeout": 60, "python": sys.executable}, docker)
+    workers.begin("any")
+    os.kill(workers.session.process.pid, signal.SIGKILL)
+    workers.leave(["old@a"], [])
+    left, wrong = workers.left([])
+    assert left["problem"] == "malformed_reply"
+    assert "ended" in wrong
+    assert workers.prove(["old@a"], 1)["problem"] == "malformed_reply"
+
+
+def test_nothing_is_asked_where_no_container_runs(docker):
+    workers = Workers({"service": "backend"}, docker)
+    with pytest.raises(ShipError, match="no container of service backend"):
+        workers.leave(["old@a"], [])
