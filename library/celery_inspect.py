@@ -178,37 +178,20 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_celery import SHAPES, answered, told
-from ansible.module_utils.crisper_probe import CONNECTION_SPEC, ask
+from ansible.module_utils.crisper_probe import (
+    CANARY_OPTIONS,
+    CONNECTION_SPEC,
+    EXPECT_OPTIONS,
+    ask,
+)
 
 METHODS = list(SHAPES)
 ARGUMENT_SPEC: dict[str, Any] = {
     **CONNECTION_SPEC,
     "settle": {"type": "float", "default": 0.3},
     "methods": {"type": "list", "elements": "str", "choices": METHODS, "default": METHODS},
-    "expect": {
-        "type": "dict",
-        "default": {},
-        "options": {
-            "nodes": {"type": "list", "elements": "str"},
-            "count": {"type": "int"},
-            "no_foreign_nodes": {"type": "bool"},
-            "pools": {"type": "dict"},
-            "registered": {"type": "list", "elements": "str"},
-            "time_limit": {"type": "int"},
-            "soft_time_limit": {"type": "int"},
-            "accept_content": {"type": "list", "elements": "str"},
-            "task_serializer": {"type": "str"},
-        },
-    },
-    "canary": {
-        "type": "dict",
-        "options": {
-            "task": {"type": "str", "required": True},
-            "queues": {"type": "list", "elements": "str", "required": True},
-            "nodes": {"type": "list", "elements": "str", "default": []},
-            "timeout": {"type": "float", "default": 30.0},
-        },
-    },
+    "expect": {"type": "dict", "default": {}, "options": EXPECT_OPTIONS},
+    "canary": {"type": "dict", "options": CANARY_OPTIONS},
 }
 
 

@@ -245,7 +245,10 @@ class Rollout:
         self.engine = Engine(module, module.params["project_name"], self.seen)
         self.watch: Watch | None = None
         asked = module.params["workers"]
-        self.workers = Workers(asked, module.params["docker_cli"]) if asked else None
+        try:
+            self.workers = Workers(asked, module.params["docker_cli"]) if asked else None
+        except ValueError as error:
+            module.fail_json(msg=str(error))
         self.leaving: dict[str, list[str]] = {}  # nodes, while they are being told
         self.redefined: list[str] = []  # services of kind `fixed`
         self.result: dict[str, Any] = {"changed": False}

@@ -168,6 +168,7 @@ import os
 import shutil
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -357,11 +358,13 @@ class Releases:
                 self.write_file(draft / item["path"], item["content"], item["mode"], item["owner"])
             text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
             self.write_file(draft / MANIFEST, text, "0600", 0)
-            self.run(["compose", "config", "--quiet"], str(draft), "The rendered compose file")
+            self.run({"The rendered compose file": ["compose", "config", "--quiet"]}, str(draft))
+            tags = {}
             for name in self.params["tags"]:
                 tag = f"{self.params['stack']}/{name}:{manifest['id']}"
                 image = self.params["images"][name]["id"]
-                self.run(["image", "tag", image, tag], str(draft), f"Tagging {tag}")
+                tags[f"Tagging {tag}"] = ["image", "tag", image, tag]
+            self.run(tags, str(draft))
             for path in (draft, *(path for path in draft.rglob("*") if path.is_dir())):
                 settle(path)
             if folder.exists():  # whole, of the same second, of a deploy that was killed then
@@ -393,16 +396,25 @@ class Releases:
             os.chown(path, owner, -1)
         path.chmod(int(mode, 8))
 
-    def run(self, arguments: list[str], folder: str, what: str) -> None:
-        """Run the Docker client; one clear error when it refuses."""
-        command = [self.params["docker_cli"], *arguments]
-        code, out, err = self.module.run_command(command, cwd=folder)
-        if code != 0:
-            self.module.fail_json(
-                msg=f"{what} was refused: {err.strip() or out.strip()}"
-                " Nothing was changed; the release folder was not kept.",
-                cmd=" ".join(command),
-            )
+    def run(self, commands: dict[str, list[str]], folder: str) -> None:
+        """Run Docker commands side by side; one clear error when one is refused.
+
+        `commands` are arguments of the Docker client by what they do.
+        """
+        cli = self.params["docker_cli"]
+        with ThreadPoolExecutor(4) as pool:
+            done = {
+                what: pool.submit(self.module.run_command, [cli, *arguments], cwd=folder)
+                for what, arguments in commands.items()
+            }
+        for what, answer in done.items():
+            code, out, err = answer.result()
+            if code != 0:
+                self.module.fail_json(
+                    msg=f"{what} was refused: {err.strip() or out.strip()}"
+                    " Nothing was changed; the release folder was not kept.",
+                    cmd=" ".join([cli, *commands[what]]),
+                )
 
     def diff(self, current: dict[str, Any]) -> list[dict[str, str]]:
         """The files against those of the current release, values of secrets hidden."""

@@ -23,6 +23,25 @@ CONNECTION_SPEC: dict[str, Any] = {
     "docker_cli": {"type": "str", "default": "docker"},
 }
 
+# What is expected of workers, and the canaries that are sent to them.
+EXPECT_OPTIONS: dict[str, Any] = {
+    "nodes": {"type": "list", "elements": "str"},
+    "count": {"type": "int"},
+    "no_foreign_nodes": {"type": "bool"},
+    "pools": {"type": "dict"},
+    "registered": {"type": "list", "elements": "str"},
+    "time_limit": {"type": "int"},
+    "soft_time_limit": {"type": "int"},
+    "accept_content": {"type": "list", "elements": "str"},
+    "task_serializer": {"type": "str"},
+}
+CANARY_OPTIONS: dict[str, Any] = {
+    "task": {"type": "str", "required": True},
+    "queues": {"type": "list", "elements": "str", "required": True},
+    "nodes": {"type": "list", "elements": "str", "default": []},
+    "timeout": {"type": "float", "default": 30.0},
+}
+
 
 def find_container(module: AnsibleModule) -> tuple[str, str]:
     """Id of a running container to ask in, and else the problem."""

@@ -12,7 +12,9 @@ from ansible.module_utils import (
     crisper_drain_probe,
     crisper_rollout_probe,
 )
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.crisper_celery import REMEDIES, SHAPES, answered, judge, told
+from ansible.module_utils.crisper_probe import CANARY_OPTIONS, EXPECT_OPTIONS
 from ansible.module_utils.crisper_session import Session
 from ansible.module_utils.crisper_ship import ShipError
 
@@ -55,8 +57,15 @@ class Workers:
     """One process in a container of the application that asks all of them."""
 
     def __init__(self, asked: Mapping[str, Any], docker_cli: str) -> None:
-        """`asked` is an option of type `SPEC`."""
-        self.asked = asked
+        """`asked` is an option of type `SPEC`.
+
+        Raises:
+            ValueError: what is expected, or the canary, is of a wrong kind.
+        """
+        expect = typed("expect", EXPECT_OPTIONS, asked["expect"])
+        canary = asked["canary"] and typed("canary", CANARY_OPTIONS, asked["canary"])
+        known = {name: value for name, value in expect.items() if value is not None}
+        self.asked = {**asked, "expect": known, "canary": canary}
         self.cli = docker_cli
         self.session: Session | None = None
         self.left_at = 0.0
@@ -127,6 +136,14 @@ class Workers:
             why = f"no container of service {self.asked['service']} runs"
             raise ShipError("container_not_running", why)
         return self.session
+
+
+def typed(name: str, options: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping as a module's option of that kind: a number on the command line is a text."""
+    judged = ArgumentSpecValidator(options).validate(dict(given))
+    if judged.error_messages:
+        raise ValueError(f"workers.{name}: {'; '.join(judged.error_messages)}.")
+    return dict(judged.validated_parameters)
 
 
 def remedy(problem: str) -> str:

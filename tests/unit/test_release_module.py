@@ -107,6 +107,27 @@ def test_a_release_is_staged_once_and_promoted(run, tmp_path):
     assert not run(release, **arguments(tmp_path, state="current", files=[]))["changed"]
 
 
+def test_every_image_gets_its_name_and_a_refused_one_is_told(run, tmp_path):
+    client = tmp_path / "docker"
+    client.write_text(f"""#!/bin/sh
+echo "$*" >> {tmp_path}/told
+case "$*" in *bad*) echo "no such image" >&2; exit 1;; esac
+""")
+    client.chmod(0o755)
+    images = {name: {"ref": "x", "id": f"sha256:{name}"} for name in ("good", "other")}
+    options = {"images": images, "tags": list(images), "docker_cli": str(client)}
+    result = run(release, **arguments(tmp_path, **options))
+    name = result["release"]["id"]
+    told = (tmp_path / "told").read_text().splitlines()
+    assert told[0] == "compose config --quiet"
+    assert sorted(told[1:]) == [f"image tag sha256:{n} unit/{n}:{name}" for n in ("good", "other")]
+    options["images"] = {**images, "other": {"ref": "x", "id": "sha256:bad"}}
+    result = run(release, **arguments(tmp_path, **options))
+    assert "Tagging unit/other:" in result["msg"]
+    assert "no such image" in result["msg"]
+    assert sorted(p.name for p in (tmp_path / "releases").iterdir()) == [name]
+
+
 def test_a_refused_compose_file_leaves_nothing(run, tmp_path):
     params = arguments(tmp_path)
     params["files"][0]["content"] = "services: {app: {image: x, nonsense: true}}\n"

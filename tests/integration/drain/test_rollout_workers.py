@@ -126,6 +126,16 @@ def test_a_container_that_goes_away_is_told(docker, broker):
 
 
 def test_nothing_is_asked_where_no_container_runs(docker):
-    workers = Workers({"service": "backend"}, docker)
+    workers = Workers({"service": "backend", "expect": {}, "canary": None}, docker)
     with pytest.raises(ShipError, match="no container of service backend"):
         workers.leave(["old@a"], [])
+
+
+def test_numbers_from_the_command_line_are_texts(worker, ask):
+    worker("new@b", "-c1", "-Qone").ready()
+    canary = {"task": "health", "queues": ["one"], "timeout": "10"}
+    seen = ask(expect={"soft_time_limit": "5"}, canary=canary).prove(["new@b"], 1)
+    assert [finding["expected"] for finding in seen["findings"]] == [5]
+    assert seen["canary"]["findings"] == []
+    with pytest.raises(ValueError, match=r"workers\.canary: .*timeout.*"):
+        Workers({"expect": {}, "canary": {**canary, "timeout": "long"}}, "docker")
