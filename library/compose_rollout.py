@@ -192,6 +192,7 @@ failures:
 """
 
 import json
+import select
 import time
 from typing import Any, NoReturn
 
@@ -266,7 +267,12 @@ class Rollout:
         raise AssertionError  # fail_json has ended the process
 
     def note(self, step: str) -> None:
-        """Write the step into the journal, before anything of it is done."""
+        """Write the step into the journal, before anything of it is done.
+
+        Nothing more is begun for a controller that is gone: nobody would undo what fails.
+        """
+        if orphaned():
+            self.fail(f"The controller is gone; step {step} was not begun.")
         try:
             note(self.params, step)
         except NotOwnerError as error:
@@ -525,6 +531,16 @@ class Rollout:
         services = self.params["services"].values()
         count = sum(service["replicas"] for service in services if service["kind"] == "worker")
         self.result["proof"] = self.asked().prove(self.nodes(containers)["new"], count)
+
+
+def orphaned() -> bool:
+    """Whether nobody reads standard output any more, as far as the connection tells.
+
+    SSH closes it with the controller's end; the Docker client's `exec` does not.
+    """
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def main() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import compose_rollout
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 SERVICES = {
     "celery-worker": {"kind": "worker", "replicas": 1},
     "celery-beat": {"kind": "single", "replicas": 1},
@@ -225,3 +228,27 @@ def test_workers_cannot_be_asked_without_saying_how(
     client, _told = engine([pooled(json.loads(json.dumps(WORKERS)))])
     answer = retire(run_module, client, tmp_path, phases=["leave"])
     assert "need the option workers" in answer["msg"]
+
+
+@pytest.mark.parametrize("listening", [True, False])
+def test_nothing_is_begun_for_a_controller_that_is_gone(tmp_path: Path, listening: bool) -> None:
+    program = """
+import sys, time
+sys.path[:0] = sys.argv[1:2]
+import ansible.module_utils
+ansible.module_utils.__path__.append(sys.argv[2])
+import compose_rollout
+sys.stdin.readline()
+open(sys.argv[3], "w").write(str(compose_rollout.orphaned()))
+"""
+    told = tmp_path / "told"
+    paths = [str(ROOT / "library"), str(ROOT / "module_utils"), str(told)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    if not listening:
+        process.stdout.close()
+    process.stdin.write(b"\n")
+    process.stdin.close()
+    assert process.wait(30) == 0
+    assert told.read_text() == str(not listening)

@@ -2,7 +2,9 @@
 
     cut.py SERVER STEP COMMAND …
 
-SIGKILL goes to the whole process group of COMMAND. Exits with 1 when it ended before the step.
+SIGKILL goes to the whole process group of COMMAND, and in steps that one module takes one after the
+other to that module on the server too, which would go on by itself. Exits with 1 when COMMAND ended
+before the step.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import tempfile
 import threading
 
 LONGEST = 300  # seconds
+ROLLOUT = ("start", "leave", "swap")
 
 
 def entry(line: str) -> tuple[str, str]:
@@ -47,6 +50,10 @@ def main() -> int:
         killed = deploy.poll() is None
         if killed:
             os.killpg(deploy.pid, signal.SIGKILL)
+            if reached and step in ROLLOUT:
+                # What Ansible runs there has this command line and no arguments.
+                module = ["pkill", "-KILL", "--exact", "--full", "/usr/bin/python3"]
+                subprocess.run(["docker", "exec", server, *module], check=True)
         watch.join()
         if reached and killed:
             return 0
