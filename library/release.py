@@ -50,11 +50,6 @@ options:
         state C(pruned). 0 removes none.
     type: int
     default: 0
-  ends:
-    description: With C(current), whether that is the end of O(run) - the journal says that it is
-      done, and the lock is given back.
-    type: bool
-    default: false
   docker_cli:
     description: The Docker client.
     type: str
@@ -111,11 +106,6 @@ seconds:
   returned: when O(state=current) and O(run) is given
   type: dict
   sample: {begin: 4.1, stage: 2.0, start: 6.5}
-ended:
-  description: Whether the end of the deploy was written down, see O(ends).
-  returned: when O(state=current)
-  type: bool
-  sample: true
 pruned:
   description: Ids of releases that were removed.
   returned: when O(state=current) made a release the current one
@@ -214,7 +204,6 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "facts": {"type": "dict", "default": {}},
     "host_inputs": {"type": "str", "default": ""},
     "keep": {"type": "int", "default": 0},
-    "ends": {"type": "bool", "default": False},
     "docker_cli": {"type": "str", "default": "docker"},
     "run": RUN_SPEC,
 }
@@ -458,7 +447,7 @@ class Releases:
             # The same release from other inputs: the next deploy of them is done at one look.
             if current and current.get("inputs") != facts.get("inputs", current.get("inputs")):
                 self.annotate(Path(current["path"]), {"inputs": facts["inputs"]})
-            return {**self.info(), "changed": False, "seconds": seconds, "ended": self.end()}
+            return {**self.info(), "changed": False, "seconds": seconds}
         if not self.module.check_mode:
             try:
                 self.note("promote", release=following["id"])
@@ -478,20 +467,12 @@ class Releases:
             )
         return {
             **result,
-            "ended": self.end(),
             "changed": True,
             "release": self.described(following, False),
             "current": following["id"],
             "previous": current.get("id", ""),
             "seconds": seconds,
         }
-
-    def end(self) -> bool:
-        """Write the end of the deploy into the journal and give the lock back; whether it did."""
-        run = self.params["run"]
-        if not (self.params["ends"] and run) or self.module.check_mode:
-            return False
-        return Journal(run["root"], run["id"]).end("done")
 
     def docker(self, *arguments: str) -> tuple[int, str, str]:
         """Exit code, output and errors of a Docker command."""
