@@ -11,9 +11,12 @@ description:
     gap. Without a phase it only looks; C(start) starts the release's containers beside the old
     ones and waits until they are healthy (what it started is removed again when they are not);
     C(leave) tells the old workers to leave their queues and asks the new ones whether they are as
-    O(workers) says, while C(swap) replaces what may exist only once (beat) or belongs to no release
-    (nginx); C(retire) waits until beat is healthy, then stops the old containers and removes them,
-    and looks again; C(prove) asks all workers and sends canaries.
+    O(workers) says; C(swap) replaces what may exist only once (beat) or belongs to no release
+    (nginx); C(retire) stops the old containers and removes them, waits until beat is healthy and
+    looks again; C(prove) asks all workers and sends canaries.
+  - In one call the phases overlap - beat is replaced and everybody is asked while the old
+    containers stop, after the new workers were found to be right. Who is asked while an old worker
+    still answers is asked again when it is gone.
   - Old workers that still hold tasks when C(leave) has waited for them are told in RV(held);
     C(retire) leaves them, and C(prove) is put off, until it is called again without C(leave).
   - Nothing of community.docker does this; C(docker_compose_v2) recreates in place.
@@ -194,10 +197,11 @@ failures:
 import json
 import select
 import time
+from itertools import chain
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_compose import Engine, Watch, shown
+from ansible.module_utils.crisper_compose import Begun, Engine, Watch, shown
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_rollout import (
     CREATE,
@@ -251,14 +255,27 @@ class Rollout:
         except ValueError as error:
             module.fail_json(msg=str(error))
         self.leaving: dict[str, list[str]] = {}  # nodes, while they are being told
+        self.beats: dict[str, list[str]] = {}  # services of kind `single` -> ids of the old ones
+        self.ending: Begun | None = None  # of those
+        self.stopping: Begun | None = None  # of the old containers, whose names by id are
+        self.retired: dict[str, str] = {}
         self.redefined: list[str] = []  # services of kind `fixed`
         self.result: dict[str, Any] = {"changed": False}
 
     def seen(self) -> dict[str, Any]:
-        """The result so far; who was told to leave must be known, whatever fails meanwhile."""
+        """The result so far, when nothing goes on any more that was begun.
+
+        Who was told to leave must be known whatever fails meanwhile, and who undoes it must not
+        find containers running that are about to stop.
+        """
         if self.leaving:
             self.result["left"], _wrong = self.asked().left(self.leaving["new"])
             self.leaving = {}
+        ending, self.ending = self.ending, None
+        if ending:
+            ending.wait()
+        if self.stopping:
+            self.stopped()
         return self.result
 
     def fail(self, message: str, **more: Any) -> NoReturn:
@@ -437,26 +454,37 @@ class Rollout:
             )
 
     def swap(self, steps: list[Step]) -> None:
-        """Replace beat and what belongs to no release, in place; `retire` waits for beat."""
+        """Replace what belongs to no release, in place, and have the old beat end (see `beat`)."""
         wanted = [s for s in steps if s.kind not in ROLLED and s.action in (CREATE, RECREATE)]
         if not wanted:
             return
         self.note("swap")
-        old = [identity for step in wanted if step.kind == "single" for identity in step.old]
-        if old:
-            # Two beats would send every scheduled task twice: the old one is gone first.
-            self.engine.run("stop", *old)
-            self.engine.run("rm", "--force", *old)
-        up = ["compose", "--project-name", self.params["project_name"], "up", "--detach"]
-        up += ["--no-deps", "--no-build"]
-        health = ["--wait", "--wait-timeout", str(self.params["wait_timeout"])]
-        for kind, options in (("single", []), ("fixed", health)):
-            if names := [step.service for step in wanted if step.kind == kind]:
-                self.engine.run(*up, *options, *names, folder=self.folder)
+        self.beats = {step.service: list(step.old) for step in wanted if step.kind == "single"}
+        if old := list(chain.from_iterable(self.beats.values())):
+            self.ending = self.engine.begin("stop", *old)
+        if fixed := [step.service for step in wanted if step.kind == "fixed"]:
+            health = ("--wait", "--wait-timeout", str(self.params["wait_timeout"]))
+            self.up(*health, *fixed)
         self.result["changed"] = True
 
+    def beat(self) -> None:
+        """Start beat when the old one is gone: two would send every scheduled task twice."""
+        beats, self.beats = self.beats, {}
+        ending, self.ending = self.ending, None
+        if ending:
+            ending.end()
+            self.engine.run("rm", "--force", *chain.from_iterable(beats.values()))
+        if beats:
+            self.up(*beats)
+
+    def up(self, *arguments: str) -> None:
+        """Have Compose create and start services of the release, in place."""
+        project = ("compose", "--project-name", self.params["project_name"])
+        options = ("up", "--detach", "--no-deps", "--no-build")
+        self.engine.run(*project, *options, *arguments, folder=self.folder)
+
     def settle(self) -> None:
-        """Until beat of the release is healthy; it became so while workers were asked and left."""
+        """Until beat of the release is healthy."""
         services = self.params["services"]
         singles = {name for name, service in services.items() if service["kind"] == "single"}
         deadline = time.monotonic() + self.params["wait_timeout"]
@@ -473,64 +501,89 @@ class Rollout:
                 failures = self.failures(mine)
                 self.fail(
                     f"{', '.join(sorted(f['name'] for f in failures))} of release"
-                    f" {self.release} did not become healthy. The old workers still run."
+                    f" {self.release} did not become healthy."
+                    + ("" if self.retired else " The old workers still run.")
                     + self.last_words(failures),
                     failures=failures,
                 )
             self.rest()
 
-    def retire(self, held: bool) -> None:
-        """Stop and remove what the release does not want; `held` keeps workers that still work."""
-        if not held:
-            self.settle()
+    def let_go(self, held: bool) -> None:
+        """Have what the release does not want stop; `held` keeps workers that still work."""
         steps, containers = self.plan()
         rolled = [s for s in steps if s.action == REMOVE or (s.kind in ROLLED and s.action != KEEP)]
         if held:
             rolled = [s for s in rolled if s.kind == "web" and s.action != REMOVE]
         self.result["stopped"] = {}
-        if ids := [identity for step in rolled for identity in step.old]:
-            missing = not_ready(steps)
-            if missing:
-                self.fail(
-                    "The old containers stay, because the new ones do not serve: "
-                    + "; ".join(missing)
-                    + ". Run the deploy again; it starts what is missing."
-                )
-            self.note("retire")
-            self.result["stopped"] = self.stop(ids, containers)
-            self.result["changed"] = True
-        if not held:
-            if self.redefined:
-                self.compare()
-            self.result["after"] = {"release": self.release, **self.told(*self.plan())}
-
-    def stop(self, ids: list[str], containers: list[Container]) -> dict[str, int]:
-        """Stop and remove containers; exit code by container name."""
-        names = {container.id: container.name for container in containers}
-        limit = self.params["stop_timeout"]
+        ids = [identity for step in rolled for identity in step.old]
+        if not ids:
+            return
+        missing = not_ready(steps)
+        if missing:
+            self.fail(
+                "The old containers stay, because the new ones do not serve: "
+                + "; ".join(missing)
+                + ". Run the deploy again; it starts what is missing."
+            )
+        self.note("retire")
         host, overdue = self.params["host"], set(self.params["overdue"])
         late = [c.id for c in containers if c.id in ids and node_name(c, host) in overdue]
         if late:
             self.engine.run("kill", "--signal", "QUIT", *late)
-        self.engine.run("stop", *(["--time", str(limit)] if limit is not None else []), *ids)
-        records = json.loads(self.engine.run("container", "inspect", *ids))
-        codes = {names[r["Id"]]: int(r["State"]["ExitCode"]) for r in records}
+        limit = self.params["stop_timeout"]
+        limits = ["--time", str(limit)] if limit is not None else []
+        names = {container.id: container.name for container in containers}
+        self.retired = {identity: names[identity] for identity in ids}
+        self.stopping = self.engine.begin("stop", *limits, *ids)
+        self.result["changed"] = True
+        if queues := self.result.get("left", {}).get("queues"):
+            # Nobody is left to take them up again.
+            gone = {node_name(c, host) for c in containers if c.id in ids}
+            self.result["left"]["queues"] = {n: q for n, q in queues.items() if n not in gone}
+
+    def stopped(self) -> None:
+        """When they have stopped: exit codes by container name; then they are removed."""
+        stopping, self.stopping = self.stopping, None
+        if not stopping:
+            return
+        stopping.end()
+        records = json.loads(self.engine.run("container", "inspect", *self.retired))
+        codes = {self.retired[r["Id"]]: int(r["State"]["ExitCode"]) for r in records}
+        self.result["stopped"] = codes
         killed = sorted(name for name, code in codes.items() if code == 137)
         if killed:
             self.module.warn(
                 f"{', '.join(killed)} did not stop in time and was killed: tasks that a worker held"
                 " come back after celery_visibility_timeout. Raise celery_stop_grace_period."
             )
-        self.engine.run("rm", "--force", "--volumes", *ids)
-        return codes
+        self.engine.run("rm", "--force", "--volumes", *self.retired)
 
-    def prove(self) -> None:
-        """Every worker is asked everything, and canaries are sent; it fails nothing."""
+    def retire(self, held: bool) -> None:
+        """Wait until the old containers are gone and beat is healthy, and look again."""
+        if not held:
+            self.settle()
+        self.stopped()
+        if not held:
+            if self.redefined:
+                self.compare()
+            self.result["after"] = {"release": self.release, **self.told(*self.plan())}
+
+    def ask(self) -> None:
+        """Every worker is asked everything, and canaries are sent; `prove` has what came of it."""
         containers = self.engine.containers()
         self.prepare(containers)
         services = self.params["services"].values()
         count = sum(service["replicas"] for service in services if service["kind"] == "worker")
-        self.result["proof"] = self.asked().prove(self.nodes(containers)["new"], count)
+        self.asked().ask(self.nodes(containers)["new"], count)
+
+    def prove(self) -> None:
+        """What came of `ask`; it fails nothing."""
+        proof = self.asked().proof()
+        if proof["findings"] or proof.get("canary", {}).get("findings"):
+            # An old worker may have answered that is gone now.
+            self.ask()
+            proof = self.asked().proof()
+        self.result["proof"] = proof
 
 
 def orphaned() -> bool:
@@ -569,6 +622,13 @@ def main() -> None:
         rollout.swap(steps)
     rollout.left()
     held = bool(result.get("held"))
+    if "retire" in phases:
+        if "swap" not in phases and not held:
+            rollout.settle()  # of beat that an earlier call has started
+        rollout.let_go(held)
+    rollout.beat()
+    if "prove" in phases and not held:
+        rollout.ask()
     if "retire" in phases:
         rollout.retire(held)
     if "prove" in phases and not held:

@@ -115,6 +115,11 @@ all_known:
   returned: with O(state=started)
   type: bool
   sample: true
+ledger:
+  description: What M(release) and M(kept_releases) take to end it as O(state=stopped) does.
+  returned: with O(state=started)
+  type: dict
+  sample: {name: crisper-ledger, wait: 20.0}
 tasks:
   description:
     - Numbers of sentinels. C(refused) by the broker (the sender knew), C(waiting) in a queue
@@ -149,9 +154,10 @@ from ansible.module_utils import (
     crisper_skew_probe,
 )
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_ledger_end import end
 from ansible.module_utils.crisper_probe import running
 from ansible.module_utils.crisper_release import MANIFEST
-from ansible.module_utils.crisper_ship import ShipError, parse, program, run
+from ansible.module_utils.crisper_ship import ShipError, program, run
 from ansible.module_utils.crisper_tls import blocks, installed
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -212,7 +218,12 @@ def start(module: AnsibleModule, name: str) -> dict[str, Any]:
     with ThreadPoolExecutor(1) as pool:
         known = pool.submit(all_known, params, container) if container else None
         begin(module, name)
-        return {"changed": False, "all_known": bool(known and known.result())}
+        handle = {"name": name, "wait": params["wait"]}
+        return {
+            "changed": False,
+            "all_known": bool(known and known.result()),
+            "ledger": handle,
+        }
 
 
 def begin(module: AnsibleModule, name: str) -> None:
@@ -234,19 +245,6 @@ def begin(module: AnsibleModule, name: str) -> None:
         module.fail_json(msg=f"The ledger did not start: {(err or out).strip()[-1000:]}")
 
 
-def stop(module: AnsibleModule, name: str) -> dict[str, Any]:
-    """End the container and read what it counted."""
-    limit = str(int(module.params["wait"] + 20))
-    docker(module, "stop", "--time", limit, name)
-    code, out, err = docker(module, "logs", name)
-    docker(module, "rm", "--force", "--volumes", name)
-    reply = parse(out) or {}
-    if not reply:
-        why = (err if code == 0 else "it was not running").strip()[-500:] or "it said nothing"
-        reply = {"error": f"The ledger gave no numbers: {why}"}
-    return {"changed": False, "tasks": {}, "requests": {}, "error": "", **reply}
-
-
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -257,8 +255,10 @@ def main() -> None:
     name = f"{module.params['project']}-ledger"
     if module.check_mode:
         module.exit_json(changed=False)
-    action = start if module.params["state"] == "started" else stop
-    module.exit_json(**action(module, name))
+    if module.params["state"] == "started":
+        module.exit_json(**start(module, name))
+    counted = end(lambda *command: docker(module, *command), name, module.params["wait"])
+    module.exit_json(changed=False, **counted)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ short_description: List, check, put back and prune the releases kept on a server
 description:
   - Works on what M(release) wrote. Needs no network - a kept release is its folder and its
     images, both on the server.
-extends_documentation_fragment: [crisper]
+extends_documentation_fragment: [crisper, crisper.ledger]
 options:
   root:
     description: Folder of the stack on the server.
@@ -101,6 +101,11 @@ seconds:
   returned: in state C(current), when O(run) is given
   type: dict
   sample: {begin: 4.1, start: 6.5}
+counted:
+  description: What was counted, as M(deploy_ledger) tells it.
+  returned: in state C(current), when O(ledger) is given
+  type: dict
+  sample: {tasks: {accepted: 42, lost: 0}, requests: {probed: 88, failed: 0}, error: ""}
 pruned:
   description: Ids that were removed.
   returned: in state C(pruned)
@@ -130,6 +135,8 @@ from ansible.module_utils.crisper_journal import (
     seconds_per_step,
 )
 from ansible.module_utils.crisper_kept import linked, manifests, prune
+from ansible.module_utils.crisper_ledger_end import SPEC as LEDGER_SPEC
+from ansible.module_utils.crisper_ledger_end import end
 from ansible.module_utils.crisper_release import (
     MANIFEST,
     irreversible_after,
@@ -151,6 +158,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "facts": {"type": "dict", "default": {}},
     "restore_database": {"type": "bool", "default": False},
     "keep": {"type": "int", "default": 5},
+    "ledger": LEDGER_SPEC,
     "docker_cli": {"type": "str", "default": "docker"},
     "run": RUN_SPEC,
 }
@@ -294,10 +302,13 @@ class Kept:
             draft = self.root / f".current.{os.getpid()}"
             draft.symlink_to(f"releases/{release['id']}")
             draft.replace(self.root / "current")
-        run = self.params["run"]
+        run, ledger = self.params["run"], self.params["ledger"]
+        counted = {}
+        if ledger and not self.module.check_mode:
+            counted["counted"] = end(self.docker, ledger["name"], ledger["wait"])
         entries = Journal(run["root"], run["id"]).entries() if run else []
         seconds = seconds_per_step(entries, run["id"], time.time()) if run else {}
-        return {"changed": changed, "release": release, "seconds": seconds}
+        return {"changed": changed, "release": release, "seconds": seconds, **counted}
 
     def abandon(self) -> dict[str, Any]:
         """The staged release failed: it is not to be resumed, and its manifest says why."""

@@ -12,7 +12,7 @@ description:
     release by fingerprint; C(current) promotes the staged one; C(info) only looks.
   - The symlink C(next) names a release that was staged and is not yet proved, C(current) the
     one that serves.
-extends_documentation_fragment: [crisper, crisper.files]
+extends_documentation_fragment: [crisper, crisper.files, crisper.ledger]
 options:
   root:
     description: Folder of the stack on the server, such as V(/opt/crisper).
@@ -106,6 +106,13 @@ seconds:
   returned: when O(state=current) and O(run) is given
   type: dict
   sample: {begin: 4.1, stage: 2.0, start: 6.5}
+counted:
+  description:
+    - What was counted, as M(deploy_ledger) tells it; the manifest gets the numbers, as
+      C(deploy.tasks) and C(deploy.requests).
+  returned: when O(state=current) and O(ledger) is given
+  type: dict
+  sample: {tasks: {accepted: 42, lost: 0}, requests: {probed: 88, failed: 0}, error: ""}
 pruned:
   description: Ids of releases that were removed.
   returned: when O(state=current) made a release the current one
@@ -172,6 +179,8 @@ from ansible.module_utils.crisper_journal import (
     seconds_per_step,
 )
 from ansible.module_utils.crisper_kept import prune
+from ansible.module_utils.crisper_ledger_end import SPEC as LEDGER_SPEC
+from ansible.module_utils.crisper_ledger_end import end
 from ansible.module_utils.crisper_release import (
     DRAFT,
     MANIFEST,
@@ -204,6 +213,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "facts": {"type": "dict", "default": {}},
     "host_inputs": {"type": "str", "default": ""},
     "keep": {"type": "int", "default": 0},
+    "ledger": LEDGER_SPEC,
     "docker_cli": {"type": "str", "default": "docker"},
     "run": RUN_SPEC,
 }
@@ -437,8 +447,12 @@ class Releases:
     def promote(self) -> dict[str, Any]:
         """Make the staged release the current one and record what was seen of it."""
         current, following = self.linked("current"), self.linked("next")
-        facts, run = self.params["facts"], self.params["run"]
-        seconds = {}
+        facts, run, ledger = self.params["facts"], self.params["run"], self.params["ledger"]
+        seconds, told = {}, {}
+        if ledger and not self.module.check_mode:
+            told["counted"] = counted = end(self.docker, ledger["name"], ledger["wait"])
+            numbers = {key: counted[key] for key in ("tasks", "requests")}
+            facts = {**facts, "deploy": {**facts.get("deploy", {}), **numbers}}
         if run:
             entries = Journal(run["root"], run["id"]).entries()
             seconds = seconds_per_step(entries, run["id"], time.time())
@@ -447,7 +461,7 @@ class Releases:
             # The same release from other inputs: the next deploy of them is done at one look.
             if current and current.get("inputs") != facts.get("inputs", current.get("inputs")):
                 self.annotate(Path(current["path"]), {"inputs": facts["inputs"]})
-            return {**self.info(), "changed": False, "seconds": seconds}
+            return {**self.info(), "changed": False, "seconds": seconds, **told}
         if not self.module.check_mode:
             try:
                 self.note("promote", release=following["id"])
@@ -472,6 +486,7 @@ class Releases:
             "current": following["id"],
             "previous": current.get("id", ""),
             "seconds": seconds,
+            **told,
         }
 
     def docker(self, *arguments: str) -> tuple[int, str, str]:

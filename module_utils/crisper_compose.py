@@ -9,8 +9,8 @@ import select
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ansible.module_utils.crisper_rollout import Container, parse_inspect, recreated
 
@@ -43,12 +43,21 @@ class Engine:
         """Standard output of a Docker command that must succeed."""
         code, out, err = self.call(*arguments, folder=folder)
         if code != 0:
-            self.module.fail_json(
-                msg=f"`docker {' '.join(arguments[:3])} …` failed: {(err or out).strip()[-2000:]}",
-                cmd=" ".join([self.cli, *arguments]),
-                **self.seen(),
-            )
+            self.refused(arguments, err or out)
         return out
+
+    def refused(self, arguments: Sequence[str], said: str) -> NoReturn:
+        """End with a Docker command that failed."""
+        self.module.fail_json(
+            msg=f"`docker {' '.join(arguments[:3])} …` failed: {said.strip()[-2000:]}",
+            cmd=" ".join([self.cli, *arguments]),
+            **self.seen(),
+        )
+        raise AssertionError  # fail_json has ended the process
+
+    def begin(self, *arguments: str) -> Begun:
+        """A Docker command that must succeed, and goes on while other things are done."""
+        return Begun(self, arguments)
 
     def containers(self) -> list[Container]:
         """All containers of the stack, running or not."""
@@ -84,6 +93,31 @@ class Engine:
                 msg=f"Compose refuses the release: {(err or out).strip()}", **self.seen()
             )
         return [running[name] for name in recreated(err + out) if name in running]
+
+
+class Begun:
+    """A Docker command under way."""
+
+    def __init__(self, engine: Engine, arguments: Sequence[str]) -> None:
+        self.engine, self.arguments = engine, arguments
+        self.process = subprocess.Popen(
+            [engine.cli, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+
+    def wait(self) -> str:
+        """Until it has ended, however; what it said."""
+        return self.process.communicate()[0]
+
+    def end(self) -> None:
+        """Until it has ended; it must have succeeded."""
+        said = self.wait()
+        if self.process.returncode != 0:
+            self.engine.refused(self.arguments, said)
 
 
 class Watch:

@@ -69,6 +69,7 @@ class Workers:
         self.cli = docker_cli
         self.session: Session | None = None
         self.left_at = 0.0
+        self.expected: dict[str, Any] = {}
 
     def begin(self, container: str) -> None:
         """Have the application imported in that container; returns at once."""
@@ -112,8 +113,8 @@ class Workers:
             told_to |= {"findings": found, "problem": "expectations_not_met"}
         return told_to, told(found)
 
-    def prove(self, nodes: Sequence[str], count: int) -> dict[str, Any]:
-        """Ask everybody everything, and send canaries: as M(celery_inspect) answers.
+    def ask(self, nodes: Sequence[str], count: int) -> None:
+        """Ask everybody everything, and send canaries; `proof` has what came of it.
 
         `nodes` are all that there may be, `count` is how many there must be.
         """
@@ -123,13 +124,19 @@ class Workers:
         sent = {**canary, "args": [], "kwargs": {}} if canary else None
         request = {"command": "prove", "methods": sorted(SHAPES), "destination": list(nodes)}
         request |= {"everybody": True, "settle": SETTLE, "timeout": self.asked["timeout"]}
+        self.expected = expect
+        if self.session is not None:
+            self.session.send({**request, "canary": sent})
+
+    def proof(self) -> dict[str, Any]:
+        """What came of `ask`, as M(celery_inspect) answers."""
+        canary, expect = self.asked["canary"], self.expected
         limit = 2 * (self.asked["timeout"] + (canary["timeout"] if canary else 0)) + 60
         try:
-            self._session().send({**request, "canary": sent})
             reply = self._session().receive(limit + self.asked["import_timeout"])
         except ShipError as error:
             reply = {"problem": error.problem, "error": str(error)}
-        return answered(reply, expect, list(nodes) if canary else None)
+        return answered(reply, expect, list(expect["nodes"]) if canary else None)
 
     def _session(self) -> Session:
         if self.session is None:

@@ -24,6 +24,23 @@ options:
         required: true
 """
 
+    LEDGER = r"""
+options:
+  ledger:
+    description: The counting that ends when a release becomes the current one (C(state=current)),
+      as M(deploy_ledger) returned it.
+    type: dict
+    suboptions:
+      name:
+        description: Its container.
+        type: str
+        required: true
+      wait:
+        description: Seconds that sentinels which are not finished are waited for.
+        type: float
+        default: 20
+"""
+
     FILES = r"""
 options:
   files:

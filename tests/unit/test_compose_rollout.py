@@ -50,12 +50,12 @@ cd {tmp_path}; echo "$*" >>told
 case "$1" in
     ps) echo old new beat;;
     container)
-        if [ $# -gt 3 ]; then
-            n=$(cat n 2>/dev/null || echo 0); [ -e look$n ] || n=$((n - 1)); cat look$n
-            echo $((n + 1)) >n
-        else
-            cat stopped
-        fi;;
+        case "$*" in
+            *" beat")
+                n=$(cat n 2>/dev/null || echo 0); [ -e look$n ] || n=$((n - 1)); cat look$n
+                echo $((n + 1)) >n;;
+            *) cat stopped;;
+        esac;;
     logs) echo "the schedule is broken";;
 esac
 """
@@ -115,8 +115,9 @@ class Asked:
 
     session = object()
 
-    def __init__(self, drained: list[str], wrong: str = "") -> None:
-        self.answer = {"queues": {"@-r1-old": ["default"]}, "drained": drained, "silent": []}
+    def __init__(self, drained: list[str], wrong: str = "", foreign: int = 0) -> None:
+        self.foreign = foreign  # how often somebody else answers too
+        self.answer = {"queues": {OLD: ["default"]}, "drained": drained, "silent": []}
         self.answer["problem"] = "expectations_not_met" if wrong else ""
         self.wrong = wrong
         self.heard: list[Any] = []
@@ -131,9 +132,13 @@ class Asked:
         self.heard.append("left")
         return self.answer, self.wrong
 
-    def prove(self, nodes: list[str], count: int) -> dict[str, Any]:
-        self.heard.append(("prove", nodes, count))
-        return {"problem": "", "findings": []}
+    def ask(self, nodes: list[str], count: int) -> None:
+        self.heard.append(("ask", nodes, count))
+
+    def proof(self) -> dict[str, Any]:
+        self.foreign -= 1
+        findings = [{"code": "foreign_node"}] if self.foreign >= 0 else []
+        return {"problem": "", "findings": findings, "canary": {"findings": []}}
 
 
 def pooled(containers: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -152,12 +157,20 @@ WEB = [
 
 
 def roll(
-    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any, asked: Asked, *phases: str
+    run_module: Any,
+    engine: Any,
+    tmp_path: Path,
+    monkeypatch: Any,
+    asked: Asked,
+    *phases: str,
+    stopped: Any = None,
+    beats: Any = None,
 ) -> tuple[dict[str, Any], str]:
-    """The answer to these phases, and the Docker commands."""
+    """The answer to these phases, and the Docker commands; `beats` are beat at each look."""
     monkeypatch.setattr(compose_rollout, "Workers", asked)
-    client, told = engine([pooled(json.loads(json.dumps([*WORKERS, *WEB, beat("starting")])))])
-    (tmp_path / "stopped").write_text(json.dumps([WEB[0]]))
+    looks = [[*WORKERS, *WEB, each] for each in beats or [beat("starting")]]
+    client, told = engine([pooled(json.loads(json.dumps(look))) for look in looks])
+    (tmp_path / "stopped").write_text(json.dumps(stopped or [WEB[0]]))
     services = {**SERVICES, "backend": {"kind": "web", "replicas": 1}}
     answer = retire(
         run_module,
@@ -185,6 +198,68 @@ def test_web_containers_do_not_wait_for_workers_that_still_work(
     assert "after" not in answer
     assert "stop web1" in told.splitlines()
     assert "logs" not in told, "nor for beat"
+
+
+ALL = ("leave", "swap", "retire", "prove")
+GONE = [WORKERS[0], WEB[0]]
+OLD_BEAT = record("beat", "celery-beat", "r1", Health={"Status": "healthy"})
+
+
+def test_beat_is_replaced_and_everybody_is_asked_while_old_containers_stop(
+    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked = Asked(drained=[OLD])
+    # One look for the plan before, one for what is let go; then beat starts.
+    looks = [OLD_BEAT, OLD_BEAT, beat("starting"), beat("starting"), beat("healthy")]
+    more = {"stopped": GONE, "beats": looks}
+    answer, told = roll(run_module, engine, tmp_path, monkeypatch, asked, *ALL, **more)
+    assert not answer.get("failed"), answer
+    assert answer["stopped"] == {"old": 0, "web1": 0}
+    assert answer["proof"]["findings"] == []
+    assert asked.heard == [("leave", [OLD], [NEW]), "left", ("ask", [NEW], 1)]
+    assert answer["left"]["queues"] == {}, "nobody is left to take them up again"
+    commands = told.splitlines()
+    gone, up = commands.index("stop beat"), next(c for c in commands if "up --detach" in c)
+    assert gone < commands.index("rm --force beat") < commands.index(up), "never two of them"
+    assert commands.index("stop old web1") < commands.index(up)
+    assert commands.index("rm --force --volumes old web1") > commands.index(up)
+
+
+def test_who_is_asked_while_an_old_worker_answers_is_asked_again(
+    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    for times, found in ((1, 0), (2, 1)):
+        asked = Asked(drained=[OLD], foreign=times)
+        more = {"stopped": GONE, "beats": [beat("healthy")]}
+        answer, _told = roll(run_module, engine, tmp_path, monkeypatch, asked, *ALL, **more)
+        assert asked.heard.count(("ask", [NEW], 1)) == 2
+        assert len(answer["proof"]["findings"]) == found
+
+
+def test_when_beat_fails_who_undoes_it_finds_nothing_that_is_about_to_stop(
+    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked = Asked(drained=[OLD])
+    more = {"stopped": GONE, "beats": [OLD_BEAT, OLD_BEAT, beat("unhealthy")]}
+    answer, told = roll(run_module, engine, tmp_path, monkeypatch, asked, *ALL, **more)
+    assert answer["failed"]
+    assert "beat of release r2 did not become healthy.\n" in answer["msg"], "no worker still runs"
+    assert answer["stopped"] == {"old": 0, "web1": 0}
+    assert answer["left"]["queues"] == {}
+    assert "rm --force --volumes old web1" in told.splitlines()
+
+
+def test_when_the_new_workers_are_not_right_beat_has_ended_before_that_is_told(
+    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked = Asked(drained=[OLD], wrong="1. They consume nothing.")
+    more = {"beats": [OLD_BEAT]}
+    answer, told = roll(run_module, engine, tmp_path, monkeypatch, asked, *ALL, **more)
+    assert answer["msg"] == "1. They consume nothing."
+    commands = told.splitlines()
+    assert "stop beat" in commands
+    assert not [c for c in commands if "up --detach" in c and "--dry-run" not in c]
+    assert "stop old web1" not in commands
 
 
 def test_nothing_is_stopped_when_the_new_workers_are_not_right(

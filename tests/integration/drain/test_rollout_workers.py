@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from typing import Any
 
 import pytest
 from ansible.module_utils.crisper_ship import ShipError
@@ -29,6 +30,12 @@ def ask(docker):
     for workers in begun:
         workers.session.process.stdin.close()
         assert workers.session.process.wait(10) == 0, "it ends with whoever asks"
+
+
+def proved(workers: Workers, nodes: list[str], count: int) -> dict[str, Any]:
+    """What comes of asking everybody."""
+    workers.ask(nodes, count)
+    return workers.proof()
 
 
 def test_leaving_does_not_wait_for_what_runs(worker, ask, drain, send, marks):
@@ -65,9 +72,9 @@ def test_new_workers_are_proved_while_old_ones_leave(worker, ask, drain, send, m
     assert (left["drained"], left["findings"], wrong) == (["old@a"], [], "")
     assert 0.5 < left["longest"] < 4
 
-    seen = workers.prove(["new@b"], 1)
+    seen = proved(workers, ["new@b"], 1)
     assert [finding["code"] for finding in seen["findings"]] == ["foreign_node", "wrong_count"]
-    seen = workers.prove(["new@b", "old@a"], 2)
+    seen = proved(workers, ["new@b", "old@a"], 2)
     assert seen["problem"] == "", seen["findings"]
     assert set(seen["nodes"]) == {"new@b", "old@a"}
 
@@ -87,11 +94,11 @@ def test_new_workers_are_proved_while_old_ones_leave(worker, ask, drain, send, m
 def test_canaries_go_through_the_queues(worker, ask):
     worker("new@b", "-c1", "-Qone").ready()
     workers = ask(canary={"task": "health", "queues": ["one"], "timeout": 10.0})
-    seen = workers.prove(["new@b"], 1)
+    seen = proved(workers, ["new@b"], 1)
     assert seen["canary"]["findings"] == []
     assert seen["canary"]["queues"]["one"]["result"] == {"worker": "new@b"}
     lost = ask(canary={"task": "health", "queues": ["one", "nobody"], "timeout": 1.0})
-    (finding,) = lost.prove(["new@b"], 1)["canary"]["findings"]
+    (finding,) = proved(lost, ["new@b"], 1)["canary"]["findings"]
     assert finding["queue"] == "nobody"
 
 
@@ -102,7 +109,7 @@ def test_no_broker_is_one_clear_error(ask, broker, monkeypatch):
     left, wrong = workers.left(["new@b"])
     assert (left["problem"], left["queues"]) == ("broker_unreachable", {})
     assert "secret-word" not in wrong + str(left)
-    assert workers.prove(["new@b"], 1)["problem"] == "broker_unreachable"
+    assert proved(workers, ["new@b"], 1)["problem"] == "broker_unreachable"
 
 
 def test_no_application_is_one_clear_error(ask, broker):
@@ -122,7 +129,7 @@ def test_a_container_that_goes_away_is_told(docker, broker):
     left, wrong = workers.left([])
     assert left["problem"] == "malformed_reply"
     assert "ended" in wrong
-    assert workers.prove(["old@a"], 1)["problem"] == "malformed_reply"
+    assert proved(workers, ["old@a"], 1)["problem"] == "malformed_reply"
 
 
 def test_nothing_is_asked_where_no_container_runs(docker):
@@ -134,7 +141,7 @@ def test_nothing_is_asked_where_no_container_runs(docker):
 def test_numbers_from_the_command_line_are_texts(worker, ask):
     worker("new@b", "-c1", "-Qone").ready()
     canary = {"task": "health", "queues": ["one"], "timeout": "10"}
-    seen = ask(expect={"soft_time_limit": "5"}, canary=canary).prove(["new@b"], 1)
+    seen = proved(ask(expect={"soft_time_limit": "5"}, canary=canary), ["new@b"], 1)
     assert [finding["expected"] for finding in seen["findings"]] == [5]
     assert seen["canary"]["findings"] == []
     with pytest.raises(ValueError, match=r"workers\.canary: .*timeout.*"):

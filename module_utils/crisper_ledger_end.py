@@ -1,0 +1,40 @@
+"""Ends the counting of a deploy and reads what it counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible.module_utils.crisper_ship import parse
+
+# What M(deploy_ledger) gives to whoever ends the counting.
+SPEC: dict[str, Any] = {
+    "type": "dict",
+    "options": {
+        "name": {"type": "str", "required": True},
+        "wait": {"type": "float", "default": 20},
+    },
+}
+
+
+def end(
+    docker: Callable[..., tuple[int, str, str]], name: str, wait: float
+) -> dict[str, dict[str, Any] | str]:
+    """End the container and read its numbers.
+
+    Args:
+        docker: runs a Docker command; exit code, output and errors.
+        name: of the container.
+        wait: seconds that it waits for sentinels which are not finished.
+
+    Returns:
+        ``{tasks, requests, error}``; numbers are missing where `error` says why.
+    """
+    docker("stop", "--time", str(int(wait + 20)), name)
+    code, out, err = docker("logs", name)
+    docker("rm", "--force", "--volumes", name)
+    reply = parse(out) or {}
+    if not reply:
+        why = (err if code == 0 else "it was not running").strip()[-500:] or "it said nothing"
+        reply = {"error": f"The ledger gave no numbers: {why}"}
+    return {"tasks": {}, "requests": {}, "error": "", **reply}
