@@ -197,6 +197,8 @@ failures:
 import json
 import select
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -297,18 +299,25 @@ class Rollout:
 
     def plan(self) -> tuple[list[Step], list[Container]]:
         """What is to be done, and what there is."""
-        containers, services = self.engine.containers(), self.params["services"]
-        return decide(services, containers, self.release, self.redefined), containers
+        containers = [self.answered(container) for container in self.engine.containers()]
+        return decide(self.params["services"], containers, self.release, self.redefined), containers
+
+    def answered(self, container: Container) -> Container:
+        """The container; a worker that has answered works, whenever the next look at it may be."""
+        starting = bool(self.workers) and container.pool and container.health == "starting"
+        if starting and node_name(container, self.params["host"]) in self.workers.answering:
+            return replace(container, health="healthy")
+        return container
 
     def compare(self) -> None:
         """Find out which services have another definition now."""
         services, containers = self.params["services"], self.engine.containers()
         self.redefined = self.engine.definitions_changed(services, containers, self.folder)
 
-    def rest(self) -> None:
-        """Until there is something new to see."""
+    def rest(self, *besides: Any) -> None:
+        """Until there is something new to see, or to read from the streams `besides`."""
         self.watch = self.watch or Watch(self.engine)
-        self.watch.sleep(LOOK_SECONDS, POLL_SECONDS)
+        self.watch.sleep(LOOK_SECONDS, POLL_SECONDS, *besides)
 
     def told(self, steps: list[Step], containers: list[Container]) -> dict[str, Any]:
         """A plan as results show it."""
@@ -362,10 +371,11 @@ class Rollout:
         self.result["changed"] = True
 
     def wait(self, ids: list[str]) -> None:
-        """Until all are healthy; at the first that cannot become so, undo and fail."""
+        """Until all are healthy or answer; at the first that cannot become so, undo and fail."""
         deadline = time.monotonic() + self.params["wait_timeout"]
         while True:
-            now = self.engine.inspect(ids)
+            self.listen()
+            now = [self.answered(container) for container in self.engine.inspect(ids)]
             if len(now) == len(ids) and all(container.fit for container in now):
                 return
             lost = [c for c in now if c.state in ("exited", "dead", "restarting")]
@@ -375,7 +385,11 @@ class Rollout:
             if time.monotonic() > deadline:
                 self.give_up(ids, f"Not healthy within {self.params['wait_timeout']} s")
             self.prepare(now)
-            self.rest()
+            self.rest(*self.listen())
+
+    def listen(self) -> Sequence[Any]:
+        """Hear who has answered by now; the streams on which more may come."""
+        return self.workers.listen() if self.workers else ()
 
     def give_up(self, ids: list[str], why: str) -> NoReturn:
         """Remove what was started; the old containers never stopped serving."""
@@ -411,14 +425,18 @@ class Rollout:
         return self.workers
 
     def prepare(self, containers: list[Container]) -> None:
-        """Have the application imported in a container of the release, as soon as one serves."""
+        """Have the application imported in a container of the release, as soon as one serves.
+
+        The new workers are pinged from then on until all have answered: that is known before the
+        engine's next look at their health.
+        """
         if self.workers is None or self.workers.session is not None:
             return
         for container in containers:
             mine = container.service == self.workers.asked["service"]
             if mine and container.release == self.release and container.fit:
                 try:
-                    self.workers.begin(container.id)
+                    self.workers.begin(container.id, self.nodes(containers)["new"])
                 except ShipError as error:
                     self.fail(str(error), problem=error.problem)
                 return
@@ -484,16 +502,10 @@ class Rollout:
         self.engine.run(*project, *options, *arguments, folder=self.folder)
 
     def settle(self) -> None:
-        """Until beat of the release is healthy."""
-        services = self.params["services"]
-        singles = {name for name, service in services.items() if service["kind"] == "single"}
+        """Until all containers of the release are healthy; beat was started last."""
         deadline = time.monotonic() + self.params["wait_timeout"]
         while True:
-            mine = [
-                container
-                for container in self.engine.containers()
-                if container.service in singles and container.release == self.release
-            ]
+            mine = [c for c in self.engine.containers() if c.release == self.release]
             lost = [c for c in mine if c.state != "running" or c.health == "unhealthy"]
             if not lost and all(container.fit for container in mine):
                 return

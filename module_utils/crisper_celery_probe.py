@@ -128,7 +128,7 @@ def inspect(app, request):
     methods, timeout = request["methods"], request["timeout"]
     expected = set(request.get("destination") or ())
     settle = request["settle"]
-    connection = connected(app, timeout)
+    connection = connected(app, request.get("connect_timeout", timeout))
     mailbox = app.control.mailbox(connection)
     channel = connection.default_channel
     if connection.transport.driver_type == "redis":

@@ -146,11 +146,15 @@ class Watch:
             )
         atexit.register(self.close)
 
-    def sleep(self, longest: float, otherwise: float) -> None:
-        """Until something happened, `longest` seconds at most; `otherwise` without events."""
+    def sleep(self, longest: float, otherwise: float, *besides: Any) -> None:
+        """Until something happened, `longest` seconds at most; `otherwise` without events.
+
+        `besides` are streams on which something may happen as well.
+        """
         stream: Any = self.process.stdout if self.process else None
         if stream is not None:
-            if not select.select([stream], [], [], longest)[0] or stream.read(1 << 16):
+            heard = select.select([stream, *besides], [], [], longest)[0]
+            if stream not in heard or stream.read(1 << 16):
                 return
             self.close()
         time.sleep(otherwise)

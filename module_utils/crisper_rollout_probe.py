@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import sys
+import threading
 import time
 
 # Seconds until it ends when nobody asks: longer than any wait of a rollout between two questions.
@@ -41,6 +43,19 @@ def leave(app, request, state):
     look(request["patience"])
 
 
+def answering(app, request, state):
+    """Ping workers until all have answered, or something else is asked."""
+    from crisper_celery_probe import inspect
+
+    asked = {"methods": ["ping"], "destination": request["nodes"], "everybody": False}
+    asked.update(timeout=request["timeout"], connect_timeout=5.0, settle=0.0)
+    seen = set()
+    while not seen.issuperset(request["nodes"]) and not state["asked_more"]():
+        replies = inspect(app, asked)["replies"]["ping"]
+        seen.update(node for reply in replies for node in reply)
+        state["seen"]["answering"] = sorted(seen)
+
+
 def prove(app, request, state):
     """Everybody is asked everything, and canaries are sent."""
     from crisper_celery_probe import Failure, canary, inspect
@@ -59,15 +74,26 @@ def prove(app, request, state):
             seen["canary"] = {"problem": "result_backend_unreachable", "error": why}
 
 
+def read(stream, lines):
+    """Hand lines over, and an empty one when there are no more."""
+    for line in stream:
+        lines.put(line)
+    lines.put(b"")
+
+
 def main(request, marker):
-    """Import the application, then answer a line of JSON for each line of JSON."""
+    """Import the application, then answer a line of JSON for each line of JSON, by its number."""
     from crisper_celery_probe import Failure, load_app, redact, secrets_of
 
     output = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     secrets = secrets_of(os.environ)
+    lines = queue.SimpleQueue()
+    threading.Thread(target=read, args=(sys.stdin.buffer, lines), daemon=True).start()
     state = {"phase": "app_not_importable", "book": None, "seen": {}}
+    state["asked_more"] = lambda: not lines.empty()
+    commands = {"answering": answering, "leave": leave, "prove": prove}
 
     def answer(problem="", error=""):
         book = state["book"].summary(time.time()) if state["book"] else {}
@@ -90,11 +116,11 @@ def main(request, marker):
         os._exit(0)
     state["phase"] = "broker_unreachable"
     signal.alarm(IDLE)
-    for line in sys.stdin.buffer:
+    for line in iter(lines.get, b""):
         asked = json.loads(line)
-        state.update(book=None, seen={})
+        state.update(book=None, seen={"number": asked["number"]})
         try:
-            {"leave": leave, "prove": prove}[asked["command"]](app, asked, state)
+            commands[asked["command"]](app, asked, state)
             signal.alarm(IDLE)
             answer()
         except Failure as failure:

@@ -22,7 +22,7 @@ BOOT = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline()))
 
 
 class Session:
-    """A program that answers one line of JSON for each line of JSON."""
+    """A program that answers one line of JSON for each line of JSON, by the number in it."""
 
     def __init__(
         self, command: Sequence[str], modules: Iterable[ModuleType], request: Mapping[str, Any]
@@ -35,6 +35,7 @@ class Session:
         self.shown = " ".join(command)
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the session)
         self.rest = b""
+        self.number = 0  # of what was asked last
         source = program(modules, request).encode()
         try:
             self.process = subprocess.Popen(
@@ -53,14 +54,27 @@ class Session:
         self._write(f"{len(source)}\n".encode() + source)
 
     def send(self, request: Mapping[str, Any]) -> None:
-        """Ask something; `receive` brings the answer."""
-        self._write(json.dumps(dict(request)).encode() + b"\n")
+        """Ask something; `receive` brings the answer, and no more that to an earlier question."""
+        self.number += 1
+        self._write(json.dumps({**request, "number": self.number}).encode() + b"\n")
 
     def receive(self, timeout: float) -> dict[str, Any]:
         """The answer to what was asked last.
 
         Raises:
             ShipError: when there is none within `timeout` seconds, or the program has ended.
+        """
+        answer = self.poll(timeout)
+        if answer is None:
+            message = f"`{self.shown}` gave no answer within {timeout:.0f} s"
+            raise ShipError("docker_unavailable", message)
+        return answer
+
+    def poll(self, timeout: float = 0) -> dict[str, Any] | None:
+        """The same; None when there is none within `timeout` seconds.
+
+        Raises:
+            ShipError: the program has ended.
         """
         deadline = time.monotonic() + timeout
         with selectors.DefaultSelector() as selector:
@@ -69,16 +83,17 @@ class Session:
                 *lines, self.rest = self.rest.split(b"\n")
                 for line in lines:
                     if line.startswith(MARKER.encode()):
-                        return dict(json.loads(line[len(MARKER) :]))
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    message = f"`{self.shown}` gave no answer within {timeout:.0f} s"
-                    raise ShipError("docker_unavailable", message)
-                if selector.select(left):
-                    data = self.output.read(1 << 16)
-                    if not data:
-                        raise self._ended()
-                    self.rest += data
+                        answer = dict(json.loads(line[len(MARKER) :]))
+                        # One without a number says why nothing can be asked.
+                        if answer.pop("number", self.number) == self.number:
+                            return answer
+                left = max(0.0, deadline - time.monotonic())
+                if not selector.select(left):
+                    return None
+                data = self.output.read(1 << 16)
+                if not data:
+                    raise self._ended()
+                self.rest += data
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)

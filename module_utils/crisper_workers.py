@@ -37,6 +37,8 @@ LEAVE = {"timeout": 30.0, "interval": 1.0, "reply_timeout": 2.0, "silent_after":
 # A worker of the release answers at once, or the next second.
 PROOF = {"timeout": 5.0, "settle": 0.1}
 SETTLE = 0.3
+# Seconds until those who did not answer are pinged again: a worker that starts hears nothing yet.
+PING = 0.25
 LEFT: dict[str, Any] = {
     "queues": {},
     "drained": [],
@@ -68,15 +70,40 @@ class Workers:
         self.asked = {**asked, "expect": known, "canary": canary}
         self.cli = docker_cli
         self.session: Session | None = None
+        self.trouble: ShipError | None = None  # why nobody can be asked
+        self.answering: set[str] = set()
         self.left_at = 0.0
         self.expected: dict[str, Any] = {}
 
-    def begin(self, container: str) -> None:
-        """Have the application imported in that container; returns at once."""
-        if self.session is None:
-            command = [self.cli, "exec", "--interactive", container, self.asked["python"]]
-            start = {"app": self.asked["app"], "import_timeout": self.asked["import_timeout"]}
-            self.session = Session(command, SHIPPED, start)
+    def begin(self, container: str, new: Sequence[str]) -> None:
+        """Have the application imported in that container, and new workers pinged; returns at once.
+
+        Raises:
+            ShipError: nobody can be asked.
+        """
+        command = [self.cli, "exec", "--interactive", container, self.asked["python"]]
+        start = {"app": self.asked["app"], "import_timeout": self.asked["import_timeout"]}
+        self.session = Session(command, SHIPPED, start)
+        if new:
+            self.session.send({"command": "answering", "nodes": list(new), "timeout": PING})
+
+    def listen(self) -> Sequence[Any]:
+        """Add those that have answered to `answering`; the streams on which more may come.
+
+        It waits for nothing.
+        """
+        if self.session is None or self.trouble:
+            return ()
+        try:
+            reply = self.session.poll() or {}
+        except ShipError as error:
+            self.trouble = error
+            return ()
+        if reply.get("problem") == "app_not_importable":
+            self.trouble = ShipError(reply["problem"], f"{self.asked['app']}: {reply['error']}")
+            return ()
+        self.answering.update(reply.get("answering", []))
+        return (self.session.output,)
 
     def leave(self, old: Sequence[str], new: Sequence[str]) -> None:
         """Tell old workers to leave their queues, and ask the new ones; `left` has what came of it.
@@ -125,7 +152,7 @@ class Workers:
         request = {"command": "prove", "methods": sorted(SHAPES), "destination": list(nodes)}
         request |= {"everybody": True, "settle": SETTLE, "timeout": self.asked["timeout"]}
         self.expected = expect
-        if self.session is not None:
+        if self.session is not None and not self.trouble:
             self.session.send({**request, "canary": sent})
 
     def proof(self) -> dict[str, Any]:
@@ -139,6 +166,8 @@ class Workers:
         return answered(reply, expect, list(expect["nodes"]) if canary else None)
 
     def _session(self) -> Session:
+        if self.trouble:
+            raise self.trouble
         if self.session is None:
             why = f"no container of service {self.asked['service']} runs"
             raise ShipError("container_not_running", why)

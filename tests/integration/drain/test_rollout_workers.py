@@ -19,11 +19,11 @@ def ask(docker):
     """Workers of the test's application, with options of the module's `workers`."""
     begun: list[Workers] = []
 
-    def begin(**more):
+    def begin(new=(), **more):
         asked = {"app": "drain_tasks", "service": "backend", "expect": {}, "canary": None}
         asked |= {"timeout": 3.0, "patience": 0.0, "import_timeout": 60, "python": sys.executable}
         begun.append(Workers({**asked, **more}, docker))
-        begun[-1].begin("any")
+        begun[-1].begin("any", new)
         return begun[-1]
 
     yield begin
@@ -123,13 +123,40 @@ def test_no_application_is_one_clear_error(ask, broker):
 def test_a_container_that_goes_away_is_told(docker, broker):
     asked = {"app": "drain_tasks", "expect": {}, "canary": None, "timeout": 3.0, "patience": 0.0}
     workers = Workers({**asked, "import_timeout": 60, "python": sys.executable}, docker)
-    workers.begin("any")
+    workers.begin("any", [])
     os.kill(workers.session.process.pid, signal.SIGKILL)
     workers.leave(["old@a"], [])
     left, wrong = workers.left([])
     assert left["problem"] == "malformed_reply"
     assert "ended" in wrong
     assert proved(workers, ["old@a"], 1)["problem"] == "malformed_reply"
+
+
+def test_new_workers_are_known_as_soon_as_they_answer(worker, ask, drain, send):
+    workers = ask(["new@b", "late@c"])
+    worker("new@b", "-c1", "-Qone").ready()
+    time.sleep(1)
+    workers.listen()
+    assert workers.answering == set(), "nobody is told before all have answered"
+    worker("late@c", "-c1", "-Qone").ready()
+    until(lambda: workers.listen() and workers.answering == {"new@b", "late@c"})
+    # What is asked meanwhile is answered, and not with what is asked here.
+    again = ask(["new@b", "nobody@d"], patience=5.0)
+    time.sleep(1)
+    seen = proved(again, ["new@b", "late@c"], 2)
+    assert (seen["problem"], set(seen["nodes"])) == ("", {"new@b", "late@c"})
+    again.leave(["late@c"], ["new@b"])
+    left, wrong = again.left(["new@b"])
+    assert (left["drained"], wrong) == (["late@c"], "")
+    assert again.answering == set()
+
+
+def test_an_application_that_is_not_importable_is_told_to_who_asks_later(ask, broker):
+    workers = ask(["new@b"], app="nowhere.app")
+    until(lambda: not workers.listen())
+    with pytest.raises(ShipError, match="nowhere"):
+        workers.leave(["old@a"], ["new@b"])
+    assert workers.proof()["problem"] == "app_not_importable"
 
 
 def test_nothing_is_asked_where_no_container_runs(docker):
