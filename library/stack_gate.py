@@ -54,6 +54,19 @@ options:
       - Options of M(host_check), which is then done in the same call, when there is something to
         do and nobody else does it.
     type: dict
+  put_back:
+    description: The kept release that is to be put back; whether that can be is told.
+    type: dict
+    suboptions:
+      id:
+        description: The release; empty takes the newest proved one before the current.
+        type: str
+        default: ""
+      restore_database:
+        description: Whether a release from before an irreversible migration will do, because the
+          database is put back too.
+        type: bool
+        default: false
   dead:
     description: Run whose owner is known to be dead; its lock is taken over.
     type: str
@@ -132,6 +145,13 @@ fitness:
   returned: with O(fitness), when there is something to do and nobody else does it
   type: dict
   sample: {findings: [], host: {}}
+put_back:
+  description:
+    - C(problem), why that release cannot be put back, or the C(release), as M(kept_releases) has
+      it, with C(named), whether its images have their names.
+  returned: with O(put_back)
+  type: dict
+  sample: {problem: "", release: {id: 20261119t080000z-99887766, named: true}}
 locked:
   description: Whether this deploy has the lock.
   returned: always
@@ -175,6 +195,7 @@ from ansible.module_utils.crisper_compose import Engine, shown
 from ansible.module_utils.crisper_host_look import SPEC as HOST_SPEC
 from ansible.module_utils.crisper_host_look import look
 from ansible.module_utils.crisper_journal import Journal, last_host, unfinished
+from ansible.module_utils.crisper_put_back import Kept
 from ansible.module_utils.crisper_release import MANIFEST
 from ansible.module_utils.crisper_rollout import (
     KEEP,
@@ -203,6 +224,13 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "stages": {"type": "dict", "default": {}},
     "due": {"type": "bool", "default": False},
     "fitness": {"type": "dict"},
+    "put_back": {
+        "type": "dict",
+        "options": {
+            "id": {"type": "str", "default": ""},
+            "restore_database": {"type": "bool", "default": False},
+        },
+    },
     "dead": {"type": "str", "default": ""},
     "host": {"type": "str", "default": ""},
     "quiet_timeout": {"type": "int", "default": 120},
@@ -306,6 +334,10 @@ def main() -> None:
                 " let it end or end it, and run again.",
                 **{**result, "locked": False},
             )
+    if asked := params["put_back"]:
+        wanted = (params["project"], asked["id"], asked["restore_database"], engine.call)
+        release, problem = Kept(root).fit(*wanted)
+        result["put_back"] = {"problem": problem, "release": release}
     if params["fitness"] and not result["unchanged"] and not result["held"]:
         result["fitness"] = fitness(module)
     module.exit_json(**result)

@@ -1,0 +1,147 @@
+"""Whether a kept release can be put back: its folder, checksums and images, and the database."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.crisper_kept import linked, manifests
+from ansible.module_utils.crisper_release import (
+    irreversible_after,
+    listing,
+    previous,
+    same_parts,
+)
+
+Docker = Callable[..., tuple[int, str, str]]
+
+
+class Kept:
+    """The kept releases of the stack in `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.current = linked(root, "current")
+        self.staged = linked(root, "next")
+        self.manifests = manifests(root)
+        self.releases = listing(self.manifests.values(), self.current)
+
+    def names(self) -> str:
+        """The proved releases that do not serve, for messages."""
+        names = [r["id"] for r in self.releases if r["verified"] and not r["current"]]
+        return ", ".join(names) or "none"
+
+    def release(self, wanted: str) -> tuple[dict[str, Any], str]:
+        """A release, by default the newest proved one before the current, or why there is none."""
+        wanted = wanted or previous(self.releases, self.current)
+        if not wanted:
+            return {}, (
+                f"There is no proved release before {self.current or 'the first deploy'}"
+                f" to go back to. Kept: {self.names()}."
+            )
+        if wanted not in self.manifests:
+            return {}, (
+                f"Release {wanted} is not kept on this server. Kept: {self.names()}."
+                " Choose one with -e release=<id>."
+            )
+        manifest = self.manifests[wanted]
+        serving = self.manifests.get(self.current, {})
+        data = manifest.get("model", {}).get("data_services", [])
+        return {
+            "id": wanted,
+            "path": str(self.root / "releases" / wanted),
+            "images": manifest.get("images", {}),
+            "model": manifest.get("model", {}),
+            "tasks": (manifest.get("verified") or {}).get("tasks", []),
+            "irreversible": irreversible_after(self.manifests.values(), wanted),
+            "same": same_parts(manifest, serving, data),
+        }, ""
+
+    def fit(
+        self, stack: str, wanted: str, restore_database: bool, docker: Docker
+    ) -> tuple[dict[str, Any], str]:
+        """The same when nothing of it is missing or altered, with C(named), else why not.
+
+        Args:
+            stack: its name.
+            wanted: id of the release; empty takes the newest proved one before the current.
+            restore_database: whether the database is put back too.
+            docker: runs a Docker command; exit code, output and errors.
+        """
+        release, problem = self.release(wanted)
+        if problem:
+            return {}, problem
+        names = image_names(stack, release)
+        ids = [image["id"] for image in release["images"].values()]
+        known = known_images(docker, [*ids, *(reference for reference, _ in names)])
+        problems = [
+            *damaged(Path(release["path"]), self.manifests[release["id"]].get("checksums", {})),
+            *(
+                f"the image of {name} ({image['id'][:19]}) is gone"
+                for name, image in release["images"].items()
+                if image["id"] not in known
+            ),
+            *database_problems(release["irreversible"], restore_database),
+        ]
+        if problems:
+            return {}, (
+                f"Release {release['id']} cannot be put back: {'; '.join(problems)}."
+                f" Kept: {self.names()}. Choose another with -e release=<id>."
+            )
+        named = all(known.get(reference) == identity for reference, identity in names)
+        return {**release, "named": named}, ""
+
+
+def damaged(folder: Path, sums: Mapping[str, str]) -> list[str]:
+    """Files that are missing or differ from their SHA-256."""
+    found = []
+    for name, expected in sums.items():
+        try:
+            actual = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except OSError:
+            found.append(f"{name} is missing")
+            continue
+        if actual != expected:
+            found.append(f"{name} was altered")
+    return found
+
+
+def database_problems(blocking: list[dict[str, str]], restore_database: bool) -> list[str]:
+    """What of the database stands against it; `blocking` as `irreversible_after` gives it."""
+    if blocking and not restore_database:
+        return [
+            f"the database has an irreversible migration since (release {blocking[0]['id']})."
+            " -e restore_database=true puts back the backup taken before it,"
+            f" {blocking[0]['backup'] or 'which is missing'}, and loses what was written since"
+        ]
+    if blocking and not Path(blocking[0]["backup"]).is_file():
+        return [
+            f"the backup before the irreversible migration of release {blocking[0]['id']}"
+            f" is gone ({blocking[0]['backup'] or 'none was taken'})"
+        ]
+    return []
+
+
+def image_names(stack: str, release: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and id of every image, as the compose file of the release has them."""
+    found = []
+    for name, image in release["images"].items():
+        own = f"{stack}/{name}:{release['id']}"
+        reference = own if name in ("backend", "frontend") else image["ref"]
+        found.append((reference, image["id"]))
+    return found
+
+
+def known_images(docker: Docker, references: list[str]) -> dict[str, str]:
+    """Ids of those images that are here, by what they were asked for."""
+    form = "{{.Id}}{{range .RepoTags}} {{.}}{{end}}"
+    _, out, _ = docker("image", "inspect", "--format", form, *references)
+    found: dict[str, str] = {}
+    for line in out.splitlines():
+        identity, *tags = line.split()
+        found.update(dict.fromkeys((identity, *tags), identity))
+    # The engine tells tags without what Docker takes for granted.
+    short = {name: name.removeprefix("docker.io/").removeprefix("library/") for name in references}
+    return {name: found[short[name]] for name in references if short[name] in found}
