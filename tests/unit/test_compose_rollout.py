@@ -166,10 +166,12 @@ def roll(
     *phases: str,
     stopped: Any = None,
     beats: Any = None,
+    new: Any = None,
 ) -> tuple[dict[str, Any], str]:
     """The answer to these phases, and the Docker commands; `beats` are beat at each look."""
     monkeypatch.setattr(compose_rollout, "Workers", asked)
-    looks = [[*WORKERS, *WEB, each] for each in beats or [beat("starting")]]
+    workers = [WORKERS[0], new or WORKERS[1]]
+    looks = [[*workers, *WEB, each] for each in beats or [beat("starting")]]
     client, told = engine([pooled(json.loads(json.dumps(look))) for look in looks])
     (tmp_path / "stopped").write_text(json.dumps(stopped or [WEB[0]]))
     services = {**SERVICES, "backend": {"kind": "web", "replicas": 1}}
@@ -224,6 +226,21 @@ def test_beat_is_replaced_and_everybody_is_asked_while_old_containers_stop(
     assert gone < commands.index("rm --force beat") < commands.index(up), "never two of them"
     assert commands.index("stop old web1") < commands.index(up)
     assert commands.index("rm --force --volumes old web1") > commands.index(up)
+
+
+def test_a_worker_that_has_answered_works_but_must_become_healthy(
+    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    starting = record("new", "celery-worker", "r2", Health={"Status": "starting"})
+    for answering, told in (({NEW}, "new of release r2 did not become healthy"), (set(), "stay")):
+        asked = Asked(drained=[OLD])
+        asked.answering = answering
+        more = {"stopped": GONE, "beats": [beat("healthy")], "new": starting}
+        answer, commands = roll(run_module, engine, tmp_path, monkeypatch, asked, *ALL, **more)
+        assert answer["failed"]
+        assert told in answer["msg"]
+        assert ("stop old web1" in commands.splitlines()) == bool(answering)
+        (tmp_path / "told").unlink()
 
 
 def test_who_is_asked_while_an_old_worker_answers_is_asked_again(
