@@ -10,6 +10,7 @@ from typing import Any
 
 import compose_rollout
 import pytest
+from ansible.module_utils import crisper_rollout_phases as acts
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = {
@@ -169,7 +170,7 @@ def roll(
     new: Any = None,
 ) -> tuple[dict[str, Any], str]:
     """The answer to these phases, and the Docker commands; `beats` are beat at each look."""
-    monkeypatch.setattr(compose_rollout, "Workers", asked)
+    monkeypatch.setattr(acts, "Workers", asked)
     workers = [WORKERS[0], new or WORKERS[1]]
     looks = [[*workers, *WEB, each] for each in beats or [beat("starting")]]
     client, told = engine([pooled(json.loads(json.dumps(look))) for look in looks])
@@ -298,17 +299,17 @@ def test_who_was_told_to_leave_is_known_when_something_else_fails_meanwhile(
 ) -> None:
     asked = Asked(drained=[OLD])
     monkeypatch.setattr(
-        compose_rollout.Rollout, "swap", lambda self, steps: self.engine.run("no-such-command")
+        acts.Rollout, "swap", lambda self, steps: self.engine.run("no-such-command")
     )
     phases = ("leave", "swap", "retire")
-    original = compose_rollout.Engine.call
+    original = acts.Engine.call
 
     def call(self: Any, *arguments: str, folder: str | None = None) -> tuple[int, str, str]:
         if arguments[0] == "no-such-command":
             return 1, "", "no such command"
         return original(self, *arguments, folder=folder)
 
-    monkeypatch.setattr(compose_rollout.Engine, "call", call)
+    monkeypatch.setattr(acts.Engine, "call", call)
     answer, _told = roll(run_module, engine, tmp_path, monkeypatch, asked, *phases)
     assert answer["failed"]
     assert "no such command" in answer["msg"]
@@ -330,9 +331,9 @@ import sys, time
 sys.path[:0] = sys.argv[1:2]
 import ansible.module_utils
 ansible.module_utils.__path__.append(sys.argv[2])
-import compose_rollout
+import ansible.module_utils.crisper_rollout_phases
 sys.stdin.readline()
-open(sys.argv[3], "w").write(str(compose_rollout.orphaned()))
+open(sys.argv[3], "w").write(str(ansible.module_utils.crisper_rollout_phases.orphaned()))
 """
     told = tmp_path / "told"
     paths = [str(ROOT / "library"), str(ROOT / "module_utils"), str(told)]

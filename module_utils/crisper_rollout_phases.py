@@ -1,0 +1,438 @@
+"""The phases of a stack's rollout on one host, as M(compose_rollout) takes them."""
+
+from __future__ import annotations
+
+import json
+import select
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ansible.module_utils.crisper_compose import Begun, Engine, Watch, shown
+from ansible.module_utils.crisper_journal import NotOwnerError, note
+from ansible.module_utils.crisper_rollout import (
+    CREATE,
+    KEEP,
+    RECREATE,
+    REMOVE,
+    ROLLED,
+    Container,
+    Step,
+    decide,
+    node_name,
+    not_ready,
+)
+from ansible.module_utils.crisper_ship import ShipError
+from ansible.module_utils.crisper_workers import Workers, remedy
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+# Between two looks at containers: when nothing happened, and when the engine tells no events.
+LOOK_SECONDS, POLL_SECONDS = 2.0, 0.25
+LOG_LINES = "20"
+
+
+class Rollout:
+    """Phases of one stack's rollout; `result` is what there is to tell, also when one fails."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.params = module.params
+        self.release = module.params["release"]
+        self.folder = module.params["project_src"]
+        self.engine = Engine(module, module.params["project_name"], self.seen)
+        self.watch: Watch | None = None
+        asked = module.params["workers"]
+        try:
+            self.workers = Workers(asked, module.params["docker_cli"]) if asked else None
+        except ValueError as error:
+            module.fail_json(msg=str(error))
+        self.leaving: dict[str, list[str]] = {}  # nodes, while they are being told
+        self.beats: dict[str, list[str]] = {}  # services of kind `single` -> ids of the old ones
+        self.ending: Begun | None = None  # of those
+        self.stopping: Begun | None = None  # of the old containers, whose names by id are
+        self.retired: dict[str, str] = {}
+        self.redefined: list[str] = []  # services of kind `fixed`
+        self.result: dict[str, Any] = {"changed": False}
+
+    def run(self) -> dict[str, Any]:
+        """Take the phases that were asked for; what there is to tell."""
+        phases, result = self.params["phases"], self.result
+        if "start" not in phases or self.module.check_mode:
+            self.compare()
+        steps, containers = self.plan()
+        result |= self.told(steps, containers)
+        if self.module.check_mode:
+            result["changed"] = bool(phases) and any(step.action != KEEP for step in steps)
+            return result
+        if "start" in phases:
+            self.start(steps, containers)
+            now, containers = self.plan()
+            fixed = {step.service: step for step in now if step.kind == "fixed"}
+            steps = [fixed.get(step.service, step) for step in steps]
+            result["steps"] = [step.as_dict() for step in steps]
+            result["nodes"] = self.nodes(containers)
+        if "leave" in phases:
+            self.leave(containers)
+        if "swap" in phases:
+            self.swap(steps)
+        self.left()
+        held = bool(result.get("held"))
+        if "retire" in phases:
+            if "swap" not in phases and not held:
+                self.settle()  # of beat that an earlier call has started
+            self.let_go(held)
+        self.beat()
+        if "prove" in phases and not held:
+            self.ask()
+        if "retire" in phases:
+            self.retire(held)
+        if "prove" in phases and not held:
+            self.prove()
+        return result
+
+    def seen(self) -> dict[str, Any]:
+        """The result so far, when nothing goes on any more that was begun.
+
+        Who was told to leave must be known whatever fails meanwhile, and who undoes it must not
+        find containers running that are about to stop.
+        """
+        if self.leaving:
+            self.result["left"], _wrong = self.asked().left(self.leaving["new"])
+            self.leaving = {}
+        ending, self.ending = self.ending, None
+        if ending:
+            ending.wait()
+        if self.stopping:
+            self.stopped()
+        return self.result
+
+    def fail(self, message: str, **more: Any) -> NoReturn:
+        """End with what is known."""
+        self.module.fail_json(msg=message, **{**self.seen(), **more})
+        raise AssertionError  # fail_json has ended the process
+
+    def note(self, step: str) -> None:
+        """Write the step into the journal, before anything of it is done.
+
+        Nothing more is begun for a controller that is gone: nobody would undo what fails.
+        """
+        if orphaned():
+            self.fail(f"The controller is gone; step {step} was not begun.")
+        try:
+            note(self.params, step)
+        except NotOwnerError as error:
+            self.fail(str(error))
+
+    def plan(self) -> tuple[list[Step], list[Container]]:
+        """What is to be done, and what there is."""
+        containers = [self.answered(container) for container in self.engine.containers()]
+        return decide(self.params["services"], containers, self.release, self.redefined), containers
+
+    def answered(self, container: Container) -> Container:
+        """The container; a worker that has answered works, whenever the next look at it may be."""
+        starting = bool(self.workers) and container.pool and container.health == "starting"
+        if starting and node_name(container, self.params["host"]) in self.workers.answering:
+            return replace(container, health="healthy")
+        return container
+
+    def compare(self) -> None:
+        """Find out which services have another definition now."""
+        services, containers = self.params["services"], self.engine.containers()
+        self.redefined = self.engine.definitions_changed(services, containers, self.folder)
+
+    def rest(self, *besides: Any) -> None:
+        """Until there is something new to see, or to read from the streams `besides`."""
+        self.watch = self.watch or Watch(self.engine)
+        self.watch.sleep(LOOK_SECONDS, POLL_SECONDS, *besides)
+
+    def told(self, steps: list[Step], containers: list[Container]) -> dict[str, Any]:
+        """A plan as results show it."""
+        return {
+            "steps": [step.as_dict() for step in steps],
+            "nodes": self.nodes(containers),
+            "containers": shown(containers),
+        }
+
+    def nodes(self, containers: list[Container]) -> dict[str, list[str]]:
+        """Celery node names of the running workers, of this release and of others."""
+        found: dict[str, list[str]] = {"new": [], "old": []}
+        for container in containers:
+            if container.pool and container.state == "running":
+                which = "new" if container.release == self.release else "old"
+                found[which].append(node_name(container, self.params["host"]))
+        return found
+
+    def start(self, steps: list[Step], containers: list[Container]) -> None:
+        """Start the release's web and worker containers beside the old ones; wait for health."""
+        wanted = [s for s in steps if s.kind in ROLLED and s.action not in (KEEP, REMOVE)]
+        if not wanted:
+            self.compare()
+            return
+        self.note("start")
+        dead = [c for c in containers if c.state not in ("running", "restarting")]
+        dead = [c for c in dead if c.service in {step.service for step in wanted}]
+        if dead:
+            # `up` would start them again, old release or not.
+            self.engine.run("rm", "--force", *(container.id for container in dead))
+        gone = {container.id for container in dead}
+        before = {container.id for container in containers} - gone
+        scales = []
+        for step in wanted:
+            old = [identity for identity in step.old if identity not in gone]
+            scales += ["--scale", f"{step.service}={len(old) + step.replicas}"]
+        names = [step.service for step in wanted]
+        # --no-recreate leaves the old ones alone; --scale makes Compose add the new beside them.
+        arguments = ["up", "--detach", "--no-deps", "--no-recreate", "--no-build", *scales, *names]
+        self.watch = Watch(self.engine)
+        project = ("compose", "--project-name", self.params["project_name"])
+        code, out, err = self.engine.call(*project, *arguments, folder=self.folder)
+        fresh = [
+            c.id for c in self.engine.containers() if c.service in names and c.id not in before
+        ]
+        if code != 0:
+            self.give_up(fresh, f"Compose could not start them: {(err or out).strip()[-2000:]}")
+        # The containers take their time now.
+        self.compare()
+        self.wait(fresh)
+        self.result["changed"] = True
+
+    def wait(self, ids: list[str]) -> None:
+        """Until all are healthy or answer; at the first that cannot become so, undo and fail."""
+        deadline = time.monotonic() + self.params["wait_timeout"]
+        while True:
+            self.listen()
+            now = [self.answered(container) for container in self.engine.inspect(ids)]
+            if len(now) == len(ids) and all(container.fit for container in now):
+                return
+            lost = [c for c in now if c.state in ("exited", "dead", "restarting")]
+            lost += [c for c in now if c.health == "unhealthy"]
+            if lost or len(now) < len(ids):
+                self.give_up(ids, "They did not become healthy")
+            if time.monotonic() > deadline:
+                self.give_up(ids, f"Not healthy within {self.params['wait_timeout']} s")
+            self.prepare(now)
+            self.rest(*self.listen())
+
+    def listen(self) -> Sequence[Any]:
+        """Hear who has answered by now; the streams on which more may come."""
+        return self.workers.listen() if self.workers else ()
+
+    def give_up(self, ids: list[str], why: str) -> NoReturn:
+        """Remove what was started; the old containers never stopped serving."""
+        failures = self.failures(self.engine.inspect(ids) if ids else [])
+        if ids:
+            self.engine.run("rm", "--force", "--volumes", *ids)
+        self.fail(
+            f"New containers of release {self.release} were started and removed again: {why}."
+            f" What ran before still serves.{self.last_words(failures)}",
+            failures=failures,
+        )
+
+    def failures(self, containers: list[Container]) -> list[dict[str, str]]:
+        """Those of them that are not fit, with their last words."""
+        found = []
+        for container in containers:
+            if not container.fit:
+                _code, out, err = self.engine.call("logs", "--tail", LOG_LINES, container.id)
+                state = container.health if container.state == "running" else container.state
+                logs = (out + err).strip()
+                found.append({"name": container.name, "state": state, "logs": logs})
+        return found
+
+    @staticmethod
+    def last_words(failures: list[dict[str, str]]) -> str:
+        """The same for a message."""
+        return "".join(f"\n--- {f['name']} ({f['state']}):\n{f['logs']}" for f in failures)
+
+    def asked(self) -> Workers:
+        """Who asks the workers."""
+        if self.workers is None:
+            self.module.fail_json(msg="The phases leave and prove need the option workers.")
+        return self.workers
+
+    def prepare(self, containers: list[Container]) -> None:
+        """Have the application imported in a container of the release, as soon as one serves.
+
+        The new workers are pinged from then on until all have answered: that is known before the
+        engine's next look at their health.
+        """
+        if self.workers is None or self.workers.session is not None:
+            return
+        for container in containers:
+            mine = container.service == self.workers.asked["service"]
+            if mine and container.release == self.release and container.fit:
+                try:
+                    self.workers.begin(container.id, self.nodes(containers)["new"])
+                except ShipError as error:
+                    self.fail(str(error), problem=error.problem)
+                return
+
+    def leave(self, containers: list[Container]) -> None:
+        """Tell the old workers to leave their queues and ask the new ones; `left` waits for it."""
+        nodes = self.nodes(containers)
+        self.result |= {"nodes": nodes, "held": []}
+        if not nodes["old"]:
+            return
+        self.note("leave")
+        self.prepare(containers)
+        try:
+            self.asked().leave(nodes["old"], nodes["new"])
+        except ShipError as error:
+            self.fail(f"{error}. {remedy(error.problem)}", problem=error.problem)
+        self.leaving = nodes
+
+    def left(self) -> None:
+        """The old workers take nothing new, and the new ones are as they should be, or it fails."""
+        if not self.leaving:
+            return
+        nodes, self.leaving = self.leaving, {}
+        left, wrong = self.asked().left(nodes["new"])
+        self.result |= {"left": left, "held": sorted(set(nodes["old"]) - set(left["drained"]))}
+        self.result["changed"] |= bool(left["queues"])
+        if wrong:
+            self.fail(wrong, problem=left["problem"])
+        if left["silent"]:
+            self.module.warn(
+                f"No answer from {', '.join(left['silent'])}. Does the container run (docker ps),"
+                " and is it connected to the broker (its log)?"
+            )
+
+    def swap(self, steps: list[Step]) -> None:
+        """Replace what belongs to no release, in place, and have the old beat end (see `beat`)."""
+        wanted = [s for s in steps if s.kind not in ROLLED and s.action in (CREATE, RECREATE)]
+        if not wanted:
+            return
+        self.note("swap")
+        self.beats = {step.service: list(step.old) for step in wanted if step.kind == "single"}
+        if old := list(chain.from_iterable(self.beats.values())):
+            self.ending = self.engine.begin("stop", *old)
+        if fixed := [step.service for step in wanted if step.kind == "fixed"]:
+            health = ("--wait", "--wait-timeout", str(self.params["wait_timeout"]))
+            self.up(*health, *fixed)
+        self.result["changed"] = True
+
+    def beat(self) -> None:
+        """Start beat when the old one is gone: two would send every scheduled task twice."""
+        beats, self.beats = self.beats, {}
+        ending, self.ending = self.ending, None
+        if ending:
+            ending.end()
+            self.engine.run("rm", "--force", *chain.from_iterable(beats.values()))
+        if beats:
+            self.up(*beats)
+
+    def up(self, *arguments: str) -> None:
+        """Have Compose create and start services of the release, in place."""
+        project = ("compose", "--project-name", self.params["project_name"])
+        options = ("up", "--detach", "--no-deps", "--no-build")
+        self.engine.run(*project, *options, *arguments, folder=self.folder)
+
+    def settle(self) -> None:
+        """Until all containers of the release are healthy; beat was started last."""
+        deadline = time.monotonic() + self.params["wait_timeout"]
+        while True:
+            mine = [c for c in self.engine.containers() if c.release == self.release]
+            lost = [c for c in mine if c.state != "running" or c.health == "unhealthy"]
+            if not lost and all(container.fit for container in mine):
+                return
+            if lost or time.monotonic() > deadline:
+                failures = self.failures(mine)
+                self.fail(
+                    f"{', '.join(sorted(f['name'] for f in failures))} of release"
+                    f" {self.release} did not become healthy."
+                    + ("" if self.retired else " The old workers still run.")
+                    + self.last_words(failures),
+                    failures=failures,
+                )
+            self.rest()
+
+    def let_go(self, held: bool) -> None:
+        """Have what the release does not want stop; `held` keeps workers that still work."""
+        steps, containers = self.plan()
+        rolled = [s for s in steps if s.action == REMOVE or (s.kind in ROLLED and s.action != KEEP)]
+        if held:
+            rolled = [s for s in rolled if s.kind == "web" and s.action != REMOVE]
+        self.result["stopped"] = {}
+        ids = [identity for step in rolled for identity in step.old]
+        if not ids:
+            return
+        missing = not_ready(steps)
+        if missing:
+            self.fail(
+                "The old containers stay, because the new ones do not serve: "
+                + "; ".join(missing)
+                + ". Run the deploy again; it starts what is missing."
+            )
+        self.note("retire")
+        host, overdue = self.params["host"], set(self.params["overdue"])
+        late = [c.id for c in containers if c.id in ids and node_name(c, host) in overdue]
+        if late:
+            self.engine.run("kill", "--signal", "QUIT", *late)
+        limit = self.params["stop_timeout"]
+        limits = ["--time", str(limit)] if limit is not None else []
+        names = {container.id: container.name for container in containers}
+        self.retired = {identity: names[identity] for identity in ids}
+        self.stopping = self.engine.begin("stop", *limits, *ids)
+        self.result["changed"] = True
+        if queues := self.result.get("left", {}).get("queues"):
+            # Nobody is left to take them up again.
+            gone = {node_name(c, host) for c in containers if c.id in ids}
+            self.result["left"]["queues"] = {n: q for n, q in queues.items() if n not in gone}
+
+    def stopped(self) -> None:
+        """When they have stopped: exit codes by container name; then they are removed."""
+        stopping, self.stopping = self.stopping, None
+        if not stopping:
+            return
+        stopping.end()
+        records = json.loads(self.engine.run("container", "inspect", *self.retired))
+        codes = {self.retired[r["Id"]]: int(r["State"]["ExitCode"]) for r in records}
+        self.result["stopped"] = codes
+        killed = sorted(name for name, code in codes.items() if code == 137)
+        if killed:
+            self.module.warn(
+                f"{', '.join(killed)} did not stop in time and was killed: tasks that a worker held"
+                " come back after celery_visibility_timeout. Raise celery_stop_grace_period."
+            )
+        self.engine.run("rm", "--force", "--volumes", *self.retired)
+
+    def retire(self, held: bool) -> None:
+        """Wait until the old containers are gone and beat is healthy, and look again."""
+        if not held:
+            self.settle()
+        self.stopped()
+        if not held:
+            if self.redefined:
+                self.compare()
+            self.result["after"] = {"release": self.release, **self.told(*self.plan())}
+
+    def ask(self) -> None:
+        """Every worker is asked everything, and canaries are sent; `prove` has what came of it."""
+        containers = self.engine.containers()
+        self.prepare(containers)
+        services = self.params["services"].values()
+        count = sum(service["replicas"] for service in services if service["kind"] == "worker")
+        self.asked().ask(self.nodes(containers)["new"], count)
+
+    def prove(self) -> None:
+        """What came of `ask`; it fails nothing."""
+        proof = self.asked().proof()
+        if proof["findings"] or proof.get("canary", {}).get("findings"):
+            # An old worker may have answered that is gone now.
+            self.ask()
+            proof = self.asked().proof()
+        self.result["proof"] = proof
+
+
+def orphaned() -> bool:
+    """Whether nobody reads standard output any more, as far as the connection tells.
+
+    SSH closes it with the controller's end; the Docker client's `exec` does not.
+    """
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
