@@ -332,15 +332,26 @@ class Rollout:
         self.engine.run(*project, *options, *arguments, folder=self.folder)
 
     def settle(self) -> None:
-        """Until all containers of the release are healthy; beat was started last."""
+        """Until no container of the release is starting any more, and beat is healthy.
+
+        What the others have become is in the look afterwards, and for who judges it.
+        """
+        services = self.params["services"]
+        singles = {name for name, service in services.items() if service["kind"] == "single"}
         deadline = time.monotonic() + self.params["wait_timeout"]
         while True:
-            mine = [c for c in self.engine.containers() if c.release == self.release]
-            lost = [c for c in mine if c.state != "running" or c.health == "unhealthy"]
-            if not lost and all(container.fit for container in mine):
+            mine = [
+                container
+                for container in self.engine.containers()
+                if container.release == self.release and container.id not in self.retired
+            ]
+            beats = [container for container in mine if container.service in singles]
+            lost = [c for c in beats if c.state != "running" or c.health == "unhealthy"]
+            waited = [c for c in mine if c.state == "running" and c.health == "starting"]
+            if not lost and not waited:
                 return
             if lost or time.monotonic() > deadline:
-                failures = self.failures(mine)
+                failures = self.failures(lost or waited)
                 self.fail(
                     f"{', '.join(sorted(f['name'] for f in failures))} of release"
                     f" {self.release} did not become healthy."

@@ -244,6 +244,20 @@ def test_a_worker_that_has_answered_works_but_must_become_healthy(
         (tmp_path / "told").unlink()
 
 
+def test_a_container_of_the_release_itself_that_is_not_fit_gives_way(
+    run_module: Any, engine: Any, tmp_path: Path
+) -> None:
+    sick = record("old", "celery-worker", "r2", Health={"Status": "unhealthy"})
+    gone = record("old", "celery-worker", "r2", Status="exited")
+    look = [WORKERS[1], beat("healthy")]
+    client, told = engine([[sick, *look]] * 3 + [[gone, *look]])
+    (tmp_path / "stopped").write_text(json.dumps([gone]))
+    answer = retire(run_module, client, tmp_path)
+    assert not answer.get("failed"), answer
+    assert answer["stopped"] == {"old": 0}
+    assert "stop old" in told.read_text().splitlines()
+
+
 def test_who_is_asked_while_an_old_worker_answers_is_asked_again(
     run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
