@@ -18,7 +18,7 @@ import tempfile
 import threading
 
 LONGEST = 300  # seconds
-ROLLOUT = ("start", "leave", "swap")
+ROLLOUT = ("start", "leave", "swap", "retire")
 
 
 def entry(line: str) -> tuple[str, str]:
