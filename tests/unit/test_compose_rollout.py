@@ -115,10 +115,10 @@ class Asked:
     """Stands in for the workers: what came of telling them to leave is given."""
 
     session = object()
-    answering: set[str] = set()  # noqa: RUF012 (nobody adds to it)
 
     def __init__(self, drained: list[str], wrong: str = "", foreign: int = 0) -> None:
         self.foreign = foreign  # how often somebody else answers too
+        self.answering: set[str] = set()
         self.answer = {"queues": {OLD: ["default"]}, "drained": drained, "silent": []}
         self.answer["problem"] = "expectations_not_met" if wrong else ""
         self.wrong = wrong
