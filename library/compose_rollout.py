@@ -9,11 +9,12 @@ short_description: Replace a stack's containers start-first, in phases
 description:
   - Compares what runs with what a release wants and moves from the one to the other without a
     gap. Without a phase it only looks; C(start) starts the release's containers beside the old
-    ones and waits until they are healthy (what it started is removed again when they are not);
+    ones and waits until they are healthy, or until workers answer a ping (what it started is
+    removed again when they do not);
     C(leave) tells the old workers to leave their queues and asks the new ones whether they are as
     O(workers) says; C(swap) replaces what may exist only once (beat) or belongs to no release
-    (nginx); C(retire) stops the old containers and removes them, waits until beat is healthy and
-    looks again; C(prove) asks all workers and sends canaries.
+    (nginx); C(retire) stops the old containers and removes them, waits until those of the release
+    are healthy and looks again; C(prove) asks all workers and sends canaries.
   - In one call the phases overlap - beat is replaced and everybody is asked while the old
     containers stop, after the new workers were found to be right. Who is asked while an old worker
     still answers is asked again when it is gone.
@@ -164,9 +165,10 @@ after:
   sample: {release: 20261120t221500z-1a2b3c4d, steps: [], nodes: {new: [], old: []}, containers: []}
 left:
   description:
-    - What came of C(leave) - C(queues) (node name to those it was told to leave), C(left_at) (Unix
-      time), C(drained), C(unfinished), C(scheduled), C(longest), C(silent) as M(celery_drain) has
-      them, and C(findings) over the new workers, with which the module fails.
+    - What came of C(leave) - C(queues) (node name to those it was told to leave, of old workers
+      that were not stopped since), C(left_at) (Unix time), C(drained), C(unfinished),
+      C(scheduled), C(longest), C(silent) as M(celery_drain) has them, and C(findings) over the new
+      workers, with which the module fails.
   returned: in phase C(leave), also on failure
   type: dict
   sample: {queues: {}, left_at: 1795212000.5, drained: [], unfinished: [], findings: []}
