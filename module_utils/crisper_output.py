@@ -1,0 +1,91 @@
+"""What a failed command or module printed, as one readable message.
+
+Pure functions. Every failure that quotes the output of somebody else's program (a migration, a
+build, a pull, a data service) is described here, so that all of them name the cause, the exit code
+or the time limit, and the last lines of the real output, once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LINES = 20
+WIDTH = 500  # characters of one line: a minified file in an error is not worth a screen
+ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+TIMEOUT = 124  # of timeout(1), when it ended the command by SIGTERM
+KILLED = 137  # 128 + SIGKILL: of timeout(1) with --kill-after, or of the kernel
+# Messages of Ansible that say no more than "it failed".
+EMPTY_MESSAGES = frozenset({"", "non-zero return code", "Unknown error"})
+
+
+def last_lines(text: str, count: int = LINES) -> str:
+    """Return the last `count` lines of `text` that hold anything, without terminal colours."""
+    lines = [line.rstrip() for line in ANSI.sub("", text).splitlines()]
+    lines = [line for line in lines if line]
+    return "\n".join(line if len(line) <= WIDTH else f"{line[:WIDTH]}…" for line in lines[-count:])
+
+
+def is_failure(result: Mapping[str, Any]) -> bool:
+    """Return whether a task's registered result is a failure, also under ``failed_when: false``."""
+    if result.get("skipped"):
+        return False
+    if isinstance(result.get("results"), list):
+        return any(is_failure(item) for item in result["results"])
+    if result.get("failed") or "failed_when_suppressed_exception" in result:
+        return True
+    return result.get("rc") not in (None, 0, "0")
+
+
+def describe_failure(
+    result: Mapping[str, Any], action: str, timeout: float = 0, remedy: str = ""
+) -> str:
+    """Return one message for a failed task; an empty text when the task did not fail.
+
+    Args:
+        result: what the task registered (of a loop: the whole, with ``results``).
+        action: what was done, as the subject of a sentence: ``The migration (alembic upgrade
+            head)``.
+        timeout: seconds that `timeout(1)` gave the command; 0 without a limit.
+        remedy: what to do, as a sentence of its own.
+
+    Returns:
+        ``<action> failed with exit code 255. <remedy>`` and the last lines of its output.
+    """
+    if not is_failure(result):
+        return ""
+    if isinstance(result.get("results"), list):
+        items = [item for item in result["results"] if is_failure(item)]
+        parts = [describe_failure(item, f"{action}{_label(item)}", timeout) for item in items]
+        return "\n".join([*parts, remedy] if remedy else parts)
+    head = f"{action} {_reason(result, timeout)}."
+    output = _output(result)
+    body = f"\nLast lines of its output:\n{output}" if output else ""
+    return f"{head}{f' {remedy}' if remedy else ''}{body}"
+
+
+def _label(item: Mapping[str, Any]) -> str:
+    label = item.get("_ansible_item_label")
+    if label is None and isinstance(item.get("ansible_loop_var"), str):
+        label = item.get(item["ansible_loop_var"])
+    return f" ({label})" if isinstance(label, (str, int)) else ""
+
+
+def _reason(result: Mapping[str, Any], timeout: float) -> str:
+    code = result.get("rc")
+    message = str(result.get("msg") or "").strip()
+    if timeout and code in (TIMEOUT, KILLED):
+        return f"did not end within its time limit of {timeout:g} s and was stopped"
+    if code == KILLED:
+        return "was killed (exit code 137): by the memory limit of its container, or by hand"
+    words = "failed" if code in (None, 0, "0") else f"failed with exit code {code}"
+    if message in EMPTY_MESSAGES or (code not in (None, 0, "0") and message in _output(result)):
+        return words
+    return f"{words}: {last_lines(message, 5).rstrip('.')}"
+
+
+def _output(result: Mapping[str, Any]) -> str:
+    """Errors and output of the command; a program prints what matters to either."""
+    streams: Sequence[str] = [str(result.get(name) or "").strip() for name in ("stdout", "stderr")]
+    return last_lines("\n".join(stream for stream in streams if stream))

@@ -1,0 +1,88 @@
+"""Failures of other programs, as results of real tasks had them (community.docker 5, core 2.19)."""
+
+from __future__ import annotations
+
+import pytest
+from ansible.module_utils.crisper_output import describe_failure, is_failure, last_lines
+from hypothesis import given
+from hypothesis import strategies as st
+
+SUPPRESSED = {"failed": False, "failed_when_suppressed_exception": "(traceback unavailable)"}
+COMMAND = {**SUPPRESSED, "rc": 3, "stdout": "hi", "stderr": "bad", "msg": "non-zero return code"}
+RUN = {"failed": False, "changed": True, "rc": 255, "stdout": "", "stderr": "Multiple heads"}
+BUILD = {
+    **SUPPRESSED,
+    "msg": "Building myapp/backend:src-1 failed",
+    "stdout": "",
+    "stderr": "\n\n".join(f"#5 line {n}" for n in range(200)) + "\nERROR: exit code: 7\n",
+}
+PULL = {**SUPPRESSED, "msg": "Error pulling image a/b:1 - 500 Server Error (connection refused)"}
+
+
+@pytest.mark.parametrize("result", [COMMAND, RUN, BUILD, PULL, {"failed": True, "msg": "no"}])
+def test_a_failure_is_found_whatever_became_of_its_flag(result):
+    assert is_failure(result)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [{"skipped": True, "rc": 1}, {"failed": False, "rc": 0}, {"changed": True}, {"results": []}],
+)
+def test_no_failure_gives_no_message(result):
+    assert not is_failure(result)
+    assert describe_failure(result, "The pull") == ""
+
+
+def test_exit_code_output_and_remedy_are_told():
+    told = describe_failure(RUN, "The migration (alembic upgrade head)", 600, "Merge the heads.")
+    assert told == (
+        "The migration (alembic upgrade head) failed with exit code 255. Merge the heads."
+        "\nLast lines of its output:\nMultiple heads"
+    )
+
+
+@pytest.mark.parametrize("code", [124, 137])
+def test_a_time_limit_is_told_as_one(code):
+    told = describe_failure({**RUN, "rc": code, "stderr": "half way"}, "The migration", 600)
+    assert told.startswith("The migration did not end within its time limit of 600 s")
+    assert told.endswith("half way")
+
+
+def test_without_a_time_limit_137_is_a_kill():
+    assert "memory limit" in describe_failure({**RUN, "rc": 137}, "The check")
+
+
+def test_a_build_shows_its_last_lines_once():
+    told = describe_failure(BUILD, "The build of backend")
+    assert told.splitlines()[0] == (
+        "The build of backend failed: Building myapp/backend:src-1 failed."
+    )
+    assert told.count("ERROR: exit code: 7") == 1
+    assert told.endswith("ERROR: exit code: 7")
+    assert len(told.splitlines()) <= 23
+    assert "line 10\n" not in told
+
+
+def test_a_message_that_the_output_repeats_is_told_once():
+    result = {**RUN, "rc": 1, "msg": "no such service", "stderr": "no such service"}
+    assert describe_failure(result, "It").count("no such service") == 1
+
+
+def test_each_item_of_a_loop_is_named():
+    item = {"ansible_loop_var": "name", "name": "redis", **PULL}
+    fine = {"ansible_loop_var": "name", "name": "nginx", "failed": False}
+    told = describe_failure({"failed": True, "results": [fine, item]}, "The pull", remedy="Log in.")
+    assert told.startswith("The pull (redis) failed: Error pulling image a/b:1")
+    assert told.endswith("\nLog in.")
+    assert "nginx" not in told
+
+
+@given(st.text(), st.integers(1, 30))
+def test_never_more_lines_than_asked_for(text, count):
+    lines = last_lines(text, count).splitlines()
+    assert len(lines) <= count
+    assert all(len(line) <= 501 for line in lines)
+
+
+def test_terminal_colours_are_left_out():
+    assert last_lines("\x1b[31mred\x1b[0m\n\n\x1b[2Kgone") == "red\ngone"
