@@ -44,9 +44,11 @@ fingerprints:
 
 import os
 import tempfile
+from pathlib import Path
 
 from ansible.module_utils import crisper_engine as engine_logic
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_files import make_folder
 from ansible.module_utils.urls import open_url
 
 SPEC = {
@@ -87,7 +89,7 @@ def main() -> None:
             )
         )
     if not module.check_mode:
-        os.makedirs(os.path.dirname(dest), mode=0o755, exist_ok=True)
+        make_folder(Path(dest).parent)  # apt reads it as a user of its own
         handle, temporary = tempfile.mkstemp(dir=module.tmpdir)
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -70,6 +70,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_backup import BackupError
 from ansible.module_utils.crisper_backup_cipher import measured, written
 from ansible.module_utils.crisper_backup_data import Docker, dump_postgres, restore_postgres
+from ansible.module_utils.crisper_files import make_folder
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["dumped", "restored"], "default": "dumped"},
@@ -83,7 +84,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
 
 def dump(docker: Docker, container: str, path: Path) -> dict[str, Any]:
     """Write the file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(path.parent, 0o700)
     draft = path.with_name(f".{path.name}")
     draft.unlink(missing_ok=True)
     try:

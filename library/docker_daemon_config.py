@@ -61,10 +61,12 @@ import json
 import os
 import shutil
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils import crisper_engine as engine_logic
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_files import make_folder
 
 SPEC = {
     "config": {"type": "dict", "required": True},
@@ -138,7 +140,7 @@ def main() -> None:
     }
     temporary, result["validated"] = validate(module, text, module.params["flags"])
     if not module.check_mode:
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        make_folder(Path(path).parent)
         module.atomic_move(temporary, path)
         module.set_mode_if_different(path, 0o644, True)
     module.exit_json(**result)

@@ -171,6 +171,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_files import make_folder
 from ansible.module_utils.crisper_journal import (
     RUN_SPEC,
     Journal,
@@ -191,6 +192,9 @@ from ansible.module_utils.crisper_release import (
     redacted_env,
     release_id,
 )
+
+# What containers mount, and who may enter it: nginx is another user than root.
+LIVE = {".": 0o700, "nginx": 0o755}
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -340,11 +344,13 @@ class Releases:
 
     def write(self, folder: Path, manifest: dict[str, Any]) -> None:
         """Write, validate and name the folder; leave nothing behind when that fails."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         for left in folder.parent.glob(f"{DRAFT}*"):  # of a deploy that was killed while it wrote
             shutil.rmtree(left)
         # What containers mount: files in it belong to their users, whose uids others may have here.
-        (self.root / "live").mkdir(mode=0o700, exist_ok=True)
+        for name, mode in LIVE.items():
+            make_folder(self.root / "live" / name, mode)
+            (self.root / "live" / name).chmod(mode)  # earlier revisions left it to the umask
         files = [dict(item) for item in self.files]
         for item in files:
             if item["path"] == ".env":
@@ -384,7 +390,7 @@ class Releases:
     def write_file(self, path: Path, content: str, mode: str, owner: int) -> None:
         """Write a file that is never readable by more than its mode allows."""
         private = mode.endswith("00")
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o755)
+        make_folder(path.parent, 0o700 if private else 0o755)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         # UTF-8 and as it is, whatever the locale of this host says.
         with os.fdopen(os.open(path, flags, 0o600), "wb") as stream:

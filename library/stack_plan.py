@@ -118,6 +118,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_compose import Engine
+from ansible.module_utils.crisper_files import make_folder
 from ansible.module_utils.crisper_release import (
     MANIFEST,
     env_names_changed,
@@ -186,7 +187,7 @@ class Plan:
                         named = f"{self.params['stack']}/{name}:${{RELEASE}}"
                         text = text.replace(f"image: {named}\n", f"image: {image}\n")
             path = folder / item["path"]
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(path.parent, 0o700)
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as stream:
                 stream.write(text.encode())
 

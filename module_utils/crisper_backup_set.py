@@ -33,6 +33,7 @@ from .crisper_backup import (
     to_expire,
 )
 from .crisper_backup_cipher import measured, opened, written
+from .crisper_files import make_folder
 
 SUMS = "SHA256SUMS"
 DUMP = {
@@ -151,7 +152,7 @@ def make(settings: Settings, note: Note) -> dict[str, Any]:
     moment = datetime.now(timezone.utc)
     name = set_id(moment)
     draft, final = settings.folder / f".draft-{name}", settings.folder / name
-    settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(settings.folder, 0o700)
     _forget_drafts(settings)
     release = current_release(settings.root)
     suffix = SUFFIXES[settings.encryption]

@@ -16,6 +16,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
+from .crisper_files import make_folder
+
 JOURNAL, LOCK, BUSY = "journal.jsonl", "lock", ".busy"
 BEGIN, END = "begin", "end"
 # Purpose of runs that leave the stack as it is.
@@ -143,7 +145,7 @@ class Journal:
             owner: ``{who, controller, process, purpose}``.
             dead: run whose owner is known to be dead.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         now = time.time()
         # Two deploys that start at once are told apart by the engine of file locks.
         with (self.root / f".{LOCK}").open("a") as guard:

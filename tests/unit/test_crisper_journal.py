@@ -104,10 +104,10 @@ def test_who_lost_the_lock_stops(tmp_path):
 def test_what_a_cut_off_deploy_still_does_is_waited_for(tmp_path):
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1]);"
-        "import crisper_journal as c; j = c.Journal(sys.argv[2], 'first');"
+        "import module_utils.crisper_journal as c; j = c.Journal(sys.argv[2], 'first');"
         "j.acquire({'who': 'ops'}); j.note('start'); print('noted', flush=True); time.sleep(60)"
     )
-    folder = Path(crisper_journal.__file__).parent
+    folder = Path(crisper_journal.__file__).parents[1]
     actor = subprocess.Popen(
         [sys.executable, "-c", code, str(folder), str(tmp_path)], stdout=subprocess.PIPE, text=True
     )

@@ -107,6 +107,22 @@ def test_a_release_is_staged_once_and_promoted(run, tmp_path):
     assert not run(release, **arguments(tmp_path, state="current", files=[]))["changed"]
 
 
+@pytest.mark.parametrize("umask", [0o077, 0o022, 0o000])
+def test_what_containers_mount_can_be_entered_whatever_the_umask(run, tmp_path, umask):
+    root = tmp_path / "opt/app"
+    (root / "live/nginx").mkdir(parents=True, mode=0o700)  # as an earlier revision made it
+    before = os.umask(umask)
+    try:
+        folder = Path(run(release, **arguments(root))["release"]["path"])
+    finally:
+        os.umask(before)
+    folders = [root / "live", root / "live/nginx", root / "releases", folder, folder / "nginx"]
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in folders]
+    assert modes == [0o700, 0o755, 0o755, 0o755, 0o755]
+    assert stat.S_IMODE((folder / "nginx/nginx.conf").stat().st_mode) == 0o644
+    assert stat.S_IMODE((folder / "secrets").stat().st_mode) == 0o700
+
+
 def test_every_image_gets_its_name_and_a_refused_one_is_told(run, tmp_path):
     client = tmp_path / "docker"
     client.write_text(f"""#!/bin/sh

@@ -1,0 +1,40 @@
+"""Folders and files get explicit modes: under a umask of 077, as hardened servers have it."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+from ansible.module_utils.crisper_files import make_folder
+
+
+@pytest.fixture(autouse=True, params=[0o077, 0o022, 0o000])
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_folder_and_its_parents_get_the_mode(tmp_path):
+    make_folder(tmp_path / "a/b/c", 0o755)
+    assert [mode(tmp_path / part) for part in ("a", "a/b", "a/b/c")] == [0o755] * 3
+
+
+def test_folders_that_are_there_keep_their_mode(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own").chmod(0o711)
+    make_folder(tmp_path / "own/new", 0o750)
+    make_folder(tmp_path / "own", 0o700)
+    assert mode(tmp_path / "own") == 0o711
+    assert mode(tmp_path / "own/new") == 0o750
+
+
+def test_a_file_in_its_place_is_an_error(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(OSError, match=r"a"):
+        make_folder(tmp_path / "a", 0o755)
