@@ -10,10 +10,13 @@ import stat
 import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import pathspec
+
+# Version of what write_archive makes of the same files; images of another one are built again.
+ARCHIVE = 2
 
 
 class ContextError(Exception):
@@ -111,6 +114,7 @@ def digest(entries: Iterable[Entry], dockerfile: str, args: Mapping[str, Any]) -
     of the same revision.
     """
     whole = {
+        "archive": ARCHIVE,
         "args": {name: str(value) for name, value in args.items()},
         "dockerfile": dockerfile,
         "files": [[e.path, e.executable, e.link is not None, e.sha256] for e in entries],
@@ -118,12 +122,27 @@ def digest(entries: Iterable[Entry], dockerfile: str, args: Mapping[str, Any]) -
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
+def folders(entries: Iterable[Entry]) -> list[str]:
+    """Return every folder of a context, the context itself (``.``) and parents first."""
+    parents = {parent.as_posix() for e in entries for parent in PurePosixPath(e.path).parents}
+    return sorted(parents | {"."})
+
+
 def write_archive(root: Path, entries: Iterable[Entry], target: BinaryIO) -> None:
-    """Write the files as tar.gz; the same files give the same bytes."""
+    """Write the files as tar.gz; the same files give the same bytes.
+
+    Folders are members too: those that tar makes by itself get the umask of who unpacks, and an
+    image whose folders are for root alone does not start.
+    """
+    entries = list(entries)
     with (
         gzip.GzipFile(fileobj=target, mode="wb", mtime=0, filename="", compresslevel=6) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
+        for folder in folders(entries):
+            member = tarfile.TarInfo(folder)
+            member.type, member.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(member)
         for entry in entries:
             member = tarfile.TarInfo(entry.path)
             member.mode = 0o755 if entry.executable else 0o644

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 
 import pytest
+from ansible.module_utils.crisper_context import scan, write_archive
 from ansible.module_utils.crisper_files import make_folder
 
 
@@ -38,3 +40,16 @@ def test_a_file_in_its_place_is_an_error(tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(OSError, match=r"a"):
         make_folder(tmp_path / "a", 0o755)
+
+
+def test_a_build_context_that_tar_unpacks_has_folders_for_everybody(tmp_path):
+    source, target, archive = (tmp_path / name for name in ("source", "target", "context.tar.gz"))
+    make_folder(source / "app/api", 0o700)
+    make_folder(target)
+    for path in ("Dockerfile", "app/main.py", "app/api/__init__.py"):
+        (source / path).touch(0o600)
+    with archive.open("wb") as stream:
+        write_archive(source, scan(source), stream)
+    subprocess.run(["tar", "-xpzf", str(archive)], cwd=target, check=True)
+    assert [mode(target / name) for name in ("app", "app/api")] == [0o755, 0o755]
+    assert mode(target / "app/api/__init__.py") == 0o644
