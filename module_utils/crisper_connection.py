@@ -109,7 +109,8 @@ BECOME = (
     _cause(
         r"waiting for privilege escalation prompt|escalation prompt",
         "{method} did not answer in time",
-        "Try it by hand on the server; ansible_timeout gives it longer",
+        "If it asks for a password, give it (--ask-become-pass, or ansible_become_password from a"
+        " vault); else try it by hand on the server",
     ),
 )
 OTHER = "Try it by hand: ssh {login}"
@@ -129,6 +130,31 @@ def describe_connection_failure(target: Target, output: str) -> str:
                 return _sentence(target, goal, cause.what, cause.remedy)
     reason = text or "it printed nothing"
     return f"{_sentence(target, 'connect to', 'for another reason', OTHER)}\n{reason}"
+
+
+def describe_lost_host(host: str, task: str, locked: bool) -> str:
+    """Return what is known of a host that stopped answering during a run, and what to do.
+
+    Args:
+        host: its name in the inventory.
+        task: the task during which it stopped.
+        locked: whether this run has the lock of the stack there.
+    """
+    head = f"{host} stopped answering in the task '{task}'."
+    if not locked:
+        return (
+            f"{head}\nKnown: this run does not hold the lock of the stack there, so no step of a"
+            " deploy is open.\n"
+            "When the host answers, run the same command again."
+        )
+    return (
+        f"{head}\n"
+        "Known: this run holds the lock of the stack there. A step that was on its way ends by"
+        " itself; no further one is taken.\n"
+        "Not known: which release serves there now. Nobody could look.\n"
+        "When the host answers, run the same command again: it says in which step this run was cut"
+        " off, and resumes or reverts it. ansible-playbook playbooks/status.yml says what runs."
+    )
 
 
 def _sentence(target: Target, goal: str, what: str, remedy: str) -> str:

@@ -179,3 +179,43 @@ def test_without_the_lock_nothing_is_undone_and_no_server_asked(facts, serves, s
     assert "What failed: Break: " in output
     assert f"What serves: {serves}" in output
     assert "UNREACHABLE" not in output
+
+
+LOST = """
+- hosts: stack
+  gather_facts: false
+  vars:
+    ansible_connection: local
+    owner: {id: r1, who: Kim, controller: here, process: 1@1}
+  tasks:
+    - name: Lock the stack
+      stack_gate: {root: "{{ folder }}", project: lost, owner: "{{ owner }}"}
+    - name: Give the lock back
+      deploy_journal: {run: {root: "{{ folder }}", id: r1}, state: ended, result: done}
+      when: ended | default(false)
+    - name: Act
+      ansible.builtin.import_role: {name: maintenance}
+      vars: {ansible_connection: ssh, stack_root: "{{ folder }}"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("ended", "said"),
+    [
+        ("{}", "this run holds the lock of the stack there"),
+        ('{"ended": true}', "this run does not hold the lock"),
+    ],
+)
+def test_a_host_that_stops_answering_in_the_middle_is_told(ended, said, site, tmp_path):
+    """No rescue runs on it: Ansible gives an unreachable host no task any more."""
+    playbook = tmp_path / "play.yml"
+    playbook.write_text(LOST)
+    code, output = play(
+        *("-i", site, str(playbook), "--limit", "app-1", "-e", f"folder={tmp_path}/stack"),
+        *("-e", ended, "-e", f"ansible_python_interpreter={sys.executable}"),
+    )
+    assert code == 4, output
+    assert "LOST app-1" in output
+    assert "app-1 stopped answering in the task 'maintenance : " in output
+    assert said in output
+    assert "run the same command again" in output
