@@ -62,33 +62,37 @@ def _guess(name: str, prefix: str, known: Collection[str]) -> str:
     return prefix + meant if meant else ""
 
 
-def boolean_problems(
-    values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
-    """Return one sentence for each boolean that is something else, such as the text ``false``.
+def kind_problems(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return one sentence for each value of a kind that Ansible's own validation lets pass.
+
+    It converts what it validates, and the roles get the variable as it is: the text ``false`` is
+    true to Jinja. Numbers as texts (``-e name=4``) the roles convert, but not within lists and
+    mappings, which end up in files as they are.
 
     Args:
         values: name -> resolved value of the variables that are set.
         specs: name -> option of the roles' argument specifications.
     """
-    return [
-        printable(f"{where} is {shown(value)}: {boolean_remedy(top, value)}")
-        for top in sorted(values.keys() & specs.keys() - CONVERTED)
-        for where, value in _booleans(top, values[top], specs[top])
-        if not BOOLEAN.fits(value)
-    ]
+    found = []
+    for top in sorted(values.keys() & specs.keys() - CONVERTED):
+        for where, value, kind in _leaves(top, values[top], specs[top]):
+            if kind == "bool" and not BOOLEAN.fits(value):
+                found.append(f"{where} is {shown(value)}: {boolean_remedy(top, value)}")
+            elif kind in ("int", "float") and isinstance(value, str) and where != top:
+                found.append(f"{where} is {shown(value)}: give a number, without quotes.")
+    return [printable(finding) for finding in found]
 
 
-def _booleans(where: str, value: Any, option: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The values that an option and its suboptions want as booleans, with where each stands."""
-    kind, elements = option.get("type"), option.get("elements")
-    if kind == "bool":
-        yield where, value
-    elif isinstance(value, Mapping) and kind == "dict":
+def _leaves(where: str, value: Any, option: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """Single values of an option and its suboptions: where each stands, and its specified type."""
+    kind = str(option.get("type"))
+    if kind == "dict" and isinstance(value, Mapping):
         for name, inner in (option.get("options") or {}).items():
             if name in value:
-                yield from _booleans(f"{where}.{name}", value[name], inner)
-    elif isinstance(value, (list, tuple)) and kind == "list":
-        inner = {**option, "type": elements, "elements": None}
+                yield from _leaves(f"{where}.{name}", value[name], inner)
+    elif kind == "list" and isinstance(value, (list, tuple)):
+        inner = {**option, "type": option.get("elements"), "elements": None}
         for index, item in enumerate(value):
-            yield from _booleans(f"{where}[{index}]", item, inner)
+            yield from _leaves(f"{where}[{index}]", item, inner)
+    else:
+        yield where, value, kind

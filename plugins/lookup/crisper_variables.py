@@ -4,13 +4,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: crisper_variables
-short_description: Findings about names and booleans of the operator's variables
+short_description: Findings about names and kinds of the operator's variables
 description:
   - Gives one sentence for each variable of inventory, vault and command line that begins like a
     variable of a role but that no role has, with the nearest name and where it is set.
   - Gives one sentence for each boolean of any role that is not a boolean, such as the text C(false)
-    of C(-e name=false), which Jinja takes for true. Those of role C(stack) are judged by the filter
-    C(crisper_findings).
+    of C(-e name=false), which Jinja takes for true, and for each number in a list or mapping that
+    is a text. Those of role C(stack) are judged by the filter C(crisper_findings).
   - Facts and registered results do not count, nor do variables of plays, roles and tasks.
 options:
   _terms:
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
 from ansible.module_utils.crisper_variables import (
-    boolean_problems,
+    kind_problems,
     name_problems,
     reserved_prefixes,
 )
@@ -75,7 +75,7 @@ class LookupModule(LookupBase):
                 values[name] = self._templar.template(known[name])
             except AnsibleError:
                 continue  # the role's own validation tells why
-        return [*name_problems(origins, names, prefixes), *boolean_problems(values, others)]
+        return [*name_problems(origins, names, prefixes), *kind_problems(values, others)]
 
 
 def read_specifications() -> dict[str, dict[str, Any]]:

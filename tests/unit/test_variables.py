@@ -15,7 +15,7 @@ import pytest
 import yaml
 from ansible.module_utils.crisper_variables import (
     CONVERTED,
-    boolean_problems,
+    kind_problems,
     name_problems,
     reserved_prefixes,
 )
@@ -123,7 +123,7 @@ def test_every_variable_that_playbooks_refer_to_is_known():
 @pytest.mark.parametrize("value", ["false", "no", "", 0, 1, None, [True]])
 def test_every_boolean_of_every_role_refuses_all_else(name, value):
     """Regression: `-e gate_enabled=false` was taken for true."""
-    problems = boolean_problems({name: value}, options())
+    problems = kind_problems({name: value}, options())
     if name in CONVERTED:
         assert problems == []
         return
@@ -133,7 +133,7 @@ def test_every_boolean_of_every_role_refuses_all_else(name, value):
 
 
 def test_booleans_are_taken_and_those_within_mappings_and_lists_are_judged():
-    assert boolean_problems(dict.fromkeys(booleans(), True), options()) == []
+    assert kind_problems(dict.fromkeys(booleans(), True), options()) == []
     inner = {"on": {"type": "bool"}, "name": {"type": "str"}}
     specs = {
         "x_map": {"type": "dict", "options": inner},
@@ -141,8 +141,18 @@ def test_booleans_are_taken_and_those_within_mappings_and_lists_are_judged():
         "x_flags": {"type": "list", "elements": "bool"},
     }
     values = {"x_map": {"on": "no"}, "x_list": [{"on": False}, {"on": "x"}], "x_flags": [True, "y"]}
-    told = [problem.partition(" is ")[0] for problem in boolean_problems(values, specs)]
+    told = [problem.partition(" is ")[0] for problem in kind_problems(values, specs)]
     assert told == ["x_flags[1]", "x_list[1].on", "x_map.on"]
+
+
+def test_numbers_within_lists_are_numbers():
+    """Regression: the engine does not start with an address pool of the size "24"."""
+    pools = {"docker_address_pools": [{"base": "10.200.0.0/16", "size": "24"}]}
+    (problem,) = kind_problems(pools, options())
+    assert problem == "docker_address_pools[0].size is '24': give a number, without quotes."
+    assert (
+        kind_problems({"verify_canary_timeout": "4", "verify_closed_ports": [1]}, options()) == []
+    )
 
 
 def test_booleans_that_are_converted_are_so_wherever_they_are_used():
@@ -229,6 +239,36 @@ def test_facts_and_variables_of_plays_do_not_count(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_numbers_of_the_command_line_are_numbers_to_the_timer_of_backups(tmp_path):
+    """Regression: `-e backup_keep=3` failed each night, as max(1, "3") in the timer's process."""
+    playbook = tmp_path / "play.yml"
+    role = ROOT / "roles/backup"
+    settings = "{{ __backup_settings | combine({'root': '/x', 'project': 'x'}) | to_json }}"
+    tasks = [
+        {"ansible.builtin.include_vars": str(role / "vars/main.yml")},
+        {"ansible.builtin.copy": {"content": settings, "dest": f"{tmp_path}/backup.json"}},
+    ]
+    play = {"hosts": "all", "gather_facts": False, "tasks": tasks}
+    play["vars_files"] = [str(role / "defaults/main.yml")]
+    playbook.write_text(yaml.safe_dump([play]))
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            *("-i", "localhost,", "-c", "local", str(playbook)),
+            *("-e", "backup_keep=3", "-e", "backup_keep_days=1.5", "-e", "backup_timeout=60"),
+            *("-e", "stack_root=/x", "-e", "stack_name=x"),
+            *("-e", f"ansible_python_interpreter={sys.executable}"),
+        ],
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = json.loads((tmp_path / "backup.json").read_text())
+    assert (written["keep"], written["keep_days"], written["timeout"]) == (3, 1.5, 60)
 
 
 def test_numbers_that_are_texts_are_compared_as_numbers():
