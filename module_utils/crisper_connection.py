@@ -114,6 +114,8 @@ BECOME = (
     ),
 )
 OTHER = "Try it by hand: ssh {login}"
+# Of a connection that is not SSH, such as that into a container.
+OTHER_PLUGIN = "Check ansible_connection and ansible_host"
 
 
 def describe_connection_failure(target: Target, output: str) -> str:
@@ -129,7 +131,8 @@ def describe_connection_failure(target: Target, output: str) -> str:
             if cause.pattern.search(text):
                 return _sentence(target, goal, cause.what, cause.remedy)
     reason = text or "it printed nothing"
-    return f"{_sentence(target, 'connect to', 'for another reason', OTHER)}\n{reason}"
+    remedy = OTHER if target.address else OTHER_PLUGIN
+    return f"{_sentence(target, 'connect to', 'the reason is quoted below', remedy)}\n{reason}"
 
 
 def describe_lost_host(host: str, task: str, locked: bool) -> str:

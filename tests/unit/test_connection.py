@@ -71,7 +71,9 @@ def test_what_ssh_and_sudo_print_is_one_message_with_a_remedy(output, said):
 
 def test_what_is_not_known_is_quoted():
     message = describe_connection_failure(Target("app-1"), "kex_exchange_identification: reset")
-    assert message.splitlines()[0].startswith("Cannot connect to app-1: for another reason")
+    assert message.splitlines()[0].startswith("Cannot connect to app-1: the reason is quoted below")
+    assert "Check ansible_connection" in message
+    assert "ssh -p 2222 deployer@192.0.2.7" in describe_connection_failure(HOST, "reset")
     assert message.endswith("\nkex_exchange_identification: reset")
     assert "it printed nothing" in describe_connection_failure(Target("app-1"), " \n")
 
