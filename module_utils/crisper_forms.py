@@ -185,10 +185,15 @@ def _is_body_size(value: Any) -> bool:
     return match is not None and int(match["number"][:20]) * 1024**3 < 2**63
 
 
-BOOLEAN = Form(
-    lambda value: isinstance(value, bool),
-    "give true or false (on the command line as JSON: -e '{\"name\": true}').",
-)
+BOOLEAN = Form(lambda value: isinstance(value, bool), "give true or false.")
+
+
+def boolean_remedy(name: str, value: Any) -> str:
+    """Return what to write for a boolean; `-e name=false` on the command line is a text."""
+    meant = "false" if str(value).strip().lower() in ("false", "no", "off", "n", "0") else "true"
+    return f"give true or false (on the command line as JSON: -e '{{\"{name}\": {meant}}}')."
+
+
 PORT = _between(1, 65535, "give a port from 1 to 65535.")
 COUNT = _between(1, 512, "give a whole number from 1 to 512.")
 SECONDS = _between(1, MAX_SECONDS, "give a whole number of seconds, 1 or more.")

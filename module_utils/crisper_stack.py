@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ansible.module_utils.crisper_forms import (
+    BOOLEAN,
     COUNT,
     ENV_NAME,
     FORMS,
@@ -24,6 +25,7 @@ from ansible.module_utils.crisper_forms import (
     MAX_WORD,
     SECONDS,
     TLS_SOURCES,
+    boolean_remedy,
     carried,
     command_problem,
     env_text,
@@ -179,7 +181,10 @@ def _form_problems(values: Mapping[str, Any]) -> Iterator[str]:
         for parent in parents:
             section = _mapping(section.get(parent))
         if last in section and not form.fits(section[last]):
-            yield f"{name} is {shown(section[last])}: {form.remedy}"
+            # On the command line a value within a mapping is given as a whole.
+            is_option = form is BOOLEAN and not parents
+            remedy = boolean_remedy(name, section[last]) if is_option else form.remedy
+            yield f"{name} is {shown(section[last])}: {remedy}"
 
 
 def _identity_problems(values: Mapping[str, Any]) -> Iterator[str]:

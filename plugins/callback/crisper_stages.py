@@ -9,12 +9,21 @@ short_description: Seconds per stage and the summary of a deploy
 description:
   - Adds up the time of the tasks of each role and prints it after the recap, with the summary
     that role C(finish) hands over by C(set_stats).
+  - Says of a host that stopped answering in the middle what is known and what to do. No task can,
+    because Ansible runs none there any more, and no rescue.
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 from ansible.plugins.callback import CallbackBase
+
+# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
+ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
+
+from ansible.module_utils.crisper_connection import describe_lost_host
 
 
 class CallbackModule(CallbackBase):
@@ -30,6 +39,9 @@ class CallbackModule(CallbackBase):
         self.seconds: dict[str, float] = {}
         self.stage = ""
         self.since = time.monotonic()
+        # Hosts whose stack this run has locked; host -> what is said when it stopped answering.
+        self.locked: set[str] = set()
+        self.lost: dict[str, str] = {}
 
     def _enter(self, stage: str) -> None:
         now = time.monotonic()
@@ -44,6 +56,21 @@ class CallbackModule(CallbackBase):
 
     v2_playbook_on_handler_task_start = v2_playbook_on_task_start  # type: ignore[assignment]
 
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """Keep in mind on which hosts this run has the lock."""
+        host, content = result.host.get_name(), result.result
+        if result.task.action == "stack_gate" and content.get("locked"):
+            self.locked.add(host)
+        elif content.get("ended") is True or result.task.args.get("state") == "ended":
+            self.locked.discard(host)
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """Keep in mind what is known of a host that stopped answering."""
+        task = result.task
+        if getattr(task, "_role", None) and task.action != "connection_check":
+            host = result.host.get_name()
+            self.lost[host] = describe_lost_host(host, task.get_name(), host in self.locked)
+
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """Print what was collected."""
         self._enter("")
@@ -51,6 +78,9 @@ class CallbackModule(CallbackBase):
         for host, text in summaries.items():
             self._display.banner(f"SUMMARY {host}")
             self._display.display(str(text).rstrip())
+        for host, text in self.lost.items():
+            self._display.banner(f"LOST {host}")
+            self._display.display(text)
         if self.seconds:
             table = "  ".join(f"{name} {spent:.1f}" for name, spent in self.seconds.items())
             total = sum(self.seconds.values())

@@ -37,6 +37,8 @@ PLAY = """
   hosts: localhost
   connection: local
   gather_facts: false
+  # A fact of role images; an inventory may not set it.
+  vars: {stack_images: "{{ test_images }}"}
   roles: [stack, release]
 """
 
@@ -81,7 +83,7 @@ def inventory(folder: Path, image: str) -> dict[str, Any]:
         "inventory_dir": str(ROOT / "inventories/example"),
         "release_operator": "Kim {{ nobody }} 한국어",
         "release_revision": "1",
-        "stack_images": {"backend": {"ref": IMAGE, "id": image}},
+        "test_images": {"backend": {"ref": IMAGE, "id": image}},
     }
     # Part of every path of the release.
     values["stack_secrets"] |= {"postgres_password": "releases", "tls_key": KEY}

@@ -55,6 +55,7 @@ class Inventory:
             "ansible_search_path": [str(ROOT)],
             "inventory_dir": str(ROOT / "inventories/example"),
             "inventory_hostname": "app-1",
+            "hostvars": {"app-1": self.given},
             "ansible_managed": "Ansible managed",
         }
         self.templar = Templar(loader=loader, variables=known)

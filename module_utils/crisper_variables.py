@@ -1,0 +1,98 @@
+"""Judge which variables an operator has set, and of which kind their values are.
+
+Pure functions over the argument specifications of all roles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from ansible.module_utils.crisper_call import nearest
+from ansible.module_utils.crisper_forms import BOOLEAN, boolean_remedy, printable, shown
+
+# Names that no role has, but playbooks and defaults of roles refer to, such as the documented
+# `-e restore_database=true`; only those that begin like a role's own need to stand here.
+COMMAND_LINE = frozenset({"restore_database", "stack_become", "stack_hosts"})
+# Booleans that are documented as `-e name=true`, a text: the roles convert these.
+CONVERTED = frozenset({"images_cache_save", "restore_confirmed"})
+# Likeness (0 to 1) from which a name is taken for a mistyped one: of names as wholes, and of what
+# follows a prefix that both have.
+LIKE, LIKE_BEHIND = 0.85, 0.5
+
+
+def reserved_prefixes(roles: Collection[str], known: Collection[str]) -> set[str]:
+    """Return the beginnings of names that are this repository's: of roles, and of shared names."""
+    return {f"{name}_" for name in roles} | {f"{name.partition('_')[0]}_" for name in known}
+
+
+def name_problems(
+    origins: Mapping[str, str], known: Collection[str], prefixes: Collection[str]
+) -> list[str]:
+    """Return one sentence for each variable that begins like a role's and that no role knows.
+
+    Args:
+        origins: name of each variable that is set -> where, or an empty text.
+        known: names of all variables of all roles.
+        prefixes: beginnings of names that are reserved.
+    """
+    found = []
+    for name in sorted(origins):
+        prefix = "".join(name.partition("_")[:2])
+        if prefix not in prefixes or name in known or name in COMMAND_LINE:
+            continue
+        place = f" ({origins[name]})" if origins[name] else ""
+        meant = _guess(name, prefix, known)
+        guess = f"did you mean {meant}? A variable" if meant else "remove it; a variable"
+        found.append(
+            printable(
+                f"{name}{place}: no role knows this variable: {guess} of your own needs a name"
+                f" that does not begin with {prefix}."
+            )
+        )
+    return found
+
+
+def _guess(name: str, prefix: str, known: Collection[str]) -> str:
+    """Return the known name that was probably meant; empty when none is like it."""
+    if meant := nearest(name, known, LIKE):
+        return meant
+    behind = [one.removeprefix(prefix) for one in known if one.startswith(prefix)]
+    meant = nearest(name.removeprefix(prefix), behind, LIKE_BEHIND)
+    return prefix + meant if meant else ""
+
+
+def kind_problems(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return one sentence for each value of a kind that Ansible's own validation lets pass.
+
+    It converts what it validates, and the roles get the variable as it is: the text ``false`` is
+    true to Jinja. Numbers as texts (``-e name=4``) the roles convert, but not within lists and
+    mappings, which end up in files as they are.
+
+    Args:
+        values: name -> resolved value of the variables that are set.
+        specs: name -> option of the roles' argument specifications.
+    """
+    found = []
+    for top in sorted(values.keys() & specs.keys() - CONVERTED):
+        for where, value, kind in _leaves(top, values[top], specs[top]):
+            if kind == "bool" and not BOOLEAN.fits(value):
+                found.append(f"{where} is {shown(value)}: {boolean_remedy(top, value)}")
+            elif kind in ("int", "float") and isinstance(value, str) and where != top:
+                found.append(f"{where} is {shown(value)}: give a number, without quotes.")
+    return [printable(finding) for finding in found]
+
+
+def _leaves(where: str, value: Any, option: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """Single values of an option and its suboptions: where each stands, and its specified type."""
+    kind = str(option.get("type"))
+    if kind == "dict" and isinstance(value, Mapping):
+        for name, inner in (option.get("options") or {}).items():
+            if name in value:
+                yield from _leaves(f"{where}.{name}", value[name], inner)
+    elif kind == "list" and isinstance(value, (list, tuple)):
+        inner = {**option, "type": option.get("elements"), "elements": None}
+        for index, item in enumerate(value):
+            yield from _leaves(f"{where}[{index}]", item, inner)
+    else:
+        yield where, value, kind

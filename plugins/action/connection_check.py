@@ -1,0 +1,62 @@
+"""The first contact with a host: connect, become, and say in one message what stands against it.
+
+It runs `true` there, over the connection that all later tasks use again, and needs no Python there.
+A host that cannot be managed is reported as unreachable, whether ssh or sudo refuses: Ansible then
+ends with exit code 4, which no failed deploy has.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.plugins.action import ActionBase
+
+# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
+ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
+
+from ansible.module_utils.crisper_connection import Target, describe_connection_failure
+
+
+class ActionModule(ActionBase):
+    """Takes no options."""
+
+    _supports_check_mode = True
+    _VALID_ARGS = frozenset()
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict:
+        """Raise one message when the host cannot be managed."""
+        super().run(tmp, task_vars)
+        try:
+            done = self._low_level_execute_command("true")
+            output = "" if done["rc"] == 0 else f"{done['stdout']}\n{done['stderr']}"
+            failed = done["rc"] != 0
+        except AnsibleError as error:
+            output, failed = str(error), True
+        if not failed:
+            return {"changed": False}
+        name = (task_vars or {}).get("inventory_hostname", "")
+        message = describe_connection_failure(self._target(name), output)
+        # Raised, because Ansible shows the lines of an error as lines, and those of a result not.
+        raise AnsibleConnectionFailure(message)
+
+    def _target(self, name: str) -> Target:
+        become = self._connection.become
+        known = {
+            "address": self._option("host"),
+            "port": self._option("port"),
+            "user": self._option("remote_user"),
+        }
+        if become is not None:
+            known["method"] = become.name.rpartition(".")[2]
+            known["become_user"] = become.get_option("become_user") or "root"
+        # A connection plugin without an address, such as that of a container, has a login at most.
+        return Target(name, **(known if known["address"] else {**known, "user": ""}))
+
+    def _option(self, name: str) -> str:
+        try:
+            return str(self._connection.get_option(name) or "")
+        except KeyError:
+            return ""

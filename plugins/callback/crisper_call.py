@@ -1,0 +1,137 @@
+"""Refuse a call that would do nothing, or not what its operator meant."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: crisper_call
+type: aggregate
+short_description: Refuse unknown tags, missing inventories and plays without hosts
+description:
+  - Ansible takes C(--tags) that no task has, an inventory that is not there and a play without
+    hosts for a success. For C(deploy.yml) and C(playbooks/*.yml) of this repository they are errors
+    here, before any server is contacted. Ansible ends with exit code 5.
+  - Other playbooks, also those that import these, are judged by the plays of this repository alone.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible import context
+from ansible.errors import ExitCode
+from ansible.playbook import Playbook
+from ansible.playbook.block import Block
+from ansible.plugins.callback import CallbackBase
+from ansible.template import Templar
+
+ROOT = Path(__file__).resolve().parents[2]
+# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
+ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+
+from ansible.module_utils.crisper_call import hosts_problem, inventory_problem, tag_problem
+
+
+def is_operators(play: Any) -> bool:
+    """Whether a play is one of this repository's deploy.yml or playbooks."""
+    path = Path(play.get_path().rpartition(":")[0]).resolve()
+    return path == ROOT / "deploy.yml" or path.parent == ROOT / "playbooks"
+
+
+def collect_tags(playbook: Playbook) -> set[str]:
+    """Return the tags of all tasks of a playbook that are known before it runs."""
+    tags: set[str] = set()
+    for play in playbook.get_plays():
+        tags.update(play.tags)
+        lists = [play.pre_tasks, play.tasks, play.post_tasks, play.handlers]
+        lists += [role.get_task_blocks() for role in play.roles]
+        for task in _tasks(entry for entries in lists for entry in entries):
+            tags.update(task.tags)
+        for role in play.roles:
+            tags.update(getattr(role, "tags", ()))
+    return tags
+
+
+def _tasks(entries: Iterable[Any]) -> Iterator[Any]:
+    for entry in entries:
+        if isinstance(entry, Block):
+            yield from _tasks([*entry.block, *entry.rescue, *entry.always])
+        else:
+            yield entry
+
+
+def shorten(path: str) -> str:
+    """Return a path as an operator would write it in the current folder."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
+def find_inventories() -> list[str]:
+    """Return the inventories of this repository."""
+    folders = sorted(path for path in (ROOT / "inventories").iterdir() if path.is_dir())
+    return [shorten(str(path)) for path in folders]
+
+
+class CallbackModule(CallbackBase):
+    """Judges the call when a playbook starts; it needs no enabling, so nobody can forget it."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "crisper_call"
+    CALLBACK_NEEDS_ENABLED = False
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        """End Ansible with one message when something is wrong with the call."""
+        plays = [play for play in playbook.get_plays() if is_operators(play)]
+        if plays and (problem := self._find_problem(playbook, plays)):
+            self._display.error(problem, wrap_text=False)
+            # An exception would become a warning: "callback errors are not supposed to be fatal".
+            raise SystemExit(int(ExitCode.INVALID_CLI_OPTION))
+
+    def _find_problem(self, playbook: Any, plays: list[Any]) -> str:
+        problems = [self._tag_problem(playbook), self._inventory_problem()]
+        problems = [problem for problem in problems if problem]
+        # Which hosts there are means nothing when an inventory is missing.
+        if not problems:
+            problems = [problem for play in plays if (problem := self._hosts_problem(play))][:1]
+        return "\n".join(problems)
+
+    def _tag_problem(self, playbook: Any) -> str:
+        given = {"--tags": "tags", "--skip-tags": "skip_tags"}
+        options = {option: set(context.CLIARGS.get(name) or ()) for option, name in given.items()}
+        if options == {"--tags": {"all"}, "--skip-tags": set()}:
+            return ""
+        known = collect_tags(playbook)
+        name = shorten(playbook._file_name or "the playbook")
+        for path in context.CLIARGS["args"]:  # several playbooks get the same tags
+            if Path(path).resolve() != Path(playbook._file_name).resolve():
+                manager = playbook.get_plays()[0]._variable_manager
+                known |= collect_tags(Playbook.load(path, manager, playbook.get_loader()))
+        found = (tag_problem(name, option, tags, known) for option, tags in options.items())
+        return "\n".join(problem for problem in found if problem)
+
+    def _inventory_problem(self) -> str:
+        sources = context.CLIARGS.get("inventory") or ()
+        missing = [shorten(path) for path in sources if "," not in path and not Path(path).exists()]
+        return inventory_problem(missing, find_inventories())
+
+    def _hosts_problem(self, play: Any) -> str:
+        manager = play._variable_manager
+        inventory = manager._inventory
+        templar = Templar(loader=play._loader, variables=manager.get_vars(play=play))
+        pattern = templar.template(play.hosts)
+        if inventory.get_hosts(pattern):
+            return ""
+        limit = context.CLIARGS.get("subset") or ""
+        groups = {
+            name: len(group.get_hosts())
+            for name, group in inventory.groups.items()
+            if name not in ("all", "ungrouped")
+        }
+        return hosts_problem(
+            pattern if isinstance(pattern, str) else ",".join(pattern),
+            limit,
+            [host.name for host in inventory.get_hosts(pattern, ignore_limits=True)],
+            groups,
+            [shorten(source) for source in context.CLIARGS.get("inventory") or ()],
+        )
