@@ -86,6 +86,11 @@ CONNECTION = (
 )
 BECOME = (
     _cause(
+        r"you must have a tty",
+        "{method} needs a terminal (requiretty), and pipelining gives none",
+        "Set ansible_pipelining: false for this host in the inventory",
+    ),
+    _cause(
         r"Missing \w+ password|a (terminal|password) is required|no tty present",
         "{method} asks {who} for a password, and none was given",
         "Give it: --ask-become-pass, or ansible_become_password from a vault",

@@ -1,6 +1,6 @@
 """The first contact with a host: connect, become, and say in one message what stands against it.
 
-It runs `true` there, over the connection that all later tasks use again, and needs no Python there.
+It runs a command there that does nothing, over the connection that all later tasks use again, and needs no Python there.
 A host that cannot be managed is reported as unreachable, whether ssh or sudo refuses: Ansible then
 ends with exit code 4, which no failed deploy has.
 """
@@ -30,7 +30,13 @@ class ActionModule(ActionBase):
         """Raise one message when the host cannot be managed."""
         super().run(tmp, task_vars)
         try:
-            done = self._low_level_execute_command("true")
+            # As modules are sent: sudo with `requiretty` refuses what comes without a terminal.
+            piped = self._is_pipelining_enabled("new")
+            done = (
+                self._low_level_execute_command("cat >/dev/null", in_data=b"\n")
+                if piped
+                else self._low_level_execute_command("true")
+            )
             output = "" if done["rc"] == 0 else f"{done['stdout']}\n{done['stderr']}"
             failed = done["rc"] != 0
         except AnsibleError as error:

@@ -42,6 +42,10 @@ REAL = {
     " or service not known": ("its name has no address", "ansible_host"),
     "Failed to connect to the host via ssh: Connection timed out during banner exchange\r\n"
     "Connection to 192.0.2.7 port 2222 timed out": ("no answer came", "firewalls"),
+    "sudo: sorry, you must have a tty to run sudo\n": (
+        "sudo needs a terminal (requiretty)",
+        "ansible_pipelining: false",
+    ),
     "Missing sudo password": ("sudo asks deployer for a password", "--ask-become-pass"),
     "\nsudo: a password is required\n": ("none was given", "ansible_become_password"),
     "Incorrect sudo password": ("sudo refused the password", "--ask-become-pass"),
