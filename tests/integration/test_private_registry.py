@@ -15,10 +15,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 import pytest
+from ansible.module_utils.testing import patch_module_args
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "library")]
+ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+import stack_gate  # noqa: E402
 from hostile_values import example, unsafe, written  # noqa: E402
 
 PASSWORD = "regi stry-pa$s"
@@ -195,3 +199,50 @@ def test_images_are_pulled_with_a_login_and_followed(
     }
     images, output = deploy(tmp_path, **values)
     assert {name: image["id"] for name, image in images.items()} == second, output
+
+
+def gate(capsys: pytest.CaptureFixture[str], root: Path, project: str, reference: str) -> Any:
+    """What the gate sees of a stack."""
+    asked = {"root": str(root), "project": project, "stages": {"images": "i"}, "inputs": "a"}
+    asked |= {"references": [reference, "absent.example/never/pulled:1"]}
+    asked["owner"] = {"id": "x", "who": "x", "controller": "x", "process": "1@2"}
+    with (
+        patch_module_args({**asked, "_ansible_check_mode": True}),
+        pytest.raises(SystemExit),
+    ):
+        stack_gate.main()
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_gate_sees_another_image_under_the_same_tag(
+    registry: str,
+    client: Path,
+    push: Callable[[str, str], str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Regression: a deploy found nothing to do while the registry had a new image."""
+    project, reference = f"regtest-{os.getpid()}", f"{registry}/gate:latest"
+    first = push("gate:latest", "gate one")
+    docker("login", "--username", "deploy", "--password-stdin", registry, given=PASSWORD.encode())
+    docker("pull", "--quiet", reference)
+    (tmp_path / "current").mkdir()
+    manifest = {"id": "r", "inputs": "a", "images_inputs": "i", "docker_cli": "docker"}
+    manifest |= {"images": {"web": {"ref": reference, "id": first}}}
+    (tmp_path / "current" / "manifest.json").write_text(json.dumps(manifest))
+    labels = [f"com.docker.compose.project={project}", "com.docker.compose.service=web"]
+    command = ["create", *(word for label in labels for word in ("--label", label))]
+    container = docker(*command, reference, "/nothing")
+    try:
+        seen = gate(capsys, tmp_path, project, reference)
+        assert (seen["moved"], seen["same"]["images"]) == ({}, True)
+        push("gate:latest", "gate two")
+        seen = gate(capsys, tmp_path, project, reference)
+        assert list(seen["moved"]) == [reference]
+        assert not seen["same"]["images"]
+        docker("logout", registry)
+        seen = gate(capsys, tmp_path, project, reference)
+        assert (seen["moved"], seen["same"]["images"]) == ({}, True)
+        assert "no basic auth credentials" in str(seen["warnings"])
+    finally:
+        docker("rm", "--force", container)
