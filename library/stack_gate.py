@@ -147,6 +147,11 @@ moved:
   returned: always
   type: dict
   sample: {"registry.example.com/shop/backend:latest": "sha256:1c054d"}
+unanswered:
+  description: Reference of O(references) to the reason why its registry did not say what it has.
+  returned: always
+  type: dict
+  sample: {}
 docker_cli:
   description: The Docker client that the current release was deployed with.
   returned: always
@@ -374,15 +379,16 @@ def main() -> None:
     staged = (root / "next").is_symlink()
     same = bool(params["inputs"]) and manifest.get("inputs") == params["inputs"]
     same = same and not params["due"]
-    moved = compare_registries(module, manifest, engine).moved if containers else {}
-    same = same and not moved
+    compared = compare_registries(module, manifest, engine) if containers else Comparison()
+    same = same and not compared.moved
     result: dict[str, Any] = {
         "changed": False,
         "unchanged": same and intact and not staged and not left,
         "intact": intact and not left,
         "same": {"docker": False, "images": False},
         "images": manifest.get("images", {}),
-        "moved": moved,
+        "moved": compared.moved,
+        "unanswered": compared.unanswered,
         "docker_cli": manifest.get("docker_cli", ""),
         "inputs": params["inputs"],
         "stages": params["stages"],
@@ -395,7 +401,7 @@ def main() -> None:
     }
     if containers and not result["unchanged"]:
         result["same"] = stages_done(params["stages"], manifest, entries, engine)
-        result["same"]["images"] &= not moved
+        result["same"]["images"] &= not compared.moved
     if not result["unchanged"] and not module.check_mode:
         owner = {k: v for k, v in params["owner"].items() if k != "id"}
         owner["purpose"] = params["purpose"]

@@ -243,6 +243,6 @@ def test_the_gate_sees_another_image_under_the_same_tag(
         docker("logout", registry)
         seen = gate(capsys, tmp_path, project, reference)
         assert (seen["moved"], seen["same"]["images"]) == ({}, True)
-        assert "no basic auth credentials" in str(seen["warnings"])
+        assert "no basic auth credentials" in seen["unanswered"][reference]
     finally:
         docker("rm", "--force", container)

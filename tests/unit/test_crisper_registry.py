@@ -88,6 +88,7 @@ def test_another_digest_is_another_image() -> None:
     assert compared.unanswered == {"r.example/gone:1": "manifest unknown"}
     warning = registry.describe_unanswered(compared.unanswered)
     assert "r.example/gone:1: manifest unknown" in warning
+    assert "registry_logins" in warning
     assert registry.describe_unanswered({}) == ""
 
 
