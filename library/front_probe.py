@@ -8,6 +8,7 @@ module: front_probe
 short_description: Which paths of the front door and which TCP ports answer
 description:
   - Asks for all paths and connects to all ports at once. To a port nothing is sent.
+  - Proxies of the environment are not used - what is asked for is the server's own.
   - One call where C(ansible.builtin.uri) needs one for each path; no module of Ansible tells which
     of many ports are open without failing or waiting for one after the other.
 options:
@@ -162,11 +163,11 @@ class Pinned(urllib.request.HTTPSHandler):
 
 
 def opener(params: dict[str, Any]) -> urllib.request.OpenerDirector:
-    """What opens URLs; with an address of our own no proxy stands between."""
-    if not params["connect_to"]:
-        return urllib.request.build_opener()
-    pinned = Pinned(params["connect_to"], params["certificates"])
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}), pinned)
+    """Return what opens URLs; no proxy of the environment stands between."""
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if params["connect_to"]:
+        handlers.append(Pinned(params["connect_to"], params["certificates"]))
+    return urllib.request.build_opener(*handlers)
 
 
 def ask(url: str, params: dict[str, Any]) -> dict[str, Any]:

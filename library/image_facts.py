@@ -17,6 +17,23 @@ options:
     type: list
     elements: str
     required: true
+  registry:
+    description:
+      - Whose registries are asked, all at once, which image is behind a reference now. C(pulled)
+        asks for references without a digest whose image on the host came from the registry,
+        C(all) for every reference, C(none) for none.
+      - Logins are those of the Docker client's configuration.
+    type: str
+    choices: [none, pulled, all]
+    default: none
+  registry_timeout:
+    description: Seconds to wait for the answers.
+    type: float
+    default: 5
+  docker_socket:
+    description: Socket of the engine, through which registries are asked.
+    type: path
+    default: /var/run/docker.sock
   docker_cli:
     description: The Docker client.
     type: str
@@ -26,7 +43,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: The host's images are known
+- name: Gather the images on the host
   image_facts:
     references: ["docker.io/library/redis:8.0", "crisper/backend:src-0f3a8c9d7b12"]
   register: found
@@ -34,7 +51,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 images:
-  description: The images that are there; what is not there has no key.
+  description:
+    - The images that are there; what is not there has no key. C(moved) is the digest of the other
+      image that the registry has behind the same reference now, else empty.
   returned: always
   type: dict
   sample:
@@ -42,6 +61,17 @@ images:
       ref: docker.io/library/redis:8.0
       id: sha256:4f9f6a
       labels: {crisper.platform: redis}
+      moved: ""
+digests:
+  description: Digest of what the registry has, by reference, with O(registry=all).
+  returned: always
+  type: dict
+  sample: {"docker.io/library/redis:8.0": "sha256:1c054d"}
+unanswered:
+  description: Why a registry did not say what it has, by reference.
+  returned: always
+  type: dict
+  sample: {}
 architecture:
   description: The host's machine type.
   returned: always
@@ -56,13 +86,21 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_registry import (
+    FORMAT,
+    Comparison,
+    Registries,
+    compare,
+    describe_unanswered,
+)
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "references": {"type": "list", "elements": "str", "required": True},
+    "registry": {"type": "str", "choices": ["none", "pulled", "all"], "default": "none"},
+    "registry_timeout": {"type": "float", "default": 5},
+    "docker_socket": {"type": "path", "default": "/var/run/docker.sock"},
     "docker_cli": {"type": "str", "default": "docker"},
 }
-# The image's own labels, by way of Go's template: one short line instead of the whole document.
-FORMAT = '{"id": {{json .Id}}, "labels": {{json .Config.Labels}}}'
 
 
 def inspect(cli: str, reference: str) -> dict[str, Any] | None:
@@ -75,7 +113,7 @@ def inspect(cli: str, reference: str) -> dict[str, Any] | None:
     )
     if answer.returncode == 0:
         found = json.loads(answer.stdout)
-        return {"ref": reference, "id": found["id"], "labels": found["labels"] or {}}
+        return {"ref": reference, **found, "labels": found["labels"] or {}}
     if "no such image" in answer.stderr.lower():
         return None
     raise RuntimeError(
@@ -99,7 +137,35 @@ def main() -> None:
     except RuntimeError as error:
         module.fail_json(msg=str(error))
     images = {answer["ref"]: answer for answer in answers if answer}
-    module.exit_json(changed=False, images=images, architecture=os.uname().machine)
+    digests, compared = look_up(module.params, images)
+    problem = describe_unanswered(compared.unanswered)
+    if problem and module.params["registry"] == "pulled":
+        module.warn(problem)
+    for reference, image in images.items():
+        image.pop("digests", None)
+        image["moved"] = compared.moved.get(reference, "")
+    module.exit_json(
+        changed=False,
+        images=images,
+        digests=digests,
+        unanswered=compared.unanswered,
+        architecture=os.uname().machine,
+    )
+
+
+def look_up(
+    params: dict[str, Any], images: dict[str, dict[str, Any]]
+) -> tuple[dict[str, str], Comparison]:
+    """Return what registries have: digests by reference, and what is another than on the host."""
+    if params["registry"] == "none":
+        return {}, Comparison()
+    registries = Registries(params["docker_socket"], params["registry_timeout"])
+    if params["registry"] == "pulled":
+        return {}, compare(images, registries.ask)
+    answers = registries.ask(params["references"])
+    problems = {answer.reference: answer.problem for answer in answers if answer.problem}
+    digests = {answer.reference: answer.digest for answer in answers if answer.digest}
+    return digests, Comparison(unanswered=problems)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,22 @@ options:
         same.
     type: dict
     default: {}
+  references:
+    description:
+      - References without digest that the wanted release comes from. Where the image on the host
+        came from a registry, the registry is asked which image it has behind the reference now;
+        another one is something to do.
+    type: list
+    elements: str
+    default: []
+  registry_timeout:
+    description: Seconds to wait for the answers of the registries, all at the same time.
+    type: float
+    default: 5
+  docker_socket:
+    description: Socket of the engine, through which registries are asked.
+    type: path
+    default: /var/run/docker.sock
   due:
     description: Whether something outside of the release is to be done, such as a certificate.
     type: bool
@@ -116,7 +132,8 @@ intact:
 same:
   description:
     - Whether a stage has nothing to do. C(docker) when the last deploy went through that stage with
-      these inputs, C(images) when the current release's images were made from these and are here.
+      these inputs, C(images) when the current release's images were made from these, are here, and
+      no registry has another one behind a reference of O(references).
   returned: always
   type: dict
   sample: {docker: true, images: false}
@@ -125,6 +142,16 @@ images:
   returned: always
   type: dict
   sample: {redis: {ref: "docker.io/library/redis:8.0", id: "sha256:44215c7d29f7"}}
+moved:
+  description: Reference of O(references) to the digest of another image that its registry has now.
+  returned: always
+  type: dict
+  sample: {"registry.example.com/shop/backend:latest": "sha256:1c054d"}
+unanswered:
+  description: Reference of O(references) to the reason why its registry did not say what it has.
+  returned: always
+  type: dict
+  sample: {}
 docker_cli:
   description: The Docker client that the current release was deployed with.
   returned: always
@@ -196,6 +223,13 @@ from ansible.module_utils.crisper_host_look import SPEC as HOST_SPEC
 from ansible.module_utils.crisper_host_look import look
 from ansible.module_utils.crisper_journal import Journal, last_host, unfinished
 from ansible.module_utils.crisper_put_back import Kept
+from ansible.module_utils.crisper_registry import (
+    FORMAT,
+    Comparison,
+    Registries,
+    compare,
+    describe_unanswered,
+)
 from ansible.module_utils.crisper_release import MANIFEST
 from ansible.module_utils.crisper_rollout import (
     KEEP,
@@ -222,6 +256,9 @@ ARGUMENT_SPEC: dict[str, Any] = {
     },
     "inputs": {"type": "str", "default": "", "no_log": False},
     "stages": {"type": "dict", "default": {}},
+    "references": {"type": "list", "elements": "str", "default": []},
+    "registry_timeout": {"type": "float", "default": 5},
+    "docker_socket": {"type": "path", "default": "/var/run/docker.sock"},
     "due": {"type": "bool", "default": False},
     "fitness": {"type": "dict"},
     "put_back": {
@@ -260,6 +297,45 @@ def stages_done(
         and manifest.get("images_inputs") == wanted["images"]
         and engine.has_images(sorted({image["id"] for image in images.values()})),
     }
+
+
+def followed_images(
+    references: list[str], manifest: dict[str, Any], engine: Engine
+) -> dict[str, dict[str, Any]]:
+    """Return reference -> image on the host, for the references that may have moved.
+
+    What the current release runs counts, not what the reference names on the host by now: somebody
+    may have pulled by hand.
+    """
+    if not references:
+        return {}
+    ids = {image["ref"]: image["id"] for image in manifest["images"].values()}
+    wanted = {reference: ids.get(reference) or reference for reference in references}
+    code, out, _ = engine.call("image", "inspect", "--format", FORMAT, *wanted.values())
+    if code == 0:
+        return dict(zip(wanted, map(json.loads, out.splitlines()), strict=True))
+    found = {}  # one of them is not here: a line less, and nobody says which
+    for reference, name in wanted.items():
+        code, out, _ = engine.call("image", "inspect", "--format", FORMAT, name)
+        if code == 0:
+            found[reference] = json.loads(out)
+    return found
+
+
+def compare_registries(
+    module: AnsibleModule, manifest: dict[str, Any], engine: Engine
+) -> Comparison:
+    """Return which references of the wanted release name another image in their registry now."""
+    params = module.params
+    if not params["stages"].get("images") or (
+        manifest.get("images_inputs") != params["stages"]["images"]
+    ):
+        return Comparison()  # the images are looked at anew anyhow
+    images = followed_images(params["references"], manifest, engine)
+    compared = compare(images, Registries(params["docker_socket"], params["registry_timeout"]).ask)
+    if problem := describe_unanswered(compared.unanswered):
+        module.warn(problem)
+    return compared
 
 
 def worker_queues(
@@ -303,12 +379,16 @@ def main() -> None:
     staged = (root / "next").is_symlink()
     same = bool(params["inputs"]) and manifest.get("inputs") == params["inputs"]
     same = same and not params["due"]
+    compared = compare_registries(module, manifest, engine) if containers else Comparison()
+    same = same and not compared.moved
     result: dict[str, Any] = {
         "changed": False,
         "unchanged": same and intact and not staged and not left,
         "intact": intact and not left,
         "same": {"docker": False, "images": False},
         "images": manifest.get("images", {}),
+        "moved": compared.moved,
+        "unanswered": compared.unanswered,
         "docker_cli": manifest.get("docker_cli", ""),
         "inputs": params["inputs"],
         "stages": params["stages"],
@@ -321,6 +401,7 @@ def main() -> None:
     }
     if containers and not result["unchanged"]:
         result["same"] = stages_done(params["stages"], manifest, entries, engine)
+        result["same"]["images"] &= not compared.moved
     if not result["unchanged"] and not module.check_mode:
         owner = {k: v for k, v in params["owner"].items() if k != "id"}
         owner["purpose"] = params["purpose"]

@@ -31,6 +31,8 @@ LOCATION = re.compile(r"/[A-Za-z0-9._~!&()*+,=:@/-]{0,1000}\Z")
 DOTTED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:[.:][A-Za-z_][A-Za-z0-9_]*)*\Z")
 USER = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*(?::[A-Za-z0-9_][A-Za-z0-9_.-]*)?)?\Z")
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
+# As a reference begins with it: a host name or address, and a port.
+REGISTRY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(?::[0-9]{1,5})?\Z")
 REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,500}\Z")
 TASK = re.compile(r"[^\x00-\x20\x7f]{0,250}\Z")
 
@@ -235,6 +237,7 @@ FORMS: dict[str, Form] = {
     "image_source": Form(
         lambda value: value in ("auto", "registry", "local"), "choose auto, registry or local."
     ),
+    "image_pinning": Form(lambda value: value in ("follow", "strict"), "choose follow or strict."),
     "stack_app.image": IMAGE,
     "stack_app.frontend.image": IMAGE,
     "stack_app.user": USER_ID,

@@ -10,7 +10,7 @@ import json
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -23,6 +23,7 @@ from ansible.module_utils.crisper_forms import (
     LOCATION,
     MAX_ENVIRONMENT,
     MAX_WORD,
+    REGISTRY,
     SECONDS,
     TLS_SOURCES,
     boolean_remedy,
@@ -43,6 +44,7 @@ NAME = re.compile(r"[a-z0-9]+(?:(?:__?|-+)[a-z0-9]+)*\Z")
 # Users and databases are named like the stack; these names are the servers' own.
 TAKEN = re.compile(r"(?:pg_.*|template[01])\Z")
 TAKEN_MARIADB = frozenset({"root", "mysql", "sys", "information_schema", "performance_schema"})
+PINNED = re.compile(r"@sha256:[0-9a-f]{64}\Z")
 POOL = re.compile(r"[a-z0-9][a-z0-9-]{0,29}\Z")
 HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.?)+\Z", re.IGNORECASE)
 HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]*\Z")
@@ -55,6 +57,14 @@ HSTS = "Strict-Transport-Security"
 MARIADB_SECRETS = ("mariadb_password", "mariadb_root_password")
 # Longer ones do not fit every client: they stand in URLs, prompts and HTTP headers.
 MAX_SECRET = 1024
+# What the Docker client writes into containers, in both cases.
+PROXY_NAMES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
+# Keys of registry_logins, and what each holds.
+LOGIN = {
+    "registry": "a host name",
+    "username": "the name of the account",
+    "password": "its password or access token, from the vault",
+}
 HOOK_POINTS = (
     "before_migrate",
     "after_migrate",
@@ -157,6 +167,10 @@ def find_problems(values: Mapping[str, Any]) -> list[str]:
         *_app_problems(values),
         *_environment_problems(values),
         *_reference_problems(values),
+        *_pinning_problems(values),
+        *_registry_problems(values),
+        *_proxy_problems(values, "stack_proxy"),
+        *_proxy_problems(values, "stack_container_proxy"),
         *_pool_problems(values),
         *_limit_problems(values),
         *_budget_problems(values),
@@ -365,26 +379,114 @@ def _image_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _reference_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """Platform images, and the proxies that builds of them get."""
+    """Yield what is wrong with the references of the platform images."""
     images = values.get("image_refs", {})
     if not isinstance(images, Mapping):
         yield f"image_refs is {shown(images)}: give a mapping of names to references."
-    needed = ["nginx", "postgres", "redis", "qdrant", "python"]
-    needed += ["mariadb"] if values.get("mariadb_enabled") else []
-    for name in needed if isinstance(images, Mapping) and "image_refs" in values else ():
+    for name in (
+        _platform_images(values) if isinstance(images, Mapping) and "image_refs" in values else ()
+    ):
         if not images.get(name) or not IMAGE.fits(images[name]):
             yield (
                 f"image_refs.{name} is {shown(images.get(name))}: {IMAGE.remedy} image_refs takes"
                 " the place of all defaults."
             )
-    proxies = values.get("stack_proxy") or {}
+
+
+def _platform_images(values: Mapping[str, Any]) -> list[str]:
+    """Return the names in image_refs that a stack needs."""
+    needed = ["nginx", "postgres", "redis", "qdrant", "python"]
+    return [*needed, *(["mariadb"] if values.get("mariadb_enabled") else [])]
+
+
+def registry_references(values: Mapping[str, Any], sources: Collection[str]) -> dict[str, str]:
+    """Return the references that come from a registry, by the variable that holds each.
+
+    Args:
+        values: the shared variables of role ``stack`` by name.
+        sources: values of image_source with which image_refs count; what stack_app.build builds
+            never counts.
+    """
+    app = _mapping(values.get("stack_app"))
+    found = {
+        "stack_app.image": app.get("image"),
+        "stack_app.frontend.image": _mapping(app.get("frontend")).get("image"),
+    }
+    if values.get("image_source", "auto") in sources:
+        images = _mapping(values.get("image_refs"))
+        names = [
+            name
+            for name in _platform_images(values)
+            if name != "python" or not found["stack_app.image"]
+        ]
+        found |= {f"image_refs.{name}": images.get(name) for name in names}
+    return {name: ref for name, ref in found.items() if ref and isinstance(ref, str)}
+
+
+def moving_references(values: Mapping[str, Any]) -> list[str]:
+    """Return the references without digest whose registry a deploy asks, sorted, unique."""
+    references = registry_references(values, ("auto", "registry")).values()
+    return sorted({reference for reference in references if "@" not in reference})
+
+
+def _pinning_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    if values.get("image_pinning") != "strict":
+        return
+    for name, reference in registry_references(values, ("registry",)).items():
+        if not PINNED.search(reference):
+            yield (
+                f"{name} is {shown(reference)}, which has no digest, and image_pinning is 'strict':"
+                " add @sha256:… (`docker buildx imagetools inspect` tells it), or set image_pinning"
+                " to follow."
+            )
+
+
+def _registry_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with registry_logins; names only, for a misplaced value may be secret."""
+    logins = values.get("registry_logins") or []
+    if isinstance(logins, (str, Mapping)) or not isinstance(logins, Sequence):
+        yield f"registry_logins is no list: give a list of mappings with {', '.join(LOGIN)}."
+        return
+    for index, login in enumerate(logins):
+        where = f"registry_logins[{index}]"
+        if not isinstance(login, Mapping):
+            yield f"{where} is no mapping: give one with {', '.join(LOGIN)}."
+            continue
+        if any(key not in LOGIN for key in login):
+            yield f"{where} has a key that nothing reads: give {', '.join(LOGIN)}, and no other."
+        registry = login.get("registry")
+        if not isinstance(registry, str) or not REGISTRY.match(registry):
+            told = "holds a login" if "@" in str(registry) else f"is {shown(registry)}"
+            yield (
+                f"{where}.registry {told}: give a host name such as"
+                " registry.example.com or registry.example.com:5000, without https:// and path."
+            )
+        for key in ("username", "password"):
+            value = login.get(key)
+            if value is None or value == "":
+                yield f"{where}.{key} is empty: give {LOGIN[key]}."
+            elif not isinstance(value, str):
+                yield f"{where}.{key} is no text: quote it (YAML reads 0123 as 83)."
+            elif not value.isprintable():
+                yield f"{where}.{key} holds a control character: use printable characters only."
+    names = Counter(str(login.get("registry")) for login in logins if isinstance(login, Mapping))
+    for name, count in names.items():
+        if count > 1:
+            yield (
+                f"registry_logins: {shown(name)} stands there {count} times: Docker keeps one login"
+                " per registry; remove the others."
+            )
+
+
+def _proxy_problems(values: Mapping[str, Any], variable: str) -> Iterator[str]:
+    proxies = values.get(variable) or {}
     known = ("http_proxy", "https_proxy", "no_proxy")
     if not isinstance(proxies, Mapping) or not all(name in known for name in proxies):
-        yield f"stack_proxy is no mapping of {', '.join(known)}: give nothing else in it."
+        yield f"{variable} is no mapping of {', '.join(known)}: give nothing else in it."
         return
     for name, value in proxies.items():  # a proxy's URL may hold a password: never told
         if not isinstance(value, str) or not value.isprintable():
-            yield f"stack_proxy.{name} is no printable text: give a URL, or a list of hosts."
+            yield f"{variable}.{name} is no printable text: give a URL, or a list of hosts."
 
 
 def _pool_problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -565,7 +667,8 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
         URLs have it), ``headers``), ``limits`` (by service),
         ``data_services``, ``services``, ``volumes``, ``uploads`` (folder in the application's
         containers, or empty), ``memory_bytes`` (sum of all limits),
-        ``required_secrets``, ``queues`` (sorted, unique), ``rollout`` (how each service is
+        ``required_secrets``, ``queues`` (sorted, unique), ``moving_references`` (those that a
+        deploy asks their registry for), ``rollout`` (how each service is
         replaced, see crisper_rollout), ``celery`` (what its workers must be like). The model is
         kept in the release's manifest: a release that is put back is judged by its own.
     """
@@ -616,6 +719,7 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "uploads": app.get("uploads") or "",
         "required_secrets": required_secrets(values),
+        "moving_references": moving_references(values),
         "celery": {
             "app": app["celery"]["app"],
             "canary_task": app["celery"].get("canary_task") or "",
@@ -645,6 +749,35 @@ def _front(values: Mapping[str, Any]) -> dict[str, Any]:
         "host": url_host(names[0]) if names else "",
         "headers": headers,
     }
+
+
+def proxy_environment(
+    proxies: Mapping[str, str], services: Sequence[str], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return every proxy variable of the application's containers, upper and lower case.
+
+    The Docker client writes the proxies of its own configuration into each container it creates;
+    only a variable that is set, be it empty, keeps them out. Clients differ in which case they
+    read, so both always say the same.
+
+    Args:
+        proxies: stack_container_proxy.
+        services: names that are reached without a proxy.
+        own: the application's own environment; what it says of proxies counts, in either case.
+    """
+    given = {name: proxies.get(name) or "" for name in PROXY_NAMES}
+    if given["http_proxy"] or given["https_proxy"]:
+        inner = ["localhost", "127.0.0.1", "::1", *services]
+        outer = [name.strip() for name in given["no_proxy"].split(",") if name.strip()]
+        given["no_proxy"] = ",".join(dict.fromkeys([*outer, *inner]))
+    else:
+        given["no_proxy"] = ""
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        upper = name.upper()
+        told = own.get(upper, own.get(name, value))
+        found |= {upper: own.get(upper, told), name: own.get(name, told)}
+    return found
 
 
 def url_host(name: str) -> str:

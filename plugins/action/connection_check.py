@@ -1,6 +1,7 @@
 """The first contact with a host: connect, become, and say in one message what stands against it.
 
-It runs a command there that does nothing, over the connection that all later tasks use again, and needs no Python there.
+It runs a command there that does nothing, over the connection that all later tasks use again, and
+needs no Python there.
 A host that cannot be managed is reported as unreachable, whether ssh or sudo refuses: Ansible then
 ends with exit code 4, which no failed deploy has.
 """

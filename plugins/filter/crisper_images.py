@@ -12,12 +12,13 @@ Found = Mapping[str, Mapping[str, Any]]
 
 
 def is_fit(image: Mapping[str, Any] | None, recipe: str | None, source: str) -> bool:
-    """Tell whether an image on the host is what the source would give.
+    """Return whether an image on the host is what the source would give.
 
     A locally built image carries the digest of its recipe, a pulled one does not. ``auto`` keeps
-    either, so that a host does not change its images because a registry came or went.
+    either, so that a host does not change its images because a registry came or went. One whose
+    registry has another image behind the same reference (``moved``) is outdated.
     """
-    if image is None:
+    if image is None or image.get("moved"):
         return False
     labels = image["labels"]
     pulled = PLATFORM not in labels
@@ -34,6 +35,11 @@ def crisper_images_missing(
 ) -> list[str]:
     """List the needed images that are absent, outdated or of the wrong origin."""
     return [name for name in needed if not is_fit(found.get(refs[name]), recipes.get(name), source)]
+
+
+def crisper_apps_missing(refs: Mapping[str, str], found: Found) -> list[str]:
+    """List the application's images that are absent, or another in their registry by now."""
+    return [name for name, ref in refs.items() if ref not in found or found[ref].get("moved")]
 
 
 def crisper_images_order(
@@ -64,8 +70,9 @@ def crisper_images_order(
 
 
 def crisper_image_result(reference: str, found: Found) -> dict[str, str]:
-    """Name an image by reference and id; one that is yet to come has no id (check mode)."""
-    return {"ref": reference, "id": found.get(reference, {}).get("id", "")}
+    """Return an image by reference and id; one that is yet to come has no id (check mode)."""
+    image = found.get(reference, {})
+    return {"ref": reference, "id": "" if image.get("moved") else image.get("id", "")}
 
 
 class FilterModule:
@@ -74,6 +81,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Name them."""
         return {
+            "crisper_apps_missing": crisper_apps_missing,
             "crisper_image_result": crisper_image_result,
             "crisper_images_missing": crisper_images_missing,
             "crisper_images_order": crisper_images_order,

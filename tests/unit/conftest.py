@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import socketserver
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import unquote
 
 import ansible.module_utils
 import pytest
@@ -32,3 +36,54 @@ def run_module(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, An
         return json.loads(capsys.readouterr().out)
 
     return run
+
+
+class FakeEngine(socketserver.ThreadingUnixStreamServer):
+    """An engine that answers what registries have behind references."""
+
+    request_queue_size = 32
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket_path = str(folder / "docker.sock")
+        # Reference -> status and content of the answer; None never answers.
+        self.has: dict[str, tuple[int, Any] | None] = {}
+        self.asked: list[str] = []
+        self.logins: dict[str, str] = {}
+        self.closing = threading.Event()
+        super().__init__(self.socket_path, _EngineHandler)
+
+
+class _EngineHandler(http.server.BaseHTTPRequestHandler):
+    server: FakeEngine
+
+    def do_GET(self) -> None:
+        """Answer /distribution/<reference>/json."""
+        reference = unquote(self.path).removeprefix("/distribution/").removesuffix("/json")
+        self.server.asked.append(reference)
+        self.server.logins[reference] = self.headers.get("X-Registry-Auth", "")
+        reply = self.server.has[reference]
+        if reply is None:
+            self.server.closing.wait(10)
+            return
+        status, content = reply
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def address_string(self) -> str:
+        """A socket in a file has no address."""
+        return "local"
+
+    def log_message(self, *_: Any) -> None:
+        """Keep the tests' output clean."""
+
+
+@pytest.fixture
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeEngine]:
+    """Serve a stand-in for the engine's API at its own socket."""
+    with FakeEngine(tmp_path_factory.mktemp("engine")) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.closing.set()
+        server.shutdown()

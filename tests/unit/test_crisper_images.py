@@ -48,6 +48,19 @@ def test_an_image_fits_its_source(image: Any, fits: set[str], source: str) -> No
     assert missing == ([] if source in fits else ["redis"])
 
 
+@pytest.mark.parametrize("source", ["auto", "registry"])
+def test_an_image_that_its_registry_has_replaced_is_missing(source: str) -> None:
+    """Regression: a new image under the same tag was pulled by no deploy."""
+    found = {REFS["redis"]: PULLED | {"moved": "sha256:aa"}, REFS["nginx"]: PULLED | {"moved": ""}}
+    names = ["redis", "nginx"]
+    assert images.crisper_images_missing(names, found, REFS, RECIPES, source) == ["redis"]
+    apps = {"backend": REFS["redis"], "frontend": REFS["nginx"], "other": "r/absent:1"}
+    assert images.crisper_apps_missing(apps, found) == ["backend", "other"]
+    # A plan does not know the id of what is to come.
+    assert images.crisper_image_result(REFS["redis"], found)["id"] == ""
+    assert images.crisper_image_result(REFS["nginx"], found)["id"] == PULLED["id"]
+
+
 @pytest.mark.parametrize(
     ("missing", "cached", "there", "order"),
     [

@@ -256,6 +256,50 @@ def test_stages_whose_inputs_are_the_same_have_nothing_to_do(run_module, tmp_pat
     assert same(docker="d1", images="i1") == {"docker": False, "images": True}
 
 
+def test_another_image_under_the_same_tag_is_something_to_do(run_module, tmp_path, engine):
+    """Regression: a new image behind an unchanged reference was noticed with no tag or switch."""
+    reference = "registry.example.com/shop/backend:latest"
+    (tmp_path / "current").mkdir()
+    images = {"backend": {"ref": reference, "id": "sha256:1"}}
+    manifest = {"id": "r", "inputs": "abc", "images": images, "images_inputs": "i1"}
+    manifest |= {"model": {"rollout": {"web": {"kind": "fixed"}}}}
+    (tmp_path / "current" / "manifest.json").write_text(json.dumps(manifest))
+    labels = {"com.docker.compose.service": "web"}
+    record = {"Id": "1", "Config": {"Labels": labels}, "State": {"Status": "running"}}
+    image = {"id": "sha256:1", "labels": None}
+    image["digests"] = ["registry.example.com/shop/backend@sha256:aa"]
+    client = engine.folder / "docker"
+    client.write_text(
+        "#!/bin/sh\n"
+        f"case $1 in ps) echo 1;; image) [ \"$5\" = sha256:1 ] && echo '{json.dumps(image)}';;"
+        f" *) echo '{json.dumps([record])}';; esac\n"
+    )
+    client.chmod(0o755)
+    asked = {"root": str(tmp_path), "project": "unit", "owner": owner("x"), "inputs": "abc"}
+    asked |= {"docker_cli": str(client), "check_mode": True, "stages": {"images": "i1"}}
+    asked |= {"docker_socket": engine.socket_path, "references": [reference]}
+
+    engine.has[reference] = (200, {"Descriptor": {"digest": "sha256:aa"}})
+    seen = run_module(stack_gate, **asked)
+    assert (seen["unchanged"], seen["moved"]) == (True, {})
+    assert engine.asked == [reference]
+
+    engine.has[reference] = (200, {"Descriptor": {"digest": "sha256:bb"}})
+    seen = run_module(stack_gate, **asked)
+    assert (seen["unchanged"], seen["moved"]) == (False, {reference: "sha256:bb"})
+    assert not seen["same"]["images"]
+
+    engine.has[reference] = (403, {"message": "denied: requested access"})
+    seen = run_module(stack_gate, **asked)
+    assert (seen["unchanged"], seen["moved"]) == (True, {})
+    assert seen["unanswered"] == {reference: "denied: requested access"}
+
+    engine.asked.clear()
+    assert run_module(stack_gate, **asked | {"references": []})["unchanged"]
+    assert not run_module(stack_gate, **asked | {"stages": {"images": "i2"}})["same"]["images"]
+    assert engine.asked == []
+
+
 def test_in_check_mode_the_gate_only_looks(run_module, tmp_path, no_docker):
     seen = run_module(
         stack_gate,

@@ -308,3 +308,94 @@ def test_env_refuses_what_no_process_can_receive():
 
 def test_secrets_in_urls_are_percent_encoded():
     assert stack.url_secret("a/b@c:d%") == "a%2Fb%40c%3Ad%25"
+
+
+def test_without_a_proxy_of_ours_every_proxy_variable_is_empty():
+    found = stack.proxy_environment({}, ["redis"], {"OTHER": "1"})
+    assert set(found) == {
+        *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"),
+        *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
+    }
+    assert set(found.values()) == {""}
+
+
+def test_the_stacks_own_services_need_no_proxy():
+    proxies = {"https_proxy": "http://p:1", "no_proxy": "a.example, redis"}
+    found = stack.proxy_environment(proxies, ["redis", "qdrant"], {})
+    assert found["HTTPS_PROXY"] == found["https_proxy"] == "http://p:1"
+    assert found["HTTP_PROXY"] == ""
+    assert found["no_proxy"] == "a.example,redis,localhost,127.0.0.1,::1,qdrant"
+
+
+def test_a_proxy_of_the_applications_own_counts_in_both_cases():
+    """An empty http_proxy would undo HTTP_PROXY for clients that read the lower case first."""
+    own = {"HTTP_PROXY": "http://own:1", "all_proxy": "socks5://own:2", "NO_PROXY": "x"}
+    found = stack.proxy_environment({"http_proxy": "http://p:1"}, ["redis"], own)
+    assert found["http_proxy"] == found["HTTP_PROXY"] == "http://own:1"
+    assert found["ALL_PROXY"] == found["all_proxy"] == "socks5://own:2"
+    assert found["no_proxy"] == "x"
+
+
+REGISTRY = {"registry": "registry.example.com:5000", "username": "u", "password": "p4ssw0rd"}
+
+
+@pytest.mark.parametrize(
+    ("logins", "said"),
+    [
+        ("registry.example.com", "registry_logins is no list"),
+        ([["p4ssw0rd"]], "registry_logins[0] is no mapping"),
+        ([REGISTRY | {"passwd": "p4ssw0rd"}], "registry_logins[0] has a key that nothing reads"),
+        ([REGISTRY | {"password": ""}], "registry_logins[0].password is empty"),
+        ([{"registry": "r.example"}], "registry_logins[0].username is empty"),
+        ([REGISTRY | {"password": 987654}], "registry_logins[0].password is no text: quote it"),
+        ([REGISTRY | {"password": "p4ssw0rd\n"}], "password holds a control character"),
+        ([REGISTRY | {"registry": "https://r.example"}], "'https://r.example': give a host name"),
+        ([REGISTRY | {"registry": "u:p4ssw0rd@r.example"}], "registry holds a login: give a host"),
+        ([REGISTRY, REGISTRY], "'registry.example.com:5000' stands there 2 times"),
+    ],
+)
+def test_a_bad_login_of_a_registry_is_named_without_its_password(logins, said):
+    assert stack.find_problems(GOOD | {"registry_logins": [REGISTRY]}) == []
+    findings = stack.find_problems(GOOD | {"registry_logins": logins})
+    assert any(said in finding for finding in findings), findings
+    assert "p4ssw0rd" not in str(findings)
+    assert "987654" not in str(findings)
+
+
+DIGEST = f"@sha256:{'a' * 64}"
+
+
+def pinned(**values):
+    refs = {name: f"r/{name}:1" for name in ("nginx", "postgres", "redis", "qdrant", "python")}
+    return GOOD | {"image_refs": refs, "image_pinning": "strict", "image_source": "local"} | values
+
+
+def test_strict_pinning_names_each_reference_without_digest():
+    assert stack.find_problems(pinned()) == []  # all is built here
+    findings = stack.find_problems(pinned(image_source="registry"))
+    names = [finding.partition(" ")[0] for finding in findings]
+    assert names == [f"image_refs.{n}" for n in ("nginx", "postgres", "redis", "qdrant", "python")]
+    assert "'r/redis:1'" in findings[2]
+    assert "@sha256" in findings[2]
+    assert "image_pinning" in findings[2]
+    app = GOOD["stack_app"] | {"image": "r/app:latest"}
+    (finding,) = stack.find_problems(pinned(stack_app=app))
+    assert finding.startswith("stack_app.image is 'r/app:latest'")
+    app["image"] += DIGEST
+    refs = {name: ref + DIGEST for name, ref in pinned()["image_refs"].items() if name != "python"}
+    refs["python"] = "r/python:1"  # nothing is built on it
+    assert (
+        stack.find_problems(pinned(stack_app=app, image_source="registry", image_refs=refs)) == []
+    )
+    assert "choose follow or strict" in str(stack.find_problems(GOOD | {"image_pinning": "x"}))
+
+
+def test_moving_references_are_those_that_a_registry_may_have_replaced():
+    refs = {"nginx": "r/nginx:1", "postgres": f"r/postgres:1{DIGEST}", "redis": "r/redis:1"}
+    refs |= {"qdrant": "r/nginx:1", "python": "r/python:1", "mariadb": "r/mariadb:1"}
+    values = GOOD | {"image_refs": refs, "image_source": "auto"}
+    assert stack.moving_references(values) == ["r/nginx:1", "r/python:1", "r/redis:1"]
+    assert stack.moving_references(values | {"image_source": "local"}) == []
+    app = GOOD["stack_app"] | {"image": "r/app:1", "frontend": {"image": "r/web:1"}}
+    values |= {"stack_app": app, "image_source": "local"}
+    assert stack.moving_references(values) == ["r/app:1", "r/web:1"]

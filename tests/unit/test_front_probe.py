@@ -50,6 +50,19 @@ def test_paths_and_ports_are_told(run_module, port):
     assert result["open"] == [port]
 
 
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+def test_no_proxy_of_the_environment_stands_between(run_module, port, monkeypatch, name):
+    """Regression: behind a proxy, the deploy asked that proxy for the server's own front door."""
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))  # bound and not listening: refused
+        monkeypatch.setenv(name, f"http://127.0.0.1:{dead.getsockname()[1]}")
+        for other in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(other, raising=False)
+        url = f"http://127.0.0.1:{port}"
+        result = run_module(front_probe, url=url, paths=["/ok"], retries=0)
+    assert result["answers"][0]["status"] == 200, result["answers"]
+
+
 def test_no_answer_is_told_with_its_reason(run_module):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

@@ -30,6 +30,9 @@ NAMED = {f"V{index}": text for index, text in enumerate(TEXTS) if len(text) < 10
 PLACES = (
     *("stack_name", "stack_root", "stack_http_port", "stack_bind_address", "stack_max_body_size"),
     *("stack_proxy.http_proxy", "image_source", "image_refs.redis", "release_keep"),
+    *("stack_container_proxy", "stack_container_proxy.http_proxy", "image_pinning"),
+    *("registry_logins", "registry_logins.0", "registry_logins.0.registry"),
+    *("registry_logins.0.username", "registry_logins.0.password"),
     *("stack_app.image", "stack_app.user", "stack_app.database_scheme", "stack_app.web.command"),
     *("stack_app.web.command.0", "stack_app.web.port", "stack_app.web.health_path"),
     *("stack_app.web.replicas", "stack_app.web.memory", "stack_app.web.cpus"),
@@ -56,7 +59,14 @@ PLACES = (
     *("rollout_hooks.after_switch.0.timeout", "rollout_hooks.after_switch.0.name"),
 )  # fmt: skip
 ROOTS = tuple({place.split(".")[0] for place in PLACES})
-SECRET = ("stack_secrets.", "stack_proxy", "stack_app.environment", "stack_app.secret_environment")
+SECRET = (
+    "stack_secrets.",
+    "stack_proxy",
+    "stack_container_proxy",
+    "registry_logins.0.password",
+    "stack_app.environment",
+    "stack_app.secret_environment",
+)
 ODD = (
     *(None, True, False, 0, -1, 1, 80, 10**30, 0.5, -0.0, math.inf, math.nan, b"raw", {1, 2}),
     *([], {}, [None], {"a": None}, {True: 1}, ["a", 1], [["a"]], {"a": {"b": ["c"]}}),
@@ -80,6 +90,8 @@ def site() -> dict[str, Any]:
     inventory = Inventory(written(unsafe(example())))
     values = json.loads(json.dumps(inventory.value("__stack_values")))
     values["stack_proxy"] = {"http_proxy": "http://user:pass@proxy:3128"}
+    values["stack_container_proxy"] = {"http_proxy": "http://user:pass@proxy:3128"}
+    values["registry_logins"] = [{"registry": "r.example:5000", "username": "u", "password": "p"}]
     values["rollout_hooks"] = {"after_switch": [{"name": "warm", "command": ["true"]}]}
     assert stack.find_problems(values) == []
     return values

@@ -49,8 +49,9 @@ def test_images_are_found_by_the_names_asked_for(
             "ref": "docker.io/library/redis:8.0",
             "id": "sha256:c7cd",
             "labels": {"crisper.platform": "redis"},
+            "moved": "",
         },
-        "plain:1": {"ref": "plain:1", "id": "sha256:be98", "labels": {}},
+        "plain:1": {"ref": "plain:1", "id": "sha256:be98", "labels": {}, "moved": ""},
     }
 
 
