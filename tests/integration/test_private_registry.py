@@ -41,9 +41,6 @@ PLAY = """
         dest: "{{ images_result }}"
         mode: "0600"
 """
-pytestmark = pytest.mark.skipif(
-    not shutil.which("docker-registry"), reason="docker-registry is missing: scripts/test-servers"
-)
 
 
 def docker(*arguments: str, given: bytes | None = None, check: bool = True) -> str:
@@ -55,6 +52,7 @@ def docker(*arguments: str, given: bytes | None = None, check: bool = True) -> s
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a registry on this machine that wants a login; Docker takes it without TLS."""
+    assert shutil.which("docker-registry"), "docker-registry is missing: scripts/test-servers"
     folder = tmp_path_factory.mktemp("registry")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
