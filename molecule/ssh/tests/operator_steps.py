@@ -8,6 +8,7 @@ that the README does not name; ``ssh`` is a wrapper for ``ssh -F``: it stands fo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -159,21 +160,20 @@ class Operator:
     def forget_connections(self) -> None:
         """End the SSH connections that are kept open (ControlPersist)."""
         for pid in self.ssh_processes():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # ended by itself meanwhile
+                os.kill(pid, signal.SIGKILL)
 
     def ssh_processes(self) -> list[int]:
         """Return the processes of this operator's own ssh."""
         found = subprocess.run(
             ["pgrep", "--full", str(self.folder)], capture_output=True, text=True, check=False
         )
-        pids = [int(pid) for pid in found.stdout.split()]
-        return [
-            pid
-            for pid in pids
-            if Path(f"/proc/{pid}").exists()
-            and b"ssh" in Path(f"/proc/{pid}/cmdline").read_bytes()
-            and pid != os.getpid()
-        ]
+        pids = []
+        for pid in map(int, found.stdout.split()):
+            with contextlib.suppress(OSError):
+                if b"ssh" in Path(f"/proc/{pid}/cmdline").read_bytes() and pid != os.getpid():
+                    pids.append(pid)
+        return pids
 
 
 @pytest.fixture(scope="module")
