@@ -11,6 +11,8 @@ from difflib import SequenceMatcher
 
 # What Ansible itself understands, whether a task has it or not.
 SPECIAL_TAGS = frozenset({"all", "always", "never", "tagged", "untagged"})
+# What molecule skips in every playbook that it runs.
+MOLECULE_TAGS = frozenset({"molecule-notest", "notest"})
 UNTOUCHED = "No server was contacted."
 
 
@@ -39,7 +41,7 @@ def tag_problem(playbook: str, option: str, given: Collection[str], known: Colle
         known: the tags of all tasks of the playbook.
     """
     usable = set(known) - SPECIAL_TAGS
-    unknown = sorted(set(given) - usable - SPECIAL_TAGS)
+    unknown = sorted(set(given) - usable - SPECIAL_TAGS - MOLECULE_TAGS)
     if not unknown:
         return ""
     ordered = sort_by_likeness(unknown[0], usable)

@@ -84,6 +84,11 @@ def test_an_unknown_tag_is_an_error_with_the_nearest_first(option, site):
     assert "PLAY [" not in output
 
 
+def test_what_molecule_skips_is_no_mistake():
+    assert tag_problem("x.yml", "--skip-tags", {"molecule-notest", "notest"}, {"verify"}) == ""
+    assert "notes:" in tag_problem("x.yml", "--skip-tags", {"notes"}, {"verify"})
+
+
 @pytest.mark.parametrize("option", ["--list-tags", "--syntax-check", "--list-hosts"])
 def test_what_only_lists_goes_on_working(option, site):
     assert play("-i", site, "deploy.yml", option)[0] == 0
