@@ -12,7 +12,7 @@ from difflib import SequenceMatcher
 # What Ansible itself understands, whether a task has it or not.
 SPECIAL_TAGS = frozenset({"all", "always", "never", "tagged", "untagged"})
 # What molecule skips in every playbook that it runs.
-MOLECULE_TAGS = frozenset({"molecule-notest", "notest"})
+MOLECULE_TAGS = frozenset({"molecule-notest", "molecule-idempotence-notest", "notest"})
 UNTOUCHED = "No server was contacted."
 
 
