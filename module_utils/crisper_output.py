@@ -65,6 +65,29 @@ def describe_failure(
     return f"{head}{f' {remedy}' if remedy else ''}{body}"
 
 
+def describe_task(result: Mapping[str, Any], name: str) -> str:
+    """Return one message for the task that ended a play, as a rescue has it.
+
+    The message of a task is kept whole when it says more than "it failed"; otherwise the task is
+    described by what its command printed.
+
+    Args:
+        result: ``ansible_failed_result``.
+        name: ``ansible_failed_task.name``.
+    """
+    message = str(result.get("msg") or "").strip()
+    if isinstance(result.get("results"), list) or message in EMPTY_MESSAGES:
+        told = describe_failure({**result, "failed": True}, f"The task '{name}'")
+        return told or f"The task '{name}' failed and did not say why."
+    return f"{name}: {message}"
+
+
+def first_line(text: str, width: int = WIDTH) -> str:
+    """Return the first line of a message, for a record that has room for one."""
+    line = (text.strip().splitlines() or [""])[0]
+    return line if len(line) <= width else f"{line[: width - 1]}…"
+
+
 def _label(item: Mapping[str, Any]) -> str:
     label = item.get("_ansible_item_label")
     if label is None and isinstance(item.get("ansible_loop_var"), str):

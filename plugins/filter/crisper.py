@@ -16,7 +16,7 @@ ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_uti
 
 from ansible.module_utils.crisper_context import digest, hash_file, scan
 from ansible.module_utils.crisper_forms import size_bytes
-from ansible.module_utils.crisper_output import describe_failure
+from ansible.module_utils.crisper_output import describe_failure, describe_task, first_line
 from ansible.module_utils.crisper_stack import (
     compose_value,
     env_file_line,
@@ -95,8 +95,10 @@ class FilterModule:
         return {
             "crisper_compose_value": compose_value,
             "crisper_env_line": env_file_line,
+            "crisper_failed_task": describe_task,
             "crisper_failure": describe_failure,
             "crisper_findings": find_problems,
+            "crisper_first_line": first_line,
             "crisper_host_name": host_name,
             "crisper_inputs": inputs_digests,
             "crisper_model": stack_model,
