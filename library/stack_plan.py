@@ -32,6 +32,11 @@ options:
     description: Name of this host in Celery node names.
     type: str
     default: ""
+  migrate:
+    description: The migration command; another one than that of the current release will run.
+    type: list
+    elements: str
+    default: []
   check_command:
     description: Command that exits with 0 when no migration is pending.
     type: list
@@ -97,7 +102,7 @@ files_changed:
   elements: str
   sample: [nginx/nginx.conf]
 migrations:
-  description: V(none), V(pending), or V(unknown) with the reason.
+  description: V(none), or V(pending) or V(unknown) with the reason.
   returned: always
   type: str
   sample: none
@@ -118,6 +123,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_compose import Engine
+from ansible.module_utils.crisper_output import describe_failure
 from ansible.module_utils.crisper_release import (
     MANIFEST,
     env_names_changed,
@@ -144,10 +150,12 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "images": {"type": "dict", "default": {}},
     "services": {"type": "dict", "required": True},
     "host": {"type": "str", "default": ""},
+    "migrate": {"type": "list", "elements": "str", "default": []},
     "check_command": {"type": "list", "elements": "str", "default": []},
     "docker_cli": {"type": "str", "default": "docker"},
 }
-LIMIT = "120"  # seconds for the question whether migrations are pending
+LIMIT = 120  # seconds for the question whether migrations are pending
+UNTOLD = (124, 125, 126, 127, 137)  # exit codes of a check that could not run, or not to its end
 
 
 class Plan:
@@ -191,19 +199,27 @@ class Plan:
                 stream.write(text.encode())
 
     def migrations(self, folder: Path) -> str:
-        """Whether migrations are pending, by the wanted image's own word."""
-        if not self.params["check_command"]:
+        """Return whether migrations are pending, by the wanted image's own word."""
+        migrate, check = self.params["migrate"], self.params["check_command"]
+        if migrate and self.current.get("migrate", migrate) != migrate:
+            return "pending: stack_app.migrate.command changed, so it runs"
+        if not check:
             return "unknown: stack_app.migrate.check_command is not set"
         if not self.params["images"].get("backend", {}).get("id"):
             return "unknown: the image is yet to be made"
         command = ["compose", "--project-name", self.params["stack"], "run", "--rm", "--no-deps"]
-        command += ["-T", "backend", "timeout", LIMIT, *self.params["check_command"]]
-        return "pending" if self.engine.call(*command, folder=str(folder))[0] else "none"
+        command += ["-T", "backend", "timeout", "--kill-after=10", str(LIMIT), *check]
+        code, out, err = self.engine.call(*command, folder=str(folder))
+        if code in UNTOLD:
+            failed = {"rc": code, "stdout": out, "stderr": err}
+            action = f"stack_app.migrate.check_command ({' '.join(check)})"
+            return f"unknown: {describe_failure(failed, action, LIMIT)}"
+        return "pending" if code else "none"
 
     def result(self) -> dict[str, Any]:
         """Everything there is to tell."""
         services, images = self.params["services"], self.params["images"]
-        print_ = fingerprint(self.files, images)
+        print_ = fingerprint(self.files, images, self.params["migrate"])
         same = bool(self.current) and self.current.get("fingerprint") == print_
         containers = self.engine.containers() if self.engine.available() else []
         changed: list[str] = []

@@ -121,9 +121,24 @@ def test_a_migration_says_what_failed_and_names_the_variable(play: Play, run: st
 
 def test_a_check_that_cannot_run_is_not_taken_for_pending_migrations(play: Play):
     migrate = json.dumps({"command": ["alembic"], "check_command": ["alembik", "check"]})
-    message = play.run("database", "echo no such file >&2; exit 127", migrate=migrate, current="r1")
+    staged = {"facts_changed": [], "images_changed": ["backend"]}
+    more = {"migrate": migrate, "current": "r1", "staged": staged}
+    message = play.run("database", "echo no such file >&2; exit 127", **more)
     assert "The check for pending migrations (alembik check) failed with exit code 127." in message
     assert "stack_app.migrate.check_command" in message
+
+
+@pytest.mark.parametrize(("facts", "runs"), [(["migrate"], True), ([], False)])
+def test_a_changed_migration_command_runs_whatever_the_check_says(
+    play: Play, facts: list[str], runs: bool
+):
+    migrate = json.dumps({"command": ["seed"], "check_command": ["alembic", "check"]})
+    staged = {"facts_changed": facts, "images_changed": ["backend"]}
+    ran = f'echo "$*" >>{play.folder}/ran'
+    play.run("database", ran, migrate=migrate, current="r1", staged=staged)
+    commands = (play.folder / "ran").read_text()
+    assert ("600 seed" in commands) is runs
+    assert ("alembic check" in commands) is not runs
 
 
 def test_the_first_hook_that_fails_is_told_and_the_next_does_not_run(play: Play):
