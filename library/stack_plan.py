@@ -106,6 +106,12 @@ migrations:
   returned: always
   type: str
   sample: none
+refusals:
+  description: Why the deploy would be refused, a sentence each; an image that cannot open the data.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 workers:
   description: Node names of running workers that would be drained.
   returned: always
@@ -123,6 +129,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_compose import Engine
+from ansible.module_utils.crisper_data_version import find_misfits
 from ansible.module_utils.crisper_output import describe_failure
 from ansible.module_utils.crisper_release import (
     MANIFEST,
@@ -216,6 +223,13 @@ class Plan:
             return f"unknown: {describe_failure(failed, action, LIMIT)}"
         return "pending" if code else "none"
 
+    def refusals(self) -> list[str]:
+        """Return why a deploy would be refused: data that a wanted image cannot open."""
+        if not self.engine.available():
+            return []
+        found = find_misfits(self.engine.call, self.params["stack"], self.params["images"])
+        return [f"{each.message}: {each.remedy}." for each in found]
+
     def result(self) -> dict[str, Any]:
         """Everything there is to tell."""
         services, images = self.params["services"], self.params["images"]
@@ -253,6 +267,7 @@ class Plan:
                 if item["path"] != ".env" and self.old_text(item["path"]) != item["content"]
             ],
             "migrations": migrations,
+            "refusals": self.refusals(),
             "workers": [
                 node_name(container, self.params["host"])
                 for container in containers

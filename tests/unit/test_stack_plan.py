@@ -177,3 +177,21 @@ def test_irreversible_migrations_after_a_release_block_the_way_back():
         {"id": "3", "backup": "/b/3.dump"},
         {"id": "4", "backup": ""},
     ]
+
+
+def test_a_database_image_that_cannot_open_the_data_is_refused(run_module, tmp_path):
+    (tmp_path / "PG_VERSION").write_text("17\n")
+    docker = tmp_path / "docker"
+    docker.write_text(
+        f'#!/bin/sh\ncase "$1 $*" in volume*) echo \'"{tmp_path}"\';; image*) exit 1;; esac\n'
+    )
+    docker.chmod(0o755)
+    more = {"services": SERVICES, "docker_cli": str(docker)}
+    params = wanted(tmp_path / "none")
+    for reference, refused in (("postgres:18", True), ("postgres:17.6", False)):
+        params["images"]["postgres"] = {"ref": reference, "id": ""}
+        plan = run_module(stack_plan, **params, **more)
+        assert bool(plan["refusals"]) is refused
+    params["images"]["postgres"] = {"ref": "postgres:18", "id": ""}
+    (told,) = run_module(stack_plan, **params, **more)["refusals"]
+    assert "playbooks/upgrade.yml" in told
