@@ -27,8 +27,9 @@ class Database:
     digits: int  # how many numbers of a version decide whether the data can be opened
 
 
-# Images of PostgreSQL 18 and newer keep their data in <volume>/<major>/docker when nobody sets
-# PGDATA; the compose file sets it, so that the volume is the data folder for all of them.
+# Official images since PostgreSQL 18 have the volume one folder higher, and the data of each major
+# version in a folder of its own in it; /var/lib/postgresql/data is a link there.
+FIRST_WITH_FOLDERS = 18
 DATABASES = {
     "postgres": Database(
         "PostgreSQL",
@@ -112,6 +113,19 @@ def compare(
         f"{message} another major version cannot open",
         f"{back}, or upgrade the data: ansible-playbook playbooks/upgrade.yml (docs/UPGRADE.md)",
     )
+
+
+def postgres_folder(reference: str) -> dict[str, str]:
+    """Return where an image of PostgreSQL, by its tag, has its volume and its data.
+
+    Returns:
+        ``mount``, where the volume is mounted, and ``data``, the data folder in it. An image whose
+        tag begins with no version is taken for one before 18.
+    """
+    major = next(iter(tag_version(reference)), 0)
+    if major < FIRST_WITH_FOLDERS:
+        return {"mount": "/var/lib/postgresql/data", "data": "/var/lib/postgresql/data"}
+    return {"mount": "/var/lib/postgresql", "data": f"/var/lib/postgresql/{major}/docker"}
 
 
 def volume_name(project: str, service: str) -> str:

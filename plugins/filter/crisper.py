@@ -15,6 +15,7 @@ import yaml
 ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
 
 from ansible.module_utils.crisper_context import digest, hash_file, scan
+from ansible.module_utils.crisper_data_version import postgres_folder
 from ansible.module_utils.crisper_forms import size_bytes
 from ansible.module_utils.crisper_output import describe_failure, describe_task, first_line
 from ansible.module_utils.crisper_stack import (
@@ -103,6 +104,7 @@ class FilterModule:
             "crisper_inputs": inputs_digests,
             "crisper_model": stack_model,
             "crisper_nginx_value": nginx_value,
+            "crisper_postgres_folder": postgres_folder,
             "crisper_services_digest": services_digest,
             "crisper_short_digest": short_digest,
             "crisper_size_bytes": size_bytes,

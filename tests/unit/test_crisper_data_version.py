@@ -11,6 +11,7 @@ from ansible.module_utils.crisper_data_version import (
     compare,
     find_misfits,
     image_version,
+    postgres_folder,
     tag_version,
 )
 
@@ -31,6 +32,18 @@ from ansible.module_utils.crisper_data_version import (
 )
 def test_a_tag_tells_the_version_when_it_has_one(reference: str, version: tuple[int, ...]):
     assert tag_version(reference) == version
+
+
+@pytest.mark.parametrize(
+    ("reference", "mount", "data"),
+    [
+        ("postgres:17-trixie", "/var/lib/postgresql/data", "/var/lib/postgresql/data"),
+        ("example.com/own/db:stable", "/var/lib/postgresql/data", "/var/lib/postgresql/data"),
+        ("postgres:18.1", "/var/lib/postgresql", "/var/lib/postgresql/18/docker"),
+    ],
+)
+def test_the_volume_is_where_the_image_has_it(reference: str, mount: str, data: str):
+    assert postgres_folder(reference) == {"mount": mount, "data": data}
 
 
 def test_an_image_that_is_here_knows_better_than_its_tag():
