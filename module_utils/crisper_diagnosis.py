@@ -11,12 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ansible.module_utils.crisper_output import KILLED, last_lines
+from ansible.module_utils.crisper_output import KILLED, PROGRESS, last_lines
 
 LOG_LINES = 20
 HEALTH_CHECKS = 3  # how many of the last health checks are quoted
-# What Compose prints while it works, such as ` Container crisper-redis-1  Waiting`.
-PROGRESS = re.compile(r"^\s*(Container|Network|Volume|Image)\s+\S+\s+\w+( [\d.]+m?s)?\s*$")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from typing import Any
 LINES = 20
 WIDTH = 500  # characters of one line: a minified file in an error is not worth a screen
 ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+# What Compose prints while it works, such as ` Container crisper-redis-1  Waiting`.
+PROGRESS = re.compile(r"^\s*(Container|Network|Volume|Image)\s+\S+\s+\w+( [\d.]+m?s)?\s*$")
 TIMEOUT = 124  # of timeout(1), when it ended the command by SIGTERM
 KILLED = 137  # 128 + SIGKILL: of timeout(1) with --kill-after, or of the kernel
 # Messages of Ansible that say no more than "it failed".
@@ -111,4 +113,5 @@ def _reason(result: Mapping[str, Any], timeout: float) -> str:
 def _output(result: Mapping[str, Any]) -> str:
     """Errors and output of the command; a program prints what matters to either."""
     streams: Sequence[str] = [str(result.get(name) or "").strip() for name in ("stdout", "stderr")]
-    return last_lines("\n".join(stream for stream in streams if stream))
+    lines = [line for stream in streams for line in stream.splitlines()]
+    return last_lines("\n".join(line for line in lines if not PROGRESS.match(line)))

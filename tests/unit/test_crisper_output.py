@@ -54,6 +54,12 @@ def test_a_time_limit_is_told_as_one(code):
     assert told.endswith("half way")
 
 
+def test_the_progress_of_compose_is_no_output():
+    said = " Container demo-backend-run-1  Created\nMultiple heads\n Container demo-redis-1  Error"
+    told = describe_failure({**RUN, "stderr": said}, "The migration")
+    assert told.endswith("Last lines of its output:\nMultiple heads")
+
+
 def test_without_a_time_limit_137_is_a_kill():
     assert "memory limit" in describe_failure({**RUN, "rc": 137}, "The check")
 
