@@ -189,11 +189,19 @@ stopped:
   type: dict
   sample: {crisper-celery-worker-1: 0}
 failures:
-  description: Containers that did not become healthy, each with its state and last log lines.
+  description:
+    - Containers that did not become healthy, each with its state, the last words of its health
+      check, its last log lines, and what to do about known causes.
   returned: on failure
   type: list
   elements: dict
-  sample: [{name: crisper-backend-2, state: exited, logs: "ImportError ..."}]
+  sample:
+    - name: crisper-backend-2
+      service: backend
+      state: "exited, exit code 1"
+      health: ""
+      logs: "ImportError ..."
+      remedies: []
 """
 
 from typing import Any

@@ -8,7 +8,7 @@ module: host_check
 short_description: Every reason why a host is not fit for the stack, each with a remedy
 description:
   - Looks at the operating system, architecture, Python, privilege, disk, inodes, memory, ports,
-    clock and the addresses the deploy needs, and returns every finding.
+    clock, the versions of databases and the addresses the deploy needs, and returns every finding.
   - Changes nothing, does not fail on findings, and needs no Docker on the host.
 author: [Crisper]
 options:
@@ -49,6 +49,12 @@ options:
     type: list
     elements: str
     default: [x86_64, aarch64]
+  databases:
+    description:
+      - Service to image reference of C(postgres) and C(mariadb). Data in the stack's volumes must
+        be of a version that the image can open.
+    type: dict
+    default: {}
   registries:
     description: Image references whose registries must answer.
     type: list

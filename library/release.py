@@ -37,7 +37,10 @@ options:
     elements: str
     default: []
   facts:
-    description: Anything else the manifest should hold (source revision, operator, what was seen).
+    description:
+      - Anything else the manifest should hold (source revision, operator, what was seen).
+      - With C(staged), C(migrate) is the migration command; another command is another release.
+      - With C(current) and nothing staged, C(inputs) and C(model) of the current one are renewed.
     type: dict
     default: {}
   host_inputs:
@@ -282,7 +285,8 @@ class Releases:
     def stage(self) -> dict[str, Any]:
         """Write the release folder, unless current or next already is this release."""
         files = self.files
-        print_ = fingerprint(files, self.params["images"])
+        migrate = self.params["facts"].get("migrate", [])
+        print_ = fingerprint(files, self.params["images"], migrate)
         current, following = self.linked("current"), self.linked("next")
         env_before = self.old_text(current, ".env.prod")
         env_after = next((f["content"] for f in files if f["path"] == ".env.prod"), "")
@@ -464,9 +468,11 @@ class Releases:
             seconds = seconds_per_step(entries, run["id"], time.time())
             facts = {**facts, "deploy": {**facts.get("deploy", {}), "seconds": seconds}}
         if not following:
-            # The same release from other inputs: the next deploy of them is done at one look.
-            if current and current.get("inputs") != facts.get("inputs", current.get("inputs")):
-                self.annotate(Path(current["path"]), {"inputs": facts["inputs"]})
+            # The same release from other inputs: the next deploy of them is done at one look, and
+            # a rollback to it is judged by what was proved now (hooks, expected tasks, canary).
+            renewed = {name: facts[name] for name in ("inputs", "model") if name in facts}
+            if current and any(current.get(name) != value for name, value in renewed.items()):
+                self.annotate(Path(current["path"]), renewed)
             return {**self.info(), "changed": False, "seconds": seconds, **told}
         if not self.module.check_mode:
             try:

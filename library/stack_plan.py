@@ -32,6 +32,11 @@ options:
     description: Name of this host in Celery node names.
     type: str
     default: ""
+  migrate:
+    description: The migration command; another one than that of the current release will run.
+    type: list
+    elements: str
+    default: []
   check_command:
     description: Command that exits with 0 when no migration is pending.
     type: list
@@ -97,10 +102,16 @@ files_changed:
   elements: str
   sample: [nginx/nginx.conf]
 migrations:
-  description: V(none), V(pending), or V(unknown) with the reason.
+  description: V(none), or V(pending) or V(unknown) with the reason.
   returned: always
   type: str
   sample: none
+refusals:
+  description: Why the deploy would be refused, a sentence each; an image that cannot open the data.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 workers:
   description: Node names of running workers that would be drained.
   returned: always
@@ -118,7 +129,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_compose import Engine
+from ansible.module_utils.crisper_data_version import find_misfits
 from ansible.module_utils.crisper_files import make_folder
+from ansible.module_utils.crisper_output import describe_failure
 from ansible.module_utils.crisper_release import (
     MANIFEST,
     env_names_changed,
@@ -145,10 +158,12 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "images": {"type": "dict", "default": {}},
     "services": {"type": "dict", "required": True},
     "host": {"type": "str", "default": ""},
+    "migrate": {"type": "list", "elements": "str", "default": []},
     "check_command": {"type": "list", "elements": "str", "default": []},
     "docker_cli": {"type": "str", "default": "docker"},
 }
-LIMIT = "120"  # seconds for the question whether migrations are pending
+LIMIT = 120  # seconds for the question whether migrations are pending
+UNTOLD = (124, 125, 126, 127, 137)  # exit codes of a check that could not run, or not to its end
 
 
 class Plan:
@@ -192,19 +207,34 @@ class Plan:
                 stream.write(text.encode())
 
     def migrations(self, folder: Path) -> str:
-        """Whether migrations are pending, by the wanted image's own word."""
-        if not self.params["check_command"]:
+        """Return whether migrations are pending, by the wanted image's own word."""
+        migrate, check = self.params["migrate"], self.params["check_command"]
+        if migrate and self.current.get("migrate", migrate) != migrate:
+            return "pending: stack_app.migrate.command changed, so it runs"
+        if not check:
             return "unknown: stack_app.migrate.check_command is not set"
         if not self.params["images"].get("backend", {}).get("id"):
             return "unknown: the image is yet to be made"
         command = ["compose", "--project-name", self.params["stack"], "run", "--rm", "--no-deps"]
-        command += ["-T", "backend", "timeout", LIMIT, *self.params["check_command"]]
-        return "pending" if self.engine.call(*command, folder=str(folder))[0] else "none"
+        command += ["-T", "backend", "timeout", "--kill-after=10", str(LIMIT), *check]
+        code, out, err = self.engine.call(*command, folder=str(folder))
+        if code in UNTOLD:
+            failed = {"rc": code, "stdout": out, "stderr": err}
+            action = f"stack_app.migrate.check_command ({' '.join(check)})"
+            return f"unknown: {describe_failure(failed, action, LIMIT)}"
+        return "pending" if code else "none"
+
+    def refusals(self) -> list[str]:
+        """Return why a deploy would be refused: data that a wanted image cannot open."""
+        if not self.engine.available():
+            return []
+        found = find_misfits(self.engine.call, self.params["stack"], self.params["images"])
+        return [f"{each.message}: {each.remedy}." for each in found]
 
     def result(self) -> dict[str, Any]:
         """Everything there is to tell."""
         services, images = self.params["services"], self.params["images"]
-        print_ = fingerprint(self.files, images)
+        print_ = fingerprint(self.files, images, self.params["migrate"])
         same = bool(self.current) and self.current.get("fingerprint") == print_
         containers = self.engine.containers() if self.engine.available() else []
         changed: list[str] = []
@@ -238,6 +268,7 @@ class Plan:
                 if item["path"] != ".env" and self.old_text(item["path"]) != item["content"]
             ],
             "migrations": migrations,
+            "refusals": self.refusals(),
             "workers": [
                 node_name(container, self.params["host"])
                 for container in containers

@@ -246,7 +246,8 @@ class _Session:
 
 
 @contextmanager
-def _postgres_session(docker: Docker, container: str) -> Iterator[_Session]:
+def postgres_session(docker: Docker, container: str) -> Iterator[_Session]:
+    """Return a session for questions; raises when PostgreSQL does not answer."""
     command = docker.inside(container, ASK_POSTGRES)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with _started(command, **pipes) as running:
@@ -266,13 +267,13 @@ def _postgres_state(session: _Session) -> dict[str, Any]:
 
 def postgres_state(docker: Docker, container: str) -> dict[str, Any]:
     """``{rows: {table: count}, migration_head: [...]}`` of a database."""
-    with _postgres_session(docker, container) as session:
+    with postgres_session(docker, container) as session:
         return _postgres_state(session)
 
 
 def dump_postgres(docker: Docker, container: str, target: IO[bytes]) -> dict[str, Any]:
     """Dump the database; what is told of it was counted in the dump's own snapshot."""
-    with _postgres_session(docker, container) as session:
+    with postgres_session(docker, container) as session:
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot = "".join(session.ask("SELECT pg_export_snapshot()"))
         if snapshot:  # else the session has ended, and tells why when it is left

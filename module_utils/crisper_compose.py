@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ansible.module_utils.crisper_diagnosis import LOG_LINES, Report, report
 from ansible.module_utils.crisper_rollout import Container, parse_inspect, recreated
 
 if TYPE_CHECKING:
@@ -69,6 +70,18 @@ class Engine:
         """Containers by id; those that went away meanwhile are left out."""
         _code, out, _err = self.call("container", "inspect", *ids)
         return parse_inspect(json.loads(out or "[]"))
+
+    def diagnose(self, ids: Sequence[str]) -> list[Report]:
+        """Return why containers do not serve; those that went away meanwhile are left out."""
+        if not ids:
+            return []
+        _code, out, _err = self.call("container", "inspect", *ids)
+        reports = []
+        for record in json.loads(out or "[]"):
+            if record["Id"] in ids:
+                _code, out, err = self.call("logs", "--tail", str(LOG_LINES), record["Id"])
+                reports.append(report(record, out + err))
+        return reports
 
     def has_images(self, ids: Iterable[str]) -> bool:
         """Whether all images of these ids are here."""

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible.module_utils.crisper_data_version import Misfit
+
 GB = 1024**3
 
 
@@ -17,7 +19,7 @@ GB = 1024**3
 class Finding:
     """One thing that is wrong with a host, and what to do about it."""
 
-    check: str  # os, arch, disk, inodes, memory, port, clock, python, privilege, reach
+    check: str  # os, arch, disk, inodes, memory, port, clock, python, privilege, reach, data
     severity: str  # error | warning
     message: str
     remedy: str
@@ -68,6 +70,7 @@ class Host:
     filesystems: Sequence[Filesystem] = ()
     listeners: Sequence[Listener] = ()
     reaches: Sequence[Reach] = ()
+    misfits: Sequence[Misfit] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def judge(host: Host, needs: Needs) -> list[Finding]:
         *_ports(host, needs),
         *_clock(host, needs),
         *_reach(host),
+        *(Finding("data", "error", each.message, each.remedy) for each in host.misfits),
     ]
 
 

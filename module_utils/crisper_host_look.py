@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
 from ansible.module_utils import crisper_host as logic
+from ansible.module_utils.crisper_data_version import Misfit, find_misfits
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -37,6 +38,7 @@ SPEC: dict[str, Any] = {
     "clock_skew": {"type": "float", "default": 60},
     "supported_os": {"type": "dict", "required": True},
     "supported_arch": {"type": "list", "elements": "str", "default": ["x86_64", "aarch64"]},
+    "databases": {"type": "dict", "default": {}},
     "registries": {"type": "list", "elements": "str", "default": []},
     "docker_repository": {"type": "str", "default": ""},
     "timeout": {"type": "int", "default": 8},
@@ -88,13 +90,22 @@ def memory() -> int:
     return total
 
 
+def ask_docker(module: AnsibleModule, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of the Docker client; 127 where there is none."""
+    docker = shutil.which("docker", path=os.environ.get("PATH", "") + ":/usr/bin:/usr/local/bin")
+    return module.run_command([docker, *arguments]) if docker else (127, "", "no docker")
+
+
 def containers(module: AnsibleModule) -> list[dict[str, str]]:
     """Running containers with their labels and ports; none where no engine answers."""
-    docker = shutil.which("docker", path=os.environ.get("PATH", "") + ":/usr/bin:/usr/local/bin")
-    if not docker:
-        return []
-    rc, out, _err = module.run_command([docker, "ps", "--no-trunc", "--format", "{{json .}}"])
+    rc, out, _err = ask_docker(module, "ps", "--no-trunc", "--format", "{{json .}}")
     return [json.loads(line) for line in out.splitlines()] if rc == 0 else []
+
+
+def misfits(module: AnsibleModule, params: dict[str, Any]) -> list[Misfit]:
+    """Databases whose data the wanted images cannot open."""
+    images = {name: {"ref": reference} for name, reference in params["databases"].items()}
+    return find_misfits(lambda *words: ask_docker(module, *words), params["stack"], images)
 
 
 def sockets_of_processes() -> dict[str, str]:
@@ -182,6 +193,7 @@ def look(module: AnsibleModule, params: dict[str, Any]) -> dict[str, Any]:
         filesystems=[filesystem(path) for path in params["paths"]],
         listeners=listeners(module) if params["ports"] else [],
         reaches=reaches(params, release),
+        misfits=misfits(module, params),
     )
     needs = logic.Needs(
         supported_os={name: list(map(str, v)) for name, v in params["supported_os"].items()},

@@ -14,6 +14,8 @@ from typing import Any
 LINES = 20
 WIDTH = 500  # characters of one line: a minified file in an error is not worth a screen
 ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+# What Compose prints while it works, such as ` Container crisper-redis-1  Waiting`.
+PROGRESS = re.compile(r"^\s*(Container|Network|Volume|Image)\s+\S+\s+\w+( [\d.]+m?s)?\s*$")
 TIMEOUT = 124  # of timeout(1), when it ended the command by SIGTERM
 KILLED = 137  # 128 + SIGKILL: of timeout(1) with --kill-after, or of the kernel
 # Messages of Ansible that say no more than "it failed".
@@ -65,6 +67,29 @@ def describe_failure(
     return f"{head}{f' {remedy}' if remedy else ''}{body}"
 
 
+def describe_task(result: Mapping[str, Any], name: str) -> str:
+    """Return one message for the task that ended a play, as a rescue has it.
+
+    The message of a task is kept whole when it says more than "it failed"; otherwise the task is
+    described by what its command printed.
+
+    Args:
+        result: ``ansible_failed_result``.
+        name: ``ansible_failed_task.name``.
+    """
+    message = str(result.get("msg") or "").strip()
+    if isinstance(result.get("results"), list) or message in EMPTY_MESSAGES:
+        told = describe_failure({**result, "failed": True}, f"The task '{name}'")
+        return told or f"The task '{name}' failed and did not say why."
+    return f"{name}: {message}"
+
+
+def first_line(text: str, width: int = WIDTH) -> str:
+    """Return the first line of a message, for a record that has room for one."""
+    line = (text.strip().splitlines() or [""])[0]
+    return line if len(line) <= width else f"{line[: width - 1]}…"
+
+
 def _label(item: Mapping[str, Any]) -> str:
     label = item.get("_ansible_item_label")
     if label is None and isinstance(item.get("ansible_loop_var"), str):
@@ -88,4 +113,5 @@ def _reason(result: Mapping[str, Any], timeout: float) -> str:
 def _output(result: Mapping[str, Any]) -> str:
     """Errors and output of the command; a program prints what matters to either."""
     streams: Sequence[str] = [str(result.get(name) or "").strip() for name in ("stdout", "stderr")]
-    return last_lines("\n".join(stream for stream in streams if stream))
+    lines = [line for stream in streams for line in stream.splitlines()]
+    return last_lines("\n".join(line for line in lines if not PROGRESS.match(line)))

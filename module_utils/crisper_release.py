@@ -29,12 +29,18 @@ def file_options(mode: str, no_log: bool) -> dict[str, Any]:
     }
 
 
-def fingerprint(files: Iterable[Mapping[str, Any]], images: Mapping[str, Mapping[str, str]]) -> str:
-    """SHA-256 (hex) over the rendered files and the image ids: equal means the same release.
+def fingerprint(
+    files: Iterable[Mapping[str, Any]],
+    images: Mapping[str, Mapping[str, str]],
+    migrate: Iterable[str] = (),
+) -> str:
+    """SHA-256 (hex) of what a release is made of: equal means the same release.
 
     Args:
         files: each with ``path``, ``mode`` and ``content``; the order does not matter.
         images: name -> ``{ref, id}``.
+        migrate: the migration command. It is in no file, and another one must run: the dump taken
+            before it and what it did belong to a release of their own.
     """
     digest = hashlib.sha256()
     for item in sorted(files, key=lambda item: item["path"]):
@@ -42,6 +48,8 @@ def fingerprint(files: Iterable[Mapping[str, Any]], images: Mapping[str, Mapping
         digest.update(json.dumps(record).encode() + b"\n")
     for name in sorted(images):
         digest.update(json.dumps([name, images[name]["id"]]).encode() + b"\n")
+    if command := list(migrate):
+        digest.update(json.dumps(["migrate", *command]).encode() + b"\n")
     return digest.hexdigest()
 
 

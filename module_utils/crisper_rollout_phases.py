@@ -11,6 +11,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ansible.module_utils.crisper_compose import Begun, Engine, Watch, shown
+from ansible.module_utils.crisper_diagnosis import Report, compose_error, describe
 from ansible.module_utils.crisper_journal import NotOwnerError, note
 from ansible.module_utils.crisper_rollout import (
     CREATE,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 # Between two looks at containers: when nothing happened, and when the engine tells no events.
 LOOK_SECONDS, POLL_SECONDS = 2.0, 0.25
-LOG_LINES = "20"
 
 
 class Rollout:
@@ -194,7 +194,7 @@ class Rollout:
             c.id for c in self.engine.containers() if c.service in names and c.id not in before
         ]
         if code != 0:
-            self.give_up(fresh, f"Compose could not start them: {(err or out).strip()[-2000:]}")
+            self.give_up(fresh, f"Compose could not start them: {compose_error(err or out)}")
         # The containers take their time now.
         self.compare()
         self.wait(fresh)
@@ -228,25 +228,13 @@ class Rollout:
             self.engine.run("rm", "--force", "--volumes", *ids)
         self.fail(
             f"New containers of release {self.release} were started and removed again: {why}."
-            f" What ran before still serves.{self.last_words(failures)}",
-            failures=failures,
+            f" What ran before still serves.{describe(failures)}",
+            failures=[each.as_dict() for each in failures],
         )
 
-    def failures(self, containers: list[Container]) -> list[dict[str, str]]:
-        """Those of them that are not fit, with their last words."""
-        found = []
-        for container in containers:
-            if not container.fit:
-                _code, out, err = self.engine.call("logs", "--tail", LOG_LINES, container.id)
-                state = container.health if container.state == "running" else container.state
-                logs = (out + err).strip()
-                found.append({"name": container.name, "state": state, "logs": logs})
-        return found
-
-    @staticmethod
-    def last_words(failures: list[dict[str, str]]) -> str:
-        """The same for a message."""
-        return "".join(f"\n--- {f['name']} ({f['state']}):\n{f['logs']}" for f in failures)
+    def failures(self, containers: list[Container]) -> list[Report]:
+        """Return why those of the containers that are not fit are so."""
+        return self.engine.diagnose([c.id for c in containers if not c.fit])
 
     def asked(self) -> Workers:
         """Who asks the workers."""
@@ -311,8 +299,7 @@ class Rollout:
         if old := list(chain.from_iterable(self.beats.values())):
             self.ending = self.engine.begin("stop", *old)
         if fixed := [step.service for step in wanted if step.kind == "fixed"]:
-            health = ("--wait", "--wait-timeout", str(self.params["wait_timeout"]))
-            self.up(*health, *fixed)
+            self.up(fixed, "--wait", "--wait-timeout", str(self.params["wait_timeout"]))
         self.result["changed"] = True
 
     def beat(self) -> None:
@@ -323,13 +310,23 @@ class Rollout:
             ending.end()
             self.engine.run("rm", "--force", *chain.from_iterable(beats.values()))
         if beats:
-            self.up(*beats)
+            self.up(list(beats))
 
-    def up(self, *arguments: str) -> None:
+    def up(self, services: list[str], *options: str) -> None:
         """Have Compose create and start services of the release, in place."""
         project = ("compose", "--project-name", self.params["project_name"])
-        options = ("up", "--detach", "--no-deps", "--no-build")
-        self.engine.run(*project, *options, *arguments, folder=self.folder)
+        always = ("up", "--detach", "--no-deps", "--no-build")
+        code, out, err = self.engine.call(
+            *project, *always, *options, *services, folder=self.folder
+        )
+        if code != 0:
+            mine = [c for c in self.engine.containers() if c.service in services]
+            failures = self.failures(mine)
+            self.fail(
+                f"{', '.join(services)} of release {self.release} did not start:"
+                f" {compose_error(err or out)}.{describe(failures)}",
+                failures=[each.as_dict() for each in failures],
+            )
 
     def settle(self) -> None:
         """Until no container of the release is starting any more, and beat is healthy.
@@ -353,11 +350,11 @@ class Rollout:
             if lost or time.monotonic() > deadline:
                 failures = self.failures(lost or waited)
                 self.fail(
-                    f"{', '.join(sorted(f['name'] for f in failures))} of release"
+                    f"{', '.join(sorted(c.name for c in lost or waited))} of release"
                     f" {self.release} did not become healthy."
                     + ("" if self.retired else " The old workers still run.")
-                    + self.last_words(failures),
-                    failures=failures,
+                    + describe(failures),
+                    failures=[each.as_dict() for each in failures],
                 )
             self.rest()
 

@@ -15,8 +15,9 @@ import yaml
 ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
 
 from ansible.module_utils.crisper_context import digest, hash_file, scan
+from ansible.module_utils.crisper_data_version import postgres_folder
 from ansible.module_utils.crisper_forms import size_bytes
-from ansible.module_utils.crisper_output import describe_failure
+from ansible.module_utils.crisper_output import describe_failure, describe_task, first_line
 from ansible.module_utils.crisper_stack import (
     compose_value,
     env_file_line,
@@ -96,13 +97,16 @@ class FilterModule:
         return {
             "crisper_compose_value": compose_value,
             "crisper_env_line": env_file_line,
+            "crisper_failed_task": describe_task,
             "crisper_failure": describe_failure,
             "crisper_findings": find_problems,
+            "crisper_first_line": first_line,
             "crisper_host_name": host_name,
             "crisper_inputs": inputs_digests,
             "crisper_model": stack_model,
             "crisper_nginx_value": nginx_value,
             "crisper_proxies": proxy_environment,
+            "crisper_postgres_folder": postgres_folder,
             "crisper_services_digest": services_digest,
             "crisper_short_digest": short_digest,
             "crisper_size_bytes": size_bytes,

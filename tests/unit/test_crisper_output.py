@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from ansible.module_utils.crisper_output import describe_failure, is_failure, last_lines
+from ansible.module_utils.crisper_output import (
+    describe_failure,
+    describe_task,
+    first_line,
+    is_failure,
+    last_lines,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +54,12 @@ def test_a_time_limit_is_told_as_one(code):
     assert told.endswith("half way")
 
 
+def test_the_progress_of_compose_is_no_output():
+    said = " Container demo-backend-run-1  Created\nMultiple heads\n Container demo-redis-1  Error"
+    told = describe_failure({**RUN, "stderr": said}, "The migration")
+    assert told.endswith("Last lines of its output:\nMultiple heads")
+
+
 def test_without_a_time_limit_137_is_a_kill():
     assert "memory limit" in describe_failure({**RUN, "rc": 137}, "The check")
 
@@ -86,3 +98,25 @@ def test_never_more_lines_than_asked_for(text, count):
 
 def test_terminal_colours_are_left_out():
     assert last_lines("\x1b[31mred\x1b[0m\n\n\x1b[2Kgone") == "red\ngone"
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        ({"msg": "The build failed.\nline"}, "Build it: The build failed.\nline"),
+        ({"msg": "non-zero return code", "rc": 3, "stderr": "no"}, "failed with exit code 3."),
+        ({"msg": "Unknown error"}, "The task 'Build it' failed."),
+        (
+            {"results": [{"failed": True, "msg": "no", "item": "a", "ansible_loop_var": "item"}]},
+            "no",
+        ),
+    ],
+)
+def test_a_rescue_says_what_the_task_said_or_else_what_its_command_printed(result, told):
+    assert told in describe_task({"failed": True, **result}, "Build it")
+
+
+def test_a_record_with_room_for_one_line_gets_the_first_one_whole():
+    assert first_line("\nThe migration failed.\nLast lines:\nx") == "The migration failed."
+    assert first_line("") == ""
+    assert len(first_line("x" * 900)) == 500

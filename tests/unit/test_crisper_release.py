@@ -26,8 +26,10 @@ def test_everything_that_decides_what_runs_changes_the_fingerprint():
         release.fingerprint([FILES[0] | {"mode": "0600"}, FILES[1]], IMAGES),
         release.fingerprint([FILES[0] | {"path": "c"}, FILES[1]], IMAGES),
         release.fingerprint(FILES, {"backend": {"ref": "r", "id": "sha256:2"}}),
+        release.fingerprint(FILES, IMAGES, ["alembic", "upgrade", "head"]),
+        release.fingerprint(FILES, IMAGES, ["alembic", "upgrade", "heads"]),
     ]
-    assert len({base, *others}) == 5
+    assert len({base, *others}) == 7
 
 
 def test_a_reference_alone_does_not():

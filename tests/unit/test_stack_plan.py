@@ -77,6 +77,46 @@ def test_the_same_release_is_told(run_module, served):
     assert (plan["same"], plan["images"], plan["migrations"]) == (True, [], "none")
 
 
+def test_another_migration_command_alone_is_another_release_whose_command_runs(run_module, served):
+    root, docker = served
+    more = {"services": SERVICES, "docker_cli": docker}
+    new = {**wanted(root), "migrate": ["alembic", "upgrade", "heads"]}
+    facts = {"facts": {"migrate": ["alembic", "upgrade", "head"]}}
+    for expected in (True, False):
+        staged = run_module(release, **wanted(root), **facts, state="staged", docker_cli=docker)
+        assert staged["release"]["staged"] is expected
+        assert ("migrate" in staged["facts_changed"]) is expected
+        run_module(release, root=str(root), stack="unit", state="current", docker_cli=docker)
+    plan = run_module(stack_plan, **new, **more)
+    assert (plan["same"], plan["migrations"].split(":")[0]) == (False, "pending")
+    assert "stack_app.migrate.command changed" in plan["migrations"]
+    plan = run_module(stack_plan, **wanted(root), **more, migrate=facts["facts"]["migrate"])
+    assert (plan["same"], plan["migrations"]) == (True, "none")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(1, "pending"), (0, "none"), (127, "unknown: stack_app.migrate.check_comm")]
+)
+def test_a_check_that_cannot_run_says_nothing_about_migrations(
+    run_module, served, tmp_path, code, told
+):
+    root, _docker = served
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\ncase "$*" in *" run "*) exit {code};; esac\n')
+    more = {"services": SERVICES, "docker_cli": str(docker), "check_command": ["alembik"]}
+    plan = run_module(stack_plan, **wanted(root, "debug"), **more)
+    assert plan["migrations"].startswith(told)
+
+
+def test_what_is_in_no_file_of_the_release_is_renewed_in_its_manifest(run_module, served):
+    root, docker = served
+    facts = {"inputs": "2", "model": {"hooks": {"after_rollback": []}}}
+    given = {"root": str(root), "stack": "unit", "state": "current", "docker_cli": docker}
+    assert not run_module(release, **given, facts=facts)["changed"]
+    manifest = json.loads((root / "current/manifest.json").read_text())
+    assert {name: manifest[name] for name in facts} == facts
+
+
 @pytest.fixture
 def repository(tmp_path) -> Path:
     for name in filters.CODE:
@@ -137,3 +177,21 @@ def test_irreversible_migrations_after_a_release_block_the_way_back():
         {"id": "3", "backup": "/b/3.dump"},
         {"id": "4", "backup": ""},
     ]
+
+
+def test_a_database_image_that_cannot_open_the_data_is_refused(run_module, tmp_path):
+    (tmp_path / "PG_VERSION").write_text("17\n")
+    docker = tmp_path / "docker"
+    docker.write_text(
+        f'#!/bin/sh\ncase "$1 $*" in volume*) echo \'"{tmp_path}"\';; image*) exit 1;; esac\n'
+    )
+    docker.chmod(0o755)
+    more = {"services": SERVICES, "docker_cli": str(docker)}
+    params = wanted(tmp_path / "none")
+    for reference, refused in (("postgres:18", True), ("postgres:17.6", False)):
+        params["images"]["postgres"] = {"ref": reference, "id": ""}
+        plan = run_module(stack_plan, **params, **more)
+        assert bool(plan["refusals"]) is refused
+    params["images"]["postgres"] = {"ref": "postgres:18", "id": ""}
+    (told,) = run_module(stack_plan, **params, **more)["refusals"]
+    assert "playbooks/upgrade.yml" in told

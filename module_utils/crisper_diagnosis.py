@@ -1,0 +1,140 @@
+"""Why a container is not healthy: its state, its health check's words, its last log lines.
+
+Pure functions of what ``docker container inspect`` and ``docker logs`` print;
+``crisper_compose.Engine.diagnose`` asks the engine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ansible.module_utils.crisper_output import KILLED, PROGRESS, last_lines
+
+LOG_LINES = 20
+HEALTH_CHECKS = 3  # how many of the last health checks are quoted
+
+
+@dataclass(frozen=True)
+class Report:
+    """What there is to say about one container that does not serve."""
+
+    name: str
+    service: str
+    state: str
+    health: str  # the last words of the health check; empty when it has said nothing
+    logs: str
+    remedies: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for a module's result."""
+        return {**asdict(self), "remedies": list(self.remedies)}
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A known cause: the words that give it away, and what to do."""
+
+    pattern: re.Pattern[str]
+    remedy: str
+
+
+CAUSES = (
+    Cause(
+        re.compile(r"Bad file format reading the append only file"),
+        "The append-only file of Redis is damaged: check and repair it with"
+        " `redis-check-aof --fix` as docs/BACKUP.md says (A damaged file of Redis),"
+        " then deploy again.",
+    ),
+    Cause(
+        re.compile(r"database files are incompatible with server"),
+        "The data is of another major version of PostgreSQL than image_refs.postgres: set"
+        " image_refs.postgres back to the version of the data, or upgrade the data:"
+        " ansible-playbook playbooks/upgrade.yml (docs/UPGRADE.md).",
+    ),
+    Cause(
+        re.compile(r"No space left on device|could not write .*: Disk quota exceeded"),
+        "The disk of the server is full: free space (`docker system df` shows what Docker holds,"
+        " `df -h` the rest), then deploy again.",
+    ),
+)
+
+
+def health_words(state: Mapping[str, Any]) -> str:
+    """Return what the last health checks said, each with its exit code, without repetitions.
+
+    Args:
+        state: ``State`` of ``docker container inspect``.
+    """
+    told: list[str] = []
+    for entry in (state.get("Health") or {}).get("Log") or []:
+        code, output = entry.get("ExitCode"), last_lines(str(entry.get("Output") or ""), 5)
+        if code != 0:
+            line = f"exit code {code}" + (f": {output}" if output else "")
+            told = [*(text for text in told if text != line), line]
+    return "\n".join(told[-HEALTH_CHECKS:])
+
+
+def memory_variable(service: str, pool: str = "") -> str:
+    """Return the variable that sets the memory limit of a service."""
+    if pool:
+        return f"memory of the pool {pool} in celery_workers"
+    return "stack_app.web.memory" if service == "backend" else f"stack_limits.{service}.memory"
+
+
+def find_remedies(text: str) -> list[str]:
+    """Return what to do about every known cause that `text` shows."""
+    return [cause.remedy for cause in CAUSES if cause.pattern.search(text)]
+
+
+def report(record: Mapping[str, Any], logs: str) -> Report:
+    """Return the report of a container.
+
+    Args:
+        record: one element of ``docker container inspect``.
+        logs: its last log lines.
+    """
+    labels = (record.get("Config") or {}).get("Labels") or {}
+    state = record.get("State") or {}
+    service = str(labels.get("com.docker.compose.service", ""))
+    status = str(state.get("Status", ""))
+    health = str((state.get("Health") or {}).get("Status", "none"))
+    code = int(state.get("ExitCode") or 0)
+    words, logs = health_words(state), last_lines(logs, LOG_LINES)
+    remedies = find_remedies(f"{words}\n{logs}")
+    condition = f"{status}, exit code {code}" if code else status
+    if status == "running":
+        condition = health
+    variable = memory_variable(service, str(labels.get("crisper.pool", "")))
+    if state.get("OOMKilled"):
+        condition += ", out of memory"
+        remedies.append(f"{service} was killed by its memory limit: raise {variable}.")
+    elif status != "running" and code == KILLED:
+        condition += ", killed"
+        remedies.append(
+            f"{service} was killed by hand or by the memory of the host; if it needs more memory,"
+            f" raise {variable}."
+        )
+    name = str(record.get("Name", "")).lstrip("/")
+    return Report(name, service, condition, words, logs, tuple(remedies))
+
+
+def describe(reports: Iterable[Report]) -> str:
+    """Return the reports as the end of a message: remedies first, then everybody's last words."""
+    reports = list(reports)
+    remedies = dict.fromkeys(remedy for each in reports for remedy in each.remedies)
+    parts = list(remedies)
+    for each in reports:
+        parts.append(f"--- {each.name} ({each.state}):")
+        if each.health:
+            parts.append(f"Last health checks: {each.health}")
+        parts.append(f"Last lines of its log:\n{each.logs}" if each.logs else "Its log is empty.")
+    return "".join(f"\n{part}" for part in parts)
+
+
+def compose_error(text: str) -> str:
+    """Return what Compose said went wrong, without the progress that it prints meanwhile."""
+    lines = [line for line in text.splitlines() if line.strip() and not PROGRESS.match(line)]
+    return last_lines("\n".join(lines), 5) or last_lines(text, 2)

@@ -1,0 +1,98 @@
+"""Why a container is not healthy, from what the engine and Compose really print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible.module_utils.crisper_diagnosis import (
+    compose_error,
+    describe,
+    find_remedies,
+    health_words,
+    report,
+)
+
+AOF = (
+    "Bad file format reading the append only file appendonly.aof.1.incr.aof: make a backup of your"
+    " AOF file, then use ./redis-check-aof --fix <filename.manifest>"
+)
+MAJOR = (
+    "FATAL:  database files are incompatible with server\n"
+    "DETAIL:  The data directory was initialized by PostgreSQL version 15, which is not compatible"
+    " with this version 17.6."
+)
+
+
+def record(service: str, pool: str = "", **state: Any) -> dict[str, Any]:
+    """A container as ``docker container inspect`` has it."""
+    labels = {"com.docker.compose.service": service, "crisper.pool": pool}
+    return {"Name": f"/demo-{service}-1", "Config": {"Labels": labels}, "State": state}
+
+
+def checks(*entries: tuple[int, str]) -> dict[str, Any]:
+    """The health of a container after these checks."""
+    log = [{"ExitCode": code, "Output": output} for code, output in entries]
+    return {"Status": "unhealthy", "Log": log}
+
+
+def test_the_health_check_speaks_for_itself():
+    health = checks((0, "ok"), (1, "no answer\n"), (1, "no answer\n"), (7, ""))
+    assert health_words({"Health": health}) == "exit code 1: no answer\nexit code 7"
+    told = describe([report(record("backend", Status="running", Health=health), "GET / 500\n")])
+    assert told.splitlines() == [
+        "",
+        "--- demo-backend-1 (unhealthy):",
+        "Last health checks: exit code 1: no answer",
+        "exit code 7",
+        "Last lines of its log:",
+        "GET / 500",
+    ]
+
+
+def test_a_container_without_a_health_check_has_no_words_of_one():
+    assert health_words({}) == ""
+    assert health_words({"Health": {"Log": None}}) == ""
+    assert "Its log is empty." in describe([report(record("x", Status="exited"), "")])
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        (AOF, "redis-check-aof --fix"),
+        (MAJOR, "playbooks/upgrade.yml"),
+        ("write error: No space left on device", "docker system df"),
+    ],
+)
+def test_a_known_cause_comes_with_its_remedy(said: str, remedy: str):
+    assert remedy in "".join(find_remedies(f"some\n{said}\nmore"))
+    told = describe([report(record("redis", Status="restarting", ExitCode=1), said)] * 2)
+    assert told.count(find_remedies(said)[0]) == 1, "once, however many containers say so"
+    assert "(restarting, exit code 1)" in told
+
+
+@pytest.mark.parametrize(
+    ("service", "pool", "variable"),
+    [
+        ("postgres", "", "stack_limits.postgres.memory"),
+        ("backend", "", "stack_app.web.memory"),
+        ("celery-worker-slow", "slow", "memory of the pool slow in celery_workers"),
+    ],
+)
+def test_out_of_memory_names_the_limit(service: str, pool: str, variable: str):
+    killed = record(service, pool, Status="restarting", ExitCode=137, OOMKilled=True)
+    (remedy,) = report(killed, "").remedies
+    assert remedy == f"{service} was killed by its memory limit: raise {variable}."
+    (remedy,) = report(record(service, pool, Status="exited", ExitCode=137), "").remedies
+    assert remedy.endswith(f"raise {variable}.")
+
+
+def test_the_progress_of_compose_is_no_error():
+    said = (
+        " Container demo-redis-1  Creating\n Container demo-redis-1  Waiting\n"
+        " Container demo-redis-1  Error\n Container demo-postgres-1  Started 0.3s\n"
+        "container demo-redis-1 is unhealthy\n"
+    )
+    assert compose_error(said) == "container demo-redis-1 is unhealthy"
+    assert compose_error(" Container demo-redis-1  Error\n") == " Container demo-redis-1  Error"
+    assert compose_error("") == ""

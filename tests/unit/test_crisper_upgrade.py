@@ -1,0 +1,204 @@
+"""An upgrade of PostgreSQL's data: what is decided, and where the old data is when a step fails.
+
+`Engine` stands in for Docker: volumes hold a text, and scripts of the module act on them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils import crisper_upgrade as upgrade
+from ansible.module_utils.crisper_backup import BackupError
+
+FACTS = {"rows": {"public.items": 3}, "migration_head": ["8"]}
+
+
+class Engine:
+    """Volumes of one host, and the servers that have them open."""
+
+    timeout = 5
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.volumes = {"demo_postgres": "old"}
+        self.running = True
+        self.fails: list[str] = []  # scripts that fail, the first time
+
+    def container(self, project: str, service: str) -> str:
+        return "c1" if self.running else ""
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        return {"HostConfig": {"Memory": 1}, "State": {"Status": "running"}}
+
+    def inside(self, container: str, script: str, **environment: str) -> list[str]:
+        return ["docker", "exec", script]
+
+    def text(self, what: str, command: list[str]) -> str:
+        return "1"
+
+    def run(self, *words: str) -> str:
+        """Act on a command of the module."""
+        if words[0] in ("stop", "start") and words[-1] == "c1":
+            self.running = words[0] == "start"
+        if words[:2] == ("volume", "create"):
+            self.volumes[words[-1]] = "empty"
+        if words[:2] == ("volume", "rm"):
+            for name in words[3:]:
+                self.volumes.pop(name, None)
+        if words[:2] == ("volume", "ls"):
+            return " ".join(name for name in self.volumes if name.endswith("_upgrade"))
+        if words[:2] == ("volume", "inspect"):
+            return json.dumps(str(self.folder))
+        if words[:2] == ("run", "--rm"):
+            volumes = [word.split(":")[0] for word in words if ":/from:" in word or ":/to" in word]
+            return self.copy(words[-1], *volumes)
+        return ""
+
+    def copy(self, script: str, source: str, target: str) -> str:
+        """Copy a volume; a script that fails has left half of it."""
+        if script in self.fails:
+            self.fails.remove(script)
+            self.volumes[target] = "half"
+            raise BackupError("No space left on device")
+        self.volumes[target] = self.volumes[source]
+        return ""
+
+
+class Upgrade(upgrade.Upgrade):
+    """The module's, with a server that only fills its volume."""
+
+    state = FACTS
+
+    def versions(self) -> tuple[str, str]:
+        known = {"old": "17", "new": "18", "half": ""}
+        wanted = self.images()["postgres"]["ref"].rpartition(":")[2]
+        return known[self.docker.volumes[self.volume]], wanted
+
+    def misfits(self) -> list[Any]:
+        old, new = self.versions()
+        return [upgrade.Misfit("postgres", f"{old} -> {new}", "no")] if old and old != new else []
+
+    def refuse_what_a_dump_lacks(self, running: str) -> list[str]:
+        return ["work_mem = 1MB"]
+
+    def dump(self, running: str, path: Path) -> dict[str, Any]:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("dump")
+        return FACTS
+
+    @contextmanager
+    def cluster(self, running: str) -> Iterator[str]:
+        self.docker.volumes[self.scratch] = "new"
+        yield "scratch"
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: Any) -> Engine:
+    monkeypatch.setattr(upgrade.data, "restore_postgres", lambda *_: None)
+    monkeypatch.setattr(upgrade.data, "postgres_state", lambda *_: Upgrade.state)
+    for name, version in (("r17", "17"), ("r18", "18"), ("r18b", "18")):
+        folder = tmp_path / "releases" / name
+        folder.mkdir(parents=True)
+        images = {"postgres": {"ref": f"postgres:{version}", "id": version}}
+        (folder / "manifest.json").write_text(json.dumps({"id": name, "images": images}))
+    return Engine(tmp_path)
+
+
+def of(engine: Engine, release: str) -> Upgrade:
+    """What the module does for a release."""
+    path = engine.folder / "releases" / release
+    return Upgrade(engine.folder, "demo", path, engine, lambda step: None)  # type: ignore[arg-type]
+
+
+def test_without_being_asked_nothing_is_upgraded(engine: Engine) -> None:
+    with pytest.raises(BackupError, match="The data was not touched"):
+        of(engine, "r18").fit(False)
+    assert of(engine, "r18").fit(True)["needed"]
+    assert not of(engine, "r17").fit(True)["needed"]
+    assert engine.volumes == {"demo_postgres": "old"}
+
+
+def test_the_old_data_stays_in_a_volume_of_its_own(engine: Engine) -> None:
+    told = of(engine, "r18").upgrade()
+    assert engine.volumes == {"demo_postgres": "new", told["kept"]: "old"}
+    assert told["kept"].startswith("demo_postgres_17_")
+    assert told["rows"] == FACTS["rows"]
+    assert Path(told["dump"]).read_text() == "dump"
+    assert not of(engine, "r18").fit(True)["needed"], "run again, nothing is to be done"
+
+
+def test_a_release_that_is_given_up_gives_the_old_data_back(engine: Engine) -> None:
+    kept = of(engine, "r18").upgrade()["kept"]
+    assert of(engine, "r17").fit(False)["put_back"] == kept
+    assert engine.volumes == {"demo_postgres": "old"}
+    assert not (engine.folder / upgrade.RECORD).exists()
+
+
+@pytest.mark.parametrize("how", ["manifest", "current"])
+def test_after_a_proved_release_old_data_never_comes_back_by_itself(
+    engine: Engine, how: str
+) -> None:
+    of(engine, "r18").upgrade()
+    folder = engine.folder / "releases" / "r18"
+    if how == "manifest":
+        (folder / "manifest.json").write_text(json.dumps({"verified": {}, "images": {}}))
+    else:
+        (engine.folder / "current").symlink_to("releases/r18")
+    with pytest.raises(BackupError, match="18 -> 17"):
+        of(engine, "r17").fit(True)
+    assert engine.volumes["demo_postgres"] == "new"
+
+
+def test_another_release_of_the_same_version_takes_the_upgrade_over(engine: Engine) -> None:
+    kept = of(engine, "r18").upgrade()["kept"]
+    assert of(engine, "r18b").fit(False)["put_back"] == ""
+    (engine.folder / "current").symlink_to("releases/r18b")
+    with pytest.raises(BackupError):
+        of(engine, "r17").fit(False)
+    assert engine.volumes == {"demo_postgres": "new", kept: "old"}
+
+
+@pytest.mark.parametrize("script", ["COPY", "REPLACE"])
+def test_a_step_that_fails_leaves_the_old_data_in_its_place(engine: Engine, script: str) -> None:
+    engine.fails = [getattr(upgrade, script)]
+    with pytest.raises(BackupError) as failure:
+        of(engine, "r18").upgrade()
+    assert "No space left on device. The data is PostgreSQL 17" in str(failure.value)
+    assert engine.volumes == {"demo_postgres": "old"}
+    assert engine.running
+    assert not (engine.folder / upgrade.RECORD).exists()
+
+
+def test_when_the_old_data_cannot_be_put_back_it_is_told_where_it_is(engine: Engine) -> None:
+    engine.fails = [upgrade.REPLACE] * 2
+    with pytest.raises(BackupError, match="It is whole in the volume demo_postgres_17_"):
+        of(engine, "r18").upgrade()
+    assert engine.volumes["demo_postgres"] == "half"
+    # Whatever is deployed next begins with the old data in its place.
+    assert of(engine, "r17").fit(False)["put_back"]
+    assert engine.volumes == {"demo_postgres": "old"}
+
+
+def test_another_content_is_not_put_in_place(engine: Engine, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Upgrade, "state", {**FACTS, "rows": {"public.items": 2}})
+    with pytest.raises(BackupError, match=r"rows of public\.items: 2 instead of 3"):
+        of(engine, "r18").upgrade()
+    assert engine.volumes == {"demo_postgres": "old"}
+
+
+def test_a_database_that_does_not_run_is_not_upgraded(engine: Engine) -> None:
+    engine.running = False
+    with pytest.raises(BackupError, match="does not run"):
+        of(engine, "r18").upgrade()
+    assert engine.volumes == {"demo_postgres": "old"}
+
+
+def test_a_full_disk_is_told_before_anything_is_done(engine: Engine, monkeypatch: Any) -> None:
+    monkeypatch.setattr(engine, "text", lambda *_: str(1 << 60))
+    with pytest.raises(BackupError, match="free space, then run it again"):
+        of(engine, "r18").upgrade()
