@@ -140,7 +140,10 @@ def test_every_host_is_told_and_nothing_is_done_on_those_that_answer(site):
 
 def test_every_playbook_of_an_operator_connects_before_it_acts():
     for path in [ROOT / "deploy.yml", *(ROOT / "playbooks").glob("*.yml")]:
-        for one in yaml.safe_load(path.read_text()):
+        plays = yaml.safe_load(path.read_text())
+        if plays[0].get("ansible.builtin.import_playbook") == "../deploy.yml":
+            continue  # which connects
+        for one in plays:
             tasks = [*one.get("pre_tasks", []), *one.get("tasks", [])]
             first = next(i for i, task in enumerate(tasks) if "connection_check" in task)
             before = {
