@@ -18,11 +18,18 @@ def step_finding(step: Mapping[str, Any]) -> str:
 
 
 def http_finding(result: Mapping[str, Any]) -> str:
-    """An answer through nginx that was not 200; `result` is the uri module's."""
-    status = result.get("status", -1)
-    what = f"answered {status}" if status > 0 else "did not answer"
-    why = f" ({result['msg']})" if status <= 0 and result.get("msg") else ""
-    return f"{result.get('url')} {what}{why}. See `docker compose logs nginx backend frontend`."
+    """Return the finding for an answer through nginx that was not 200.
+
+    `result` is an answer of front_probe: ``{url, status, msg}``, status -1 without an answer.
+    """
+    status, logs = result.get("status", -1), "See `docker compose logs nginx backend frontend`."
+    if status > 0:
+        return f"{result.get('url')} answered {status}. {logs}"
+    why = f" ({result['msg']})" if result.get("msg") else ""
+    return (
+        f"{result.get('url')} did not answer{why} from the controller. {logs} If a firewall or a"
+        " jump host stands between, set verify_url to the address that browsers use."
+    )
 
 
 def celery_finding(finding: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import threading
 
 import front_probe
 import pytest
+from ansible.module_utils.crisper_verify import http_finding
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -77,3 +78,12 @@ def test_only_http_is_asked(run_module):
     result = run_module(front_probe, url="file:///etc/passwd", paths=["/"])
     assert result["failed"]
     assert "give http://" in result["msg"]
+
+
+def test_a_site_that_the_controller_does_not_reach_is_a_finding_with_a_way_out():
+    silent = http_finding({"url": "http://192.0.2.7:80/health", "status": -1, "msg": "timed out"})
+    assert "did not answer (timed out) from the controller" in silent
+    assert "verify_url" in silent
+    answered = http_finding({"url": "http://192.0.2.7:80/health", "status": 503, "msg": ""})
+    assert "answered 503" in answered
+    assert "verify_url" not in answered
