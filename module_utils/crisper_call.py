@@ -11,8 +11,12 @@ from difflib import SequenceMatcher
 
 # What Ansible itself understands, whether a task has it or not.
 SPECIAL_TAGS = frozenset({"all", "always", "never", "tagged", "untagged"})
-# What molecule skips in every playbook that it runs.
-MOLECULE_TAGS = frozenset({"molecule-notest", "molecule-idempotence-notest", "notest"})
+# With `--tags never` Ansible would run every special operation at once, a rollback among them; with
+# `--skip-tags always` no check at all.
+FORBIDDEN = {"--tags": "never", "--skip-tags": "always"}
+# Tags of the task that takes the lock: a deploy without one of these stages would have no lock, and
+# nothing would undo it.
+LOCKED = frozenset({"docker", "images", "release", "database", "rollout", "finish"})
 UNTOUCHED = "No server was contacted."
 
 
@@ -41,7 +45,18 @@ def tag_problem(playbook: str, option: str, given: Collection[str], known: Colle
         known: the tags of all tasks of the playbook.
     """
     usable = set(known) - SPECIAL_TAGS
-    unknown = sorted(set(given) - usable - SPECIAL_TAGS - MOLECULE_TAGS)
+    unknown = sorted(set(given) - usable - SPECIAL_TAGS)
+    if FORBIDDEN.get(option) in given:
+        return (
+            f"{option} {FORBIDDEN[option]}: that would run every special operation of {playbook} at"
+            f" once, or none of its checks. {UNTOUCHED}\nName the tags that you mean."
+        )
+    if option == "--skip-tags" and usable >= LOCKED and (stages := sorted(LOCKED & set(given))):
+        return (
+            f"{option} {','.join(stages)}: that would skip the lock of {playbook} too, and nothing"
+            f" would undo a failure. {UNTOUCHED}\nLeave it out: a stage that has nothing to do is"
+            " passed over by itself."
+        )
     if not unknown:
         return ""
     ordered = sort_by_likeness(unknown[0], usable)

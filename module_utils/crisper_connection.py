@@ -51,26 +51,15 @@ CONNECTION = (
         " the old key (ssh-keygen -R {known}) and add the new one: " + SCAN,
     ),
     _cause(
-        r"Host key verification failed|host key is known for|authenticity of host",
+        r"Host key verification failed|host key is known for|authenticity of host"
+        r"|Host Key checking is enabled|Host public key is unknown",
         "its host key is not known here",
         f"Compare the fingerprint with the server's own and add the key: {SCAN}",
     ),
     _cause(
-        r"sshpass",
+        r"you must install the sshpass program|sshpass\b.*(not found|No such file)",
         "the controller cannot give ssh a password: the program sshpass is missing",
         "Install sshpass, or use a key: ansible_ssh_private_key_file",
-    ),
-    _cause(
-        r"Permission denied|Authentication failed|Too many authentication failures"
-        r"|Invalid/incorrect password",
-        "the login was refused",
-        "Check ansible_user and its key (ansible_ssh_private_key_file, ssh-add), or give its"
-        " password: --ask-pass",
-    ),
-    _cause(
-        r"Could not resolve hostname|Name or service not known",
-        "its name has no address",
-        "Check the name in the inventory, or set ansible_host",
     ),
     _cause(
         r"Connection refused",
@@ -82,6 +71,20 @@ CONNECTION = (
         "no answer came",
         "Check ansible_host and ansible_port, the network and its firewalls, and that the server"
         " runs",
+    ),
+    _cause(
+        r"Could not resolve hostname (?P<name>\S+?):?\s|Name or service not known",
+        "the name {name} has no address",
+        "Check the name in the inventory and in the jump host of ~/.ssh/config, or set"
+        " ansible_host",
+    ),
+    # As ssh ends its line; a banner or a path may have the first two words alone.
+    _cause(
+        r"Permission denied \(|Permission denied, please try again|Authentication failed"
+        r"|Too many authentication failures|Invalid/incorrect password",
+        "the login was refused",
+        "Check ansible_user and its key (ansible_ssh_private_key_file, ssh-add), or give its"
+        " password: --ask-pass",
     ),
 )
 BECOME = (
@@ -118,6 +121,10 @@ BECOME = (
         " vault); else try it by hand on the server",
     ),
 )
+BECOME_LINE = re.compile(r"\s*(?:\S+: )?(?:sudo|su|doas):")
+BECOME_FAILED = re.compile(
+    r"become success|Unknown command: (sudo|su|doas)|command not found: (sudo|su|doas)"
+)
 OTHER = "Try it by hand: ssh {login}"
 # Of a connection that is not SSH, such as that into a container.
 OTHER_PLUGIN = "Check ansible_connection and ansible_host"
@@ -131,13 +138,18 @@ def describe_connection_failure(target: Target, output: str) -> str:
         output: what the connection plugin, ssh or sudo said.
     """
     text = last_lines(output)
-    for causes, goal in ((BECOME, f"become {target.become_user} on"), (CONNECTION, "connect to")):
+    become = f"become {target.become_user} on"
+    # What sudo itself prints is about becoming another user, whatever words it has in it.
+    outside = "\n".join(line for line in text.splitlines() if not BECOME_LINE.match(line))
+    for causes, goal, searched in ((BECOME, become, text), (CONNECTION, "connect to", outside)):
         for cause in causes:
-            if cause.pattern.search(text):
-                return _sentence(target, goal, cause.what, cause.remedy)
+            if found := cause.pattern.search(searched):
+                name = found.groupdict().get("name") or target.address or target.name
+                return _sentence(target, goal, cause.what.replace("{name}", name), cause.remedy)
+    goal = become if outside != text or BECOME_FAILED.search(text) else "connect to"
     reason = text or "it printed nothing"
     remedy = OTHER if target.address else OTHER_PLUGIN
-    return f"{_sentence(target, 'connect to', 'the reason is quoted below', remedy)}\n{reason}"
+    return f"{_sentence(target, goal, 'the reason is quoted below', remedy)}\n{reason}"
 
 
 def describe_lost_host(host: str, task: str, locked: bool) -> str:

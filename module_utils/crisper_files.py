@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 
 def make_folder(path: Path, mode: int = 0o755) -> None:
-    """Create a folder, and its missing parents, with exactly `mode`; leave existing ones alone.
+    """Create a folder with exactly `mode`, and its missing parents with 0755.
 
-    ``Path.mkdir(mode=…)`` subtracts the umask and ignores the mode for parents.
+    Folders that exist keep their mode. ``Path.mkdir(mode=…)`` subtracts the umask. A set-group-id
+    bit that a new folder inherits stays.
 
     Raises:
         OSError: one of them cannot be created, or is no folder.
@@ -25,4 +27,5 @@ def make_folder(path: Path, mode: int = 0o755) -> None:
             if not folder.is_dir():
                 raise
         else:
-            folder.chmod(mode)
+            inherited = folder.stat().st_mode & stat.S_ISGID
+            folder.chmod((mode if folder == path else 0o755) | inherited)

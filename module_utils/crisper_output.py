@@ -13,7 +13,10 @@ from typing import Any
 
 LINES = 20
 WIDTH = 500  # characters of one line: a minified file in an error is not worth a screen
-ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+# Control sequences of terminals: colours (CSI), and titles and the like (OSC).
+ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?")
+# A password in an address: programs quote their DATABASE_URL when it fails.
+CREDENTIALS = re.compile(r"(?<=://)([^\s:/@]*):[^\s@/]+@")
 # What Compose prints while it works, such as ` Container crisper-redis-1  Waiting`.
 PROGRESS = re.compile(r"^\s*(Container|Network|Volume|Image)\s+\S+\s+\w+( [\d.]+m?s)?\s*$")
 TIMEOUT = 124  # of timeout(1), when it ended the command by SIGTERM
@@ -23,9 +26,14 @@ EMPTY_MESSAGES = frozenset({"", "non-zero return code", "Unknown error"})
 
 
 def last_lines(text: str, count: int = LINES) -> str:
-    """Return the last `count` lines of `text` that hold anything, without terminal colours."""
-    lines = [line.rstrip() for line in ANSI.sub("", text).splitlines()]
-    lines = [line for line in lines if line]
+    """Return the last `count` lines of `text` that hold anything, fit for a terminal and a log.
+
+    Without control sequences and other characters that are not printable, and with passwords in
+    addresses (``scheme://user:password@host``) masked.
+    """
+    lines = [ANSI.sub("", line).rstrip() for line in text.split("\n")]
+    lines = ["".join(c for c in line if c.isprintable() or c == "\t") for line in lines]
+    lines = [CREDENTIALS.sub(r"\1:***@", line) for line in lines if line]
     return "\n".join(line if len(line) <= WIDTH else f"{line[:WIDTH]}…" for line in lines[-count:])
 
 
@@ -113,5 +121,13 @@ def _reason(result: Mapping[str, Any], timeout: float) -> str:
 def _output(result: Mapping[str, Any]) -> str:
     """Errors and output of the command; a program prints what matters to either."""
     streams: Sequence[str] = [str(result.get(name) or "").strip() for name in ("stdout", "stderr")]
-    lines = [line for stream in streams for line in stream.splitlines()]
-    return last_lines("\n".join(line for line in lines if not PROGRESS.match(line)))
+    kept = [
+        "\n".join(line for line in stream.split("\n") if not PROGRESS.match(line))
+        for stream in streams
+    ]
+    # Where one of them alone would fill the message, each has its half.
+    lengths = [len(last_lines(stream).splitlines()) for stream in kept]
+    half = LINES // 2
+    shares = [max(half, LINES - length) for length in reversed(lengths)]
+    shown = [last_lines(stream, share) for stream, share in zip(kept, shares, strict=True)]
+    return "\n".join(stream for stream in shown if stream)

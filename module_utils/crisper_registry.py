@@ -22,8 +22,9 @@ from ansible.module_utils.crisper_output import last_lines
 
 HUB = "docker.io"
 HUB_KEY = "https://index.docker.io/v1/"  # what the client's configuration calls Docker Hub
-# Labels of images that this repository builds on the host itself.
-BUILT_HERE = ("crisper.platform", "crisper.source")
+# Label of platform images that this repository builds on the host itself: their name. An image that
+# is built on one of them, or pushed elsewhere under another name, inherits it.
+PLATFORM = "crisper.platform"
 # One line per image; everything that decides whether its reference is asked for.
 FORMAT = '{"id": {{json .Id}}, "labels": {{json .Config.Labels}}, "digests": {{json .RepoDigests}}}'
 
@@ -56,9 +57,10 @@ def pulled_digests(reference: str, image: Mapping[str, Any]) -> set[str]:
     Returns:
         Empty for images that were built, loaded or tagged on the host.
     """
-    if any(label in (image.get("labels") or {}) for label in BUILT_HERE):
-        return set()
     wanted = repository(reference)
+    # With the image store of containerd images that were built here have such digests, too.
+    if (image.get("labels") or {}).get(PLATFORM) == wanted.rpartition("/")[2]:
+        return set()
     pairs = (entry.partition("@") for entry in image.get("digests") or ())
     return {digest for name, _, digest in pairs if repository(name) == wanted}
 
@@ -147,7 +149,9 @@ class Registries:
 
     def _login(self, registry: str) -> dict[str, str]:
         key = HUB_KEY if registry == HUB else registry
-        helper = (self.config.get("credHelpers") or {}).get(key) or self.config.get("credsStore")
+        helpers = self.config.get("credHelpers")
+        helpers = helpers if isinstance(helpers, dict) else {}
+        helper = helpers.get(key) or self.config.get("credsStore")
         if helper:
             return _helper_login(str(helper), key, self.timeout)
         return file_login(self.config, key)
@@ -161,7 +165,8 @@ def parse_reply(reference: str, status: int, body: bytes) -> Answer:
         content = {}
     if not isinstance(content, dict):
         content = {}
-    digest = str((content.get("Descriptor") or {}).get("digest") or "")
+    descriptor = content.get("Descriptor")
+    digest = str(descriptor.get("digest") or "") if isinstance(descriptor, dict) else ""
     if status == 200 and digest:
         return Answer(reference, digest)
     said = last_lines(str(content.get("message") or ""), 1)
@@ -170,13 +175,14 @@ def parse_reply(reference: str, status: int, body: bytes) -> Answer:
 
 def file_login(config: Mapping[str, Any], key: str) -> dict[str, str]:
     """Return the login that the client's configuration itself holds for a registry."""
-    entries = config.get("auths") or {}
+    entries = config.get("auths")
+    entries = entries if isinstance(entries, Mapping) else {}
     names = (key, f"https://{key}", f"https://{key}/v1/", f"https://{key}/v2/")
-    entry = next((entries[name] for name in names if entries.get(name)), {})
+    entry = next((entries[name] for name in names if isinstance(entries.get(name), Mapping)), {})
     if entry.get("identitytoken"):
         return {"identitytoken": entry["identitytoken"], "serveraddress": key}
     try:
-        user, _, password = base64.b64decode(entry.get("auth") or "").decode().partition(":")
+        user, _, password = base64.b64decode(str(entry.get("auth") or "")).decode().partition(":")
     except ValueError:
         return {}
     return {"username": user, "password": password, "serveraddress": key} if user else {}

@@ -13,7 +13,7 @@ from ansible.module_utils.crisper_forms import BOOLEAN, boolean_remedy, printabl
 
 # Names that no role has, but playbooks and defaults of roles refer to, such as the documented
 # `-e restore_database=true`; only those that begin like a role's own need to stand here.
-COMMAND_LINE = frozenset({"restore_database", "stack_become", "stack_hosts"})
+COMMAND_LINE = frozenset({"docker_cli_path", "restore_database", "stack_become", "stack_hosts"})
 # Booleans that are documented as `-e name=true`, a text: the roles convert these.
 CONVERTED = frozenset({"images_cache_save", "restore_confirmed"})
 # Likeness (0 to 1) from which a name is taken for a mistyped one: of names as wholes, and of what

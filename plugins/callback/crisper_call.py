@@ -10,7 +10,8 @@ description:
   - Ansible takes C(--tags) that no task has, an inventory that is not there and a play without
     hosts for a success. For C(deploy.yml) and C(playbooks/*.yml) of this repository they are errors
     here, before any server is contacted. Ansible ends with exit code 5.
-  - Other playbooks, also those that import these, are judged by the plays of this repository alone.
+  - Other playbooks, also those that import these, are not judged. They may add hosts, or include
+    tasks with tags, which nobody knows at the start.
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,10 +33,15 @@ ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 from ansible.module_utils.crisper_call import hosts_problem, inventory_problem, tag_problem
 
 
-def is_operators(play: Any) -> bool:
-    """Whether a play is one of this repository's deploy.yml or playbooks."""
-    path = Path(play.get_path().rpartition(":")[0]).resolve()
+def is_operators_file(name: str) -> bool:
+    """Return whether a file is this repository's deploy.yml or one of its playbooks."""
+    path = Path(name).resolve()
     return path == ROOT / "deploy.yml" or path.parent == ROOT / "playbooks"
+
+
+def is_operators(play: Any) -> bool:
+    """Return whether a play is one of this repository's deploy.yml or playbooks."""
+    return is_operators_file(play.get_path().rpartition(":")[0])
 
 
 def collect_tags(playbook: Playbook) -> set[str]:
@@ -82,6 +88,9 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """End Ansible with one message when something is wrong with the call."""
+        # A wrapper may add hosts, include tasks with tags, or limit one of several deploys.
+        if not is_operators_file(playbook._file_name or ""):
+            return
         plays = [play for play in playbook.get_plays() if is_operators(play)]
         if plays and (problem := self._find_problem(playbook, plays)):
             self._display.error(problem, wrap_text=False)

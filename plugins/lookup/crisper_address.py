@@ -18,11 +18,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible import constants, context
+from ansible.errors import AnsibleError
 from ansible.playbook.play_context import PlayContext
 from ansible.plugins.loader import connection_loader
 from ansible.plugins.lookup import LookupBase
 
 SSH_ARGUMENTS = ("ssh_args", "ssh_common_args", "ssh_extra_args")
+VARIABLES = (
+    *(f"ansible_{option}" for option in SSH_ARGUMENTS),
+    *("ansible_ssh_executable", "ansible_user", "ansible_ssh_user"),
+    *("ansible_port", "ansible_ssh_port"),
+)
 
 
 def configured_host(output: str, host: str) -> str:
@@ -53,18 +59,18 @@ class LookupModule(LookupBase):
 
     def _configured(self, host: str, known: Mapping[str, Any]) -> str:
         connection = connection_loader.get("ansible.builtin.ssh", PlayContext(), "/dev/null")
-        given = {
-            key: self._templar.template(value)
-            for key, value in known.items()
-            if key.startswith("ansible_ssh_")
-        }
-        connection.set_options(var_options=given)
-        options = [str(connection.get_option(option) or "") for option in SSH_ARGUMENTS]
-        command = [connection.get_option("ssh_executable"), *shlex.split(" ".join(options))]
         try:
+            given = {k: self._templar.template(known[k]) for k in VARIABLES if k in known}
+            connection.set_options(var_options=given)
+            arguments = " ".join(str(connection.get_option(o) or "") for o in SSH_ARGUMENTS)
+            command = [connection.get_option("ssh_executable"), *shlex.split(arguments)]
+            # A client's configuration may decide by the user.
+            for option, name in (("User", "remote_user"), ("Port", "port")):
+                value = connection.get_option(name)
+                command += ["-o", f"{option}={value}"] if value else []
             done = subprocess.run(
                 [*command, "-G", host], capture_output=True, text=True, timeout=10, check=False
             )
-        except (OSError, subprocess.TimeoutExpired):
-            return host  # the connection itself will tell what is wrong
+        except (AnsibleError, ValueError, OSError, subprocess.TimeoutExpired):
+            return host  # the connection itself will say what is wrong
         return configured_host(done.stdout, host) if done.returncode == 0 else host

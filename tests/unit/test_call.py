@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.crisper_call import (
-    MOLECULE_TAGS,
+    LOCKED,
     hosts_problem,
     inventory_problem,
     nearest,
@@ -58,7 +58,7 @@ def test_names_are_sorted_by_likeness():
 
 
 def test_tags_that_exist_and_those_of_ansible_are_no_problem():
-    assert tag_problem("deploy.yml", "--tags", ["plan", "all", "never"], {"plan"}) == ""
+    assert tag_problem("deploy.yml", "--tags", ["plan", "all", "tagged"], {"plan"}) == ""
     assert inventory_problem([], ["inventories/local"]) == ""
 
 
@@ -85,9 +85,25 @@ def test_an_unknown_tag_is_an_error_with_the_nearest_first(option, site):
     assert "PLAY [" not in output
 
 
-def test_what_molecule_skips_is_no_mistake():
-    assert tag_problem("x.yml", "--skip-tags", MOLECULE_TAGS, {"verify"}) == ""
-    assert "notes:" in tag_problem("x.yml", "--skip-tags", {"notes"}, {"verify"})
+@pytest.mark.parametrize(
+    ("option", "tags", "said"),
+    [
+        ("--tags", "never", "Name the tags that you mean"),
+        ("--skip-tags", "always", "Name the tags that you mean"),
+        ("--skip-tags", "docker,verify", "that would skip the lock of deploy.yml too"),
+        ("--skip-tags", "finish", "passed over by itself"),
+    ],
+)
+def test_tags_that_would_take_the_safeguards_away_are_refused(option, tags, said, site):
+    code, output = play("-i", site, "deploy.yml", option, tags)
+    assert code == REFUSED
+    assert said in output
+
+
+def test_stages_without_the_lock_may_be_skipped():
+    known = LOCKED | {"verify", "preflight"}
+    assert tag_problem("deploy.yml", "--skip-tags", {"verify", "preflight"}, known) == ""
+    assert tag_problem("backup.yml", "--skip-tags", {"finish"}, {"finish", "backup"}) == ""
 
 
 @pytest.mark.parametrize("option", ["--list-tags", "--syntax-check", "--list-hosts"])
@@ -127,8 +143,8 @@ def test_a_limit_that_no_host_has_is_ansibles_own_error(site):
     assert "ignoring: nope" in output
 
 
-def test_a_playbook_that_imports_ours_is_judged_and_others_are_not(tmp_path, site):
-    """As molecule does it: other callbacks are enabled, by the environment."""
+def test_other_playbooks_are_not_judged_not_even_those_that_import_ours(tmp_path, site):
+    """A wrapper may add hosts, include tasks with tags, or limit one of several deploys."""
     other = tmp_path / "other.yml"
     other.write_text("[{hosts: nowhere, gather_facts: false, tasks: []}]")
     assert play("-i", site, str(other))[0] == 0
@@ -136,9 +152,8 @@ def test_a_playbook_that_imports_ours_is_judged_and_others_are_not(tmp_path, sit
     importing.write_text(
         f"[{{import_playbook: {ROOT}/deploy.yml, vars: {{stack_hosts: nowhere}}}}]"
     )
-    code, output = play("-i", site, str(importing), ANSIBLE_CALLBACKS_ENABLED="crisper_stages")
-    assert code == REFUSED
-    assert "no host in 'nowhere'" in output
+    code, output = play("-i", site, str(importing), "--tags", "nope", "--skip-tags", "notest")
+    assert code == 0, output
 
 
 def test_a_tag_that_one_of_several_playbooks_has_is_known(site):

@@ -39,9 +39,24 @@ REAL = {
     "Failed to connect to the host via ssh: ssh: connect to host 192.0.2.7 port 2222: Connection"
     " refused": ("nothing answers on that port", "ansible_port"),
     "Failed to connect to the host via ssh: ssh: Could not resolve hostname nowhere.invalid: Name"
-    " or service not known": ("its name has no address", "ansible_host"),
+    " or service not known": ("nowhere.invalid has no address", "ansible_host"),
     "Failed to connect to the host via ssh: Connection timed out during banner exchange\r\n"
     "Connection to 192.0.2.7 port 2222 timed out": ("no answer came", "firewalls"),
+    "Using a SSH password instead of a key is not possible because Host Key checking is enabled and"
+    " sshpass does not support this.": ("its host key is not known here", "ssh-keyscan"),
+    "Permission denied for intruders\nssh: connect to host 192.0.2.7 port 2222: Connection"
+    " refused": (
+        "nothing answers on that port",
+        "ansible_port",
+    ),
+    "sudo: unable to resolve host app1: Name or service not known\nsudo: unknown user: opss": (
+        "Cannot become root on app-1",
+        "Try it by hand",
+    ),
+    "Control socket connect(/root/x): Permission denied": (
+        "the reason is quoted below",
+        "Try it by hand",
+    ),
     "sudo: sorry, you must have a tty to run sudo\n": (
         "sudo needs a terminal (requiretty)",
         "ansible_pipelining: false",
@@ -64,12 +79,12 @@ REAL = {
 @pytest.mark.parametrize(("output", "said"), REAL.items())
 def test_what_ssh_and_sudo_print_is_one_message_with_a_remedy(output, said):
     message = describe_connection_failure(HOST, output)
-    what, remedy = message.split("\n")
+    what, remedy = message.split("\n")[:2]
     assert "app-1 (deployer@192.0.2.7, port 2222): " in what
     assert said[0] in what
     assert what.endswith("Nothing was done.")
     assert said[1] in remedy
-    goal = "become root on" if "sudo" in what else "connect to"
+    goal = "become root on" if "sudo" in what or "sudo: " in output else "connect to"
     assert what.startswith(f"Cannot {goal} app-1") or "sshpass" in what
 
 

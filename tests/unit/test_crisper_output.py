@@ -120,3 +120,33 @@ def test_a_record_with_room_for_one_line_gets_the_first_one_whole():
     assert first_line("\nThe migration failed.\nLast lines:\nx") == "The migration failed."
     assert first_line("") == ""
     assert len(first_line("x" * 900)) == 500
+
+
+@pytest.mark.parametrize(
+    ("printed", "told"),
+    [
+        (
+            "to postgresql+psycopg://app:S3cretPw@postgres:5432/app",
+            "to postgresql+psycopg://app:***@",
+        ),
+        ("redis://:hunter2@redis:6379/0 refused", "redis://:***@redis:6379/0 refused"),
+        (
+            "http://proxy:3128 and https://u:p%40w@proxy:1",
+            "http://proxy:3128 and https://u:***@proxy:1",
+        ),
+        ("\x1b]0;title\x07\x9bevil\u202e\x00done", "evildone"),
+    ],
+)
+def test_passwords_and_control_characters_are_not_repeated(printed, told):
+    message = describe_failure({**RUN, "stderr": printed}, "The migration")
+    assert told in message
+    for secret in ("S3cretPw", "hunter2", "p%40w", "\x07", "\x9b", "\u202e", "\x00"):
+        assert secret not in message
+
+
+def test_neither_stream_pushes_the_other_out():
+    warnings = "\n".join(f"warning {n}" for n in range(40))
+    told = describe_failure({**RUN, "stdout": "the reason", "stderr": warnings}, "The migration")
+    assert "the reason" in told
+    assert told.endswith("warning 39")
+    assert len(told.splitlines()) <= 22

@@ -30,12 +30,22 @@ PLAY = """
         ansible_connection: local
         ansible_python_interpreter: "{{ ansible_playbook_python }}"
 """
-SSH_CONFIG = "Host alias\n  HostName 192.0.2.77\n"
+SSH_CONFIG = """\
+Host alias
+  HostName 192.0.2.77
+Match originalhost matched user deploy
+  HostName 192.0.2.12
+"""
 HOSTS = {
     "alias": {},
     "plain": {"ansible_host": "192.0.2.8", "ansible_user": "deploy"},
     "templated": {"ansible_host": "{{ address }}", "address": "192.0.2.9"},
     "optioned": {"ansible_ssh_common_args": "-o HostName={{ address }}", "address": "192.0.2.10"},
+    "matched": {"ansible_user": "deploy"},
+    "broken": {
+        "ansible_host": "192.0.2.11",
+        "ansible_ssh_common_args": "-o 'x",
+    },
     "six": {"ansible_host": "2001:db8::7"},
     "local": {"ansible_connection": "local"},
     "container": {"ansible_connection": "community.docker.docker", "ansible_host": "name"},
@@ -72,6 +82,8 @@ def addresses(tmp_path_factory):
         ("plain", "192.0.2.8"),
         ("templated", "192.0.2.9"),
         ("optioned", "192.0.2.10"),
+        ("matched", "192.0.2.12"),
+        ("broken", "192.0.2.11"),
         ("six", "2001:db8::7"),
         ("local", ""),
         ("container", "name"),

@@ -23,8 +23,16 @@ def mode(path):
 
 
 def test_a_folder_and_its_parents_get_the_mode(tmp_path):
-    make_folder(tmp_path / "a/b/c", 0o755)
-    assert [mode(tmp_path / part) for part in ("a", "a/b", "a/b/c")] == [0o755] * 3
+    make_folder(tmp_path / "a/b/c", 0o700)
+    modes = [mode(tmp_path / part) for part in ("a", "a/b", "a/b/c")]
+    assert modes == [0o755, 0o755, 0o700]
+
+
+def test_an_inherited_group_stays(tmp_path):
+    (tmp_path / "group").mkdir()
+    (tmp_path / "group").chmod(0o2775)
+    make_folder(tmp_path / "group/new", 0o755)
+    assert mode(tmp_path / "group/new") == 0o2755
 
 
 def test_folders_that_are_there_keep_their_mode(tmp_path):
