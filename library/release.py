@@ -433,7 +433,7 @@ class Releases:
             if before == after or item["path"] == ".env":
                 continue
             if item["path"] in self.secret and item["path"].startswith(".env"):
-                before, after = redacted_env(before, after), redacted_env(after, before)
+                before, after = redacted_env(before, after, ""), redacted_env(after, before)
             elif item["path"] in self.secret:
                 before, after = ("(secret)\n" if before else ""), "(secret, differs)\n"
             header = item["path"]

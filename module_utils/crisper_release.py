@@ -80,14 +80,16 @@ def env_names_changed(before: str, after: str) -> list[str]:
     return marks
 
 
-def redacted_env(text: str, other: str) -> str:
-    """An env file for a diff against `other`: every value hidden, changed ones marked so."""
+def redacted_env(text: str, other: str, mark: str = " (differs)") -> str:
+    """Return an env file for a diff against `other`: values hidden, `mark` behind changed ones.
+
+    Give the two sides of a diff different marks, or the lines are equal.
+    """
     mine, theirs = _env(text), _env(other)
     lines = []
     for name in sorted(mine):
         differs = name in theirs and theirs[name] != mine[name]
-        mark = " (differs)" if differs else ""
-        lines.append(f"{name}={REDACTED}{mark}")
+        lines.append(f"{name}={REDACTED}{mark if differs else ''}")
     return "".join(f"{line}\n" for line in lines)
 
 

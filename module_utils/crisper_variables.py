@@ -83,6 +83,41 @@ def kind_problems(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, An
     return [printable(finding) for finding in found]
 
 
+def key_problems(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return one sentence for each key in a mapping that its specification does not have.
+
+    Args:
+        values: name -> resolved value of the variables that are set.
+        specs: name -> option of the roles' argument specifications.
+    """
+    found = []
+    for top in sorted(values.keys() & specs.keys()):
+        for where, key, known in _foreign_keys(top, values[top], specs[top]):
+            meant = nearest(key, known, LIKE_BEHIND)
+            guess = f"did you mean {meant}?" if meant else "remove it."
+            found.append(
+                f"{where}.{key}: {where} has no such key: {guess} It has"
+                f" {', '.join(sorted(known))}."
+            )
+    return [printable(finding) for finding in found]
+
+
+def _foreign_keys(
+    where: str, value: Any, option: Mapping[str, Any]
+) -> Iterator[tuple[str, str, Collection[str]]]:
+    """Keys that are not specified: where each stands, its name, and the names that there are."""
+    options = option.get("options")
+    if option.get("elements") == "dict" and isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _foreign_keys(f"{where}[{index}]", item, {"options": options})
+    elif options and isinstance(value, Mapping):
+        for key, item in value.items():
+            if key in options:
+                yield from _foreign_keys(f"{where}.{key}", item, options[key] or {})
+            else:
+                yield where, str(key), options.keys()
+
+
 def _leaves(where: str, value: Any, option: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
     """Single values of an option and its suboptions: where each stands, and its specified type."""
     kind = str(option.get("type"))

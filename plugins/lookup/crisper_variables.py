@@ -14,7 +14,8 @@ description:
   - Facts and registered results do not count, nor do variables of plays, roles and tasks.
 options:
   _terms:
-    description: None.
+    description: C(keys) gives the findings about keys in mappings instead, which have to be told
+      before Ansible's own validation.
 """
 
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
 from ansible.module_utils.crisper_variables import (
+    key_problems,
     kind_problems,
     name_problems,
     reserved_prefixes,
@@ -53,6 +55,8 @@ class LookupModule(LookupBase):
     ) -> list[str]:
         """Return the findings; an empty list when there are none."""
         known = variables or {}
+        if terms == ["keys"]:
+            return self._keys(known)
         specs = read_specifications()
         names = {name for options in specs.values() for name in options}
         prefixes = reserved_prefixes(specs.keys(), names)
@@ -77,18 +81,30 @@ class LookupModule(LookupBase):
                 continue  # the role's own validation tells why
         return [*name_problems(origins, names, prefixes), *kind_problems(values, others)]
 
+    def _keys(self, known: Mapping[str, Any]) -> list[str]:
+        values, specs = {}, read_specification(ROOT / "roles" / JUDGED)
+        for name in known.keys() & specs.keys():
+            try:
+                values[name] = self._templar.template(known[name])
+            except AnsibleError:
+                continue  # lookup crisper_unreadable says why
+        return key_problems(values, specs)
+
 
 def read_specifications() -> dict[str, dict[str, Any]]:
     """Return the options of every role of this repository, of all its entry points together."""
-    found = {}
-    for path in sorted((ROOT / "roles").glob("*/meta/argument_specs.yml")):
-        text = path.read_text()
-        parsed = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-        options: dict[str, Any] = {}
-        for entry in parsed["argument_specs"].values():
-            options |= entry.get("options") or {}
-        found[path.parents[1].name] = options
-    return found
+    folders = sorted(path.parents[1] for path in ROOT.glob("roles/*/meta/argument_specs.yml"))
+    return {folder.name: read_specification(folder) for folder in folders}
+
+
+def read_specification(role: Path) -> dict[str, Any]:
+    """Return the options of one role, of all its entry points together."""
+    text = (role / "meta/argument_specs.yml").read_text()
+    parsed = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+    options: dict[str, Any] = {}
+    for entry in parsed["argument_specs"].values():
+        options |= entry.get("options") or {}
+    return options
 
 
 def find_given(known: Mapping[str, Any], host: str) -> dict[str, Any]:

@@ -290,7 +290,9 @@ def test_check_mode_writes_nothing_and_the_diff_shows_no_secret(run, tmp_path):
     assert planned["changed"]
     assert planned["env_changed"] == ["+LEVEL", "~PASSWORD"]
     assert SENTINEL not in json.dumps(planned)
-    assert "PASSWORD=<redacted> (differs)" in json.dumps(planned["diff"])
+    env = next(part for part in planned["diff"] if part["after_header"] == ".env.prod")
+    assert "PASSWORD=<redacted>\n" in env["before"]
+    assert "PASSWORD=<redacted> (differs)\n" in env["after"]  # equal sides would be no diff
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
 
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from ansible.module_utils.crisper_variables import (
     CONVERTED,
+    key_problems,
     kind_problems,
     name_problems,
     reserved_prefixes,
@@ -275,3 +276,29 @@ def test_numbers_that_are_texts_are_compared_as_numbers():
     """Regression: '30' >= '397' compares texts, and '30' >= 397 is an error of Python's."""
     text = (ROOT / "roles/tls/tasks/look.yml").read_text()
     assert "tls_renew_days | int >= tls_days | int" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"stack_app": {"enviroment": {}}},
+            "stack_app.enviroment: stack_app has no such key: did you mean environment?",
+        ),
+        (
+            {"celery_workers": [{}, {"concurency": 2}]},
+            "celery_workers[1].concurency: celery_workers[1]"
+            " has no such key: did you mean concurrency? It has concurrency, cpus, memory, name",
+        ),
+        ({"stack_app": {"web": {"zzz": 1}}}, "stack_app.web has no such key: remove it."),
+    ],
+)
+def test_a_key_that_there_is_not_is_one_sentence_with_the_nearest(values, said):
+    """Regression: 13 KB with the whole specification, and no "did you mean"."""
+    (problem,) = key_problems(values, options())
+    assert said in problem
+
+
+def test_keys_of_ones_own_are_no_problem():
+    own = {"stack_app": {"environment": {"ANY": 1}, "secret_environment": {"X": "y"}}}
+    assert key_problems(own | {"stack_secrets": {"mine": "x"}, "image_refs": {}}, options()) == []

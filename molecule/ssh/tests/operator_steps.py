@@ -224,7 +224,7 @@ def test_the_commands_of_the_readme_deploy(operator):
         if "--check" in command:
             assert on_server("docker", "ps", "--all", "--quiet") == ""
             assert on_server("sh", "-c", f"ls {STACK} 2>/dev/null || true") == ""
-            assert "Plan" in printed
+            assert re.search(r"^Plan +a new release, the first", printed, re.MULTILINE)
     assert f"URL       http://{operator.address}:80" in printed
     assert current()
     with urllib.request.urlopen(f"http://{operator.address}/health", timeout=10) as answer:
@@ -241,6 +241,10 @@ def test_a_second_run_changes_nothing(operator):
 def test_a_changed_deploy_under_load(operator, load):
     operator.change("blue")
     before = current()
+    planned = operator.run(f"{DEPLOY} deploy.yml --check --diff")
+    assert re.search(rf"^Plan +a new release instead of {before}", planned, re.MULTILINE)
+    assert "+COLOUR=<redacted>" in planned
+    assert current() == before
     printed = operator.run(f"{DEPLOY} deploy.yml")
     assert re.search(r"Tasks +[1-9]\d* accepted, .* 0 lost, 0 run twice", printed)
     assert re.search(r"Requests +[1-9]\d* probed, 0 failed", printed)
