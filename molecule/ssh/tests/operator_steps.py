@@ -236,6 +236,8 @@ def test_a_second_run_changes_nothing(operator):
     printed = operator.run(f"{DEPLOY} deploy.yml")
     assert re.search(r"changed=0 +unreachable=0 +failed=0", printed)
     assert "unchanged: the same inputs" in printed
+    planned = operator.run(f"{DEPLOY} deploy.yml --tags plan")
+    assert f"nothing to deploy: release {current()} is the wanted one" in planned
 
 
 def test_a_changed_deploy_under_load(operator, load):
