@@ -16,10 +16,16 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests/unit"), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT / "tests"))
 from hostile_values import example, unsafe, written  # noqa: E402
-from rendering import Inventory  # noqa: E402
 
+# A process of its own: rendering loads Ansible's controller, and modules in the same process then
+# give their warnings to it instead of returning them.
+RENDER = """
+import json, sys
+from rendering import Inventory
+print(json.dumps(Inventory(sys.stdin.read()).files()))
+"""
 STACK = f"proxytest-{os.getpid()}"
 PROXY = "http://user:client-secret@127.0.0.1:9"
 KEYS = ("httpProxy", "httpsProxy", "ftpProxy", "allProxy", "noProxy")
@@ -57,7 +63,15 @@ def release(folder: Path, image: str, **values: Any) -> list[str]:
     inventory["stack_secrets"] |= {"mariadb_password": "m", "mariadb_root_password": "m"}
     inventory["stack_app"] |= {"frontend": {"image": "r/x:1", "port": 8080, "health_path": "/"}}
     inventory["stack_app"].setdefault("backend_paths", ["/api/"])
-    for path, content in Inventory(written(inventory)).files().items():
+    rendered = subprocess.run(
+        [sys.executable, "-c", RENDER],
+        input=written(inventory),
+        env={**os.environ, "PYTHONPATH": f"{ROOT}/tests/unit:{ROOT}/tests"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for path, content in json.loads(rendered.stdout.splitlines()[-1]).items():
         place = folder / path
         place.parent.mkdir(exist_ok=True, parents=True)
         place.write_text(content)

@@ -38,7 +38,7 @@ PLAY = """
     - name: Write the images of the release
       ansible.builtin.copy:
         content: "{{ stack_images | to_json }}"
-        dest: "{{ images_result }}"
+        dest: "{{ result_file }}"
         mode: "0600"
 """
 
@@ -127,7 +127,7 @@ def deploy(folder: Path, **values: Any) -> tuple[dict[str, Any], str]:
     (folder / "play.yml").write_text(PLAY)
     result = folder / "images.json"
     result.unlink(missing_ok=True)
-    (folder / "vars.yml").write_text(written(stack | values | {"images_result": str(result)}))
+    (folder / "vars.yml").write_text(written(stack | values | {"result_file": str(result)}))
     command = ["ansible-playbook", "-i", "localhost,", str(folder / "play.yml")]
     command += [
         "-e",
@@ -169,7 +169,7 @@ def test_images_are_pulled_with_a_login_and_followed(
 
     images, output = deploy(tmp_path, **values)
     assert images == {}
-    assert "registry_logins" in output
+    assert "registry_logins" in output, output
     for name in ("nginx", "postgres", "redis", "qdrant"):
         assert f"The pull ({registry}/{name}:1) failed" in output
     assert "no basic auth credentials" in output

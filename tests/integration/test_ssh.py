@@ -151,7 +151,10 @@ def test_a_host_that_can_be_managed_is_no_problem(
         ),
         ({"ansible_user": "nobody-here"}, "the login was refused"),
         ({"ansible_user": "free", "ansible_port": 1}, "nothing answers on that port"),
-        ({"ansible_user": "free", "ansible_host": "no-such.invalid"}, "its name has no address"),
+        (
+            {"ansible_user": "free", "ansible_host": "no-such.invalid"},
+            "the name no-such.invalid has no address",
+        ),
         ({"ansible_user": "free", "ansible_become_method": "su"}, "su did not answer in time"),
     ],
 )
