@@ -45,7 +45,8 @@ options:
     description:
       - Service to C({kind, replicas}). Kinds are C(web) and C(worker) (rolled start-first),
         C(single) (stopped, then started) and C(fixed) (touched only when its own definition
-        changed).
+        changed). A C(web) service has C(port), and C(probe) (C({path, host, scheme, status})), how
+        nginx asks which of its replicas are healthy.
     type: dict
     required: true
   host:
@@ -95,6 +96,16 @@ options:
         description: The Python interpreter in the container.
         type: str
         default: python
+  live:
+    description:
+      - Folder on the host that nginx's container has its configuration from. C(retire) has all
+        requests go to the release there before it stops anything (services with a C(port));
+        C(swap) does so where nginx itself is replaced. Without one nothing of it is touched.
+    type: path
+  reload:
+    description: Whether nginx loads its configuration, in the moment before requests change over.
+    type: bool
+    default: false
   overdue:
     description:
       - Node names of old workers that still run tasks after their time. They are stopped the cold
@@ -163,6 +174,11 @@ after:
   returned: in phase C(retire), when nothing was RV(held)
   type: dict
   sample: {release: 20261120t221500z-1a2b3c4d, steps: [], nodes: {new: [], old: []}, containers: []}
+serving:
+  description: The release that nginx sends requests to; empty where there is none.
+  returned: with O(live)
+  type: str
+  sample: 20261120t221500z-1a2b3c4d
 left:
   description:
     - What came of C(leave) - C(queues) (node name to those it was told to leave, of old workers
@@ -222,6 +238,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "wait_timeout": {"type": "int", "default": 300},
     "stop_timeout": {"type": "int"},
     "workers": WORKERS_SPEC,
+    "live": {"type": "path"},
+    "reload": {"type": "bool", "default": False},
     "overdue": {"type": "list", "elements": "str", "default": []},
     "docker_cli": {"type": "str", "default": "docker"},
     "run": RUN_SPEC,

@@ -27,6 +27,7 @@ class Container:
     state: str
     health: str
     pool: str = ""
+    pid: int = 0
 
     @property
     def fit(self) -> bool:
@@ -74,6 +75,7 @@ def parse_inspect(records: Iterable[Mapping[str, Any]]) -> list[Container]:
                 state=str(state.get("Status", "")),
                 health=str((state.get("Health") or {}).get("Status", "none")),
                 pool=str(labels.get("crisper.pool", "")),
+                pid=int(state.get("Pid") or 0),
             )
         )
     return sorted(found, key=lambda container: (container.service, container.name))

@@ -26,6 +26,7 @@ from ansible.module_utils.crisper_rollout import (
     not_ready,
 )
 from ansible.module_utils.crisper_ship import ShipError
+from ansible.module_utils.crisper_upstream import Upstreams, waiting_connections
 from ansible.module_utils.crisper_workers import Workers, remedy
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 
 # Between two looks at containers: when nothing happened, and when the engine tells no events.
 LOOK_SECONDS, POLL_SECONDS = 2.0, 0.25
+# The service that requests come in by, and what does things in its container.
+PROXY = "nginx"
+UPSTREAMS = ("sh", "/etc/crisper/upstreams.sh")
+# Until a web container that is to stop has accepted what waits at its socket; between two looks.
+ACCEPT_SECONDS, SETTLE_SECONDS = 30.0, 0.1
 
 
 class Rollout:
@@ -45,6 +51,8 @@ class Rollout:
         self.folder = module.params["project_src"]
         self.engine = Engine(module, module.params["project_name"], self.seen)
         self.watch: Watch | None = None
+        live = module.params["live"]
+        self.upstreams = Upstreams(live, module.params["services"]) if live else None
         asked = module.params["workers"]
         try:
             self.workers = Workers(asked, module.params["docker_cli"]) if asked else None
@@ -151,11 +159,14 @@ class Rollout:
 
     def told(self, steps: list[Step], containers: list[Container]) -> dict[str, Any]:
         """A plan as results show it."""
-        return {
+        plan: dict[str, Any] = {
             "steps": [step.as_dict() for step in steps],
             "nodes": self.nodes(containers),
             "containers": shown(containers),
         }
+        if self.upstreams:
+            plan["serving"] = self.upstreams.serving
+        return plan
 
     def nodes(self, containers: list[Container]) -> dict[str, list[str]]:
         """Celery node names of the running workers, of this release and of others."""
@@ -298,6 +309,8 @@ class Rollout:
         self.beats = {step.service: list(step.old) for step in wanted if step.kind == "single"}
         if old := list(chain.from_iterable(self.beats.values())):
             self.ending = self.engine.begin("stop", *old)
+        if any(step.service == PROXY for step in wanted):
+            self.switch(*self.plan())  # it begins with the release's configuration
         if fixed := [step.service for step in wanted if step.kind == "fixed"]:
             self.up(fixed, "--wait", "--wait-timeout", str(self.params["wait_timeout"]))
         self.result["changed"] = True
@@ -358,9 +371,60 @@ class Rollout:
                 )
             self.rest()
 
+    def switch(self, steps: list[Step], containers: list[Container]) -> None:
+        """Have nginx send all requests to the release from now on.
+
+        Containers that get none any more finish those that they have.
+        """
+        upstreams = self.upstreams
+        if upstreams is None:
+            return
+        proxies = [c.id for c in containers if c.service == PROXY and c.state == "running"]
+        if self.params["reload"]:
+            for proxy in proxies:
+                self.proxy(proxy, "reload", "nginx does not take the configuration")
+        if not upstreams.services or upstreams.serving == self.release:
+            return
+        missing = not_ready(step for step in steps if step.kind == "web")
+        if missing:
+            self.fail(
+                f"Requests stay with release {upstreams.serving or 'none'}, because the new"
+                f" containers do not serve: {'; '.join(missing)}. Run the deploy again; it starts"
+                " what is missing."
+            )
+        self.note("switch")
+        replicated = upstreams.replicated
+        upstreams.switch(self.release)
+        self.result["changed"] = True
+        # Replicas of the release that served may have been out of the rotation.
+        for proxy in proxies if replicated else ():
+            self.proxy(proxy, "release", "nginx does not take up the replicas")
+
+    def proxy(self, container: str, command: str, what: str) -> None:
+        """Run a command of upstreams.sh in nginx's container."""
+        code, out, err = self.engine.call("exec", container, *UPSTREAMS, command)
+        if code != 0:
+            serving = self.upstreams.serving if self.upstreams else ""
+            self.fail(
+                f"{what} of release {self.release}; requests go to release {serving or 'none'}:"
+                f" {(err or out).strip()[-2000:]}"
+            )
+
+    def accept(self, containers: list[Container]) -> None:
+        """Wait until web containers that are to stop have accepted every connection.
+
+        A server that is told to stop closes its socket, and whoever stands in its queue with a
+        request is cut off: a server with busy synchronous workers has such a queue.
+        """
+        deadline = time.monotonic() + ACCEPT_SECONDS
+        while containers and time.monotonic() < deadline:
+            time.sleep(SETTLE_SECONDS)  # also for what nginx was just about to send
+            containers = [c for c in containers if waiting_connections(c.pid)]
+
     def let_go(self, held: bool) -> None:
         """Have what the release does not want stop; `held` keeps workers that still work."""
         steps, containers = self.plan()
+        self.switch(steps, containers)
         rolled = [s for s in steps if s.action == REMOVE or (s.kind in ROLLED and s.action != KEEP)]
         if held:
             rolled = [s for s in rolled if s.kind == "web" and s.action != REMOVE]
@@ -376,6 +440,8 @@ class Rollout:
                 + ". Run the deploy again; it starts what is missing."
             )
         self.note("retire")
+        web = {step.service for step in rolled if step.kind == "web"}
+        self.accept([c for c in containers if c.id in ids and c.service in web and c.pid])
         host, overdue = self.params["host"], set(self.params["overdue"])
         late = [c.id for c in containers if c.id in ids and node_name(c, host) in overdue]
         if late:
@@ -407,6 +473,8 @@ class Rollout:
                 " come back after celery_visibility_timeout. Raise celery_stop_grace_period."
             )
         self.engine.run("rm", "--force", "--volumes", *self.retired)
+        if self.upstreams:
+            self.upstreams.prune()
 
     def retire(self, held: bool) -> None:
         """Wait until the old containers are gone and beat is healthy, and look again."""

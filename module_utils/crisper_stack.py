@@ -706,8 +706,20 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
         "services": [*counted, *(pool["service"] for pool in pools)],
         "rollout": {
             **{name: {"kind": "fixed"} for name in (*data, "nginx")},
-            **{name: {"kind": "web"} for name in front},
-            "backend": {"kind": "web", "replicas": counted["backend"]},
+            **{
+                name: {
+                    "kind": "web",
+                    "port": int(app["frontend"]["port"]),
+                    "probe": {"path": str(app["frontend"]["health_path"])},
+                }
+                for name in front
+            },
+            "backend": {
+                "kind": "web",
+                "replicas": counted["backend"],
+                "port": int(web["port"]),
+                "probe": {"path": str(web["health_path"])},
+            },
             **{p["service"]: {"kind": "worker", "replicas": p["replicas"]} for p in pools},
             **{name: {"kind": "single"} for name in beat},
         },

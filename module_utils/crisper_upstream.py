@@ -1,0 +1,119 @@
+"""Which release nginx sends requests to: a symbolic link that is read on each request.
+
+Below nginx's live folder (``/etc/crisper`` in its container):
+
+    serving -> upstreams/<release>
+    upstreams/<release>/<service> -> <service>-<release>:<port>   a folder; its name is the address
+    upstreams/<release>/<service>.probe                           how its replicas are asked
+
+nginx takes ``$realpath_root`` of ``serving/<service>`` for each request (templates/nginx), so that
+renaming ``serving`` moves all requests from one release to another at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.crisper_files import make_folder
+
+LINK, FOLDER = "serving", "upstreams"
+# How a replica is asked where the release does not say.
+PROBE: dict[str, Any] = {"path": "/", "scheme": "http", "status": [200]}
+
+
+def address(service: str, release: str, port: int) -> str:
+    """Return the address of a service's containers in one release, as Docker's DNS knows it."""
+    return f"{service}-{release}:{port}"
+
+
+def probe_line(service: str, given: Mapping[str, Any]) -> str:
+    """Return ``<replicas> <host> <scheme> <status,…> <path>``, as upstreams.sh reads it."""
+    probe = {**PROBE, **(given.get("probe") or {})}
+    host = probe.get("host") or service
+    statuses = ",".join(str(status) for status in probe["status"])
+    return f"{given.get('replicas', 1)} {host} {probe['scheme']} {statuses} {probe['path']}\n"
+
+
+def accept_queue(table: str) -> int:
+    """Return how many connections wait to be accepted, from the text of ``/proc/<pid>/net/tcp``.
+
+    For a listening socket (state ``0A``) the second half of ``tx_queue:rx_queue`` (hexadecimal) is
+    the length of its accept queue: proc(5), and sk_ack_backlog in the kernel's tcp_ipv4.c.
+    """
+    rows = (line.split() for line in table.splitlines()[1:])
+    return sum(int(row[4].split(":")[1], 16) for row in rows if len(row) > 4 and row[3] == "0A")
+
+
+def waiting_connections(pid: int) -> int:
+    """Return how many connections wait in the network namespace of a process; 0 if it is gone."""
+    total = 0
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            total += accept_queue(Path(f"/proc/{pid}/net/{name}").read_text())
+    return total
+
+
+class Upstreams:
+    """The releases that nginx knows, and the one that serves.
+
+    `folder` is nginx's live folder; `services` are those of the release with their `port`
+    (services without one get no requests through nginx).
+    """
+
+    def __init__(self, folder: str, services: Mapping[str, Mapping[str, Any]]) -> None:
+        self.folder = Path(folder)
+        self.services = {name: given for name, given in services.items() if given.get("port")}
+
+    @property
+    def serving(self) -> str:
+        """The release that requests go to; empty when there is none."""
+        try:
+            return Path(os.readlink(self.folder / LINK)).name
+        except OSError:
+            return ""
+
+    @property
+    def replicated(self) -> bool:
+        """Whether the release that serves has several containers of one service."""
+        lines = [path.read_text() for path in (self.folder / LINK).glob("*.probe")]
+        return any(line.split(" ", 1)[0] not in ("", "1") for line in lines)
+
+    def switch(self, release: str) -> None:
+        """Send all requests to a release from now on.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        target = self.folder / FOLDER / release
+        make_folder(target)
+        for name, given in self.services.items():
+            place = address(name, release, int(given["port"]))
+            make_folder(target / place)
+            _link(target / name, place)
+            _write(target / f"{name}.probe", probe_line(name, given))
+        _link(self.folder / LINK, f"{FOLDER}/{release}")
+
+    def prune(self) -> None:
+        """Forget every release but the one that serves."""
+        for folder in (self.folder / FOLDER).glob("*"):
+            if folder.name != self.serving:
+                shutil.rmtree(folder)
+
+
+def _link(path: Path, target: str) -> None:
+    """Make a symbolic link, in place of an older one, in one step."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target)
+    beside.replace(path)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that nginx's user can read, whatever the umask."""
+    path.write_text(text)
+    path.chmod(0o644)

@@ -1,0 +1,170 @@
+#!/bin/sh
+# Serve with nginx, and keep unhealthy replicas out of the rotation.
+#
+#   upstreams.sh serve     start nginx and the watch; what the container runs
+#   upstreams.sh watch     ask every replica for its health, once
+#   upstreams.sh release   take all replicas of the release that serves, after a switch
+#   upstreams.sh reload    test the configuration, load it, wait until no old worker takes requests
+#
+# nginx reads where a service is through symbolic links, on each request (nginx.conf, $upstream):
+#
+#   /tmp/upstreams/<service>/<slot>  ->  /etc/crisper/serving/<service>   every replica, by its name
+#                                    or  /tmp/addresses/<address>:<port>  one healthy replica
+#
+# /etc/crisper/serving is the release that serves: whoever renames that link moves all requests at
+# once. While all replicas are healthy every slot leads there; otherwise the slots are shared out
+# among the healthy ones. If none is healthy, all are asked: the check may be what is broken.
+set -u
+SERVING=/etc/crisper/serving
+CONF=/etc/crisper/nginx.conf
+SLOTS="0 1 2 3 4 5 6 7 8 9 10 11"
+INTERVAL=2    # seconds between two looks
+TIMEOUT=4     # seconds that a replica has to answer
+FAILURES=2    # in a row, until a replica is out; so a hanging one is out after 12 s
+umask 022
+
+# assign <service> <target …>: share the slots out among targets, in one rename.
+assign() {
+    service=$1
+    shift
+    set=$(mktemp -d "/tmp/sets/$service.XXXXXX")
+    number=0
+    for slot in $SLOTS; do
+        eval "target=\${$((number % $# + 1))}"
+        ln -s "$target" "$set/$slot"
+        number=$((number + 1))
+    done
+    old=$(readlink "/tmp/upstreams/$service")
+    ln -s "$set" "/tmp/upstreams/.$service"
+    mv -T "/tmp/upstreams/.$service" "/tmp/upstreams/$service"
+    [ -z "$old" ] || rm -r "$old"
+}
+
+# check <address>: ask one replica and count its failures in a row, beginning with "out".
+check() {
+    file=$state/$1
+    read -r failures 2>/dev/null <"$file" || failures=$FAILURES
+    code=$(curl --silent --output /dev/null --max-time "$TIMEOUT" --noproxy '*' \
+        --header "Host: $host" --header "X-Forwarded-Proto: $scheme" \
+        --write-out '%{http_code}' "http://$1:$port$path")
+    case ",$statuses," in
+        *",$code,"*) failures=0 ;;
+        *) failures=$((failures + 1)) ;;
+    esac
+    echo "$failures" >"$file"
+}
+
+# look <service>: find its healthy replicas; assign the slots when they are others than before.
+look() {
+    service=$1
+    upstream=$(readlink -f "$SERVING/$service") || return
+    upstream=${upstream##*/}
+    name=${upstream%:*} port=${upstream##*:}
+    read -r replicas host scheme statuses path <"$SERVING/$service.probe" || return
+    addresses=$(getent ahostsv4 "$name" | cut -d ' ' -f 1 | sort -u)
+    [ -n "$addresses" ] || return
+    count=$(echo "$addresses" | wc -l)
+    wanted="$SERVING/$service" healthy=0
+    if [ "$replicas" -gt 1 ] || [ "$count" -gt 1 ]; then
+        state=/tmp/watch/$name
+        mkdir -p "$state"
+        for address in $addresses; do check "$address" & done
+        wait
+        targets=
+        for address in $addresses; do
+            read -r failures <"$state/$address"
+            [ "$failures" -lt "$FAILURES" ] || continue
+            healthy=$((healthy + 1))
+            mkdir -p "/tmp/addresses/$address:$port"
+            targets="$targets /tmp/addresses/$address:$port"
+        done
+        if [ "$healthy" -gt 0 ] && { [ "$healthy" -lt "$count" ] || [ "$count" -lt "$replicas" ]; }; then
+            wanted=${targets# }
+        fi
+        for other in "/tmp/watch/$service"-*; do [ "$other" = "$state" ] || rm -rf "$other"; done
+    fi
+    take "$upstream" "$service" "$wanted"
+}
+
+# take <upstream> <service> <targets>: unless another release serves by now.
+take() {
+    (
+        flock 9
+        [ "$(readlink -f "$SERVING/$2")" = "$(readlink -f "$SERVING")/$1" ] || exit 0
+        [ "$3" != "$(cat "/tmp/watch/$2.targets" 2>/dev/null)" ] || exit 0
+        # shellcheck disable=SC2086 # addresses: one word each
+        assign "$2" $3
+        echo "$3" >"/tmp/watch/$2.targets"
+        echo "requests for $2 go to $3" >&2
+    ) 9>/tmp/watch/lock
+}
+
+watch() {
+    for probe in "$SERVING"/*.probe; do
+        [ -e "$probe" ] || continue
+        service=${probe##*/}
+        look "${service%.probe}"
+    done
+    : >/tmp/watch/alive
+}
+
+release() {
+    (
+        flock 9
+        for link in /tmp/upstreams/*; do
+            service=${link##*/}
+            assign "$service" "$SERVING/$service"
+            echo "$SERVING/$service" >"/tmp/watch/$service.targets"
+        done
+    ) 9>/tmp/watch/lock
+}
+
+# workers: pids of the workers that take requests.
+workers() {
+    for folder in /proc/[0-9]*; do
+        # A worker that is to end is named "… is shutting down".
+        case $(tr '\0' ' ' 2>/dev/null <"$folder/cmdline") in
+            "nginx: worker process"*shutting*) ;;
+            "nginx: worker process"*) echo "${folder#/proc/}" ;;
+        esac
+    done
+}
+
+reload() {
+    nginx -t -c "$CONF" || exit
+    before=" $(workers | tr '\n' ' ') "
+    kill -HUP "$(cat /tmp/nginx.pid)"
+    tries=0
+    while [ $tries -lt 100 ]; do
+        now=$(workers)
+        waiting=
+        for pid in $now; do
+            case $before in *" $pid "*) waiting=$pid ;; esac
+        done
+        [ -n "$now" ] && [ -z "$waiting" ] && return
+        sleep 0.1
+        tries=$((tries + 1))
+    done
+    echo "nginx did not replace its workers within 10 s" >&2
+    exit 1
+}
+
+serve() {
+    rm -rf /tmp/upstreams /tmp/sets /tmp/addresses /tmp/watch
+    mkdir -p /tmp/upstreams /tmp/sets /tmp/addresses /tmp/watch
+    for service in backend frontend; do
+        assign "$service" "$SERVING/$service"
+        echo "$SERVING/$service" >"/tmp/watch/$service.targets"
+    done
+    # A process for each look: it is the script of the release that serves.
+    while :; do
+        sh "$0" watch
+        sleep "$INTERVAL"
+    done &
+    exec nginx -c "$CONF" -g 'daemon off;'
+}
+
+case ${1:-} in
+    serve | watch | release | reload) "$1" ;;
+    *) echo "usage: upstreams.sh serve|watch|release|reload" >&2; exit 2 ;;
+esac
