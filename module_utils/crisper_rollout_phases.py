@@ -395,7 +395,7 @@ class Rollout:
         self.note("switch")
         replicated = upstreams.replicated
         upstreams.switch(self.release)
-        self.result["changed"] = True
+        self.result |= {"changed": True, "serving": self.release}
         # Replicas of the release that served may have been out of the rotation.
         for proxy in proxies if replicated else ():
             self.proxy(proxy, "release", "nginx does not take up the replicas")

@@ -1,0 +1,165 @@
+"""When a rollout has nginx send requests to its release, and what it waits for before and after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import compose_rollout
+import pytest
+from ansible.module_utils import crisper_rollout_phases as phases
+from ansible.module_utils.crisper_upstream import Upstreams
+
+SERVICES = {
+    "nginx": {"kind": "fixed"},
+    "backend": {"kind": "web", "replicas": 1, "port": 8000, "probe": {"path": "/health"}},
+}
+
+
+def record(name: str, service: str, release: str, health: str = "healthy") -> dict[str, Any]:
+    labels = {"com.docker.compose.service": service, "crisper.release": release}
+    state = {"Status": "running", "ExitCode": 0, "Pid": 4711, "Health": {"Status": health}}
+    return {"Id": name, "Name": f"/{name}", "Config": {"Labels": labels}, "State": state}
+
+
+NGINX, OLD = record("proxy", "nginx", ""), record("old", "backend", "r1")
+
+
+@pytest.fixture
+def rollout(tmp_path: Path, run_module: Any) -> Callable[..., tuple[dict[str, Any], list[str]]]:
+    """Run the module before a Docker client that writes down commands and where requests go."""
+
+    def run(
+        *containers: dict[str, Any], refused: str = "", **given: Any
+    ) -> tuple[dict[str, Any], list[str]]:
+        client, told = tmp_path / "docker", tmp_path / "told"
+        for container in containers:
+            (tmp_path / f"{container['Id']}.json").write_text(json.dumps(container))
+        names = " ".join(container["Id"] for container in containers)
+        client.write_text(
+            f"""#!/bin/sh
+cd {tmp_path}; echo "$* [$(basename "$(readlink live/serving)")]" >>told
+case "$1 $2" in
+    "ps --all") echo {names};;
+    "container inspect")
+        shift 2; separator="["
+        for id; do echo "$separator"; cat "$id.json"; separator=,; done
+        echo "]";;
+    "exec proxy") [ -z "{refused}" ] || {{ echo "{refused}" >&2; exit 1; }};;
+esac
+"""
+        )
+        client.chmod(0o755)
+        (tmp_path / "live").mkdir(exist_ok=True)
+        options = {"phases": ["retire"], "project_src": str(tmp_path), "project_name": "demo"}
+        options |= {"release": "r2", "services": SERVICES, "docker_cli": str(client)}
+        options |= {"live": str(tmp_path / "live"), "wait_timeout": 0, **given}
+        answer = run_module(compose_rollout, **options)
+        return answer, told.read_text().splitlines()
+
+    return run
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Upstreams:
+    """Release r1 serves."""
+    (tmp_path / "live").mkdir()
+    upstreams = Upstreams(str(tmp_path / "live"), SERVICES)
+    upstreams.switch("r1")
+    return upstreams
+
+
+def test_old_containers_stop_when_they_get_no_more_requests(rollout: Any, live: Upstreams) -> None:
+    answer, told = rollout(NGINX, OLD, record("new", "backend", "r2"))
+    assert "stop old [r2]" in told
+    assert answer["serving"] == answer["after"]["serving"] == live.serving == "r2"
+    assert [folder.name for folder in (live.folder / "upstreams").iterdir()] == ["r2"]
+    assert not [line for line in told if line.startswith("exec")], "one replica has no rotation"
+
+
+def test_going_back_is_the_same_act(rollout: Any, live: Upstreams) -> None:
+    live.switch("r2")
+    rollout(NGINX, OLD, record("new", "backend", "r2"), release="r1")
+    assert live.serving == "r1"
+
+
+def test_requests_stay_while_the_new_containers_are_not_healthy(
+    rollout: Any, live: Upstreams
+) -> None:
+    for health, why in (
+        ("starting", "new of release r2 did not become healthy"),
+        ("unhealthy", "Requests stay with release r1, because the new containers do not serve:"),
+    ):
+        answer, told = rollout(NGINX, OLD, record("new", "backend", "r2", health))
+        assert answer["failed"]
+        assert why in answer["msg"]
+        assert live.serving == "r1"
+        assert not [line for line in told if line.startswith("stop")]
+
+
+def test_nginx_loads_its_configuration_before_requests_change_over(
+    rollout: Any, live: Upstreams
+) -> None:
+    _, told = rollout(NGINX, OLD, record("new", "backend", "r2"), reload=True)
+    assert "exec proxy sh /etc/crisper/upstreams.sh reload [r1]" in told
+    assert live.serving == "r2"
+
+
+def test_a_configuration_that_nginx_refuses_moves_no_request(rollout: Any, live: Upstreams) -> None:
+    containers = (NGINX, OLD, record("new", "backend", "r2"))
+    answer, told = rollout(*containers, reload=True, refused="[emerg] unknown directive")
+    assert answer["msg"] == (
+        "nginx does not take the configuration of release r2; requests go to release r1:"
+        " [emerg] unknown directive"
+    )
+    assert live.serving == "r1"
+    assert not [line for line in told if line.startswith("stop")]
+
+
+def test_all_replicas_get_requests_after_a_switch(rollout: Any, live: Upstreams) -> None:
+    live.services["backend"] = {**SERVICES["backend"], "replicas": 2}
+    live.switch("r1")
+    _, told = rollout(NGINX, OLD, record("new", "backend", "r2"))
+    assert "exec proxy sh /etc/crisper/upstreams.sh release [r2]" in told
+
+
+def test_a_server_with_a_queue_is_not_stopped_before_it_has_accepted_all(
+    rollout: Any, live: Upstreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, asked = [3, 1, 0], []
+
+    def connections(pid: int) -> int:
+        asked.append((pid, live.serving))
+        return waiting.pop(0)
+
+    monkeypatch.setattr(phases, "waiting_connections", connections)
+    monkeypatch.setattr(phases, "SETTLE_SECONDS", 0)
+    _, told = rollout(NGINX, OLD, record("new", "backend", "r2"))
+    assert asked == [(4711, "r2")] * 3
+    assert "stop old [r2]" in told
+
+
+def test_a_server_that_accepts_nothing_is_stopped_all_the_same(
+    rollout: Any, live: Upstreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phases, "waiting_connections", lambda pid: 1)
+    monkeypatch.setattr(phases, "ACCEPT_SECONDS", 0.3)
+    _, told = rollout(NGINX, OLD, record("new", "backend", "r2"))
+    assert "stop old [r2]" in told
+
+
+def test_an_nginx_that_is_replaced_begins_with_the_release(rollout: Any, tmp_path: Path) -> None:
+    answer, told = rollout(record("new", "backend", "r2"), phases=["swap"])
+    assert not answer.get("failed"), answer
+    (up,) = [line for line in told if " up --detach" in line and line.endswith("[r2]")]
+    assert "nginx" in up
+
+
+def test_a_kept_release_of_before_is_left_to_its_own_nginx(rollout: Any, live: Upstreams) -> None:
+    services = {"nginx": {"kind": "fixed"}, "backend": {"kind": "web", "replicas": 1}}
+    answer, told = rollout(NGINX, OLD, record("new", "backend", "r2"), services=services)
+    assert not answer.get("failed"), answer
+    assert live.serving == "r1"
+    assert "stop old [r1]" in told
