@@ -382,7 +382,7 @@ class Rollout:
         proxies = [c.id for c in containers if c.service == PROXY and c.state == "running"]
         if self.params["reload"]:
             for proxy in proxies:
-                self.proxy(proxy, "reload", "nginx does not take the configuration")
+                self.proxy(proxy, "nginx does not take the configuration", "reload")
         if not upstreams.services or upstreams.serving == self.release:
             return
         missing = not_ready(step for step in steps if step.kind == "web")
@@ -394,15 +394,18 @@ class Rollout:
             )
         self.note("switch")
         replicated = upstreams.replicated
+        upstreams.prepare(self.release)
+        for proxy in proxies:
+            self.proxy(proxy, "nginx finds no healthy containers", "ready", self.release)
         upstreams.switch(self.release)
         self.result |= {"changed": True, "serving": self.release}
         # Replicas of the release that served may have been out of the rotation.
         for proxy in proxies if replicated else ():
-            self.proxy(proxy, "release", "nginx does not take up the replicas")
+            self.proxy(proxy, "nginx does not take up the replicas", "release")
 
-    def proxy(self, container: str, command: str, what: str) -> None:
+    def proxy(self, container: str, what: str, *command: str) -> None:
         """Run a command of upstreams.sh in nginx's container."""
-        code, out, err = self.engine.call("exec", container, *UPSTREAMS, command)
+        code, out, err = self.engine.call("exec", container, *UPSTREAMS, *command)
         if code != 0:
             serving = self.upstreams.serving if self.upstreams else ""
             self.fail(

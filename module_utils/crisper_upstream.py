@@ -83,8 +83,8 @@ class Upstreams:
         lines = [path.read_text() for path in (self.folder / LINK).glob("*.probe")]
         return any(line.split(" ", 1)[0] not in ("", "1") for line in lines)
 
-    def switch(self, release: str) -> None:
-        """Send all requests to a release from now on.
+    def prepare(self, release: str) -> None:
+        """Write down where a release is; nothing is sent there yet.
 
         Raises:
             OSError: the folder cannot be written.
@@ -96,6 +96,9 @@ class Upstreams:
             make_folder(target / place)
             _link(target / name, place)
             _write(target / f"{name}.probe", probe_line(name, given))
+
+    def switch(self, release: str) -> None:
+        """Send all requests to a release that was prepared, from now on."""
         _link(self.folder / LINK, f"{FOLDER}/{release}")
 
     def prune(self) -> None:

@@ -3,6 +3,7 @@
 #
 #   upstreams.sh serve     start nginx and the watch; what the container runs
 #   upstreams.sh watch     ask every replica for its health, once
+#   upstreams.sh ready R   fail unless every container of release R answers as a healthy one does
 #   upstreams.sh release   take all replicas of the release that serves, after a switch
 #   upstreams.sh reload    test the configuration, load it, wait until no old worker takes requests
 #
@@ -40,29 +41,40 @@ assign() {
     [ -z "$old" ] || rm -r "$old"
 }
 
+# ask <address>: print the status with which it answers its health check; 000 for none.
+ask() {
+    curl --silent --output /dev/null --max-time "$TIMEOUT" --noproxy '*' --globoff \
+        --header "Host: $host" --header "X-Forwarded-Proto: $scheme" \
+        --write-out '%{http_code}' "http://$1:$port$path"
+}
+
+# expected <status>: whether it is one of a healthy container.
+expected() {
+    case ",$statuses," in *",$1,"*) ;; *) return 1 ;; esac
+}
+
 # check <address>: ask one replica and count its failures in a row, beginning with "out".
 check() {
     file=$state/$1
     read -r failures 2>/dev/null <"$file" || failures=$FAILURES
-    code=$(curl --silent --output /dev/null --max-time "$TIMEOUT" --noproxy '*' \
-        --header "Host: $host" --header "X-Forwarded-Proto: $scheme" \
-        --write-out '%{http_code}' "http://$1:$port$path")
-    case ",$statuses," in
-        *",$code,"*) failures=0 ;;
-        *) failures=$((failures + 1)) ;;
-    esac
+    if expected "$(ask "$1")"; then failures=0; else failures=$((failures + 1)); fi
     echo "$failures" >"$file"
+}
+
+# find_service <folder> <service>: where it is and how it is asked; `addresses` are those of its replicas.
+find_service() {
+    upstream=$(readlink -f "$1/$2") || return
+    upstream=${upstream##*/}
+    name=${upstream%:*} port=${upstream##*:}
+    read -r replicas host scheme statuses path <"$1/$2.probe" || return
+    addresses=$(getent ahostsv4 "$name" | cut -d ' ' -f 1 | sort -u)
+    [ -n "$addresses" ]
 }
 
 # look <service>: find its healthy replicas; assign the slots when they are others than before.
 look() {
     service=$1
-    upstream=$(readlink -f "$SERVING/$service") || return
-    upstream=${upstream##*/}
-    name=${upstream%:*} port=${upstream##*:}
-    read -r replicas host scheme statuses path <"$SERVING/$service.probe" || return
-    addresses=$(getent ahostsv4 "$name" | cut -d ' ' -f 1 | sort -u)
-    [ -n "$addresses" ] || return
+    find_service "$SERVING" "$service" || return
     count=$(echo "$addresses" | wc -l)
     wanted="$SERVING/$service" healthy=0
     if [ "$replicas" -gt 1 ] || [ "$count" -gt 1 ]; then
@@ -106,6 +118,26 @@ watch() {
         look "${service%.probe}"
     done
     : >/tmp/watch/alive
+}
+
+# ready <release>: health checks of the engine are seconds old; this is now, and from here.
+ready() {
+    folder=/etc/crisper/upstreams/$1
+    for probe in "$folder"/*.probe; do
+        service=${probe##*/} service=${service%.probe}
+        find_service "$folder" "$service" || { echo "no container has the name $name" >&2; exit 1; }
+        for address in $addresses; do
+            tries=1
+            until status=$(ask "$address"); expected "$status"; do
+                if [ $tries -ge 3 ]; then
+                    echo "$service at $address answers $path with $status, not with $statuses" >&2
+                    exit 1
+                fi
+                tries=$((tries + 1))
+                sleep 1
+            done
+        done
+    done
 }
 
 release() {
@@ -165,6 +197,6 @@ serve() {
 }
 
 case ${1:-} in
-    serve | watch | release | reload) "$1" ;;
-    *) echo "usage: upstreams.sh serve|watch|release|reload" >&2; exit 2 ;;
+    serve | watch | ready | release | reload) "$@" ;;
+    *) echo "usage: upstreams.sh serve|watch|ready|release|reload" >&2; exit 2 ;;
 esac

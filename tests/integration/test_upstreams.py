@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -66,11 +67,18 @@ class Site:
             until(lambda name=name: "{" in docker("exec", name, *STATS), 10)
         return names
 
-    def switch(self, release: str, replicas: int = 1) -> None:
-        """Do what a rollout does (crisper_rollout_phases.Rollout.switch)."""
+    def prepare(self, release: str, replicas: int = 1) -> Upstreams:
+        """Write down where the release is."""
         service = {"port": 8000, "replicas": replicas, "probe": {"path": "/health"}}
         upstreams = Upstreams(str(self.live), {"backend": service})
+        upstreams.prepare(release)
+        return upstreams
+
+    def switch(self, release: str, replicas: int = 1) -> None:
+        """Do what a rollout does (crisper_rollout_phases.Rollout.switch)."""
+        upstreams = self.prepare(release, replicas)
         replicated = upstreams.replicated
+        docker("exec", f"{NAME}-nginx", "sh", "/etc/crisper/upstreams.sh", "ready", release)
         upstreams.switch(release)
         if replicated:
             docker("exec", f"{NAME}-nginx", "sh", "/etc/crisper/upstreams.sh", "release")
@@ -163,6 +171,11 @@ def test_a_release_gets_requests_only_from_the_switch_on(site: Site) -> None:
     site.switch("r1")
     assert site.ask() == (200, "r1")
     (sick,) = site.web("r2", mode="refusing")
+    site.prepare("r2")
+    command = ["docker", "exec", f"{NAME}-nginx", "sh", "/etc/crisper/upstreams.sh", "ready", "r2"]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert done.returncode == 1
+    assert re.search("backend at [0-9.]+ answers /health with 400, not with 200", done.stderr)
     time.sleep(1.5)  # Docker's DNS has named it for longer than nginx remembers
     assert {site.ask() for _ in range(40)} == {(200, "r1")}
     assert received(sick) == 0

@@ -41,6 +41,7 @@ def test_nothing_serves_at_first(upstreams: Upstreams) -> None:
 
 def test_a_link_leads_to_the_release(upstreams: Upstreams) -> None:
     for release in ("r1", "r2", "r1"):
+        upstreams.prepare(release)
         upstreams.switch(release)
         assert upstreams.serving == release
         assert address(upstreams, "backend") == f"backend-{release}:8000"
@@ -51,6 +52,7 @@ def test_a_link_leads_to_the_release(upstreams: Upstreams) -> None:
 
 def test_links_hold_within_the_container_too(upstreams: Upstreams, tmp_path: Path) -> None:
     """The folder has another path there."""
+    upstreams.prepare("r1")
     upstreams.switch("r1")
     tmp_path.rename(tmp_path.with_name("elsewhere"))
     moved = Upstreams(str(tmp_path.with_name("elsewhere")), SERVICES)
@@ -59,6 +61,7 @@ def test_links_hold_within_the_container_too(upstreams: Upstreams, tmp_path: Pat
 
 def test_only_the_release_that_serves_is_remembered(upstreams: Upstreams) -> None:
     for release in ("r1", "r2", "r3"):
+        upstreams.prepare(release)
         upstreams.switch(release)
     upstreams.prune()
     assert [folder.name for folder in (upstreams.folder / "upstreams").iterdir()] == ["r3"]
@@ -68,6 +71,7 @@ def test_only_the_release_that_serves_is_remembered(upstreams: Upstreams) -> Non
 def test_nginx_may_read_it_whatever_the_umask(upstreams: Upstreams) -> None:
     umask = os.umask(0o077)
     try:
+        upstreams.prepare("r1")
         upstreams.switch("r1")
     finally:
         os.umask(umask)
@@ -76,9 +80,11 @@ def test_nginx_may_read_it_whatever_the_umask(upstreams: Upstreams) -> None:
 
 
 def test_an_interrupted_switch_is_done_again(upstreams: Upstreams) -> None:
+    upstreams.prepare("r1")
     upstreams.switch("r1")
     (upstreams.folder / ".serving.new").symlink_to("upstreams/r2")  # killed before the rename
     assert upstreams.serving == "r1"
+    upstreams.prepare("r2")
     upstreams.switch("r2")
     assert upstreams.serving == "r2"
 

@@ -67,6 +67,7 @@ def live(tmp_path: Path) -> Upstreams:
     """Release r1 serves."""
     (tmp_path / "live").mkdir()
     upstreams = Upstreams(str(tmp_path / "live"), SERVICES)
+    upstreams.prepare("r1")
     upstreams.switch("r1")
     return upstreams
 
@@ -76,10 +77,12 @@ def test_old_containers_stop_when_they_get_no_more_requests(rollout: Any, live: 
     assert "stop old [r2]" in told
     assert answer["serving"] == answer["after"]["serving"] == live.serving == "r2"
     assert [folder.name for folder in (live.folder / "upstreams").iterdir()] == ["r2"]
-    assert not [line for line in told if line.startswith("exec")], "one replica has no rotation"
+    ready = "exec proxy sh /etc/crisper/upstreams.sh ready r2 [r1]"
+    assert [line for line in told if line.startswith("exec")] == [ready]
 
 
 def test_going_back_is_the_same_act(rollout: Any, live: Upstreams) -> None:
+    live.prepare("r2")
     live.switch("r2")
     rollout(NGINX, OLD, record("new", "backend", "r2"), release="r1")
     assert live.serving == "r1"
@@ -118,8 +121,20 @@ def test_a_configuration_that_nginx_refuses_moves_no_request(rollout: Any, live:
     assert not [line for line in told if line.startswith("stop")]
 
 
+def test_a_release_that_became_sick_since_gets_no_request(rollout: Any, live: Upstreams) -> None:
+    containers = (NGINX, OLD, record("new", "backend", "r2"))
+    answer, told = rollout(*containers, refused="backend at 172.18.0.5 answers /health with 500")
+    assert answer["msg"] == (
+        "nginx finds no healthy containers of release r2; requests go to release r1:"
+        " backend at 172.18.0.5 answers /health with 500"
+    )
+    assert live.serving == "r1"
+    assert not [line for line in told if line.startswith("stop")]
+
+
 def test_all_replicas_get_requests_after_a_switch(rollout: Any, live: Upstreams) -> None:
     live.services["backend"] = {**SERVICES["backend"], "replicas": 2}
+    live.prepare("r1")
     live.switch("r1")
     _, told = rollout(NGINX, OLD, record("new", "backend", "r2"))
     assert "exec proxy sh /etc/crisper/upstreams.sh release [r2]" in told
