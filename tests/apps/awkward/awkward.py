@@ -5,7 +5,8 @@
                                    `-` gives it back to the environment
     awkward.py stats               (docker exec) tell what it received, as JSON
 
-Modes, each with a number of seconds that has a default: see MODES. They come from the environment
+Modes, each with a number of seconds that has a default: see MODES. Several with commas follow each
+other, each for its seconds: `refusing 30, hanging`. They come from the environment
 (MODE, MODE_SECONDS), else from the file MODE_BAKED that an image brings; the file MODE_FILE goes
 before both and acts at once. Every path obeys the mode but `/-/stats`. Streams that are open when a
 container becomes sick go on.
@@ -97,7 +98,7 @@ class Modes:
         text = environment.get("MODE") or (baked.read_text() if baked.exists() else "ok")
         if seconds := environment.get("MODE_SECONDS"):
             text = f"{text.split()[0]} {seconds}"
-        self.first = parse_mode(text)
+        self.first = [parse_mode(part) for part in text.split(",")]
         self.began = time.time()
         self.file = file
 
@@ -106,10 +107,15 @@ class Modes:
         try:
             began, text = self.file.stat().st_mtime, self.file.read_text()
             # Between the shell's `>` and its `echo` the file is empty.
-            mode, seconds = parse_mode(text)
+            modes = [parse_mode(text)]
         except (OSError, ValueError):
-            began, (mode, seconds) = self.began, self.first
-        return judge(mode, seconds, max(0.0, time.time() - began))
+            began, modes = self.began, self.first
+        age = max(0.0, time.time() - began)
+        for mode, seconds in modes[:-1]:
+            if age < seconds:
+                return judge(mode, seconds, age)
+            age -= seconds
+        return judge(*modes[-1], age)
 
 
 @dataclass
