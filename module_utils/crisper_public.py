@@ -79,6 +79,17 @@ def find_problems(values: Mapping[str, Any]) -> Iterator[str]:
             f"stack_public_url is {shown(url)}, but stack_tls is {shown(values.get('stack_tls'))}:"
             " nginx redirects plain HTTP to HTTPS. Give the https URL."
         )
+    elif (
+        parsed
+        and parsed[0] == "https"
+        and values.get("stack_tls", "none") == "none"
+        and values.get("stack_trusted_proxies", True) in (None, "", [])
+    ):
+        yield (
+            f"stack_public_url is {shown(url)} and stack_tls is 'none', so something in front of"
+            " nginx ends TLS, but stack_trusted_proxies is empty: nginx would tell the application"
+            " that browsers use http. List the addresses that its requests come from."
+        )
     app = values.get("stack_app")
     web = app.get("web") if isinstance(app, Mapping) else None
     if not isinstance(web, Mapping):
@@ -119,10 +130,11 @@ def public_site(values: Mapping[str, Any], front: Mapping[str, Any]) -> dict[str
         front: scheme, names and port of nginx itself.
 
     Returns:
-        ``scheme``, ``host`` (IPv6 without brackets; empty when no name is known), ``port``,
-        ``authority`` (their Host header) and ``url`` (both empty without a host), and ``in_front``:
-        whether something before nginx ends TLS.
+        ``scheme``, ``host`` (IPv6 without brackets; empty when no name is known), ``port``, ``url``
+        (empty without a host), ``authority`` (the Host header of requests to the site; without a
+        host health_host, or empty), and ``in_front``: whether something before nginx ends TLS.
     """
+    app = values["stack_app"]
     names = front["names"]
     parsed = parse_url(values.get("stack_public_url") or "")
     scheme, host, port = parsed or (front["scheme"], names[0] if names else "", front["port"])
@@ -131,7 +143,7 @@ def public_site(values: Mapping[str, Any], front: Mapping[str, Any]) -> dict[str
         "scheme": scheme,
         "host": host,
         "port": port,
-        "authority": name,
+        "authority": name or str(app["web"].get("health_host") or ""),
         "url": f"{scheme}://{name}" if name else "",
         "in_front": scheme == "https" and front["scheme"] == "http",
     }

@@ -16,7 +16,8 @@ from test_crisper_stack import GOOD, OWN
 def site(web: dict[str, Any] | None = None, **values: Any) -> dict[str, Any]:
     """The stack's variables with some others."""
     app = GOOD["stack_app"]
-    return {**GOOD, **values, "stack_app": {**app, "web": {**app["web"], **(web or {})}}}
+    trusted = {"stack_trusted_proxies": ["10.0.0.0/8"]}
+    return {**GOOD, **trusted, **values, "stack_app": {**app, "web": {**app["web"], **(web or {})}}}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +145,10 @@ def test_the_model_says_which_status_is_healthy(given, status):
     ("values", "told"),
     [
         (GOOD, ("http", "", 80, "", "", False)),
+        (
+            site({"health_host": "localhost:8000"}),
+            ("http", "", 80, "localhost:8000", "", False),
+        ),
         (
             site(stack_server_names=["a.example"]),
             ("http", "a.example", 80, "a.example", "http://a.example", False),
