@@ -78,6 +78,14 @@ def test_a_site_without_a_name_is_asked_by_its_address(model):
     assert value("__verify_findings", model) == []
 
 
+def test_a_release_is_asked_for_its_own_health_path():
+    """Regression: a release that was put back was asked for the path of the newer inventory."""
+    app = GOOD["stack_app"]
+    older = {**app, "web": {**app["web"], "health_path": "/older", "health_status": 204}}
+    model = stack.stack_model({**GOOD, "stack_app": older})
+    assert value("__verify_requests", model) == [{"path": "/older", "status": [204]}]
+
+
 def test_what_is_not_as_expected_outside_or_inside_is_a_finding():
     model = stack.stack_model({**GOOD, **SITE})
     outside = {"answers": [BAD_ANSWER], "open": [], "address": "x"}
