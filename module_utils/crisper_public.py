@@ -12,14 +12,16 @@ from typing import Any
 
 from ansible.module_utils.crisper_forms import is_address, shown, whole
 
+# ASCII: else `[a-z]` takes the Kelvin sign and the long s, too, when case is ignored.
+CASELESS = re.ASCII | re.IGNORECASE
 LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-HOST = re.compile(rf"(?=.{{1,253}}\Z){LABEL}(?:\.{LABEL})*\.?\Z", re.IGNORECASE)
+HOST = re.compile(rf"(?=.{{1,253}}\Z){LABEL}(?:\.{LABEL})*\.?\Z", CASELESS)
 URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?/?\Z",
-    re.IGNORECASE,
+    CASELESS,
 )
 AUTHORITY = re.compile(
-    r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?\Z", re.IGNORECASE
+    r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?\Z", CASELESS
 )
 PORTS = {"http": 80, "https": 443}
 OK = 200

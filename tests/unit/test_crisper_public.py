@@ -31,6 +31,7 @@ def site(web: dict[str, Any] | None = None, **values: Any) -> dict[str, Any]:
         "https://app.example.com:0",
         "https://app.example.com:65536",
         "https://-app.example.com",
+        "https://\u212a.example",
         "https://10.0.0.256",
         "https://[10.0.0.1]",
         "https://[::1",
@@ -85,6 +86,16 @@ def test_a_public_url_without_tls_contradicts_a_certificate():
 def test_a_health_host_that_is_none_is_refused(host: Any):
     (finding,) = stack.find_problems(site({"health_host": host}))
     assert finding.startswith("stack_app.web.health_host is "), finding
+
+
+@given(st.text(max_size=40) | st.from_regex(public.AUTHORITY))
+def test_a_health_host_that_is_fit_is_one_header(host: str):
+    """It stands in a request as it is: nothing that is taken may end the line."""
+    if not stack.find_problems(site({"health_host": host})):
+        told = stack.stack_model(site({"health_host": host}))["probes"]["backend"]["host"]
+        assert told.isascii()
+        assert told.isprintable()
+        assert " " not in told
 
 
 @pytest.mark.parametrize("status", [0, 99, 600, "ok", [], [200, "x"], True, {200: 1}, b"\xc8", 2.5])
