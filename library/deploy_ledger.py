@@ -53,6 +53,21 @@ options:
     description: Path that is asked for at nginx.
     type: str
     default: /
+  site_host:
+    description: Host header of the requests; empty asks for the service C(nginx).
+    type: str
+    default: ""
+  site_scheme:
+    description: Scheme that browsers use, sent as C(X-Forwarded-Proto). Whether it is believed is
+      nginx's affair; what the application answers otherwise is normal then.
+    type: str
+    default: http
+  expected:
+    description: Statuses that are no failure, besides those of the first answers, which come before
+      the deploy changes anything. Every other status is one.
+    type: list
+    elements: int
+    default: [200]
   front:
     description:
       - Folder with the certificate that nginx shows, if the release that serves has TLS. Where
@@ -67,7 +82,7 @@ options:
     type: float
     default: 0.5
   request_interval:
-    description: Seconds between two requests.
+    description: Seconds between two requests, whether the one before was answered or not.
     type: float
     default: 0.1
   wait:
@@ -128,10 +143,10 @@ tasks:
   type: dict
   sample: {accepted: 120, refused: 0, finished: 120, failed: 0, waiting: 0, lost: 0, twice: 0}
 requests:
-  description: Numbers of requests; C(errors) by kind.
+  description: Numbers of requests; C(errors) by kind, C(normal) are the statuses that are none.
   returned: with O(state=stopped)
   type: dict
-  sample: {probed: 240, failed: 0, errors: {}}
+  sample: {probed: 1154, failed: 393, errors: {"HTTP 400": 393}, normal: [200]}
 error:
   description: Why there are no numbers of tasks; empty otherwise.
   returned: with O(state=stopped)
@@ -170,6 +185,9 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "queues": {"type": "list", "elements": "str", "default": []},
     "known": {"type": "list", "elements": "str", "default": []},
     "path": {"type": "str", "default": "/"},
+    "site_host": {"type": "str", "default": ""},
+    "site_scheme": {"type": "str", "default": "http"},
+    "expected": {"type": "list", "elements": "int", "default": [200]},
     "front": {"type": "path"},
     "certificates": {"type": "str", "default": ""},
     "task_interval": {"type": "float", "default": 0.5},
@@ -231,7 +249,8 @@ def begin(module: AnsibleModule, name: str) -> None:
     params = module.params
     docker(module, "rm", "--force", name)
     keys = ("app", "task", "queues", "path", "task_interval", "request_interval", "wait", "limit")
-    request = {key: params[key] for key in keys}
+    site = ("site_host", "site_scheme", "expected")
+    request = {key: params[key] for key in (*keys, *site)}
     request["certificates"] = shown(params) + params["certificates"]
     # Ids of an earlier deploy's sentinels may still be around.
     request.update(run=str(int(time.time())), host="nginx", port=8080, secure_port=8443)

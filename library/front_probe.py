@@ -8,7 +8,8 @@ module: front_probe
 short_description: Which paths of the front door and which TCP ports answer
 description:
   - Asks for all paths and connects to all ports at once. To a port nothing is sent.
-  - Proxies of the environment are not used - what is asked for is the server's own.
+  - Proxies of the environment are not used, and redirects are not followed - what is asked for is
+    the server's own.
   - One call where C(ansible.builtin.uri) needs one for each path; no module of Ansible tells which
     of many ports are open without failing or waiting for one after the other.
 options:
@@ -17,16 +18,27 @@ options:
     type: str
     required: true
   paths:
-    description: Paths that are asked for.
+    description: Paths that are asked for, as texts or as C({path, status}) with a list of statuses.
     type: list
-    elements: str
+    elements: raw
     default: []
+  status:
+    description: Statuses that a path without its own is expected to answer.
+    type: list
+    elements: int
+    default: [200]
+  redirects_to:
+    description: A URL without a path. A redirect from a path of O(url) to the same path there is as
+      good as an expected status - the application knows its address, and that this was not it.
+    type: str
+    default: ""
   headers:
-    description: Headers of every request.
+    description: Headers of every request; C(Host) takes the place of that of O(url).
     type: dict
     default: {}
   retries:
-    description: How often a path that did not answer 200 is asked for again, a second apart.
+    description: How often a path that did not answer as expected is asked for again, a second
+      apart.
     type: int
     default: 3
   connect_to:
@@ -81,11 +93,19 @@ EXAMPLES = r"""
 
 RETURN = r"""
 answers:
-  description: What each path gave; C(status) is -1 without an answer, C(msg) tells why then.
+  description: What each path gave; C(status) is -1 without an answer, C(msg) tells why then. C(ok)
+    tells whether it is one of C(expected), or the redirect of O(redirects_to).
   returned: always
   type: list
   elements: dict
-  sample: [{url: "http://app1.example.com/health", status: 200, msg: "", seconds: 0.01}]
+  sample:
+    - url: http://app1.example.com/health
+      status: 200
+      location: ""
+      expected: [200]
+      ok: true
+      msg: ""
+      seconds: 0.01
 address:
   description: The address whose ports were tried.
   returned: always
@@ -102,18 +122,19 @@ open:
 import http.client
 import socket
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_https import connect, trusting
+from ansible.module_utils.crisper_https import connect, get, reason, trusting
+from ansible.module_utils.crisper_verify import leads_to
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "url": {"type": "str", "required": True},
-    "paths": {"type": "list", "elements": "str", "default": []},
+    "paths": {"type": "list", "elements": "raw", "default": []},
+    "status": {"type": "list", "elements": "int", "default": [200]},
+    "redirects_to": {"type": "str", "default": ""},
     "headers": {"type": "dict", "default": {}},
     "retries": {"type": "int", "default": 3},
     "connect_to": {"type": "str", "default": ""},
@@ -144,54 +165,51 @@ def is_open(address: str, port: int, timeout: float) -> bool:
         return False
 
 
-class Pinned(urllib.request.HTTPSHandler):
-    """HTTPS to one address by the URL's name, trusting given certificates."""
+def open_connection(params: dict[str, Any]) -> http.client.HTTPConnection:
+    """Return a connection to where `url` or `connect_to` says; no proxy stands between.
 
-    def __init__(self, address: str, certificates: str) -> None:
-        super().__init__()
-        self.address, self.context = address, trusting(certificates)
-
-    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        """Open the request as urllib does, by a connection of ours."""
-        return self.do_open(self.connection, req)
-
-    def connection(self, host: str, timeout: float) -> http.client.HTTPConnection:
-        """The connection for the URL's `host` (with its port)."""
-        url = urllib.parse.urlsplit(f"//{host}")
-        name = url.hostname or ""
-        return connect(self.address, url.port or 443, name, self.context, timeout)
-
-
-def opener(params: dict[str, Any]) -> urllib.request.OpenerDirector:
-    """Return what opens URLs; no proxy of the environment stands between."""
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    Raises:
+        OSError: nobody answers, or the certificate is not to be trusted.
+    """
+    url, timeout = urlsplit(params["url"]), params["timeout"]
+    name = url.hostname or ""
+    if url.scheme == "http":
+        return http.client.HTTPConnection(name, url.port or 80, timeout=timeout)
     if params["connect_to"]:
-        handlers.append(Pinned(params["connect_to"], params["certificates"]))
-    return urllib.request.build_opener(*handlers)
+        context = trusting(params["certificates"])
+        return connect(params["connect_to"], url.port or 443, name, context, timeout)
+    return http.client.HTTPSConnection(name, url.port or 443, timeout=timeout)
 
 
-def ask(url: str, params: dict[str, Any]) -> dict[str, Any]:
-    """One request; an error status is an answer too."""
+def ask(path: str, expected: list[int], params: dict[str, Any]) -> dict[str, Any]:
+    """Return what one request gives; an error status is an answer too."""
     begun = time.monotonic()
-    status, why = -1, ""
+    url = params["url"] + path
+    status, location, why = -1, "", ""
     try:
-        request = urllib.request.Request(url, headers=params["headers"])  # noqa: S310 (probe checks)
-        with opener(params).open(request, timeout=params["timeout"]) as answer:
-            answer.read()
-            status = answer.status
-    except urllib.error.HTTPError as error:
-        status = error.code
-        error.close()
-    except (OSError, ValueError) as error:
-        why = str(error.reason if isinstance(error, urllib.error.URLError) else error)
-    return {"url": url, "status": status, "msg": why, "seconds": round(time.monotonic() - begun, 3)}
+        asked = urlsplit(params["url"]).path + path
+        status, location = get(open_connection(params), asked, params["headers"])
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        why = reason(error)
+    site = params["redirects_to"]
+    return {
+        "url": url,
+        "status": status,
+        "location": location,
+        "expected": expected,
+        "ok": status in expected or bool(site and leads_to(status, location, site + path)),
+        "msg": why,
+        "seconds": round(time.monotonic() - begun, 3),
+    }
 
 
-def persist(url: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Ask until the answer is 200 or the retries are used up."""
+def persist(path: Any, params: dict[str, Any]) -> dict[str, Any]:
+    """Ask until the answer is as expected or the retries are used up."""
+    given = {"path": path} if isinstance(path, str) else path
+    expected = [int(status) for status in given.get("status") or params["status"]]
     for left in range(params["retries"], -1, -1):
-        answer = ask(url, params)
-        if answer["status"] == 200 or left == 0:
+        answer = ask(str(given["path"]), expected, params)
+        if answer["ok"] or left == 0:
             break
         time.sleep(1)
     return answer
@@ -207,10 +225,13 @@ def probe(params: dict[str, Any]) -> dict[str, Any]:
             " be trusted there: give them."
         )
         return {"failed": True, "msg": message}
+    for path in params["paths"]:
+        if not isinstance(path, str) and not (isinstance(path, dict) and "path" in path):
+            return {"failed": True, "msg": f"paths holds {path!r}: give a text or path and status."}
     ports = params["ports"]
     address = params["address"] or own_address()
     with ThreadPoolExecutor(max_workers=16) as pool:
-        asked = [pool.submit(persist, params["url"] + path, params) for path in params["paths"]]
+        asked = [pool.submit(persist, path, params) for path in params["paths"]]
         tried = [pool.submit(is_open, address, port, params["port_timeout"]) for port in ports]
         found = [port for port, answer in zip(ports, tried, strict=True) if answer.result()]
         answers = [answer.result() for answer in asked]

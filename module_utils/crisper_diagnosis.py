@@ -59,6 +59,25 @@ CAUSES = (
         "The disk of the server is full: free space (`docker system df` shows what Docker holds,"
         " `df -h` the rest), then deploy again.",
     ),
+    # As crisper_health_probe words them.
+    Cause(
+        re.compile(r"GET \S+ with Host \S+ answered 400\b"),
+        "The application answers its health check with 400, most often because it does not accept"
+        " the Host named there: add that host to what it accepts (Django: ALLOWED_HOSTS), or give"
+        " a name that it accepts in stack_server_names or in stack_app.web.health_host.",
+    ),
+    Cause(
+        re.compile(r"GET \S+ with Host \S+ answered 30[12378]\b.*Location https://"),
+        "The application redirects its health check to HTTPS: set stack_public_url to the https URL"
+        " that browsers use, and let the application believe X-Forwarded-Proto (Django:"
+        " SECURE_PROXY_SSL_HEADER), or leave the redirect to what ends TLS.",
+    ),
+    Cause(
+        re.compile(r"GET \S+ with Host \S+ answered 30[12378]\b(?!.*Location https://)"),
+        "The application redirects its health check, and redirects are not followed: set"
+        " stack_app.web.health_path to a path that answers itself (the Location is named there), or"
+        " list the status in stack_app.web.health_status.",
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""HTTPS to an address, by a name, trusting given certificates and nothing else.
+"""One request over HTTP; over HTTPS to an address, by a name, trusting given certificates alone.
 
 Standard library only and Python 3.8: this file also runs inside a container, together with
 ``crisper_ledger_probe``.
@@ -44,3 +44,36 @@ def connect(
         raw.close()
         raise
     return connection
+
+
+def get(
+    connection: http.client.HTTPConnection, path: str, headers: dict[str, str]
+) -> tuple[int, str]:
+    """Return status and Location of one request; redirects are not followed.
+
+    No proxy of the environment is used: `connection` goes where it says.
+
+    Raises:
+        OSError: nobody answers, or not in time.
+        http.client.HTTPException: the answer is not HTTP, or is cut off.
+    """
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, answer.getheader("Location") or ""
+    finally:
+        connection.close()
+
+
+def reason(error: Exception) -> str:
+    """Return why `get` failed, in a few words."""
+    if isinstance(error, socket.timeout):  # TimeoutError since Python 3.10
+        return "timed out"
+    if isinstance(error, http.client.IncompleteRead):
+        return "the answer was cut off"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "closed connection without an answer"
+    if isinstance(error, http.client.BadStatusLine):
+        return "the answer is not HTTP: " + repr(error.line)[:100]
+    return str(error) or type(error).__name__

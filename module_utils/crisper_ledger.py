@@ -6,8 +6,13 @@ Standard library only and Python 3.8: this file also runs inside a container, to
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable
 from typing import Any
 
+# How many of the first answers define what is normal.
+BASELINE = 3
+TIMED_OUT = "timed out"
 # A sentinel's result is deleted when it is seen, so that a second run would be told too.
 FINAL = ("SUCCESS", "FAILURE", "REVOKED")
 
@@ -64,22 +69,54 @@ class Ledger:
 
 
 class Requests:
-    """Requests through the front door."""
+    """Requests through the front door, by what came of them; several threads may tell."""
 
-    def __init__(self) -> None:
-        self.probed = 0
+    def __init__(self, expected: Iterable[int] = ()) -> None:
+        """Begin with the statuses that the health check of the application demands."""
+        self.expected = set(expected)
+        self.first: list[int] = []
+        self.begun = 0
+        self.statuses: dict[int, int] = {}
         self.errors: dict[str, int] = {}
+        self.lock = threading.Lock()
 
-    def saw(self, error: str) -> None:
-        """One request was answered (no error), or not."""
-        self.probed += 1
-        if error:
-            self.errors[error] = self.errors.get(error, 0) + 1
+    def sent(self) -> None:
+        """Count a request that is on its way."""
+        with self.lock:
+            self.begun += 1
+
+    def saw(self, status: int, error: str = "") -> None:
+        """Count what came of one: a status, or else the kind of error."""
+        with self.lock:
+            if error:
+                self.errors[error] = self.errors.get(error, 0) + 1
+                return
+            self.statuses[status] = self.statuses.get(status, 0) + 1
+            if len(self.first) < BASELINE:
+                self.first.append(status)
+
+    def normal(self) -> list[int]:
+        """Return the statuses that are no failure.
+
+        Those are what the path answered before the deploy changed anything, and what its health
+        check demands. Errors of a server never are, be they as old as the deploy.
+        """
+        return sorted(self.expected | {status for status in self.first if status < 500})
 
     def summary(self) -> dict[str, Any]:
-        """The numbers."""
-        return {
-            "probed": self.probed,
-            "failed": sum(self.errors.values()),
-            "errors": dict(sorted(self.errors.items())),
-        }
+        """Return the numbers; a request that is still on its way is one without an answer."""
+        with self.lock:
+            normal = self.normal()
+            errors = dict(self.errors)
+            for status, number in self.statuses.items():
+                if status not in normal:
+                    errors["HTTP " + str(status)] = number
+            ended = sum(self.statuses.values()) + sum(self.errors.values())
+            if self.begun > ended:
+                errors[TIMED_OUT] = errors.get(TIMED_OUT, 0) + self.begun - ended
+            return {
+                "probed": self.begun,
+                "failed": sum(errors.values()),
+                "errors": dict(sorted(errors.items())),
+                "normal": normal,
+            }

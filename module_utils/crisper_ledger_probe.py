@@ -10,58 +10,83 @@ import http.client
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 
 PREFIX = "crisper-ledger-"
 
 
-def get(connection, path):
-    """Status of an answer, and where it redirects to."""
-    try:
-        connection.request("GET", path, headers={"User-Agent": "crisper-ledger"})
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status, answer.getheader("Location") or ""
-    finally:
-        connection.close()
+# Seconds until a request counts as one without an answer.
+TIMEOUT = 10
+# Requests on their way at once. While every second one hangs, five new ones a second do: 50.
+SLOTS = 64
 
 
 def ask(request, context):
-    """Ask the front door as one who types its name: plainly, and where it says so by HTTPS.
+    """Return the status that a browser gets which types the site's name: plainly, then by HTTPS.
 
-    Whether it does may change while a deploy runs. `context` is what is trusted then; without one
-    the redirect is the application's own, and an answer.
+    Only nginx's own redirect to HTTPS is followed, by its certificate: whether there is one may
+    change while a deploy runs. `context` is what is trusted then; without one the redirect is the
+    application's own, and an answer.
     """
-    from crisper_https import connect
+    from crisper_https import connect, get
 
-    plain = http.client.HTTPConnection(request["host"], request["port"], timeout=10)
-    status, location = get(plain, request["path"])
+    headers = {"User-Agent": "crisper-ledger", "X-Forwarded-Proto": request["site_scheme"]}
+    if request["site_host"]:
+        headers["Host"] = request["site_host"]
+    plain = http.client.HTTPConnection(request["host"], request["port"], timeout=TIMEOUT)
+    status, location = get(plain, request["path"], headers)
     if context and status == 301 and location.startswith("https://"):
-        name = urllib.parse.urlsplit(location).hostname
-        secure = connect(request["host"], request["secure_port"], name, context, 10)
-        status, _ = get(secure, request["path"])
+        url = urllib.parse.urlsplit(location)
+        headers.setdefault("Host", url.netloc)
+        port = request["secure_port"]
+        secure = connect(request["host"], port, url.hostname, context, TIMEOUT)
+        status, _ = get(secure, request["path"], headers)
     return status
 
 
+def probe_once(request, context, requests):
+    """Ask once, and count what came of it."""
+    from crisper_ledger import TIMED_OUT
+
+    try:
+        requests.saw(ask(request, context))
+    except socket.timeout:
+        requests.saw(0, TIMED_OUT)
+    except Exception as problem:
+        requests.saw(0, type(problem).__name__)
+
+
 def probe_requests(request, requests, stop):
-    """Ask the front door again and again, each time by a new connection."""
+    """Ask the front door on schedule, each time by a new connection, until told to stop.
+
+    A request that hangs holds up no other. Returns when those on their way have ended.
+    """
     from crisper_https import trusting
 
     context = trusting(request["certificates"]) if request["certificates"] else None
-    while not stop.is_set():
-        begun = time.monotonic()
-        error = ""
+    slots = threading.Semaphore(SLOTS)
+
+    def probe():
         try:
-            status = ask(request, context)
-            if status >= 500:
-                error = "HTTP " + str(status)
-        except Exception as problem:
-            error = type(problem).__name__
-        requests.saw(error)
-        stop.wait(max(0.0, request["request_interval"] - (time.monotonic() - begun)))
+            probe_once(request, context, requests)
+        finally:
+            slots.release()
+
+    # Threads are started as they are needed: one, while nothing hangs.
+    with ThreadPoolExecutor(SLOTS) as pool:
+        due = time.monotonic()
+        while not stop.is_set():
+            if not slots.acquire(timeout=0.1):
+                continue
+            requests.sent()
+            pool.submit(probe)
+            due = max(due + request["request_interval"], time.monotonic())
+            stop.wait(due - time.monotonic())
 
 
 def listen(app, pattern, ledger):
@@ -113,8 +138,9 @@ def main(request, marker):
     sys.stdout = sys.stderr
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    ledger, requests = Ledger(), Requests()
-    threading.Thread(target=probe_requests, args=(request, requests, stop), daemon=True).start()
+    ledger, requests = Ledger(), Requests(request["expected"])
+    prober = threading.Thread(target=probe_requests, args=(request, requests, stop), daemon=True)
+    prober.start()
     app = load_app(request["app"])
     prefix = PREFIX + request["run"] + "-"
     pattern = app.backend.get_key_for_task(prefix).decode() + "*"
@@ -147,6 +173,8 @@ def main(request, marker):
     while ledger.open() and time.monotonic() < last:
         listen(app, pattern, ledger)
         time.sleep(0.02)
+    # Nothing waits here as a rule; a request that hangs has its time to be answered, and no more.
+    prober.join(TIMEOUT + 1)
     try:
         for task_id in ledger.open():
             if ledger.hear(task_id, app.backend.get_task_meta(task_id)["status"]):

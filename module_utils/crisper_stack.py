@@ -38,6 +38,13 @@ from ansible.module_utils.crisper_forms import (
     texts,
     whole,
 )
+from ansible.module_utils.crisper_public import (
+    HOST,
+    health_probes,
+    public_site,
+    url_host,
+)
+from ansible.module_utils.crisper_public import find_problems as find_public_problems
 
 # Also a part of an image's name, in which no two separators follow each other.
 NAME = re.compile(r"[a-z0-9]+(?:(?:__?|-+)[a-z0-9]+)*\Z")
@@ -46,7 +53,6 @@ TAKEN = re.compile(r"(?:pg_.*|template[01])\Z")
 TAKEN_MARIADB = frozenset({"root", "mysql", "sys", "information_schema", "performance_schema"})
 PINNED = re.compile(r"@sha256:[0-9a-f]{64}\Z")
 POOL = re.compile(r"[a-z0-9][a-z0-9-]{0,29}\Z")
-HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.?)+\Z", re.IGNORECASE)
 HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]*\Z")
 QUEUE = re.compile(r"[A-Za-z0-9_.:-]{1,100}\Z")
 SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
@@ -164,6 +170,7 @@ def find_problems(values: Mapping[str, Any]) -> list[str]:
         *_form_problems(values),
         *_identity_problems(values),
         *_front_problems(values),
+        *find_public_problems(values),
         *_app_problems(values),
         *_environment_problems(values),
         *_reference_problems(values),
@@ -664,7 +671,8 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         ``pools`` (each with service, memory, cpus, replicas …), ``front`` (how browsers reach it:
         ``tls`` (its source, or empty), ``scheme``, ``port``, ``names``, ``host`` (the first name as
-        URLs have it), ``headers``), ``limits`` (by service),
+        URLs have it), ``headers``, ``public`` (what stands in browsers, see crisper_public)),
+        ``probes`` (what health checks ask), ``limits`` (by service),
         ``data_services``, ``services``, ``volumes``, ``uploads`` (folder in the application's
         containers, or empty), ``memory_bytes`` (sum of all limits),
         ``required_secrets``, ``queues`` (sorted, unique), ``moving_references`` (those that a
@@ -691,6 +699,7 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     data = ["postgres", "redis", "qdrant", *(["mariadb"] if values["mariadb_enabled"] else [])]
     beat = ["celery-beat"] if app["celery"].get("beat") else []
     front = ["frontend"] if app.get("frontend") else []
+    entry = _front(values)
     counted = {
         "nginx": 1,
         "backend": int(web.get("replicas", 1)),
@@ -698,28 +707,18 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     }
     memory = sum((size_bytes(limits[name]["memory"]) or 0) * n for name, n in counted.items())
     memory += sum((size_bytes(pool["memory"]) or 0) * pool["replicas"] for pool in pools)
+    probes = health_probes(app, entry["public"])
     return {
         "pools": pools,
-        "front": _front(values),
+        "front": entry,
+        "probes": probes,
         "limits": limits,
         "data_services": data,
         "services": [*counted, *(pool["service"] for pool in pools)],
         "rollout": {
             **{name: {"kind": "fixed"} for name in (*data, "nginx")},
-            **{
-                name: {
-                    "kind": "web",
-                    "port": int(app["frontend"]["port"]),
-                    "probe": {"path": str(app["frontend"]["health_path"])},
-                }
-                for name in front
-            },
-            "backend": {
-                "kind": "web",
-                "replicas": counted["backend"],
-                "port": int(web["port"]),
-                "probe": {"path": str(web["health_path"])},
-            },
+            **{name: _web(probes[name]) for name in front},
+            "backend": {**_web(probes["backend"]), "replicas": counted["backend"]},
             **{p["service"]: {"kind": "worker", "replicas": p["replicas"]} for p in pools},
             **{name: {"kind": "single"} for name in beat},
         },
@@ -744,6 +743,11 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _web(probe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a web service is rolled out: nginx asks its containers as `probe` says."""
+    return {"kind": "web", "port": probe["port"], "probe": dict(probe)}
+
+
 def _front(values: Mapping[str, Any]) -> dict[str, Any]:
     source = str(values.get("stack_tls", "none"))
     secure = source != "none"
@@ -753,7 +757,7 @@ def _front(values: Mapping[str, Any]) -> dict[str, Any]:
     seconds = int(values.get("stack_hsts_seconds", 0))
     if seconds:
         headers[HSTS] = f"max-age={seconds}"
-    return {
+    front = {
         "tls": source if secure else "",
         "scheme": "https" if secure else "http",
         "port": int(values["stack_https_port" if secure else "stack_http_port"]),
@@ -761,6 +765,7 @@ def _front(values: Mapping[str, Any]) -> dict[str, Any]:
         "host": url_host(names[0]) if names else "",
         "headers": headers,
     }
+    return {**front, "public": public_site(values, front)}
 
 
 def proxy_environment(
@@ -790,11 +795,6 @@ def proxy_environment(
         told = own.get(upper, own.get(name, value))
         found |= {upper: own.get(upper, told), name: own.get(name, told)}
     return found
-
-
-def url_host(name: str) -> str:
-    """A host name or address as URLs have it: IPv6 in brackets."""
-    return f"[{name}]" if ":" in name else name
 
 
 def host_name(inventory_name: str) -> str:

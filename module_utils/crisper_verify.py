@@ -5,8 +5,15 @@ Pure functions of the modules' results.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
+
+from ansible.module_utils.crisper_forms import is_address, shown
+from ansible.module_utils.crisper_public import PORTS, expected_status, url_host
+
+REDIRECTS = (301, 302, 303, 307, 308)
 
 
 def step_finding(step: Mapping[str, Any]) -> str:
@@ -17,17 +24,158 @@ def step_finding(step: Mapping[str, Any]) -> str:
     )
 
 
-def http_finding(result: Mapping[str, Any]) -> str:
-    """Return the finding for an answer through nginx that was not 200.
+def request_paths(
+    paths: Sequence[Any], probes: Mapping[str, Mapping[str, Any]] | None
+) -> list[dict[str, Any]]:
+    """Return ``{path, status}`` for each of verify_paths.
 
-    `result` is an answer of front_probe: ``{url, status, msg}``, status -1 without an answer.
+    Args:
+        paths: texts, or ``{path, status}`` with a number or a list of such.
+        probes: of the release's model. A health path is expected to answer as its health check
+            demands, another path 200.
+
+    Raises:
+        ValueError: one of `paths` is neither; the message is the remedy.
     """
-    status, logs = result.get("status", -1), "See `docker compose logs nginx backend frontend`."
+    # Releases of before had redirects followed: that theirs is healthy was seen when they came.
+    usual = [200] if probes else [200, *REDIRECTS]
+    health = {probe["path"]: probe["status"] for probe in (probes or {}).values()}
+    found = []
+    for index, given in enumerate(paths):
+        entry = {"path": given} if isinstance(given, str) else given
+        path = entry.get("path") if isinstance(entry, Mapping) else None
+        status = entry.get("status") if isinstance(entry, Mapping) else None
+        expected = health.get(path, usual) if status is None else expected_status(status)
+        if not isinstance(path, str) or not path.startswith("/") or not expected:
+            raise ValueError(
+                f"verify_paths[{index}] is {shown(given)}: give a path such as /health, or"
+                " {path: /health, status: 204}."
+            )
+        found.append({"path": path, "status": list(expected)})
+    return found
+
+
+def entry_request(front: Mapping[str, Any], url: str, address: str) -> dict[str, Any]:
+    """Return how the site is asked for from the controller.
+
+    Args:
+        front: of the release's model; without ``public`` for a release of before.
+        url: verify_url.
+        address: of the server.
+
+    Returns:
+        ``url``, ``host`` (Host header; empty leaves it to the URL), ``pinned`` (whether the address
+        must show the server's own certificate), ``redirects_to`` (URL of the site when a redirect
+        there is an answer as well), ``inside`` (whether nginx must be asked on the server, as
+        what ends TLS in front does), and ``shown`` (the URL for people).
+    """
+    public = front.get("public") or {}
+    in_front = bool(public.get("in_front"))
+    host = public.get("authority") or ""
+    pinned = bool(front["tls"]) and not url
+    if url:
+        asked = url.rstrip("/")
+        name = urlsplit(asked).hostname or ""
+        # A name is what another proxy goes by; an address says nothing of the site.
+        host = host if is_address(name) or name == "localhost" else ""
+    else:
+        name = front["host"] if pinned else url_host(address)
+        asked = f"{front['scheme']}://{name}:{front['port']}"
+    return {
+        "url": asked,
+        "host": host,
+        "pinned": pinned,
+        # Plainly asked, an application that knows its scheme redirects; asked by its own URL it
+        # would redirect to itself for ever.
+        "redirects_to": public["url"] if in_front and asked.startswith("http:") else "",
+        "inside": in_front,
+        "shown": public["url"] if in_front and not url else asked,
+    }
+
+
+def leads_to(status: int, location: str, url: str) -> bool:
+    """Return whether an answer redirects to that URL and nowhere else."""
+    try:
+        ends = [urlsplit(one) for one in (location, url)]
+        parts = [
+            (
+                end.scheme,
+                end.hostname,
+                end.port or PORTS.get(end.scheme),
+                end.path or "/",
+                end.query,
+            )
+            for end in ends
+        ]
+    except ValueError:  # a port that is none
+        return False
+    return status in REDIRECTS and bool(location) and parts[0] == parts[1]
+
+
+def inner_answers(
+    paths: Sequence[Mapping[str, Any]], url: str, out: str, err: str
+) -> list[dict[str, Any]]:
+    """Return the answers that curl has printed as ``status redirect``, a line for each path.
+
+    Args:
+        paths: ``{path, status}``.
+        url: what comes before the path.
+        out: curl's output.
+        err: curl's errors, or Docker's.
+    """
+    lines = re.findall(r"^([0-9]{3}) ?(.*)$", out, re.MULTILINE)
+    said = [line for line in err.splitlines() if line.strip()]
+    found = []
+    for index, path in enumerate(paths):
+        status, location = lines[index] if index < len(lines) else ("000", "")
+        answered = status != "000"
+        found.append(
+            {
+                "url": url + path["path"],
+                "status": int(status) if answered else -1,
+                "location": location.strip(),
+                "expected": list(path["status"]),
+                "ok": int(status) in path["status"],
+                "msg": "" if answered else (said[-1].strip() if said else "no answer"),
+            }
+        )
+    return found
+
+
+def http_finding(answer: Mapping[str, Any], host: str = "") -> str:
+    """Return the finding for an answer through nginx that is not as expected.
+
+    Args:
+        answer: of front_probe or nginx_probe: ``{url, status, location, expected, msg, inside}``,
+            status -1 without an answer.
+        host: the Host header that was sent; empty for that of the URL.
+    """
+    status, logs = answer.get("status", -1), "See `docker compose logs nginx backend frontend`."
+    inside = " inside the container of nginx" if answer.get("inside") else ""
+    expected = " or ".join(map(str, answer.get("expected") or [200]))
     if status > 0:
-        return f"{result.get('url')} answered {status}. {logs}"
-    why = f" ({result['msg']})" if result.get("msg") else ""
+        location = f", Location {answer['location']}," if answer.get("location") else ""
+        told = f" to Host {host}" if host else ""
+        text = (
+            f"{answer.get('url')}{inside} answered {status}{location}{told} (expected {expected})."
+        )
+        if status == 400:
+            text += (
+                " Most often the application does not accept that Host (Django: ALLOWED_HOSTS): set"
+                " stack_server_names or stack_public_url to what browsers use."
+            )
+        elif location:
+            text += (
+                " Redirects are not followed. To HTTPS: set stack_public_url, and let the"
+                " application believe X-Forwarded-Proto (Django: SECURE_PROXY_SSL_HEADER). To"
+                " another path: give a path that answers itself, or its status in verify_paths."
+            )
+        return f"{text} {logs}"
+    why = f" ({answer['msg']})" if answer.get("msg") else ""
+    if inside:
+        return f"{answer.get('url')}{inside} did not answer{why}. {logs}"
     return (
-        f"{result.get('url')} did not answer{why} from the controller. {logs} If a firewall or a"
+        f"{answer.get('url')} did not answer{why} from the controller. {logs} If a firewall or a"
         " jump host stands between, set verify_url to the address that browsers use."
     )
 

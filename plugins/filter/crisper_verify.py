@@ -14,9 +14,11 @@ ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_uti
 from ansible.module_utils.crisper_verify import (
     canary_seconds,
     celery_finding,
+    entry_request,
     http_finding,
     port_finding,
     registered_tasks,
+    request_paths,
     step_finding,
     worker_summary,
 )
@@ -30,9 +32,11 @@ class FilterModule:
         return {
             "crisper_canary_seconds": canary_seconds,
             "crisper_celery_finding": celery_finding,
+            "crisper_entry_request": entry_request,
             "crisper_http_finding": http_finding,
             "crisper_port_finding": port_finding,
             "crisper_registered_tasks": registered_tasks,
+            "crisper_request_paths": request_paths,
             "crisper_step_finding": step_finding,
             "crisper_worker_summary": worker_summary,
         }

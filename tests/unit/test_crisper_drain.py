@@ -320,6 +320,8 @@ def test_half_an_answer_is_none(reply):
     [
         "crisper_drain",
         "crisper_drain_probe",
+        "crisper_health_probe",
+        "crisper_https",
         "crisper_ledger",
         "crisper_ledger_probe",
         "crisper_skew",

@@ -23,6 +23,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """Answers 200, or redirects to where the server says."""
 
     def do_GET(self) -> None:
+        self.server.hosts.append(self.headers["Host"])
         self.send_response(301 if self.server.location else 200)
         if self.server.location:
             self.send_header("Location", self.server.location)
@@ -36,6 +37,10 @@ class Server(http.server.ThreadingHTTPServer):
     """With an address to redirect to."""
 
     location = ""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.hosts: list[str] = []
 
 
 def serve(pem: Path | None = None) -> Server:
@@ -111,7 +116,8 @@ def test_an_address_without_certificates_is_refused(run_module):
 
 def request(plain: Server, secure: Server) -> dict[str, object]:
     ports = {"port": plain.server_address[1], "secure_port": secure.server_address[1]}
-    return {"host": "127.0.0.1", "path": "/", **ports}
+    site = {"site_host": "", "site_scheme": "https"}
+    return {"host": "127.0.0.1", "path": "/", **site, **ports}
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +131,10 @@ def test_the_ledger_follows_a_redirect_to_https_and_checks_the_name(plain, secur
     assert crisper_ledger_probe.ask(asked, context) == 200
     plain.location = f"https://{NAME}/"
     assert crisper_ledger_probe.ask(asked, context) == 200
+    assert secure.hosts == [NAME], "a browser leaves out the port of HTTPS"
+    asked["site_host"] = "www.example"
+    assert crisper_ledger_probe.ask(asked, context) == 200
+    assert (plain.hosts[-1], secure.hosts[-1]) == ("www.example", "www.example")
     plain.location = "https://other.example/"
     with pytest.raises(ssl.SSLCertVerificationError):
         crisper_ledger_probe.ask(asked, context)

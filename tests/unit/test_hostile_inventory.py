@@ -35,6 +35,7 @@ PLACES = (
     *("registry_logins.0.username", "registry_logins.0.password"),
     *("stack_app.image", "stack_app.user", "stack_app.database_scheme", "stack_app.web.command"),
     *("stack_app.web.command.0", "stack_app.web.port", "stack_app.web.health_path"),
+    *("stack_public_url", "stack_app.web.health_host", "stack_app.web.health_status"),
     *("stack_app.web.replicas", "stack_app.web.memory", "stack_app.web.cpus"),
     *("stack_app.frontend", "stack_app.frontend.port", "stack_app.frontend.health_path"),
     *("stack_app.build", "stack_app.build.context", "stack_app.build.dockerfile"),

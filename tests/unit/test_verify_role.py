@@ -1,0 +1,101 @@
+"""What role verify asks and finds, by its own variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils import crisper_stack as stack
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+from rendering import roles
+from test_crisper_stack import GOOD
+
+ROOT = Path(__file__).resolve().parents[2]
+SITE = {"stack_public_url": "https://app.example", "stack_trusted_proxies": ["10.0.0.0/8"]}
+SKIPPED = {"changed": False, "skipped": True}
+GOOD_ANSWER = {"url": "http://x/health", "status": 200, "ok": True, "expected": [200]}
+BAD_ANSWER = {**GOOD_ANSWER, "status": 400, "ok": False}
+
+
+def value(name: str, model: dict[str, Any], **values: Any) -> Any:
+    """What a variable of the role comes to."""
+    roles()  # loads the plugins
+    known: dict[str, Any] = {}
+    for part in ("defaults", "vars"):
+        path = str(ROOT / f"roles/verify/{part}/main.yml")
+        known |= DataLoader().load_from_file(path, trusted_as_template=True)
+    known |= {
+        "stack_app": GOOD["stack_app"],
+        "stack_http_port": 80,
+        "stack_address": "192.0.2.1",
+        "stack_model": model,
+        "rollout_retired": {"after": {"release": "r", "steps": []}, "proof": {"findings": []}},
+        "verify_release": "r",
+        "__verify_uploads": SKIPPED,
+        "__verify_inside": SKIPPED,
+        "__verify_front": {"answers": [GOOD_ANSWER], "open": [], "address": "192.0.2.1"},
+        **values,
+    }
+    templar = Templar(loader=DataLoader(), variables=known)
+    return templar.template(trust_as_template("{{ " + name + " }}"))
+
+
+def old_model() -> dict[str, Any]:
+    """A model as releases of before have it in their manifest."""
+    model = stack.stack_model(GOOD)
+    del model["probes"], model["front"]["public"]
+    return model
+
+
+def test_a_site_whose_tls_ends_in_front_is_asked_by_its_host_and_inside():
+    model = stack.stack_model({**GOOD, **SITE})
+    door = value("__verify_door", model)
+    assert (door["url"], door["redirects_to"]) == ("http://192.0.2.1:80", "https://app.example")
+    assert door["inside"]
+    headers = {"X-Crisper-Pass": "verify", "Host": "app.example"}
+    assert value("__verify_headers", model) == headers
+    inner = {**headers, "X-Forwarded-Proto": "https"}
+    assert value("__verify_inner_headers", model) == inner
+    assert value("__verify_requests", model) == [{"path": "/health", "status": [200]}]
+
+
+@pytest.mark.parametrize(
+    "model", [old_model(), {**old_model(), "front": None}, stack.stack_model(GOOD)]
+)
+def test_a_site_without_a_name_is_asked_by_its_address(model):
+    if model["front"] is None:
+        del model["front"]
+    door = value("__verify_door", model)
+    assert (door["url"], door["host"]) == ("http://192.0.2.1:80", "")
+    assert not door["inside"]
+    assert value("__verify_headers", model) == {"X-Crisper-Pass": "verify"}
+    (entry,) = value("__verify_requests", model)
+    assert 200 in entry["status"]
+    # The redirects of releases of before were followed when they were deployed.
+    assert (302 in entry["status"]) is ("probes" not in model)
+    assert value("__verify_findings", model) == []
+
+
+def test_a_release_is_asked_for_its_own_health_path():
+    """Regression: a release that was put back was asked for the path of the newer inventory."""
+    app = GOOD["stack_app"]
+    older = {**app, "web": {**app["web"], "health_path": "/older", "health_status": 204}}
+    model = stack.stack_model({**GOOD, "stack_app": older})
+    assert value("__verify_requests", model) == [{"path": "/older", "status": [204]}]
+
+
+def test_what_is_not_as_expected_outside_or_inside_is_a_finding():
+    model = stack.stack_model({**GOOD, **SITE})
+    outside = {"answers": [BAD_ANSWER], "open": [], "address": "x"}
+    (finding,) = value("__verify_findings", model, __verify_front=outside)
+    assert "answered 400 to Host app.example" in finding
+    inside = {"answers": [{**BAD_ANSWER, "inside": True}]}
+    (finding,) = value("__verify_findings", model, __verify_inside=inside)
+    assert "inside the container of nginx answered 400 to Host app.example" in finding
+    broken = {"failed": True, "msg": "no such module"}
+    (finding,) = value("__verify_findings", model, __verify_inside=broken)
+    assert "did not answer (no such module)" in finding
+    good = {"answers": [{**GOOD_ANSWER, "inside": True}]}
+    assert value("__verify_findings", model, __verify_inside=good) == []
