@@ -498,8 +498,13 @@ def test_what_is_fit_arrives_and_injects_nothing(drawn):
         ("location", app["backend_paths"][0]),
         ("location", "=", app["backend_paths"][0]),
         ("limit_req", "zone=login", "burst=10", "nodelay"),
-        ("limit_req_status", "429"),
-        *(("proxy_pass", f"http://${end}:{port}") for end, port in ends.items()),
+        # Login paths are limited, and have no location of their own for streams of events.
+        ("error_page", "418", "=", "@stream_0"),
+        ("if", "($event_stream)"),
+        ("return", "418"),
+        # The published port, for X-Forwarded-Port.
+        ("default", values["stack_http_port"]),
+        *(("set", f"${end}", f"{end}:{port}") for end, port in ends.items()),
     ]
     found = directives(files["nginx/nginx.conf"]) - directives(plain["nginx/nginx.conf"])
     assert [words for _depth, *words in found if tuple(words) not in allowed] == []
