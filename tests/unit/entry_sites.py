@@ -36,14 +36,14 @@ FOLDER = st.from_regex(r"/[A-Za-z0-9._-]{1,20}(/[A-Za-z0-9_-]{1,9})?", fullmatch
     entry.ALIAS.fits
 )
 LIMIT = st.fixed_dictionaries(
-    {"rate": st.from_regex(entry.RATE)}, optional={"burst": st.integers(0, 100_000)}
+    {"rate": st.from_regex(entry.RATE, fullmatch=True)}, optional={"burst": st.integers(0, 100_000)}
 )
 CACHE = st.sampled_from(["immutable", "none"]) | st.integers(0, entry.MAX_AGE)
 PROXIED = st.fixed_dictionaries(
     {"kind": st.sampled_from(entry.PROXIED), "path": PATH},
     optional={
         "exact": st.booleans(),
-        "body_size": st.from_regex(r"[0-9]{1,5}[kmgKMG]?\Z"),
+        "body_size": st.from_regex(r"[0-9]{1,5}[kmgKMG]?\Z", fullmatch=True),
         "timeout": st.integers(1, entry.MAX_TIMEOUT),
         "buffering": st.booleans(),
         "request_buffering": st.booleans(),
@@ -63,7 +63,7 @@ REDIRECT = st.fixed_dictionaries(
     {
         "kind": st.just("redirect"),
         "path": PATH,
-        "to": st.from_regex(entry.TARGET).filter(entry.TO.fits),
+        "to": st.from_regex(entry.TARGET, fullmatch=True).filter(entry.TO.fits),
     },
     optional={"status": st.sampled_from(entry.REDIRECTS), "exact": st.booleans()},
 )
@@ -100,7 +100,7 @@ def generated_sites(count: int) -> list[str]:
     @settings(
         deadline=None,
         max_examples=count,
-        database=None,
+        derandomize=True,
         phases=(Phase.explicit, Phase.generate),
         suppress_health_check=list(HealthCheck),
     )

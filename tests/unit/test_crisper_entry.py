@@ -204,7 +204,7 @@ def test_the_health_path_is_not_limited():
     assert not re.search(pattern, "/health/x")
 
 
-@given(st.from_regex(entry.LOCATION), st.from_regex(entry.LOCATION))
+@given(st.from_regex(entry.LOCATION, fullmatch=True), st.from_regex(entry.LOCATION, fullmatch=True))
 def test_a_limit_matches_the_paths_below_its_own(path: str, other: str) -> None:
     (limit,) = entry.entry_model(
         {"stack_app": GOOD["stack_app"], "stack_rate_limits": [{"path": path, "rate": "1r/s"}]}
