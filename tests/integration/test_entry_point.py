@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.crisper_static import StaticFiles
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -577,6 +578,19 @@ def test_each_line_of_the_log_is_json(site: Site) -> None:
     assert float(line["upstream_time"]) <= line["request_time"] + 0.01
     assert len(line["request_id"]) == 32
     assert line["bytes"] > 0
+
+
+def test_static_files_come_out_of_an_image(tmp_path: Path) -> None:
+    """The archive of the engine itself; tests/unit/test_static_files.py makes its own."""
+    made = docker("create", "--network", "none", NGINX, "true")
+    try:
+        command = ["docker", "cp", "--follow-link", f"{made}:/etc/nginx", "-"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as copying:
+            found = dict(StaticFiles(tmp_path).extract(copying.stdout, "/etc/nginx"))
+    finally:
+        docker("rm", "--force", made)
+    assert found["/etc/nginx/mime.types"] is True
+    assert b"text/html" in (tmp_path / "live/static/etc/nginx/mime.types").read_bytes()
 
 
 def test_nginx_takes_every_generated_site_without_findings(tmp_path: Path) -> None:
