@@ -63,18 +63,22 @@ class StaticFiles:
                 path = _path_in_image(member.name, folder)
                 if member.isfile():
                     source = cast(IO[bytes], archive.extractfile(member))
-                    yield path, self._put(path, source, member.mtime)
+                    yield path, self._put(path, source)
                 elif member.islnk():  # to a file that came before
                     with self._target(_path_in_image(member.linkname, folder)).open("rb") as first:
-                        yield path, self._put(path, first, member.mtime)
+                        yield path, self._put(path, first)
                 elif not member.isdir():
                     self.skipped.append(path)
 
     def _target(self, path: str) -> Path:
         return self.folder / path.lstrip("/")
 
-    def _put(self, path: str, source: IO[bytes], modified: float) -> bool:
-        """Write one file in one act; return whether it is another one than before."""
+    def _put(self, path: str, source: IO[bytes]) -> bool:
+        """Write one file in one act; return whether it is another one than before.
+
+        Its time is that of the copy: nginx makes the ETag of time and size, and images built to be
+        reproducible give all their files one time.
+        """
         target, draft = self._target(path), self.folder / DRAFT
         make_folder(self.folder)
         with draft.open("wb") as stream:
@@ -83,7 +87,6 @@ class StaticFiles:
             draft.unlink()
             return False
         draft.chmod(0o644)
-        os.utime(draft, (modified, modified))
         # What was a file in another release may be a folder in this one, and the other way round.
         for parent in target.parents:
             if parent == self.folder:
