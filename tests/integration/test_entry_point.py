@@ -7,6 +7,7 @@ import gzip
 import http.client
 import json
 import os
+import shutil
 import socket
 import ssl
 import subprocess
@@ -126,6 +127,23 @@ class Server:
         return docker("logs", self.name)
 
 
+def rendered(texts: list[str]) -> list[dict[str, str]]:
+    """Return the files of the releases of inventories."""
+    done = subprocess.run(
+        [sys.executable, "-c", RENDER],
+        cwd=ROOT / "tests/unit",
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+        input=json.dumps(texts),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    outcomes = json.loads(done.stdout)
+    assert [findings for findings, _ in outcomes] == [[]] * len(texts)
+    return [release for _, release in outcomes]
+
+
 @dataclass(frozen=True)
 class Site:
     """Everything that runs for these tests."""
@@ -205,17 +223,6 @@ def site(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
 
 
 def _start(texts: dict[str, str], files: Path, folder: Path) -> dict[str, Server]:
-    rendered = subprocess.run(
-        [sys.executable, "-c", RENDER],
-        cwd=ROOT / "tests/unit",
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
-        input=json.dumps(list(texts.values())),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert rendered.returncode == 0, rendered.stderr[-3000:]
-
     def start(name: str, release: dict[str, str]) -> Server:
         place = folder / name
         place.mkdir(mode=0o755)
@@ -246,13 +253,8 @@ def _start(texts: dict[str, str], files: Path, folder: Path) -> dict[str, Server
                 time.sleep(0.05)
 
     with ThreadPoolExecutor() as pool:
-        found = {}
-        for (name, _), (findings, release) in zip(
-            texts.items(), json.loads(rendered.stdout), strict=True
-        ):
-            assert findings == []
-            found[name] = pool.submit(start, name, release)
-        return {name: future.result() for name, future in found.items()}
+        releases = rendered(list(texts.values()))
+        return dict(zip(texts, pool.map(start, texts, releases), strict=True))
 
 
 FORGED = {
@@ -580,6 +582,62 @@ def test_each_line_of_the_log_is_json(site: Site) -> None:
     assert line["bytes"] > 0
 
 
+# --- As a service of the stack -----------------------------------------------------------------
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET6) as one:
+        one.bind(("::", 0))
+        return one.getsockname()[1]
+
+
+def test_the_service_is_healthy_and_answers_on_ipv6(files: Path, tmp_path: Path) -> None:
+    """The compose file's own container, with PROXY protocol: its health check does not speak it."""
+    http_port, https_port, name = _free_port(), _free_port(), f"{STACK}-service"
+    (release,) = rendered(
+        [
+            inventory(
+                stack_name=name,
+                stack_root=str(tmp_path),
+                stack_bind_address="::",
+                stack_http_port=http_port,
+                stack_tls="self_signed",
+                stack_https_port=https_port,
+                stack_server_names=["app.example"],
+                stack_trusted_proxies=["198.51.100.0/24"],
+                stack_proxy_protocol=True,
+            )
+        ]
+    )
+    folder, live = tmp_path / "releases/r1", tmp_path / "live"
+    for path, content in release.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(content)
+    with (folder / ".env").open("a") as stream:
+        stream.write("RELEASE=r1\n")
+    shutil.copytree(folder / "nginx", live / "nginx")
+    shutil.copytree(files / "tls", live / "tls")
+    shutil.copytree(files / "static", live / "static")
+    for one in (tmp_path, live, *live.iterdir()):
+        one.chmod(0o755)
+    compose = ("compose", "--file", str(folder / "docker-compose.prod.yml"))
+    try:
+        docker(*compose, "up", "--detach", "--no-deps", "--wait", "nginx")
+        with socket.create_connection(("::1", http_port), 10) as connection:
+            connection.sendall(
+                b"PROXY TCP6 2001:db8::9 2001:db8::1 4242 80\r\n"
+                b"GET /x HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n\r\n"
+            )
+            answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+        assert f"Location: https://app.example:{https_port}/x" in answer
+        seen = docker(
+            *compose, "exec", "-T", "nginx", "curl", "-s", "http://127.0.0.1:8081/robots.txt"
+        )
+        assert seen == "Disallow: /"
+    finally:
+        docker(*compose, "down", "--volumes")
+
+
 def test_static_files_come_out_of_an_image(tmp_path: Path) -> None:
     """The archive of the engine itself; tests/unit/test_static_files.py makes its own."""
     made = docker("create", "--network", "none", NGINX, "true")
@@ -595,7 +653,7 @@ def test_static_files_come_out_of_an_image(tmp_path: Path) -> None:
 
 def test_nginx_takes_every_generated_site_without_findings(tmp_path: Path) -> None:
     generated = subprocess.run(
-        [sys.executable, "entry_sites.py", "60"],
+        [sys.executable, "entry_sites.py", "40"],
         cwd=ROOT / "tests/unit",
         capture_output=True,
         text=True,
