@@ -14,13 +14,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from ansible.module_utils.crisper_entry import entry_model, entry_problems
 from ansible.module_utils.crisper_forms import (
     BOOLEAN,
     COUNT,
     ENV_NAME,
     FORMS,
     IMAGE,
-    LOCATION,
     MAX_ENVIRONMENT,
     MAX_WORD,
     REGISTRY,
@@ -172,6 +172,7 @@ def find_problems(values: Mapping[str, Any]) -> list[str]:
         *_front_problems(values),
         *find_public_problems(values),
         *_app_problems(values),
+        *entry_problems(values),
         *_environment_problems(values),
         *_reference_problems(values),
         *_pinning_problems(values),
@@ -302,30 +303,6 @@ def _app_problems(values: Mapping[str, Any]) -> Iterator[str]:
     tasks = _mapping(app.get("celery")).get("expected_tasks") or []
     if not isinstance(tasks, (list, tuple)) or not all(isinstance(task, str) for task in tasks):
         yield f"stack_app.celery.expected_tasks is {shown(tasks)}: give a list of task names."
-    yield from _path_problems(app)
-
-
-def _path_problems(app: Mapping[str, Any]) -> Iterator[str]:
-    """The paths nginx sends to the backend; what nginx would refuse is refused before."""
-    where = "stack_app.backend_paths"
-    paths = app.get("backend_paths", ["/"])
-    if isinstance(paths, str) or not isinstance(paths, Sequence) or not paths:
-        yield f"{where} is {shown(paths)}: give a list of paths, such as [/api/, /admin/]."
-        return
-    for index, path in enumerate(paths):
-        if not isinstance(path, str) or not LOCATION.match(path):
-            yield (
-                f"{where}[{index}] is {shown(path)}: give a path that begins with '/', of letters,"
-                " digits and -._~!&()*+,=:@ (nginx compares decoded paths from their beginning)."
-            )
-    for path, count in Counter(path for path in paths if isinstance(path, str)).items():
-        if count > 1:
-            yield f"{where}: {shown(path)} stands there {count} times: once is enough."
-    if app.get("frontend") and "/" in paths:
-        yield (
-            f"{where} sends '/' to the backend, and so does stack_app.frontend to the front end:"
-            " list the backend's paths, such as [/api/, /admin/]."
-        )
 
 
 def _environment_problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -671,8 +648,8 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         ``pools`` (each with service, memory, cpus, replicas …), ``front`` (how browsers reach it:
         ``tls`` (its source, or empty), ``scheme``, ``port``, ``names``, ``host`` (the first name as
-        URLs have it), ``headers``, ``public`` (what stands in browsers, see crisper_public)),
-        ``probes`` (what health checks ask), ``limits`` (by service),
+        URLs have it), ``headers``, ``public`` (what stands in browsers, see crisper_public), and what
+        `entry_model` returns), ``probes`` (what health checks ask), ``limits`` (by service),
         ``data_services``, ``services``, ``volumes``, ``uploads`` (folder in the application's
         containers, or empty), ``memory_bytes`` (sum of all limits),
         ``required_secrets``, ``queues`` (sorted, unique), ``moving_references`` (those that a
@@ -764,6 +741,7 @@ def _front(values: Mapping[str, Any]) -> dict[str, Any]:
         "names": names,
         "host": url_host(names[0]) if names else "",
         "headers": headers,
+        **entry_model(values),
     }
     return {**front, "public": public_site(values, front)}
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible.module_utils import crisper_stack as stack
+from entry_sites import site
+from rendering import specification
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("inventories/*/*.md")])
@@ -48,3 +51,13 @@ def test_every_relative_link_resolves(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
     missing = [link for link in links if not (page.parent / link).exists()]
     assert missing == []
+
+
+RECIPES = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/ENTRY.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.split("\n")[0])
+def test_every_recipe_of_the_entry_point_is_fit(recipe):
+    values = yaml.safe_load(recipe)
+    assert stack.find_problems(site(app=values.pop("stack_app", {}), **values)) == []
+    assert not values.keys() - specification().keys()

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from ansible.module_utils import crisper_forms as forms
 from ansible.module_utils import crisper_stack as stack
+from ansible.module_utils.crisper_entry import entry_model
 from hostile_values import TEXTS, UNFIT, Unsafe, example, unsafe, written
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -55,6 +56,15 @@ PLACES = (
     *("celery_task_time_limit", "celery_visibility_timeout", "celery_drain_timeout"),
     *("celery_stop_grace_period", "stack_limits", "stack_limits.redis"),
     *("stack_limits.redis.memory", "stack_limits.redis.cpus"),
+    *("stack_trusted_proxies", "stack_trusted_proxies.0", "stack_proxy_protocol"),
+    *("stack_rate_limits", "stack_rate_limits.0", "stack_rate_limits.0.path"),
+    *("stack_rate_limits.0.rate", "stack_rate_limits.0.burst", "stack_access_log"),
+    *("stack_app.locations", "stack_app.locations.0", "stack_app.locations.0.path"),
+    *(f"stack_app.locations.0.{key}" for key in ("kind", "exact", "body_size", "timeout", "cache")),
+    *("stack_app.locations.0.buffering", "stack_app.locations.0.request_buffering"),
+    *("stack_app.locations.0.rate_limit", "stack_app.locations.0.rate_limit.rate"),
+    *("stack_app.locations.0.rate_limit.burst", "stack_app.locations.1.to"),
+    *("stack_app.locations.1.status", "stack_app.locations.2.alias"),
     *("rollout_hooks", "rollout_hooks.after_switch"),
     *("rollout_hooks.after_switch.0.command", "rollout_hooks.after_switch.0.command.0"),
     *("rollout_hooks.after_switch.0.timeout", "rollout_hooks.after_switch.0.name"),
@@ -93,6 +103,15 @@ def site() -> dict[str, Any]:
     values["stack_proxy"] = {"http_proxy": "http://user:pass@proxy:3128"}
     values["stack_container_proxy"] = {"http_proxy": "http://user:pass@proxy:3128"}
     values["registry_logins"] = [{"registry": "r.example:5000", "username": "u", "password": "p"}]
+    values["stack_trusted_proxies"] = ["10.0.0.0/8"]
+    values["stack_rate_limits"] = [{"path": "/some", "rate": "10r/s", "burst": 1}]
+    limit = {"rate": "5r/m", "burst": 5}
+    values["stack_app"]["locations"] = [
+        {"path": "/own/x", "kind": "backend", "timeout": 5, "rate_limit": limit, "cache": 5},
+        {"path": "/own/y", "kind": "redirect", "to": "/z", "status": 302},
+        {"path": "/own/z/", "kind": "static", "alias": "/srv/public"},
+        {"path": "/own/d", "kind": "deny"},
+    ]
     values["rollout_hooks"] = {"after_switch": [{"name": "warm", "command": ["true"]}]}
     assert stack.find_problems(values) == []
     return values
@@ -488,19 +507,27 @@ def test_what_is_fit_arrives_and_injects_nothing(drawn):
     services = yaml.safe_load(files["docker-compose.prod.yml"])["services"]
     live = f"{values['stack_root']}/live"
     assert services["backend"]["volumes"] == [f"uploads:{app['uploads']}"]
-    assert services["nginx"]["volumes"] == [f"{live}/nginx:/etc/crisper:ro"]
+    static = f"{live}/static:/srv/static:ro"
+    assert services["nginx"]["volumes"] == [f"{live}/nginx:/etc/crisper:ro", static]
     queues = ",".join(values["celery_workers"][0]["queues"])
     assert services[pool]["command"][5] == f"--queues={queues}"
     assert services["redis"]["image"] == values["image_refs"]["redis"]
 
-    ends = {"backend": app["web"]["port"], "frontend": app["frontend"]["port"]}
     allowed = [
         ("client_max_body_size", values["stack_max_body_size"]),
         ("location", app["backend_paths"][0]),
         ("location", "=", app["backend_paths"][0]),
         ("limit_req", "zone=login", "burst=10", "nodelay"),
-        ("limit_req_status", "429"),
-        *(("proxy_pass", f"http://${end}:{port}") for end, port in ends.items()),
+        # Login paths are limited, and have no location of their own for streams of events.
+        ("error_page", "418", "=", "@stream_0"),
+        ("error_page", "502", "504", "=", "@again"),
+        ("set", "$service", "backend"),
+        ("if", "($event_stream)"),
+        ("return", "418"),
+        # The published port, for X-Forwarded-Port.
+        ("default", values["stack_http_port"]),
+        # The health path, which no limit counts.
+        (stack.nginx_value(entry_model(values)["unlimited"]), '""'),
     ]
     found = directives(files["nginx/nginx.conf"]) - directives(plain["nginx/nginx.conf"])
     assert [words for _depth, *words in found if tuple(words) not in allowed] == []

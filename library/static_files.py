@@ -1,0 +1,175 @@
+#!/usr/bin/python
+"""Copy static files out of a release's image, for nginx to serve."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: static_files
+short_description: Copy static files out of a release's image, for nginx to serve
+description:
+  - Puts the files of folders of an image into C(<root>/live/static), below the paths that they
+    have in the image. Files of all releases in C(<root>/releases) stay, for pages that were loaded
+    before a deploy; those of releases that are gone are removed.
+  - Nothing of the image is started. When the files of the release are there, nothing is done.
+author: [Crisper]
+options:
+  root:
+    description: Folder of the stack on the server.
+    type: path
+    required: true
+  release:
+    description: Id of the release whose files count from now on.
+    type: str
+    required: true
+  image:
+    description: Reference of its image on the host.
+    type: str
+    required: true
+  folders:
+    description: Absolute paths of folders or files in the image.
+    type: list
+    elements: str
+    required: true
+  docker_cli:
+    description: The Docker client.
+    type: str
+    default: docker
+attributes:
+  check_mode:
+    description: Changes nothing in check mode and tells whether it would.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Copy the static files out of the release's image
+  static_files:
+    root: /opt/crisper
+    release: 20261120t221500z-1a2b3c4d
+    image: crisper/backend:20261120t221500z-1a2b3c4d
+    folders: [/app/staticfiles]
+"""
+
+RETURN = r"""
+files:
+  description: How many files the release has.
+  returned: always
+  type: int
+  sample: 163
+removed:
+  description: Paths of files that no kept release has.
+  returned: always
+  type: list
+  elements: str
+  sample: [/app/staticfiles/app.3f2a.js]
+skipped:
+  description: Links and other members that are no files, which were left out.
+  returned: always
+  type: list
+  elements: str
+  sample: []
+"""
+
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import IO, Any, NoReturn, cast
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_static import StaticFiles
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "root": {"type": "path", "required": True},
+    "release": {"type": "str", "required": True},
+    "image": {"type": "str", "required": True},
+    "folders": {"type": "list", "elements": "str", "required": True},
+    "docker_cli": {"type": "str", "default": "docker"},
+}
+
+
+class Image:
+    """A container of an image that is never started, for its files."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.cli = module.params["docker_cli"]
+        self.reference = module.params["image"]
+
+    def __enter__(self) -> Image:
+        """Create the container; the word `true` stands for the command that an image may lack."""
+        code, out, err = self.module.run_command(
+            [self.cli, "create", "--pull", "never", "--network", "none", self.reference, "true"]
+        )
+        if code != 0:
+            self.module.fail_json(
+                msg=f"No container of {self.reference} can be made for its static files:"
+                f" {err.strip()[-1000:]}. Deploy again: the images are looked at first."
+            )
+        self.container = out.strip()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the container with its volumes."""
+        self.module.run_command([self.cli, "rm", "--force", "--volumes", self.container])
+
+    def copy(self, folder: str, files: StaticFiles) -> tuple[set[str], bool]:
+        """Copy one folder; return the paths of its files, and whether one of them changed."""
+        command = [self.cli, "cp", "--follow-link", f"{self.container}:{folder}", "-"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdout=pipe, stderr=pipe) as copying:
+            archive, errors = cast(IO[bytes], copying.stdout), cast(IO[bytes], copying.stderr)
+            try:
+                found = list(files.extract(archive, folder))
+            except (OSError, tarfile.TarError) as error:
+                copying.kill()
+                said = errors.read().decode(errors="replace").strip()
+                self.fail(folder, said or str(error))
+            said = errors.read().decode(errors="replace").strip()
+            if copying.wait() != 0:
+                self.fail(folder, said)
+        return {path for path, _ in found}, any(changed for _, changed in found)
+
+    def fail(self, folder: str, said: str) -> NoReturn:
+        """End with a folder that cannot be copied."""
+        self.module.fail_json(
+            msg=f"The static files in {folder} cannot be copied out of {self.reference}:"
+            f" {said[-1000:]}. The image must have that folder: run collectstatic, or the like,"
+            " when it is built, or correct the alias in stack_app.locations."
+        )
+        raise AssertionError  # fail_json has ended the process
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    params = module.params
+    files = StaticFiles(Path(params["root"]))
+    if files.complete(params["release"], params["folders"]) or module.check_mode:
+        module.exit_json(
+            changed=not files.complete(params["release"], params["folders"]),
+            files=len(files.releases.get(params["release"], [])),
+            removed=[],
+            skipped=[],
+        )
+    paths: set[str] = set()
+    changed = False
+    with Image(module) as image:
+        for folder in params["folders"]:
+            found, wrote = image.copy(folder, files)
+            paths |= found
+            changed = changed or wrote
+    removed = files.keep(params["release"], paths)
+    if files.skipped:
+        module.warn(
+            f"{len(files.skipped)} links among the static files were left out, such as"
+            f" {files.skipped[0]}: nginx follows none. Copy the files, without --link."
+        )
+    module.exit_json(
+        changed=changed or bool(removed), files=len(paths), removed=removed, skipped=files.skipped
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,492 @@
+"""The entry point as data: what nginx does with a path, a peer's headers, a rate and a log line.
+
+Pure functions. `entry_problems` judges the operator's variables; `entry_model` normalizes those
+that were found fit, so that the template of nginx holds loops and plain conditions only.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from ansible.module_utils.crisper_call import nearest
+from ansible.module_utils.crisper_forms import (
+    BODY,
+    BOOLEAN,
+    FOLDER,
+    LOCATION,
+    Form,
+    shown,
+    whole,
+)
+
+# The plain listener that no port is published of: health checks and probes of the deploy.
+INTERNAL_PORT = 8081
+# Where nginx has the volume of stack_app.uploads, and files that came out of images.
+UPLOADS, STATIC = "/srv/uploads", "/srv/static"
+KINDS = ("backend", "frontend", "static", "redirect", "deny")
+PROXIED = ("backend", "frontend")
+LOG_FORMATS = ("text", "json")
+REDIRECTS, DENIALS = (301, 302, 303, 307, 308), (404, 403)
+# Wider networks than these are no balancer's: whoever is in them may forge client addresses.
+# The unique local addresses of IPv6 are a /7.
+WIDEST = 7
+MAX_TIMEOUT = 7 * 86400
+MAX_AGE = 10 * 365 * 86400
+YEAR = 365 * 86400
+RATE = re.compile(r"[1-9][0-9]{0,5}r/[sm]\Z")
+# No `$`, quote, space, `;` or brace of nginx; `//host` would lead to another site.
+TARGET = re.compile(
+    r"(?:https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?)?(?:/(?!/)[A-Za-z0-9._~!&()*+,=:@%/?-]{0,1000})?\Z"
+)
+LIKE = 0.5
+DEFAULT_BURST = 10
+
+
+class Field(NamedTuple):
+    """One key of a location: the kinds that have it, and what its value must be."""
+
+    kinds: tuple[str, ...]
+    form: Form
+
+
+def _within(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: (number := whole(value)) is not None and low <= number <= high
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and bool(LOCATION.match(value)) and ".." not in value.split("/")
+
+
+def _is_target(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and bool(TARGET.match(value))
+
+
+TIMEOUT = Form(
+    _within(1, MAX_TIMEOUT), f"give a whole number of seconds from 1 to {MAX_TIMEOUT} (a week)."
+)
+CACHE = Form(
+    lambda value: value in ("immutable", "none") or _within(0, MAX_AGE)(value),
+    f"choose immutable (files with a hash in their names), none, or seconds from 0 to {MAX_AGE}.",
+)
+PATH = Form(
+    _is_path,
+    "give a path that begins with '/', of letters, digits and -._~!&()*+,=:@, without '..'"
+    " (nginx compares decoded paths from their beginning).",
+)
+TO = Form(
+    _is_target,
+    "give a path such as /new/ or a URL such as https://www.example.com/new, of the characters"
+    " that URLs have, without '$'.",
+)
+RATE_FORM = Form(
+    lambda value: isinstance(value, str) and bool(RATE.match(value)),
+    "give requests per second or minute, such as 10r/s or 100r/m.",
+)
+BURST = Form(_within(0, 100_000), "give a whole number of requests from 0 to 100000.")
+ALIAS = Form(
+    FOLDER.fits,
+    "give an absolute path of plain characters in the application's containers, such as"
+    " /app/staticfiles.",
+)
+FIELDS: dict[str, Field] = {
+    "body_size": Field(PROXIED, BODY),
+    "timeout": Field(PROXIED, TIMEOUT),
+    "buffering": Field(PROXIED, BOOLEAN),
+    "request_buffering": Field(PROXIED, BOOLEAN),
+    "cache": Field((*PROXIED, "static"), CACHE),
+    "alias": Field(("static",), ALIAS),
+    "to": Field(("redirect",), TO),
+    "status": Field(("redirect", "deny"), Form(lambda value: whole(value) is not None, "")),
+}
+REQUIRED = {"static": "alias", "redirect": "to"}
+
+
+# --- Findings ----------------------------------------------------------------------------------
+
+
+def entry_problems(values: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the entry point's variables, one sentence each, with the remedy."""
+    app = _mapping(values.get("stack_app"))
+    return [
+        *_proxy_problems(values),
+        *_path_problems(app),
+        *_location_problems(app),
+        *_duplicate_problems(app),
+        *_rate_problems(values),
+    ]
+
+
+def _proxy_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Whose headers are believed."""
+    where = "stack_trusted_proxies"
+    networks = values.get(where, [])
+    if isinstance(networks, str) or not isinstance(networks, Sequence):
+        yield f"{where} is {shown(networks)}: give a list of addresses and networks."
+        networks = ()
+    for index, network in enumerate(networks):
+        if problem := _network_problem(network):
+            yield f"{where}[{index}] is {shown(network)}: {problem}"
+    if values.get("stack_proxy_protocol") is True and not networks:
+        yield (
+            "stack_proxy_protocol is true, but stack_trusted_proxies is empty: name the balancer's"
+            " addresses or networks there; of other peers the PROXY line is not believed."
+        )
+    log = values.get("stack_access_log", "text")
+    if log not in LOG_FORMATS:
+        yield f"stack_access_log is {shown(log)}: {_choice(log, LOG_FORMATS)}"
+
+
+def _network_problem(value: Any) -> str:
+    """Return the remedy for what is no network to trust; empty when it is one."""
+    remedy = "give an address or a network such as 10.0.0.0/8 or 2001:db8::/32."
+    if not isinstance(value, str) or "%" in value:
+        return remedy
+    try:
+        network = ipaddress.ip_network(value, strict=False)
+        exact = str(ipaddress.ip_interface(value).ip) == str(network.network_address)
+    except ValueError:
+        return remedy
+    if network.prefixlen < WIDEST:
+        return (
+            "from so many addresses anybody could forge who the client is: name the networks of"
+            f" your balancer only, none wider than /{WIDEST}."
+        )
+    return "" if exact else f"it has bits behind its prefix; did you mean {network}?"
+
+
+def _path_problems(app: Mapping[str, Any]) -> Iterator[str]:
+    """The paths nginx sends to the backend; what nginx would refuse is refused before."""
+    where = "stack_app.backend_paths"
+    paths = _backend_paths(app)
+    sure = bool(app.get("locations"))
+    if isinstance(paths, str) or not isinstance(paths, Sequence) or not (paths or sure):
+        yield f"{where} is {shown(paths)}: give a list of paths, such as [/api/, /admin/]."
+        return
+    for index, path in enumerate(paths):
+        if not isinstance(path, str) or not LOCATION.match(path):
+            yield (
+                f"{where}[{index}] is {shown(path)}: give a path that begins with '/', of letters,"
+                " digits and -._~!&()*+,=:@ (nginx compares decoded paths from their beginning)."
+            )
+        elif reserved := _reserved(path):
+            yield f"{where}[{index}] is {shown(path)}: {reserved}"
+    for path, count in Counter(path for path in paths if isinstance(path, str)).items():
+        if count > 1:
+            yield f"{where}: {shown(path)} stands there {count} times: once is enough."
+    if app.get("frontend") and "/" in paths:
+        yield (
+            f"{where} sends '/' to the backend, and so does stack_app.frontend to the front end:"
+            " list the backend's paths, such as [/api/, /admin/]."
+        )
+
+
+def _backend_paths(app: Mapping[str, Any]) -> Any:
+    """Return the short form as given, or its default."""
+    if "backend_paths" in app:
+        return app["backend_paths"]
+    given = [item for item in _sequence(app.get("locations")) if isinstance(item, Mapping)]
+    root = any(item.get("path") == "/" and item.get("exact") is not True for item in given)
+    backend = any(item.get("kind") == "backend" for item in given)
+    return [] if root or (app.get("frontend") and backend) else ["/"]
+
+
+def _reserved(path: str) -> str:
+    if path.startswith("/-/"):
+        return "paths below /-/ are the entry point's own; choose another."
+    return ""
+
+
+def _location_problems(app: Mapping[str, Any]) -> Iterator[str]:
+    """Each location by itself."""
+    where = "stack_app.locations"
+    locations = app.get("locations", [])
+    if isinstance(locations, str) or not isinstance(locations, Sequence):
+        yield f"{where} is {shown(locations)}: give a list of mappings with path and kind."
+        return
+    for index, location in enumerate(locations):
+        place = f"{where}[{index}]"
+        if not isinstance(location, Mapping):
+            yield f"{place} is {shown(location)}: give a mapping with path and kind."
+            continue
+        path, kind = location.get("path"), location.get("kind")
+        if not PATH.fits(path):
+            yield f"{place}.path is {shown(path)}: {PATH.remedy}"
+        elif reserved := _reserved(str(path)):
+            yield f"{place}.path is {shown(path)}: {reserved}"
+        if not isinstance(kind, str) or kind not in KINDS:
+            yield f"{place}.kind is {shown(kind)}: {_choice(kind, KINDS)}"
+        else:
+            yield from _kind_problems(place, location, kind, app)
+
+
+def _kind_problems(
+    place: str, location: Mapping[str, Any], kind: str, app: Mapping[str, Any]
+) -> Iterator[str]:
+    """A location's fields, of a kind that there is."""
+    if "exact" in location and not BOOLEAN.fits(location["exact"]):
+        yield f"{place}.exact is {shown(location['exact'])}: {BOOLEAN.remedy}"
+    for name, field in FIELDS.items():
+        if name not in location:
+            continue
+        if kind not in field.kinds:
+            yield (
+                f"{place}.{name} is {shown(location[name])}, but its kind is '{kind}': remove it;"
+                f" {name} is for {', '.join(field.kinds)}."
+            )
+        elif not field.form.fits(location[name]):
+            remedy = field.form.remedy or _status_remedy(kind)
+            yield f"{place}.{name} is {shown(location[name])}: {remedy}"
+        elif name == "status" and whole(location[name]) not in _statuses(kind):
+            yield f"{place}.status is {shown(location[name])}: {_status_remedy(kind)}"
+    if (name := REQUIRED.get(kind)) and not location.get(name):
+        yield f"{place}.{name} is missing: {FIELDS[name].form.remedy}"
+    if kind == "frontend" and not app.get("frontend"):
+        yield f"{place}.kind is 'frontend', but stack_app.frontend is not set: choose backend."
+    path = location.get("path")
+    if kind == "static" and isinstance(path, str):
+        one_file = location.get("exact") is True
+        if one_file and path.endswith("/"):
+            yield f"{place}.path is {shown(path)}: with exact: true it is one file; remove the '/'."
+        elif not one_file and not path.endswith("/"):
+            yield (
+                f"{place}.path is {shown(path)}: end it with '/' for a folder, or set exact: true"
+                " for one file."
+            )
+    if kind == "redirect" and location.get("to") == path:
+        yield f"{place}.to is {shown(path)}, its own path: browsers would go round in circles."
+    if "rate_limit" in location:
+        limit = location["rate_limit"]
+        if kind not in (*PROXIED, "static"):
+            yield (
+                f"{place}.rate_limit is {shown(limit)}, but its kind is '{kind}': remove it;"
+                " nothing is asked there that would need one."
+            )
+        elif not isinstance(limit, Mapping):
+            yield f"{place}.rate_limit is {shown(limit)}: give a mapping with rate and burst."
+        else:
+            yield from _limit_problems(f"{place}.rate_limit", limit)
+
+
+def _duplicate_problems(app: Mapping[str, Any]) -> Iterator[str]:
+    """The same path twice, which nginx refuses."""
+    taken: dict[tuple[str, bool], str] = {}
+    for index, path in enumerate(_sequence(_backend_paths(app))):
+        if isinstance(path, str):
+            taken[(path, _is_login(path))] = f"stack_app.backend_paths[{index}]"
+    if app.get("frontend"):
+        taken.setdefault(("/", False), "stack_app.frontend")
+    for index, location in enumerate(_sequence(app.get("locations"))):
+        path = _mapping(location).get("path")
+        if not isinstance(path, str):
+            continue
+        place = f"stack_app.locations[{index}]"
+        key = (path, _is_exact(location))
+        if key in taken:
+            yield (
+                f"{place}.path is {shown(path)}, and so is that of {taken[key]}: each path stands"
+                f" once; remove one of them{_instead(taken[key])}."
+            )
+        else:
+            taken[key] = place
+
+
+def _instead(place: str) -> str:
+    if place == "stack_app.frontend":
+        return " (the front end has '/'; give this location a longer path)"
+    return ""
+
+
+def _rate_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    where = "stack_rate_limits"
+    limits = values.get(where, [])
+    if isinstance(limits, str) or not isinstance(limits, Sequence):
+        yield f"{where} is {shown(limits)}: give a list of mappings with path, rate and burst."
+        return
+    for index, limit in enumerate(limits):
+        if not isinstance(limit, Mapping):
+            yield f"{where}[{index}] is {shown(limit)}: give a mapping with path and rate."
+            continue
+        if not PATH.fits(limit.get("path")):
+            yield f"{where}[{index}].path is {shown(limit.get('path'))}: {PATH.remedy}"
+        yield from _limit_problems(f"{where}[{index}]", limit)
+    paths = Counter(str(_mapping(limit).get("path")) for limit in limits)
+    for path, count in paths.items():
+        if count > 1:
+            yield f"{where}: {shown(path)} stands there {count} times: give each path one limit."
+
+
+def _limit_problems(place: str, limit: Mapping[str, Any]) -> Iterator[str]:
+    if not RATE_FORM.fits(limit.get("rate")):
+        yield f"{place}.rate is {shown(limit.get('rate'))}: {RATE_FORM.remedy}"
+    if not BURST.fits(limit.get("burst", DEFAULT_BURST)):
+        yield f"{place}.burst is {shown(limit['burst'])}: {BURST.remedy}"
+
+
+def _statuses(kind: str) -> tuple[int, ...]:
+    return REDIRECTS if kind == "redirect" else DENIALS
+
+
+def _status_remedy(kind: str) -> str:
+    return f"choose {', '.join(map(str, sorted(_statuses(kind))))}."
+
+
+def _choice(value: Any, choices: Sequence[str]) -> str:
+    meant = nearest(value, choices, LIKE) if isinstance(value, str) else ""
+    return (f"did you mean {meant}? " if meant else "") + f"choose {', '.join(choices)}."
+
+
+# --- The model ---------------------------------------------------------------------------------
+
+
+def entry_model(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the template of nginx reads of checked variables.
+
+    Returns:
+        ``trusted`` (networks whose headers are believed), ``proxy_protocol``, ``access_log``,
+        ``locations`` (in the order of the configuration, each with ``match`` as nginx writes it),
+        ``streams`` (named locations without buffering, for those who accept an event stream),
+        ``caches`` (values of Cache-Control for services that send none),
+        ``limits`` (each with its zone's ``name``, ``pattern`` of paths, ``rate``, ``burst``),
+        ``unlimited`` (pattern of the path that health checks ask, or empty), ``uploads`` (whether
+        nginx has the volume), ``static`` (folders that come out of the application's image) and
+        ``internal_port``.
+    """
+    app = _mapping(values.get("stack_app"))
+    locations = [_location(item, app) for item in _given_locations(app)]
+    streams: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for location in locations:
+        if location["kind"] in PROXIED and location["buffering"] and not location["login"]:
+            parts = {name: location[name] for name in ("kind", *STREAM_FIELDS)}
+            stream = streams.setdefault(
+                tuple(parts.values()), {"name": f"@stream_{len(streams)}", **parts}
+            )
+            location["stream"] = stream["name"]
+    static = {item["source"] for item in locations if item["source"]}
+    return {
+        "trusted": _networks(values.get("stack_trusted_proxies") or []),
+        "proxy_protocol": values.get("stack_proxy_protocol") is True,
+        "access_log": str(values.get("stack_access_log", "text")),
+        "locations": locations,
+        "streams": list(streams.values()),
+        "caches": _caches(locations),
+        "limits": _limits(values, app),
+        "unlimited": _unlimited(app),
+        "uploads": any(item["uploads"] for item in locations),
+        "static": sorted(one for one in static if not any(_below(one, other) for other in static)),
+        "internal_port": INTERNAL_PORT,
+    }
+
+
+STREAM_FIELDS = ("body_size", "timeout", "request_buffering", "cache")
+
+
+def _given_locations(app: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return all locations in the long form."""
+    short = [{"path": path, "kind": "backend"} for path in _backend_paths(app)]
+    front = [{"path": "/", "kind": "frontend"}] if app.get("frontend") else []
+    return [*short, *(dict(item) for item in app.get("locations") or []), *front]
+
+
+def _location(item: Mapping[str, Any], app: Mapping[str, Any]) -> dict[str, Any]:
+    kind, path = item["kind"], item["path"]
+    alias = posixpath.normpath(item["alias"]) if kind == "static" else ""
+    uploads = posixpath.normpath(app["uploads"]) if app.get("uploads") else ""
+    of_volume = bool(alias and uploads) and (alias == uploads or _below(alias, uploads))
+    inside = UPLOADS + alias[len(uploads) :] if of_volume else STATIC + alias
+    exact = _is_exact(item)
+    return {
+        "kind": kind,
+        "match": f"= {path}" if exact else path,
+        # With a limit of its own the built-in one does not count.
+        "login": kind == "backend" and _is_login(path) and "rate_limit" not in item,
+        "stream": "",
+        "body_size": str(item.get("body_size", "")),
+        "timeout": int(item.get("timeout", 0)),
+        "buffering": bool(item.get("buffering", True)),
+        "request_buffering": bool(item.get("request_buffering", True)),
+        "cache": _cache_control(item.get("cache", "none")),
+        "alias": (inside if exact else f"{inside}/") if alias else "",
+        "uploads": of_volume,
+        "source": alias if alias and not of_volume else "",
+        "to": _target(item["to"]) if kind == "redirect" else "",
+        "status": int(item.get("status", _statuses(kind)[0])),
+    }
+
+
+def _caches(locations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the values of Cache-Control that services get where they send none, each once."""
+    return sorted({item["cache"] for item in locations if item["kind"] in PROXIED} - {""})
+
+
+def _is_exact(item: Mapping[str, Any]) -> bool:
+    login = item.get("kind") == "backend" and _is_login(str(item.get("path")))
+    return bool(item.get("exact", login))
+
+
+def _is_login(path: str) -> bool:
+    return path.endswith("/login")
+
+
+def _below(path: str, folder: str) -> bool:
+    return path != folder and path.startswith(f"{folder}/")
+
+
+def _cache_control(cache: Any) -> str:
+    if cache == "none":
+        return ""
+    if cache == "immutable":
+        return f"public, max-age={YEAR}, immutable"
+    return f"public, max-age={int(cache)}" if int(cache) else "no-cache"
+
+
+def _target(to: str) -> str:
+    """Return where a redirect leads, as nginx reads it: the query of the request is kept."""
+    return to if "?" in to else f"{to}$is_args$args"
+
+
+def _networks(networks: Sequence[str]) -> list[str]:
+    """Return networks as nginx writes them, each once; it warns of one that stands there twice."""
+    return list(dict.fromkeys(str(ipaddress.ip_network(network)) for network in networks))
+
+
+def _limits(values: Mapping[str, Any], app: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the limits by path; each counts the requests that its pattern matches."""
+    given = [(dict(limit), False) for limit in values.get("stack_rate_limits") or []]
+    for item in app.get("locations") or []:
+        if "rate_limit" in item:
+            given.append(({**item["rate_limit"], "path": item["path"]}, _is_exact(item)))
+    return [
+        {
+            "name": f"limit_{index}",
+            "pattern": _pattern(limit["path"], exact),
+            "rate": limit["rate"],
+            "burst": int(limit.get("burst", DEFAULT_BURST)),
+        }
+        for index, (limit, exact) in enumerate(given)
+    ]
+
+
+def _pattern(path: str, exact: bool) -> str:
+    """Return a path as nginx's map takes it: a regular expression of decoded paths."""
+    return f"~^{re.escape(path)}" + (r"\z" if exact else "")
+
+
+def _unlimited(app: Mapping[str, Any]) -> str:
+    """Return the pattern of the path that health checks and the task ledger ask."""
+    given = str(_mapping(app.get("web")).get("health_path") or "")
+    path = unquote(urlsplit(given).path)
+    return _pattern(path, exact=True) if LOCATION.match(path) else ""
+
+
+def _sequence(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
