@@ -58,8 +58,8 @@ options:
     type: str
     default: ""
   site_scheme:
-    description: Scheme that browsers use, sent as C(X-Forwarded-Proto). Whether it is believed is
-      nginx's affair; what the application answers otherwise is normal then.
+    description: Scheme that browsers use, sent as C(X-Forwarded-Proto); nginx believes it on
+      its internal port.
     type: str
     default: http
   expected:
@@ -208,12 +208,27 @@ def docker(module: AnsibleModule, *arguments: str) -> tuple[int, str, str]:
     return module.run_command([module.params["docker_cli"], *arguments])
 
 
-def shown(params: dict[str, Any]) -> str:
-    """Certificates (PEM) that nginx shows now; empty without TLS."""
+def serving(params: dict[str, Any]) -> dict[str, Any]:
+    """The model of the release that serves."""
     manifest = json.loads((Path(params["project_src"]) / MANIFEST).read_text())
-    if not params["front"] or not manifest.get("model", {}).get("front", {}).get("tls"):
+    return manifest.get("model") or {}
+
+
+def shown(params: dict[str, Any], entry: dict[str, Any]) -> str:
+    """Certificates (PEM) that nginx shows now; empty without TLS."""
+    if not params["front"] or not entry.get("tls"):
         return ""
     return "".join(blocks(installed(Path(params["front"])))[0])
+
+
+def port(entry: dict[str, Any]) -> int:
+    """The port of nginx that is asked.
+
+    The internal one believes the site's scheme, and needs no PROXY protocol. With TLS of nginx's
+    own requests come in as those of browsers do; a release of before has no other port.
+    """
+    internal = entry.get("internal_port")
+    return int(internal) if internal and (not entry["tls"] or entry["proxy_protocol"]) else 8080
 
 
 def all_known(params: dict[str, Any], container: str) -> bool:
@@ -232,6 +247,8 @@ def all_known(params: dict[str, Any], container: str) -> bool:
 def start(module: AnsibleModule, name: str) -> dict[str, Any]:
     """Start the container and read the queues meanwhile."""
     params = module.params
+    # The application may have another name in the next release.
+    params["app"] = (serving(params).get("celery") or {}).get("app") or params["app"]
     container, _problem = running(module, params["service"]) if params["known"] else ("", "")
     with ThreadPoolExecutor(1) as pool:
         known = pool.submit(all_known, params, container) if container else None
@@ -251,9 +268,10 @@ def begin(module: AnsibleModule, name: str) -> None:
     keys = ("app", "task", "queues", "path", "task_interval", "request_interval", "wait", "limit")
     site = ("site_host", "site_scheme", "expected")
     request = {key: params[key] for key in (*keys, *site)}
-    request["certificates"] = shown(params) + params["certificates"]
+    entry = serving(params).get("front") or {}
+    request["certificates"] = shown(params, entry) + params["certificates"]
     # Ids of an earlier deploy's sentinels may still be around.
-    request.update(run=str(int(time.time())), host="nginx", port=8080, secure_port=8443)
+    request.update(run=str(int(time.time())), host="nginx", port=port(entry), secure_port=8443)
     modules = [crisper_celery_probe, crisper_https, crisper_ledger, crisper_ledger_probe]
     command = ["compose", "--project-name", params["project"], "run", "--detach", "--no-deps"]
     command += ["--name", name, params["service"], params["python"], "-c"]

@@ -51,6 +51,10 @@ options:
     description: Certificates (PEM) that are trusted then, and no others.
     type: str
     default: ""
+  proxy_protocol:
+    description: Whether connections begin with the header of the PROXY protocol.
+    type: bool
+    default: false
   address:
     description: Host name or address for O(ports); empty takes this machine's own address on its
       default route, which is what others reach it by.
@@ -121,6 +125,7 @@ open:
 
 import http.client
 import socket
+import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -139,6 +144,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "retries": {"type": "int", "default": 3},
     "connect_to": {"type": "str", "default": ""},
     "certificates": {"type": "str", "default": ""},
+    "proxy_protocol": {"type": "bool", "default": False},
     "address": {"type": "str", "default": ""},
     "ports": {"type": "list", "elements": "int", "default": []},
     "timeout": {"type": "float", "default": 10},
@@ -172,13 +178,13 @@ def open_connection(params: dict[str, Any]) -> http.client.HTTPConnection:
         OSError: nobody answers, or the certificate is not to be trusted.
     """
     url, timeout = urlsplit(params["url"]), params["timeout"]
-    name = url.hostname or ""
+    name, proxied = url.hostname or "", params["proxy_protocol"]
     if url.scheme == "http":
-        return http.client.HTTPConnection(name, url.port or 80, timeout=timeout)
+        return connect(name, url.port or 80, name, None, timeout, proxied)
+    address, context = name, ssl.create_default_context()
     if params["connect_to"]:
-        context = trusting(params["certificates"])
-        return connect(params["connect_to"], url.port or 443, name, context, timeout)
-    return http.client.HTTPSConnection(name, url.port or 443, timeout=timeout)
+        address, context = params["connect_to"], trusting(params["certificates"])
+    return connect(address, url.port or 443, name, context, timeout, proxied)
 
 
 def ask(path: str, expected: list[int], params: dict[str, Any]) -> dict[str, Any]:

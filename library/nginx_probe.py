@@ -7,9 +7,9 @@ DOCUMENTATION = r"""
 module: nginx_probe
 short_description: Ask nginx from inside its container, as a proxy in front of it does
 description:
-  - nginx believes C(X-Forwarded-Proto) from trusted addresses only, and always from its own
-    loopback. So an application that redirects plain HTTP can be asked for its real answer, without
-    the proxy or balancer that ends TLS in front.
+  - nginx believes C(X-Forwarded-Proto) from trusted addresses only, and always on its internal
+    port, which is not published. So an application that redirects plain HTTP can be asked for its real
+    answer, without the proxy or balancer that ends TLS in front.
   - Uses C(curl), as the container's own health check does. Redirects are not followed, proxies are
     not used.
 options:
@@ -22,9 +22,9 @@ options:
     type: str
     default: nginx
   port:
-    description: Port on which nginx listens in its container.
+    description: Internal port of nginx.
     type: int
-    default: 8080
+    default: 8081
   paths:
     description: C({path, status}) each; C(status) lists what the path is expected to answer.
     type: list
@@ -72,7 +72,7 @@ answers:
   type: list
   elements: dict
   sample:
-    - url: http://127.0.0.1:8080/health
+    - url: http://127.0.0.1:8081/health
       status: 200
       location: ""
       expected: [200]
@@ -91,7 +91,7 @@ from ansible.module_utils.crisper_verify import inner_answers
 ARGUMENT_SPEC: dict[str, Any] = {
     "project": {"type": "str", "required": True},
     "service": {"type": "str", "default": "nginx"},
-    "port": {"type": "int", "default": 8080},
+    "port": {"type": "int", "default": 8081},
     "paths": {"type": "list", "elements": "dict", "required": True},
     "headers": {"type": "dict", "default": {}},
     "retries": {"type": "int", "default": 3},

@@ -29,9 +29,16 @@ def trusting(certificates: str) -> ssl.SSLContext:
 
 
 def connect(
-    address: str, port: int, name: str, context: ssl.SSLContext, timeout: float
+    address: str,
+    port: int,
+    name: str,
+    context: ssl.SSLContext | None,
+    timeout: float,
+    proxied: bool = False,
 ) -> http.client.HTTPConnection:
-    """A connection to address and port whose certificate is that of `name`.
+    """A connection whose certificate is that of `name`; plain without `context`.
+
+    `proxied` introduces it by the PROXY protocol, as a listener that expects it needs.
 
     Raises:
         OSError: nobody answers, or the certificate is not to be trusted (ssl.SSLError).
@@ -39,11 +46,23 @@ def connect(
     raw = socket.create_connection((address, port), timeout=timeout)
     connection = http.client.HTTPConnection(name, port, timeout=timeout)
     try:
-        connection.sock = context.wrap_socket(raw, server_hostname=name)
+        if proxied:
+            raw.sendall(proxy_line(raw.getsockname(), raw.getpeername()))
+        connection.sock = context.wrap_socket(raw, server_hostname=name) if context else raw
     except BaseException:
         raw.close()
         raise
     return connection
+
+
+def proxy_line(source: tuple, destination: tuple) -> bytes:
+    """Return the header of the PROXY protocol, version 1, for two addresses of a socket.
+
+    HAProxy's specification (proxy-protocol.txt, 2.1): family, addresses, ports.
+    """
+    family = "TCP6" if ":" in source[0] else "TCP4"
+    ends = (family, source[0], destination[0], source[1], destination[1])
+    return ("PROXY " + " ".join(map(str, ends)) + "\r\n").encode()
 
 
 def get(

@@ -648,8 +648,8 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         ``pools`` (each with service, memory, cpus, replicas …), ``front`` (how browsers reach it:
         ``tls`` (its source, or empty), ``scheme``, ``port``, ``names``, ``host`` (the first name as
-        URLs have it), ``headers``, ``public`` (what stands in browsers, see crisper_public), and what
-        `entry_model` returns), ``probes`` (what health checks ask), ``limits`` (by service),
+        URLs have it), ``headers``, ``public`` (what stands in browsers, see crisper_public), and
+        what `entry_model` returns), ``probes`` (what health checks ask), ``limits`` (by service),
         ``data_services``, ``services``, ``volumes``, ``uploads`` (folder in the application's
         containers, or empty), ``memory_bytes`` (sum of all limits),
         ``required_secrets``, ``queues`` (sorted, unique), ``moving_references`` (those that a

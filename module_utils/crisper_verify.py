@@ -67,7 +67,8 @@ def entry_request(front: Mapping[str, Any], url: str, address: str) -> dict[str,
         ``url``, ``host`` (Host header; empty leaves it to the URL), ``pinned`` (whether the address
         must show the server's own certificate), ``redirects_to`` (URL of the site when a redirect
         there is an answer as well), ``inside`` (whether nginx must be asked on the server, as
-        what ends TLS in front does), and ``shown`` (the URL for people).
+        what ends TLS in front does), ``proxy_protocol`` (whether a connection must begin with
+        its header), and ``shown`` (the URL for people).
     """
     public = front.get("public") or {}
     in_front = bool(public.get("in_front"))
@@ -89,6 +90,8 @@ def entry_request(front: Mapping[str, Any], url: str, address: str) -> dict[str,
         # would redirect to itself for ever.
         "redirects_to": public["url"] if in_front and asked.startswith("http:") else "",
         "inside": in_front,
+        # What stands in front speaks it itself.
+        "proxy_protocol": bool(front.get("proxy_protocol")) and not url,
         "shown": public["url"] if in_front and not url else asked,
     }
 

@@ -150,4 +150,30 @@ def test_the_ledger_trusts_what_the_release_that_serves_shows(tmp_path, pem, tru
     manifest = {"model": {"front": {"tls": source}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     params = {"project_src": str(tmp_path), "front": str(pem.parent)}
-    assert deploy_ledger.shown(params) == (trusted if source else "")
+    entry = deploy_ledger.serving(params)["front"]
+    assert deploy_ledger.shown(params, entry) == (trusted if source else "")
+
+
+@pytest.mark.parametrize(
+    ("entry", "port"),
+    [
+        ({}, 8080),
+        ({"tls": ""}, 8080),  # a release of before
+        ({"tls": "", "internal_port": 8081, "proxy_protocol": False}, 8081),
+        ({"tls": "own", "internal_port": 8081, "proxy_protocol": False}, 8080),
+        ({"tls": "own", "internal_port": 8081, "proxy_protocol": True}, 8081),
+    ],
+)
+def test_the_ledger_comes_in_as_browsers_do_where_it_can(entry, port):
+    assert deploy_ledger.port(entry) == port
+
+
+@pytest.mark.parametrize(
+    ("ends", "line"),
+    [
+        ((("10.0.0.1", 5), ("10.0.0.2", 80)), b"PROXY TCP4 10.0.0.1 10.0.0.2 5 80\r\n"),
+        ((("::1", 5, 0, 0), ("fd00::2", 443, 0, 0)), b"PROXY TCP6 ::1 fd00::2 5 443\r\n"),
+    ],
+)
+def test_the_header_of_the_proxy_protocol(ends, line):
+    assert crisper_https.proxy_line(*ends) == line
