@@ -8,8 +8,8 @@ module: nginx_probe
 short_description: Ask nginx from inside its container, as a proxy in front of it does
 description:
   - nginx believes C(X-Forwarded-Proto) from trusted addresses only, and always on its internal
-    port, which is not published. So an application that redirects plain HTTP can be asked for its real
-    answer, without the proxy or balancer that ends TLS in front.
+    port, which is not published. So an application that redirects plain HTTP can be asked for its
+    real answer, without the proxy or balancer that ends TLS in front.
   - Uses C(curl), as the container's own health check does. Redirects are not followed, proxies are
     not used.
 options:

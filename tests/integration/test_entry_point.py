@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.crisper_static import StaticFiles
+from ansible.module_utils.crisper_upstream import Upstreams
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -194,7 +195,7 @@ def site(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
         echo = ROOT / "tests/integration/entry"
         docker(
             *("run", "--detach", "--name", f"{STACK}-app", "--network", STACK),
-            *("--network-alias", "backend", "--network-alias", "frontend"),
+            *("--network-alias", "backend-r1", "--network-alias", "frontend-r1"),
             *("--volume", f"{echo}:/echo:ro", PYTHON, "python", "/echo/echo.py", "8000", "3000"),
         )
         trusted = [f"{gateway}/32", "203.0.113.0/24", "2001:db8:ffff::/48"]
@@ -226,8 +227,11 @@ def _start(texts: dict[str, str], files: Path, folder: Path) -> dict[str, Server
     def start(name: str, release: dict[str, str]) -> Server:
         place = folder / name
         place.mkdir(mode=0o755)
-        for path in ("nginx.conf", "maintenance.html"):
+        for path in ("nginx.conf", "maintenance.html", "upstreams.sh"):
             (place / path).write_text(release[f"nginx/{path}"])
+        upstreams = Upstreams(str(place), {"backend": {"port": 8000}, "frontend": {"port": 3000}})
+        upstreams.prepare("r1")
+        upstreams.switch("r1")
         mounts = {
             place: "/etc/crisper",
             files / "tls": "/etc/crisper-tls",
@@ -239,7 +243,7 @@ def _start(texts: dict[str, str], files: Path, folder: Path) -> dict[str, Server
         docker(
             *("run", "--detach", "--name", container, "--network", STACK, "--user", "101:101"),
             *("--read-only", "--tmpfs", "/tmp:mode=1777", *volumes, NGINX),
-            *("nginx", "-c", "/etc/crisper/nginx.conf", "-g", "daemon off;"),
+            *("sh", "/etc/crisper/upstreams.sh", "serve"),
         )
         shown = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
         server = Server(container, docker("inspect", container, "--format", shown))
