@@ -58,10 +58,16 @@ options:
     default: 397
   renew_days:
     description:
-      - Days before its end at which one made here is made anew, and others are warned of (those
-        that live for less than three times as long, in their last third).
+      - Days before its end at which one made here is made anew, and an own one is warned of (one
+        that lives for less than three times as long, in its last third).
     type: int
     default: 30
+  warn_days:
+    description:
+      - Days before its end at which the module warns of a certificate of an ACME client (of one
+        that lives for less than six times as long, in its last sixth).
+    type: int
+    default: 14
   uid:
     description: User that nginx runs as.
     type: int
@@ -107,6 +113,19 @@ expires:
   returned: always
   type: str
   sample: "2027-12-23"
+days_left:
+  description: Whole days until its end; negative when it has ended, 0 when there is none.
+  returned: always
+  type: int
+  sample: 62
+concerns:
+  description:
+    - What the operator must do about it, one sentence each; also given as warnings. Without
+      O(source) none is looked for.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 trusted:
   description:
     - Certificates (PEM) that may be met while this module's change comes into force, those from
@@ -116,6 +135,7 @@ trusted:
   sample: "-----BEGIN CERTIFICATE-----..."
 """
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -127,6 +147,7 @@ from ansible.module_utils.crisper_tls import (
     TlsError,
     blocks,
     day,
+    find_concerns,
     install,
     installed,
     pair,
@@ -147,6 +168,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "where": {"type": "str", "default": "certificate"},
     "days": {"type": "int", "default": 397},
     "renew_days": {"type": "int", "default": 30},
+    "warn_days": {"type": "int", "default": 14},
     "uid": {"type": "int", "default": 101},
     "run": RUN_SPEC,
 }
@@ -177,9 +199,36 @@ def look(pem: str) -> dict[str, Any]:
     """What the module tells of a certificate."""
     certificates = blocks(pem)[0]
     if not certificates:
-        return {"made_here": False, "names": [], "expires": ""}
+        return {"made_here": False, "names": [], "expires": "", "days_left": 0}
     leaf = read(certificates[0])
-    return {"made_here": leaf.made_here, "names": list(leaf.names), "expires": day(leaf.ends)}
+    return {
+        "made_here": leaf.made_here,
+        "names": list(leaf.names),
+        "expires": day(leaf.ends),
+        "days_left": math.floor((leaf.ends - time.time()) / DAY),
+    }
+
+
+def warn(module: AnsibleModule, pem: str) -> list[str]:
+    """Warn of what the operator must do about the installed certificate; return it."""
+    params, certificates = module.params, blocks(pem)[0]
+    if not certificates or not params["source"]:
+        return []
+    newer = ""
+    if params["source"] == "acme" and Path(params["certificate_file"]).exists():
+        newer = "".join(blocks(Path(params["certificate_file"]).read_text())[0][:1])
+    concerns = find_concerns(
+        read(certificates[0]),
+        params["source"],
+        time.time(),
+        params["renew_days"],
+        params["warn_days"],
+        params["certificate_file"] or "",
+        read(newer) if newer and newer != certificates[0] else None,
+    )
+    for concern in concerns:
+        module.warn(concern)
+    return concerns
 
 
 def put(module: AnsibleModule, before: str, now: float) -> str:
@@ -204,14 +253,6 @@ def put(module: AnsibleModule, before: str, now: float) -> str:
     if pem != before and not module.check_mode:
         note(params, "certificate")
         install(Path(params["path"]), pem, params["uid"])
-    leaf = read(blocks(pem)[0][0])
-    left = (leaf.ends - now) / DAY
-    # Those of ACME may live for days only, and are renewed in the last third of that.
-    if left < min(renew, (leaf.ends - leaf.begins) / DAY / 3) and not leaf.made_here:
-        module.warn(
-            f"The certificate for {', '.join(leaf.names)} expires in {left:.0f} days, on"
-            f" {day(leaf.ends)}: renew it."
-        )
     return pem
 
 
@@ -232,14 +273,16 @@ def main() -> None:
             after = put(module, before, time.time())
         shown = look(after)
         if not after and module.params["state"] == "present":
-            shown = {"made_here": True, "names": module.params["names"], "expires": ""}
+            shown.update(made_here=True, names=module.params["names"])
+        concerns = warn(module, after)
     except TlsError as error:
         module.fail_json(msg=f"{error} No certificate was changed.")
     except NotOwnerError as error:
         module.fail_json(msg=str(error))
     certificates = [*blocks(before)[0], *blocks(after)[0]]
     due = module.params["state"] == "present" and (after != before or not after)
-    module.exit_json(changed=due, due=due, trusted="".join(dict.fromkeys(certificates)), **shown)
+    shown.update(trusted="".join(dict.fromkeys(certificates)), concerns=concerns)
+    module.exit_json(changed=due, due=due, **shown)
 
 
 if __name__ == "__main__":

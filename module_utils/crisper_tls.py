@@ -8,6 +8,8 @@ whole, so that certificate and key always fit each other.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import ipaddress
 import json
 import os
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,10 @@ FRONT = "front.pem"
 # How certificates that were made here are known again.
 MARK = "O=crisper self-signed"
 DAY = 86400.0
+# Exit code of the reload command when nginx refuses its configuration.
+REFUSED = 3
+# Seconds between two looks at the lock of a deploy, and between two attempts to reload nginx.
+PAUSE = 5.0
 BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\n.+?\n-----END \1-----", re.DOTALL)
 # As `openssl req` takes it; Python's strict checks and browsers want these extensions.
 REQUEST = """\
@@ -145,16 +151,64 @@ def wanted(
     """What becomes of the installed certificate: ``given``, ``make`` a self-signed one, ``keep``.
 
     Until an ACME client has brought a certificate (`given`), a self-signed one stands in, unless
-    a real one is there from before.
+    a real one is there from before. An expired one is none: with it no deploy could be verified,
+    and without a deploy nginx would answer no challenge.
     """
     if given:
         return "given"
     if installed is None:
         return "make"
     if not installed.made_here:
-        return "keep" if source == "acme" else "make"
+        return "keep" if source == "acme" and installed.ends > now else "make"
     fresh = installed.begins <= now and installed.ends - now > renew_days * DAY
     return "keep" if fresh and all(map(installed.covers, names)) else "make"
+
+
+def find_concerns(
+    leaf: Certificate,
+    source: str,
+    now: float,
+    renew_days: float,
+    warn_days: float,
+    certificate_file: str = "",
+    newer: Certificate | None = None,
+) -> list[str]:
+    """Return what an operator must do about the installed certificate, one sentence each.
+
+    Args:
+        leaf: the installed certificate.
+        source: value of ``stack_tls``.
+        now: seconds since 1970.
+        renew_days: days before its end at which the operator of an own certificate is warned.
+        warn_days: the same for one of an ACME client, which renews earlier than that by itself.
+        certificate_file: where the ACME client writes its certificate.
+        newer: the certificate in that file, when it is not the installed one.
+    """
+    if newer is not None:
+        return [
+            f"nginx does not serve the certificate in {certificate_file} (until"
+            f" {day(newer.ends)}): the hook of the ACME client did not run, or failed. Run the"
+            " hook tls/renewed of the stack's folder, or deploy."
+        ]
+    if leaf.made_here and source == "acme":
+        return [
+            "A self-signed certificate serves, because no ACME client has written"
+            f" {certificate_file}: run the client on the server (docs/SECURITY.md)."
+        ]
+    # A short-lived one is renewed in its last third, and overdue in its last sixth.
+    days, part = (warn_days, 6) if source == "acme" else (renew_days, 3)
+    left = (leaf.ends - now) / DAY
+    if leaf.made_here or left >= min(days, (leaf.ends - leaf.begins) / DAY / part):
+        return []
+    what = f"The certificate for {', '.join(leaf.names)}"
+    when = f"{'expires' if left > 0 else 'expired'} on {day(leaf.ends)}"
+    when += f", in {left:.0f} days" if left > 0 else ""
+    if source == "acme":
+        return [
+            f"{what} {when}, and the ACME client has not renewed it: look for the reason in its"
+            " log (certbot: /var/log/letsencrypt), and run it (certbot renew)."
+        ]
+    return [f"{what} {when}: renew it."]
 
 
 def day(moment: float) -> str:
@@ -291,11 +345,55 @@ def install(folder: Path, pem: str, uid: int) -> None:
 # --- The hook of an ACME client ---------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def between_deploys(root: Path, patience: float) -> Iterator[None]:
+    """Keep deploys of the stack in `root` from beginning, after the present one has ended.
+
+    A deploy trusts the certificates it knows, and would count an unknown one as failed requests.
+    A renewal is worth more than such a count: after `patience` seconds it goes on nevertheless.
+    The two files are those of ``crisper_journal``.
+    """
+    deadline = time.monotonic() + patience
+    with (root / ".lock").open("a") as guard:
+        while True:
+            fcntl.flock(guard, fcntl.LOCK_EX)
+            if not deploying(root / "lock") or time.monotonic() >= deadline:
+                break
+            fcntl.flock(guard, fcntl.LOCK_UN)
+            time.sleep(PAUSE)
+        yield
+
+
+def deploying(lock: Path) -> bool:
+    """Return whether a deploy holds the lock and counts as alive."""
+    try:
+        return float(json.loads(lock.read_text())["until"]) > time.time()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def reload_nginx(settings: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Let nginx read its files again; repeat it for as long as nginx cannot be reached.
+
+    An ACME client calls its hook once for each renewal. An engine that restarts in that very
+    moment must not cost the certificate.
+    """
+    deadline = time.monotonic() + settings["reload_timeout"]
+    while True:
+        done = subprocess.run(
+            settings["reload"], cwd=settings["project"], capture_output=True, text=True, check=False
+        )
+        if done.returncode in (0, REFUSED) or time.monotonic() >= deadline:
+            return done
+        time.sleep(PAUSE)
+
+
 def renewed(settings: Mapping[str, Any]) -> str:
-    """Take what the ACME client has brought and let nginx read it; what is told of it.
+    """Take what the ACME client has brought and let nginx read it; return what is in force.
 
     Raises:
-        TlsError: it is unfit (nothing was changed), or nginx did not read it.
+        TlsError: it is unfit, or nginx refuses it (the one from before stays); or nginx could not
+            be reached (it reads the new one when it starts).
     """
     where = settings["certificate_file"]
     try:
@@ -305,24 +403,27 @@ def renewed(settings: Mapping[str, Any]) -> str:
         raise TlsError(f"{error.filename}: {error.strerror}; see stack_tls_certificate.") from error
     pem, leaf = pair(certificate, key, settings["names"], time.time(), where)
     folder = Path(settings["folder"])
-    told = f"{', '.join(leaf.names)} until {day(leaf.ends)}"
-    if installed(folder) == pem:
-        return f"unchanged: {told}"
-    install(folder, pem, settings["uid"])
-    done = subprocess.run(
-        settings["reload"], cwd=settings["project"], capture_output=True, text=True, check=False
-    )
+    with between_deploys(Path(settings["root"]), settings["patience"]):
+        before = installed(folder)
+        if before != pem:
+            install(folder, pem, settings["uid"])
+        # Also when nothing changed: whoever put it there may have failed to reload nginx.
+        done = reload_nginx(settings)
+        said = (done.stderr or done.stdout).strip()[-500:]
+        if done.returncode == REFUSED and before:
+            install(folder, before, settings["uid"])
+            raise TlsError(f"nginx refuses {where}; the certificate from before stays. {said}")
     if done.returncode != 0:
-        raise TlsError(f"nginx did not read {where}: {(done.stderr or done.stdout).strip()[-500:]}")
-    return f"in force: {told}"
+        raise TlsError(f"nginx did not read {where}: start it, or run this hook again. {said}")
+    return f"in force: {', '.join(leaf.names)} until {day(leaf.ends)}"
 
 
 def main() -> int:
     """Run once, with the settings named on the command line."""
     try:
         print(renewed(json.loads(Path(sys.argv[1]).read_text())))
-    except TlsError as error:
-        print(error, file=sys.stderr)
+    except (TlsError, OSError) as error:
+        print(f"The new certificate is not in force: {error}", file=sys.stderr)
         return 1
     return 0
 

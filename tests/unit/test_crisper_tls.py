@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -129,6 +130,62 @@ def test_a_real_certificate_stays_until_the_acme_client_has_one():
     assert tls.wanted("acme", leaf("a", here=True), False, ["a"], NOW, 30) == "keep"
 
 
+def test_an_expired_certificate_of_an_acme_client_is_replaced_by_a_stand_in():
+    """Regression guard: with an expired one no deploy was verified, so none got its challenge."""
+    assert tls.wanted("acme", leaf("a", ends=NOW - 1), False, ["a"], NOW, 30) == "make"
+
+
+def concerns(certificate, source="acme", **arguments):
+    return tls.find_concerns(certificate, source, NOW, 30, 14, "/live/fullchain.pem", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("source", "days", "life", "warned"),
+    [
+        ("own", 31, 365, False),
+        ("own", 29, 365, True),
+        ("own", 29, 60, False),  # the last third of 60 days are 20
+        ("acme", 29, 90, False),  # the client renews it these days
+        ("acme", 15, 90, False),
+        ("acme", 13, 90, True),
+        ("acme", 2, 6, False),
+        ("acme", 0.9, 6, True),
+        ("acme", -1, 90, True),
+        ("self_signed", 1, 397, False),  # the next deploy makes it anew
+    ],
+)
+def test_a_certificate_is_warned_of_in_time_and_not_too_early(source, days, life, warned):
+    made = source == "self_signed"
+    certificate = leaf("a", begins=NOW + (days - life) * tls.DAY, ends=NOW + days * tls.DAY)
+    found = concerns(
+        leaf("a", ends=NOW + days * tls.DAY, here=True) if made else certificate, source
+    )
+    assert len(found) == warned
+    assert all(("certbot renew" in text) == (source == "acme") for text in found)
+    assert all(tls.day(certificate.ends) in text for text in found)
+
+
+@given(st.floats(-400, 400), st.floats(0.1, 400), st.sampled_from(["own", "acme"]))
+def test_every_certificate_at_its_end_is_warned_of_and_no_fresh_one(left, life, source):
+    certificate = leaf("a", begins=NOW + (left - life) * tls.DAY, ends=NOW + left * tls.DAY)
+    found = concerns(certificate, source)
+    assert len(found) == 1 if left < 0 else len(found) <= 1
+    if left >= life / 2:
+        assert found == []
+
+
+def test_a_stand_in_says_that_the_acme_client_is_missing():
+    (said,) = concerns(leaf("a", here=True))
+    assert "/live/fullchain.pem" in said
+    assert "run the client" in said
+
+
+def test_a_failed_hook_is_noticed_by_what_the_client_has_written():
+    (said,) = concerns(leaf("a"), newer=leaf("a", ends=NOW + 80 * tls.DAY))
+    assert "hook" in said
+    assert "tls/renewed" in said
+
+
 @given(st.lists(st.sampled_from(["CERTIFICATE", "EC PARAMETERS", "PRIVATE KEY", "EC PRIVATE KEY"])))
 def test_blocks_are_found_in_their_order_whatever_stands_between(kinds):
     texts = [f"-----BEGIN {k}-----\nAA{i}=\n-----END {k}-----\n" for i, k in enumerate(kinds)]
@@ -248,8 +305,9 @@ def test_one_that_expires_soon_is_warned_of(run_module, tmp_path, monkeypatch):
         front_certificate.AnsibleModule, "warn", lambda _, text: warned.append(text)
     )
     certificate, key = issued("a.example", days=12.5, begins=-60)
-    put(run_module, tmp_path / "tls", source="own", certificate=certificate, key=key)
-    assert "expires in 12 days" in warned[0]
+    result = put(run_module, tmp_path / "tls", source="own", certificate=certificate, key=key)
+    assert "in 12 days: renew it" in warned[0]
+    assert (result["concerns"], result["days_left"]) == (warned, 12)
     short = issued("a.example", days=12.5)
     put(run_module, tmp_path / "tls", source="own", certificate=short[0], key=short[1])
     assert len(warned) == 1
@@ -278,14 +336,40 @@ def test_a_self_signed_one_stands_in_until_the_acme_client_is_done(run_module, t
     assert not put(run_module, tmp_path / "tls", **acme)["changed"]
 
 
-def hook(tmp_path, acme, reload):
+@pytest.fixture
+def warned(monkeypatch):
+    texts: list[str] = []
+    monkeypatch.setattr(front_certificate.AnsibleModule, "warn", lambda _, text: texts.append(text))
+    return texts
+
+
+def test_who_only_looks_is_warned_as_well(run_module, tmp_path, acme, warned):
+    put(run_module, tmp_path / "tls", **acme)
+    assert "no ACME client has written" in warned.pop()
+    info = {"path": str(tmp_path / "tls"), **acme}
+    assert run_module(front_certificate, **info)["concerns"] == warned
+    assert len(warned) == 1
+    certificate, key = issued("a.example", days=10, begins=-80)
+    bring(acme, certificate, key)
+    assert "hook" in run_module(front_certificate, **info)["concerns"][0]
+    put(run_module, tmp_path / "tls", **acme)
+    result = run_module(front_certificate, **info)
+    assert "has not renewed it" in result["concerns"][0]
+    assert run_module(front_certificate, path=info["path"])["concerns"] == []
+
+
+def hook(tmp_path, acme, reload, **more):
     settings_ = {
         **acme,
         "folder": str(tmp_path / "tls"),
         "names": ["a.example"],
         "uid": 101,
         "project": str(tmp_path),
+        "root": str(tmp_path),
+        "patience": 0,
+        "reload_timeout": 0,
         "reload": reload,
+        **more,
     }
     (tmp_path / "settings.json").write_text(json.dumps(settings_))
     command = [sys.executable, tls.__file__, str(tmp_path / "settings.json")]
@@ -300,9 +384,15 @@ def test_the_hook_takes_what_the_client_brought_and_nginx_reads_it(run_module, t
     assert (done.returncode, done.stdout[:9]) == (0, "in force:")
     assert (tmp_path / "tls" / tls.FRONT).read_text() == certificate + key
     assert (tmp_path / "reloaded").exists()
-    (tmp_path / "reloaded").unlink()
-    assert hook(tmp_path, acme, ["touch", "reloaded"]).stdout.startswith("unchanged:")
-    assert not (tmp_path / "reloaded").exists()
+
+
+def test_the_hook_reloads_nginx_again_when_the_first_reload_failed(run_module, tmp_path, acme):
+    """Regression guard: the second run said "unchanged", and nginx served the old certificate."""
+    put(run_module, tmp_path / "tls", **acme)
+    bring(acme, *issued("a.example"))
+    assert hook(tmp_path, acme, ["false"]).returncode == 1
+    assert hook(tmp_path, acme, ["touch", "reloaded"]).returncode == 0
+    assert (tmp_path / "reloaded").exists()
 
 
 def test_the_hook_refuses_what_is_unfit(run_module, tmp_path, acme):
@@ -316,8 +406,94 @@ def test_the_hook_refuses_what_is_unfit(run_module, tmp_path, acme):
     assert not (tmp_path / "reloaded").exists()
 
 
+def test_the_certificate_from_before_comes_back_when_nginx_refuses_the_new(
+    run_module, tmp_path, acme
+):
+    put(run_module, tmp_path / "tls", **acme)
+    before = (tmp_path / "tls" / tls.FRONT).read_text()
+    bring(acme, *issued("a.example"))
+    refusal = ["sh", "-c", f"echo too weak >&2; exit {tls.REFUSED}"]
+    done = hook(tmp_path, acme, refusal, reload_timeout=60)
+    assert done.returncode == 1
+    assert "from before stays. too weak" in done.stderr
+    assert (tmp_path / "tls" / tls.FRONT).read_text() == before
+
+
 def test_the_hook_says_when_nginx_does_not_read_it(tmp_path, acme):
     bring(acme, *issued("a.example"))
     done = hook(tmp_path, acme, ["sh", "-c", "echo no nginx >&2; exit 1"])
     assert done.returncode == 1
     assert "no nginx" in done.stderr
+    gone = hook(tmp_path, acme, ["no-such-docker"])
+    assert gone.returncode == 1
+    assert "not in force" in gone.stderr
+    assert "Traceback" not in gone.stderr
+
+
+def hook_settings(tmp_path, acme, reload):
+    hook(tmp_path, acme, ["true"])
+    given_ = json.loads((tmp_path / "settings.json").read_text())
+    return {**given_, "reload": reload, "patience": 60, "reload_timeout": 60}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Pauses as moments at which something else happens: a list of functions, in their order."""
+    events: list = []
+    monkeypatch.setattr(tls.time, "sleep", lambda _: events.pop(0)())
+    return events
+
+
+def test_an_engine_that_restarts_is_waited_for(tmp_path, acme, quick):
+    bring(acme, *issued("a.example"))
+    quick += [lambda: None, (tmp_path / "up").touch]
+    given_ = hook_settings(tmp_path, acme, ["test", "-e", "up"])
+    assert tls.renewed(given_).startswith("in force:")
+    assert quick == []
+
+
+def lock(tmp_path, until):
+    (tmp_path / "lock").write_text(json.dumps({"run": "x", "until": until}))
+
+
+def test_a_renewal_waits_until_a_deploy_has_ended(run_module, tmp_path, acme, quick):
+    """Regression guard: the deploy's requests met a certificate that it did not know."""
+    put(run_module, tmp_path / "tls", **acme)
+    bring(acme, *issued("a.example"))
+    given_ = hook_settings(tmp_path, acme, ["true"])
+    put_before, brought = (tmp_path / "tls" / tls.FRONT).read_text(), issued("a.example")
+    bring(acme, *brought)
+    lock(tmp_path, time.time() + 3600)
+    during: list[str] = []
+    quick += [
+        lambda: during.append((tmp_path / "tls" / tls.FRONT).read_text()),
+        (tmp_path / "lock").unlink,
+    ]
+    tls.renewed(given_)
+    assert during == [put_before]
+    assert (tmp_path / "tls" / tls.FRONT).read_text() == "".join(brought)
+
+
+@pytest.mark.parametrize("content", ['{"run": "x", "until": 1}', '{"run": "x"}', "half a li", "[]"])
+def test_a_lock_that_no_longer_counts_keeps_no_renewal_back(tmp_path, acme, quick, content):
+    bring(acme, *issued("a.example"))
+    given_ = hook_settings(tmp_path, acme, ["true"])
+    (tmp_path / "lock").write_text(content)
+    assert tls.renewed(given_).startswith("in force:")
+
+
+def test_a_deploy_that_never_ends_does_not_cost_the_renewal(tmp_path, acme, quick):
+    bring(acme, *issued("a.example"))
+    lock(tmp_path, time.time() + 3600)
+    assert hook(tmp_path, acme, ["true"], patience=0).stdout.startswith("in force:")
+
+
+def test_no_deploy_begins_while_nginx_reads_the_new_certificate(tmp_path):
+    with (
+        tls.between_deploys(tmp_path, 0),
+        (tmp_path / ".lock").open("a") as other,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (tmp_path / ".lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
