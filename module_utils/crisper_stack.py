@@ -704,6 +704,7 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
             *data,
             *(["beat"] if beat else []),
             *(["uploads"] if app.get("uploads") else []),
+            "nginx-temp",
         ],
         "uploads": app.get("uploads") or "",
         "required_secrets": required_secrets(values),

@@ -16,6 +16,7 @@ ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_uti
 
 from ansible.module_utils.crisper_context import digest, hash_file, scan
 from ansible.module_utils.crisper_data_version import postgres_folder
+from ansible.module_utils.crisper_entry_resources import entry_resources
 from ansible.module_utils.crisper_forms import size_bytes
 from ansible.module_utils.crisper_output import describe_failure, describe_task, first_line
 from ansible.module_utils.crisper_stack import (
@@ -96,6 +97,7 @@ class FilterModule:
         """Map of filter name to function."""
         return {
             "crisper_compose_value": compose_value,
+            "crisper_entry_resources": entry_resources,
             "crisper_env_line": env_file_line,
             "crisper_failed_task": describe_task,
             "crisper_failure": describe_failure,

@@ -32,7 +32,7 @@ def rendered(name: str, **values: Any) -> str:
         "stack_app": app,
         **values,
     }
-    images = dict.fromkeys(("nginx", "postgres", "redis", "qdrant"), "x:1")
+    images = dict.fromkeys(("nginx", "postgres", "redis", "qdrant", "mariadb"), "x:1")
     probes = ("web", "heartbeat", "ping", "beat")
     variables = {
         **given,
@@ -79,7 +79,8 @@ def test_without_tls_there_is_one_server_and_one_port():
     assert "return 301" not in text
     compose = yaml.safe_load(rendered("docker-compose.prod.yml.j2"))
     assert compose["services"]["nginx"]["ports"] == ["0.0.0.0:80:8080"]
-    assert compose["services"]["nginx"]["volumes"] == ["/opt/crisper/live/nginx:/etc/crisper:ro"]
+    volumes = ["/opt/crisper/live/nginx:/etc/crisper:ro", "nginx-temp:/var/tmp"]
+    assert compose["services"]["nginx"]["volumes"] == volumes
 
 
 def test_with_tls_plain_http_only_redirects():

@@ -21,6 +21,7 @@ import yaml
 from ansible.module_utils import crisper_forms as forms
 from ansible.module_utils import crisper_stack as stack
 from ansible.module_utils.crisper_entry import entry_model
+from ansible.module_utils.crisper_entry_resources import entry_resources
 from hostile_values import TEXTS, UNFIT, Unsafe, example, unsafe, written
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -508,13 +509,20 @@ def test_what_is_fit_arrives_and_injects_nothing(drawn):
     live = f"{values['stack_root']}/live"
     assert services["backend"]["volumes"] == [f"uploads:{app['uploads']}"]
     static = f"{live}/static:/srv/static:ro"
-    assert services["nginx"]["volumes"] == [f"{live}/nginx:/etc/crisper:ro", static]
+    assert services["nginx"]["volumes"] == [
+        f"{live}/nginx:/etc/crisper:ro",
+        static,
+        "nginx-temp:/var/tmp",
+    ]
     queues = ",".join(values["celery_workers"][0]["queues"])
     assert services[pool]["command"][5] == f"--queues={queues}"
     assert services["redis"]["image"] == values["image_refs"]["redis"]
 
+    limit = yaml.safe_load(files["docker-compose.prod.yml"])["services"]["nginx"]["deploy"]
+    resources = entry_resources(limit["resources"]["limits"], values["stack_max_body_size"])
     allowed = [
         ("client_max_body_size", values["stack_max_body_size"]),
+        ("limit_conn", "bodies", str(resources["bodies"])),
         ("location", app["backend_paths"][0]),
         ("location", "=", app["backend_paths"][0]),
         ("limit_req", "zone=login", "burst=10", "nodelay"),
