@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -23,8 +22,15 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
+import ansible.module_utils  # noqa: E402
 from entry_backend import BLOCK, pattern  # noqa: E402
 from hostile_values import example, unsafe, written  # noqa: E402
+
+if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+from ansible.module_utils.crisper_upstream import Upstreams  # noqa: E402
+
+RELEASE, PORT = "lab", 8000
 
 # A process of its own: rendering loads Ansible's controller, and modules in the same process then
 # give their warnings to it instead of returning them.
@@ -177,12 +183,14 @@ class Entry:
             for volume in nginx["volumes"]
         ]
         nginx["deploy"]["resources"]["limits"]["cpus"] = str(own["cpus"])
-        port = re.search(r"backend:(\d+)", files["nginx/nginx.conf"])
+        upstreams = Upstreams(str(folder / "nginx"), {"backend": {"port": PORT}})
+        upstreams.prepare(RELEASE)
+        upstreams.switch(RELEASE)
         backend = {
             "image": stack_defaults()["image_refs"]["python"],
-            "command": ["python", "/entry_backend.py", port[1] if port else "8000"],
+            "command": ["python", "/entry_backend.py", str(PORT)],
             "volumes": [f"{folder}/entry_backend.py:/entry_backend.py:ro"],
-            "networks": ["edge"],
+            "networks": {"edge": {"aliases": [f"backend-{RELEASE}"]}},
             "pull_policy": "never",  # `make demo` or molecule's scenario images provides both
             "init": True,
             "ulimits": {"nofile": 16384},
@@ -191,7 +199,7 @@ class Entry:
         volumes = {key: None for key in compose["volumes"] if key in used}
         whole = {"services": {"nginx": nginx, "backend": backend}, "networks": {"edge": {}}}
         (folder / "compose.yml").write_text(yaml.safe_dump(whole | {"volumes": volumes}))
-        self.port = int(port[1]) if port else 8000
+        self.port = PORT
         self.address = self.backend_address = self.container = ""
 
     def compose(self, *arguments: str, check: bool = True) -> str:
@@ -228,8 +236,7 @@ class Entry:
 
     def reload(self) -> None:
         """Read the configuration again, as a deploy does."""
-        script = 'nginx -t -c /etc/crisper/nginx.conf && kill -HUP "$(cat /tmp/nginx.pid)"'
-        docker("exec", self.container, "sh", "-c", script)
+        docker("exec", self.container, "sh", "/etc/crisper/upstreams.sh", "reload")
 
     def connect(self, timeout: float = 300) -> socket.socket:
         """Return a connection to nginx."""

@@ -242,7 +242,15 @@ def _start(texts: dict[str, str], files: Path, folder: Path) -> dict[str, Server
         container = f"{STACK}-{name}"
         docker(
             *("run", "--detach", "--name", container, "--network", STACK, "--user", "101:101"),
-            *("--read-only", "--tmpfs", "/tmp:mode=1777", *volumes, NGINX),
+            *(
+                "--read-only",
+                "--tmpfs",
+                "/tmp:mode=1777",
+                "--tmpfs",
+                "/var/tmp:mode=1777",
+                *volumes,
+                NGINX,
+            ),
             *("sh", "/etc/crisper/upstreams.sh", "serve"),
         )
         shown = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"

@@ -152,7 +152,15 @@ def site(tmp_path: Path, rendered: dict[str, str]) -> Iterator[Site]:
     try:
         docker(
             *("run", "--detach", "--init", "--name", f"{NAME}-nginx", "--network", NAME),
-            *("--read-only", "--user", "101:101", "--tmpfs", "/tmp:mode=1777"),
+            *(
+                "--read-only",
+                "--user",
+                "101:101",
+                "--tmpfs",
+                "/tmp:mode=1777",
+                "--tmpfs",
+                "/var/tmp:mode=1777",
+            ),
             *("--volume", f"{live}:/etc/crisper:ro", "--publish", "127.0.0.1::8080"),
             *("nginx:1.26", *compose["services"]["nginx"]["command"]),
         )
