@@ -5,7 +5,7 @@ BIN := .venv/bin
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo demo-down test lint audit unit app-test molecule bench faults
+.PHONY: help setup demo demo-down test test-long lint audit unit app-test molecule bench faults
 
 help: ## What there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ app-test: setup ## The reference application's own tests
 
 molecule: setup ## Every molecule scenario
 	@scripts/test molecule
+
+test-long: setup ## What takes longer: other people's applications, and the matrix of faults
+	@scripts/test long
+	@$(MAKE) faults
 
 bench: setup ## Benchmarks: ratios measured in one run
 	@command -v redis-server >/dev/null || { echo "bench: redis-server is missing: apt-get install redis-server" >&2; exit 1; }
