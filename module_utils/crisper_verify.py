@@ -222,3 +222,33 @@ def worker_summary(node: str, nodes: Mapping[str, Mapping[str, Any]]) -> dict[st
         "concurrency": pool.get("max-concurrency", 0),
         "queues": [queue["name"] for queue in queues],
     }
+
+
+def request_counts(counted: Mapping[str, Any]) -> str:
+    """Return what the ledger counted of requests; empty when it counted none.
+
+    Args:
+        counted: of M(deploy_ledger), with its ``requests`` (probed, failed, errors by kind).
+    """
+    found = counted.get("requests") or {}
+    if not found:
+        return ""
+    kinds = ", ".join(f"{kind}: {count}" for kind, count in found["errors"].items())
+    told = f"{found['probed']} probed, {found['failed']} failed"
+    return f"{told} ({kinds})" if kinds else told
+
+
+def task_counts(counted: Mapping[str, Any]) -> str:
+    """Return what the ledger counted of tasks; empty when it counted none."""
+    found = counted.get("tasks") or {}
+    if not found:
+        return ""
+    more = {"waiting": "still waiting", "refused": "refused by the broker"}
+    told = [
+        f"{found['accepted']} accepted",
+        f"{found['finished']} finished",
+        f"{found['lost']} lost",
+        f"{found['twice']} run twice",
+        *(f"{found[key]} {text}" for key, text in more.items() if found.get(key)),
+    ]
+    return ", ".join(told)

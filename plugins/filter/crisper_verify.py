@@ -18,8 +18,10 @@ from ansible.module_utils.crisper_verify import (
     http_finding,
     port_finding,
     registered_tasks,
+    request_counts,
     request_paths,
     step_finding,
+    task_counts,
     worker_summary,
 )
 
@@ -36,7 +38,9 @@ class FilterModule:
             "crisper_http_finding": http_finding,
             "crisper_port_finding": port_finding,
             "crisper_registered_tasks": registered_tasks,
+            "crisper_request_counts": request_counts,
             "crisper_request_paths": request_paths,
             "crisper_step_finding": step_finding,
+            "crisper_task_counts": task_counts,
             "crisper_worker_summary": worker_summary,
         }

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils import crisper_stack as stack
+from ansible.module_utils.crisper_verify import request_counts, task_counts
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from rendering import roles
@@ -99,3 +100,25 @@ def test_what_is_not_as_expected_outside_or_inside_is_a_finding():
     assert "did not answer (no such module)" in finding
     good = {"answers": [{**GOOD_ANSWER, "inside": True}]}
     assert value("__verify_findings", model, __verify_inside=good) == []
+
+
+@pytest.mark.parametrize(
+    ("counted", "requests", "tasks"),
+    [
+        ({}, "", ""),
+        ({"requests": {}, "tasks": {}, "error": "why"}, "", ""),
+        (
+            {
+                "requests": {"probed": 9, "failed": 3, "errors": {"HTTP 400": 2, "timed out": 1}},
+                "tasks": {"accepted": 4, "finished": 3, "lost": 1, "twice": 0, "waiting": 2},
+            },
+            "9 probed, 3 failed (HTTP 400: 2, timed out: 1)",
+            "4 accepted, 3 finished, 1 lost, 0 run twice, 2 still waiting",
+        ),
+    ],
+)
+def test_what_the_ledger_counted_is_one_sentence(
+    counted: dict[str, Any], requests: str, tasks: str
+) -> None:
+    assert request_counts(counted) == requests
+    assert task_counts(counted) == tasks
