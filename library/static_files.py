@@ -7,10 +7,15 @@ DOCUMENTATION = r"""
 module: static_files
 short_description: Copy static files out of a release's image, for nginx to serve
 description:
-  - Puts the files of folders of an image into C(<root>/live/static), below the paths that they
-    have in the image. Files of all releases in C(<root>/releases) stay, for pages that were loaded
-    before a deploy; those of releases that are gone are removed.
-  - Nothing of the image is started. When the files of the release are there, nothing is done.
+  - Puts the files of folders of an image into C(<root>/live/static/<release>), below the paths that
+    they have in the image. nginx serves them from the moment on in which requests go to the
+    release (M(compose_rollout)); until then nothing of what it serves changes.
+  - Files of the other releases in C(<root>/releases) that the release has not are added as hard
+    links, for pages that were loaded before a deploy or a rollback. Files that are equal to those
+    of another release are hard links, too, and keep the time of the first copy.
+  - Trees of releases that are gone are removed, except the one that serves.
+  - Nothing of the image is started. When the files of the release are there, nothing is copied. A
+    run that was killed leaves nothing that counts.
 author: [Crisper]
 options:
   root:
@@ -18,7 +23,7 @@ options:
     type: path
     required: true
   release:
-    description: Id of the release whose files count from now on.
+    description: Id of the release whose files are wanted.
     type: str
     required: true
   image:
@@ -54,16 +59,16 @@ EXAMPLES = r"""
 
 RETURN = r"""
 files:
-  description: How many files the release has.
+  description: How many files the release has of its own.
   returned: always
   type: int
   sample: 163
 removed:
-  description: Paths of files that no kept release has.
+  description: Ids of releases that are gone and whose files were removed.
   returned: always
   type: list
   elements: str
-  sample: [/app/staticfiles/app.3f2a.js]
+  sample: [20261101t080000z-99887766]
 skipped:
   description: Links and other members that are no files, which were left out.
   returned: always
@@ -114,14 +119,15 @@ class Image:
         """Remove the container with its volumes."""
         self.module.run_command([self.cli, "rm", "--force", "--volumes", self.container])
 
-    def copy(self, folder: str, files: StaticFiles) -> tuple[set[str], bool]:
-        """Copy one folder; return the paths of its files, and whether one of them changed."""
+    def copy(self, folder: str, files: StaticFiles) -> None:
+        """Copy one folder into the draft of the release's tree."""
         command = [self.cli, "cp", "--follow-link", f"{self.container}:{folder}", "-"]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=pipe) as copying:
             archive, errors = cast(IO[bytes], copying.stdout), cast(IO[bytes], copying.stderr)
             try:
-                found = list(files.extract(archive, folder))
+                for _path in files.extract(archive, folder):
+                    pass
             except (OSError, tarfile.TarError) as error:
                 copying.kill()
                 said = errors.read().decode(errors="replace").strip()
@@ -129,7 +135,6 @@ class Image:
             said = errors.read().decode(errors="replace").strip()
             if copying.wait() != 0:
                 self.fail(folder, said)
-        return {path for path, _ in found}, any(changed for _, changed in found)
 
     def fail(self, folder: str, said: str) -> NoReturn:
         """End with a folder that cannot be copied."""
@@ -141,33 +146,53 @@ class Image:
         raise AssertionError  # fail_json has ended the process
 
 
+def build(module: AnsibleModule, files: StaticFiles) -> None:
+    """Build the tree of the release out of its image."""
+    folders = module.params["folders"]
+    try:
+        files.begin()
+        with Image(module) as image:
+            for folder in folders:
+                image.copy(folder, files)
+        files.publish(folders)
+    finally:
+        # What is left of a failure would fill the disk further.
+        files.discard()
+    if files.skipped:
+        module.warn(
+            f"{len(files.skipped)} links among the static files were left out, such as"
+            f" {files.skipped[0]}: they lead nowhere outside the image. Copy the files, without"
+            " --link."
+        )
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     params = module.params
-    files = StaticFiles(Path(params["root"]))
-    if files.complete(params["release"], params["folders"]) or module.check_mode:
-        module.exit_json(
-            changed=not files.complete(params["release"], params["folders"]),
-            files=len(files.releases.get(params["release"], [])),
-            removed=[],
-            skipped=[],
-        )
-    paths: set[str] = set()
-    changed = False
-    with Image(module) as image:
-        for folder in params["folders"]:
-            found, wrote = image.copy(folder, files)
-            paths |= found
-            changed = changed or wrote
-    removed = files.keep(params["release"], paths)
-    if files.skipped:
-        module.warn(
-            f"{len(files.skipped)} links among the static files were left out, such as"
-            f" {files.skipped[0]}: nginx follows none. Copy the files, without --link."
-        )
+    files = StaticFiles(Path(params["root"]), params["release"])
+    complete, removed = files.complete(params["folders"]), files.stale()
+    changed = not complete or bool(removed)
+    if changed and not module.check_mode:
+        try:
+            if not files.built(params["folders"]):
+                build(module, files)
+            elif not complete:
+                files.supplement()
+            files.prune()
+        except OSError as error:
+            module.fail_json(
+                msg=f"The static files of release {params['release']} cannot be put into"
+                f" {files.folder}: {error}. What nginx serves is unchanged. Is the disk full (df)?"
+                " Then run the deploy again."
+            )
     module.exit_json(
-        changed=changed or bool(removed), files=len(paths), removed=removed, skipped=files.skipped
+        changed=changed,
+        files=len(files.own),
+        removed=[
+            name for name in removed if not name.startswith(".") and not name.endswith(".json")
+        ],
+        skipped=files.skipped,
     )
 
 

@@ -27,8 +27,9 @@ from ansible.module_utils.crisper_forms import (
 
 # The plain listener that no port is published of: health checks and probes of the deploy.
 INTERNAL_PORT = 8081
-# Where nginx has the volume of stack_app.uploads, and files that came out of images.
-UPLOADS, STATIC = "/srv/uploads", "/srv/static"
+# Where nginx has the volume of stack_app.uploads, and files that came out of the image of the
+# release that serves: through the link that is read on each request (crisper_upstream).
+UPLOADS, STATIC = "/srv/uploads", "/etc/crisper/serving/static"
 KINDS = ("backend", "frontend", "static", "redirect", "deny")
 PROXIED = ("backend", "frontend")
 LOG_FORMATS = ("text", "json")

@@ -5,9 +5,11 @@ Below nginx's live folder (``/etc/crisper`` in its container):
     serving -> upstreams/<release>
     upstreams/<release>/<service> -> <service>-<release>:<port>   a folder; its name is the address
     upstreams/<release>/<service>.probe                           how its replicas are asked
+    upstreams/<release>/static -> /srv/static/<release>           its files (crisper_static)
 
-nginx takes ``$realpath_root`` of ``serving/<service>`` for each request (templates/nginx), so that
-renaming ``serving`` moves all requests from one release to another at once.
+nginx takes ``$realpath_root`` of ``serving/<service>`` for each request (templates/nginx), and its
+``alias`` of static files leads through ``serving/static``, so that renaming ``serving`` moves all
+requests from one release to another at once.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from typing import Any
 from ansible.module_utils.crisper_files import make_folder
 
 LINK, FOLDER = "serving", "upstreams"
+# Where the container of nginx has the trees of static files, one for each release.
+STATIC_TREES = "/srv/static"
 # How a replica is asked where the release does not say.
 PROBE: dict[str, Any] = {"path": "/", "scheme": "http", "status": [200]}
 
@@ -91,6 +95,8 @@ class Upstreams:
         """
         target = self.folder / FOLDER / release
         make_folder(target)
+        # A path of the container: on the server the link leads nowhere.
+        _link(target / "static", f"{STATIC_TREES}/{release}")
         for name, given in self.services.items():
             place = address(name, release, int(given["port"]))
             make_folder(target / place)

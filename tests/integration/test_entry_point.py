@@ -159,7 +159,7 @@ class Site:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders with files, as nginx finds them: of the image, uploaded ones, a certificate."""
     folder = tmp_path_factory.mktemp("files")
-    static = folder / "static/app/staticfiles"
+    static = folder / "static/r1/app/staticfiles"
     uploads, tls = folder / "uploads", folder / "tls"
     for one in (static, uploads / "empty", tls):
         one.mkdir(parents=True)
@@ -630,6 +630,9 @@ def test_the_service_is_healthy_and_answers_on_ipv6(files: Path, tmp_path: Path)
     shutil.copytree(folder / "nginx", live / "nginx")
     shutil.copytree(files / "tls", live / "tls")
     shutil.copytree(files / "static", live / "static")
+    upstreams = Upstreams(str(live / "nginx"), {"backend": {"port": 8000}})
+    upstreams.prepare("r1")
+    upstreams.switch("r1")
     for one in (tmp_path, live, *live.iterdir()):
         one.chmod(0o755)
     compose = ("compose", "--file", str(folder / "docker-compose.prod.yml"))
@@ -652,15 +655,18 @@ def test_the_service_is_healthy_and_answers_on_ipv6(files: Path, tmp_path: Path)
 
 def test_static_files_come_out_of_an_image(tmp_path: Path) -> None:
     """The archive of the engine itself; tests/unit/test_static_files.py makes its own."""
+    static = StaticFiles(tmp_path, "r1")
+    static.begin()
     made = docker("create", "--network", "none", NGINX, "true")
     try:
         command = ["docker", "cp", "--follow-link", f"{made}:/etc/nginx", "-"]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as copying:
-            found = dict(StaticFiles(tmp_path).extract(copying.stdout, "/etc/nginx"))
+            found = list(static.extract(copying.stdout, "/etc/nginx"))
     finally:
         docker("rm", "--force", made)
-    assert found["/etc/nginx/mime.types"] is True
-    assert b"text/html" in (tmp_path / "live/static/etc/nginx/mime.types").read_bytes()
+    static.publish(["/etc/nginx"])
+    assert "/etc/nginx/mime.types" in found
+    assert b"text/html" in (tmp_path / "live/static/r1/etc/nginx/mime.types").read_bytes()
 
 
 def test_nginx_takes_every_generated_site_without_findings(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections import Counter
@@ -20,6 +22,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.crisper_static import StaticFiles
 from ansible.module_utils.crisper_upstream import Upstreams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +86,36 @@ class Site:
         if replicated:
             docker("exec", f"{NAME}-nginx", "sh", "/etc/crisper/upstreams.sh", "release")
 
+    def copy(self, release: str, files: dict[str, str]) -> None:
+        """Do what a rollout does with a release's static files (library/static_files.py)."""
+        root = self.live.parents[1]
+        (root / "releases" / release).mkdir(parents=True, exist_ok=True)
+        static = StaticFiles(root, release)
+        if static.built(["/app/staticfiles"]):
+            static.supplement()
+            return
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w") as archive:
+            for name, text in files.items():
+                member = tarfile.TarInfo(f"staticfiles/{name}")
+                member.size = len(text)
+                archive.addfile(member, io.BytesIO(text.encode()))
+        stream.seek(0)
+        static.begin()
+        list(static.extract(stream, "/app/staticfiles"))
+        static.publish(["/app/staticfiles"])
+
+    def get(self, name: str, etag: str = "") -> tuple[int, str, str]:
+        """Return status, content and ETag of a static file."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            known = {"If-None-Match": etag} if etag else {}
+            connection.request("GET", f"/static/{name}", headers=known)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode(), answer.getheader("ETag") or ""
+        finally:
+            connection.close()
+
     def ask(self, path: str = "/", method: str = "GET", body: str = "") -> tuple[int, str]:
         """Return an answer's status and the release that gave it."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -127,6 +160,9 @@ def rendered() -> dict[str, str]:
     given = example()
     given["stack_app"].pop("frontend", None)
     given["stack_app"]["backend_paths"] = ["/"]
+    given["stack_app"]["locations"] = [
+        {"path": "/static/", "kind": "static", "alias": "/app/staticfiles"}
+    ]
     done = subprocess.run(
         [sys.executable, "-c", RENDER],
         input=written(unsafe(given)),
@@ -141,8 +177,9 @@ def rendered() -> dict[str, str]:
 @pytest.fixture
 def site(tmp_path: Path, rendered: dict[str, str]) -> Iterator[Site]:
     """nginx before no release yet."""
-    live = tmp_path / "live"
-    live.mkdir()
+    live, static = tmp_path / "live/nginx", tmp_path / "live/static"
+    for folder in (live, static):
+        folder.mkdir(parents=True)
     for name, content in rendered.items():
         if name.startswith("nginx/"):
             (live / Path(name).name).write_text(content)
@@ -161,7 +198,8 @@ def site(tmp_path: Path, rendered: dict[str, str]) -> Iterator[Site]:
                 "--tmpfs",
                 "/var/tmp:mode=1777",
             ),
-            *("--volume", f"{live}:/etc/crisper:ro", "--publish", "127.0.0.1::8080"),
+            *("--volume", f"{live}:/etc/crisper:ro", "--volume", f"{static}:/srv/static:ro"),
+            *("--publish", "127.0.0.1::8080"),
             *("nginx:1.26", *compose["services"]["nginx"]["command"]),
         )
         site.containers.append(f"{NAME}-nginx")
@@ -195,6 +233,37 @@ def test_a_release_gets_requests_only_from_the_switch_on(site: Site) -> None:
     site.switch("r1")
     assert {site.ask() for _ in range(40)} == {(200, "r1")}
     assert received(new) == 40
+
+
+def test_static_files_are_those_of_the_release_that_serves(site: Site) -> None:
+    """Regression: a new release's app.css was served while the old release still was."""
+
+    def found() -> dict[str, str]:
+        names = ("app.css", "same.css", "a.1.js", "a.2.js")
+        answers = {name: site.get(name) for name in names}
+        return {name: text for name, (status, text, _) in answers.items() if status == 200}
+
+    site.web("r1")
+    site.copy("r1", {"app.css": "old", "same.css": "same", "a.1.js": "1"})
+    assert site.get("app.css")[0] == 404, "no release serves"
+    site.switch("r1")
+    old = {"app.css": "old", "same.css": "same", "a.1.js": "1"}
+    assert found() == old
+    etag, kept = site.get("app.css")[2], site.get("same.css")[2]
+    site.copy("r2", {"app.css": "new", "same.css": "same", "a.2.js": "2"})
+    site.web("r2")
+    site.prepare("r2")
+    assert found() == old
+    site.switch("r2")
+    both = {"a.1.js": "1", "a.2.js": "2", "same.css": "same"}
+    assert found() == both | {"app.css": "new"}
+    assert site.get("app.css", etag)[:2] == (200, "new"), "of the same size, within one second"
+    assert site.get("same.css", kept)[0] == 304
+    site.copy("r1", {})
+    assert found() == both | {"app.css": "new"}
+    site.switch("r1")
+    assert found() == both | {"app.css": "old"}
+    assert site.get("app.css", etag)[0] == 304
 
 
 def test_requests_under_way_meet_the_release_that_serves(site: Site) -> None:

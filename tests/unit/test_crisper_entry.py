@@ -182,11 +182,11 @@ def test_files_come_from_the_volume_of_uploads_or_out_of_the_image():
     )
     aliases = {one["match"]: one["alias"] for one in found["locations"] if one["alias"]}
     assert aliases == {
-        "/static/": "/srv/static/app/staticfiles/",
+        "/static/": "/etc/crisper/serving/static/app/staticfiles/",
         "/media/": "/srv/uploads/",
         "/media/public/": "/srv/uploads/public/",
-        "/mediator/": "/srv/static/app/mediator/",
-        "= /favicon.ico": "/srv/static/app/staticfiles/f.ico",
+        "/mediator/": "/etc/crisper/serving/static/app/mediator/",
+        "= /favicon.ico": "/etc/crisper/serving/static/app/staticfiles/f.ico",
     }
     assert found["static"] == ["/app/mediator", "/app/staticfiles"]
     assert found["uploads"] is True

@@ -50,6 +50,13 @@ def test_a_link_leads_to_the_release(upstreams: Upstreams) -> None:
     assert not (upstreams.folder / "serving/redis").exists()
 
 
+def test_static_files_are_switched_by_the_same_link(upstreams: Upstreams) -> None:
+    for release in ("r1", "r2", "r1"):
+        upstreams.prepare(release)
+        upstreams.switch(release)
+        assert os.readlink(upstreams.folder / "serving/static") == f"/srv/static/{release}"
+
+
 def test_links_hold_within_the_container_too(upstreams: Upstreams, tmp_path: Path) -> None:
     """The folder has another path there."""
     upstreams.prepare("r1")
@@ -76,7 +83,10 @@ def test_nginx_may_read_it_whatever_the_umask(upstreams: Upstreams) -> None:
     finally:
         os.umask(umask)
     for path in (upstreams.folder / "upstreams").rglob("*"):
-        assert path.stat().st_mode & 0o004, path
+        if path.name == "static":
+            assert path.is_symlink(), "it leads to a folder of nginx's container"
+        else:
+            assert path.stat().st_mode & 0o004, path
 
 
 def test_an_interrupted_switch_is_done_again(upstreams: Upstreams) -> None:

@@ -1,4 +1,4 @@
-"""Static files of images: copied whole, kept for the releases before, removed with them."""
+"""Static files of images: a whole tree for each release, with what others have besides."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import static_files
 from ansible.module_utils.crisper_static import StaticFiles
+from ansible.module_utils.crisper_upstream import Upstreams
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,17 +55,29 @@ def archive(members: dict[str, Any]) -> io.BytesIO:
     return stream
 
 
-def put(root: Path, release: str, members: dict[str, Any]) -> list[str]:
-    """Extract and keep the files of a release; return what was removed."""
+def put(root: Path, release: str, members: dict[str, Any]) -> None:
+    """Build the tree of a release out of an archive, unless it is there."""
     (root / "releases" / release).mkdir(parents=True, exist_ok=True)
-    files = StaticFiles(root)
-    paths = {path for path, _ in files.extract(archive(members), FOLDER)}
-    return files.keep(release, paths)
+    files = StaticFiles(root, release)
+    if files.built([FOLDER]):
+        files.supplement()
+    else:
+        files.begin()
+        list(files.extract(archive(members), FOLDER))
+        files.publish([FOLDER])
+    files.prune()
 
 
-def served(root: Path) -> dict[str, bytes]:
-    """Return what nginx could serve."""
-    folder = root / "live/static"
+def switch(root: Path, release: str) -> None:
+    """Have nginx send requests to a release."""
+    upstreams = Upstreams(str(root / "live/nginx"), {})
+    upstreams.prepare(release)
+    upstreams.switch(release)
+
+
+def served(root: Path, release: str) -> dict[str, bytes]:
+    """Return what nginx serves while a release does."""
+    folder = root / "live/static" / release
     return {
         "/" + str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -72,77 +85,238 @@ def served(root: Path) -> dict[str, bytes]:
     }
 
 
-def test_files_of_kept_releases_stay_and_those_of_others_go(tmp_path):
-    put(tmp_path, "r1", {"staticfiles/a.1.js": b"1", "staticfiles/admin/base.css": b"old"})
-    put(tmp_path, "r2", {"staticfiles/a.2.js": b"2", "staticfiles/admin/base.css": b"new"})
-    assert served(tmp_path) == {
+def place(root: Path, release: str, name: str) -> Path:
+    return root / f"live/static/{release}{FOLDER}/{name}"
+
+
+def names(root: Path) -> set[str]:
+    """Return what lies beside the trees."""
+    return {path.name for path in (root / "live/static").iterdir()}
+
+
+def etag(path: Path) -> tuple[int, int]:
+    """Return what nginx makes the ETag of."""
+    return int(path.stat().st_mtime), path.stat().st_size
+
+
+def test_a_release_that_does_not_serve_yet_changes_nothing(tmp_path):
+    """Regression: a failing release's app.css was served while the old release still ran."""
+    put(tmp_path, "r1", {"staticfiles/app.css": b"old", "staticfiles/a.1.js": b"1"})
+    before = served(tmp_path, "r1")
+    put(tmp_path, "r2", {"staticfiles/app.css": b"new", "staticfiles/a.2.js": b"2"})
+    assert served(tmp_path, "r1") == before
+    assert served(tmp_path, "r2") == {
+        f"{FOLDER}/app.css": b"new",
         f"{FOLDER}/a.1.js": b"1",
         f"{FOLDER}/a.2.js": b"2",
-        f"{FOLDER}/admin/base.css": b"new",
     }
+
+
+def test_a_release_that_is_put_back_has_the_files_of_the_newer_one(tmp_path):
+    put(tmp_path, "r1", {"staticfiles/app.css": b"old"})
+    put(tmp_path, "r2", {"staticfiles/app.css": b"new", "staticfiles/a.2.js": b"2"})
+    back = StaticFiles(tmp_path, "r1")
+    assert back.built([FOLDER])
+    assert not back.complete([FOLDER])
+    put(tmp_path, "r1", {})
+    assert back.complete([FOLDER])
+    assert served(tmp_path, "r1") == {f"{FOLDER}/app.css": b"old", f"{FOLDER}/a.2.js": b"2"}
+    assert os.path.samefile(place(tmp_path, "r1", "a.2.js"), place(tmp_path, "r2", "a.2.js"))
+
+
+def test_of_files_of_other_releases_the_newest_counts(tmp_path):
+    put(tmp_path, "r1", {"staticfiles/x": b"1", "staticfiles/y": b"1"})
+    put(tmp_path, "r2", {"staticfiles/x": b"2"})
+    put(tmp_path, "r3", {})
+    assert served(tmp_path, "r3") == {f"{FOLDER}/x": b"2", f"{FOLDER}/y": b"1"}
+    put(tmp_path, "r4", {"staticfiles/x": b"4"})
+    put(tmp_path, "r3", {})
+    assert served(tmp_path, "r3")[f"{FOLDER}/x"] == b"4"
+
+
+def test_trees_go_with_their_releases_and_shared_files_stay(tmp_path):
+    put(tmp_path, "r1", {"staticfiles/a.1.js": b"1", "staticfiles/base.css": b"same"})
+    switch(tmp_path, "r1")
+    put(tmp_path, "r2", {"staticfiles/a.2.js": b"2", "staticfiles/base.css": b"same"})
     (tmp_path / "releases/r1").rmdir()
-    assert put(tmp_path, "r3", {"staticfiles/a.3.js": b"3"}) == [f"{FOLDER}/a.1.js"]
-    assert set(served(tmp_path)) == {f"{FOLDER}/{one}" for one in ("a.2.js", "a.3.js")} | {
-        f"{FOLDER}/admin/base.css"
-    }
+    put(tmp_path, "r2", {})
+    assert names(tmp_path) == {"r1", "r1.json", "r2", "r2.json"}, "r1 serves"
+    switch(tmp_path, "r2")
+    assert StaticFiles(tmp_path, "r2").stale() == ["r1", "r1.json"]
+    put(tmp_path, "r2", {})
+    assert names(tmp_path) == {"r2", "r2.json"}
+    assert served(tmp_path, "r2") == {f"{FOLDER}/a.2.js": b"2", f"{FOLDER}/base.css": b"same"}
 
 
-def test_a_release_that_is_put_back_has_its_own_files_again(tmp_path):
+def test_equal_files_are_stored_once_with_their_first_time(tmp_path):
     put(tmp_path, "r1", {"staticfiles/base.css": b"old"})
-    put(tmp_path, "r2", {"staticfiles/base.css": b"new"})
-    assert not StaticFiles(tmp_path).complete("r1", [FOLDER])
-    assert StaticFiles(tmp_path).complete("r2", [FOLDER])
-    put(tmp_path, "r1", {"staticfiles/base.css": b"old"})
-    assert served(tmp_path) == {f"{FOLDER}/base.css": b"old"}
-    (tmp_path / f"live/static{FOLDER}/base.css").unlink()
-    assert not StaticFiles(tmp_path).complete("r1", [FOLDER])
-
-
-def test_another_content_has_another_time_whatever_the_image_says(tmp_path):
-    """nginx makes the ETag of time and size: with the image's times a browser kept the old file."""
-    put(tmp_path, "r1", {"staticfiles/base.css": b"old"})
-    path = tmp_path / f"live/static{FOLDER}/base.css"
-    first = path.stat().st_mtime_ns
+    os.utime(place(tmp_path, "r1", "base.css"), (5000, 5000))
     put(tmp_path, "r2", {"staticfiles/base.css": b"old"})
-    assert path.stat().st_mtime_ns == first
     put(tmp_path, "r3", {"staticfiles/base.css": b"new"})
-    assert path.stat().st_mtime_ns > first
+    first, second, third = (place(tmp_path, one, "base.css") for one in ("r1", "r2", "r3"))
+    assert os.path.samefile(first, second)
+    assert etag(first) == (5000, 3)
+    assert etag(third) != etag(first)
+    put(tmp_path, "r4", {"staticfiles/base.css": b"old"})
+    assert os.path.samefile(first, place(tmp_path, "r4", "base.css"))
 
 
-def test_files_and_folders_may_change_places(tmp_path):
+def test_files_that_differ_have_different_times_within_one_second_too(tmp_path):
+    """nginx makes the ETag of time and size: with the image's times a browser kept the old file."""
+    for number in range(1, 6):
+        put(tmp_path, f"r{number}", {"staticfiles/base.css": b"%d" % number})
+    times = {etag(place(tmp_path, f"r{number}", "base.css")) for number in range(1, 6)}
+    assert len(times) == 5
+
+
+def test_what_is_a_file_in_one_release_may_be_a_folder_in_another(tmp_path):
     put(tmp_path, "r1", {"staticfiles/x": b"file", "staticfiles/y/z": b"in a folder"})
     put(tmp_path, "r2", {"staticfiles/x/y": b"in a folder", "staticfiles/y": b"file"})
-    assert served(tmp_path) == {f"{FOLDER}/x/y": b"in a folder", f"{FOLDER}/y": b"file"}
+    assert served(tmp_path, "r2") == {f"{FOLDER}/x/y": b"in a folder", f"{FOLDER}/y": b"file"}
+    put(tmp_path, "r3", {})
+    assert served(tmp_path, "r3") == served(tmp_path, "r2")
+    (tmp_path / "releases/r2").rmdir()
+    put(tmp_path, "r3", {})
+    assert served(tmp_path, "r3") == served(tmp_path, "r1")
+
+
+@pytest.mark.parametrize("damage", ["gone", "shorter", "index", "tree"])
+def test_a_tree_that_is_not_whole_is_built_again(tmp_path, damage):
+    members = {"staticfiles/base.css": b"whole", "staticfiles/a.js": b"a"}
+    put(tmp_path, "r1", members)
+    path, folder = place(tmp_path, "r1", "base.css"), tmp_path / "live/static"
+    {
+        "gone": path.unlink,
+        "shorter": lambda: path.write_bytes(b""),
+        "index": (folder / "r1.json").unlink,
+        "tree": lambda: (folder / "r1").rename(folder / ".elsewhere"),
+    }[damage]()
+    files = StaticFiles(tmp_path, "r1")
+    assert not files.built([FOLDER])
+    assert not files.own
+    put(tmp_path, "r2", {})
+    assert served(tmp_path, "r2") == {}, "nothing is taken from half a tree"
+    put(tmp_path, "r1", members)
+    assert files.complete([FOLDER])
+    assert served(tmp_path, "r1") == {f"{FOLDER}/base.css": b"whole", f"{FOLDER}/a.js": b"a"}
+
+
+def test_a_release_without_files_has_a_tree_too(tmp_path):
+    put(tmp_path, "r1", {})
+    files = StaticFiles(tmp_path, "r1")
+    assert files.complete([FOLDER])
+    assert not files.complete([FOLDER, "/app/other"])
+    (tmp_path / "live/static/r1").rmdir()
+    assert not files.built([FOLDER])
+
+
+class Killed(BaseException):
+    """The module ends wherever it is."""
+
+
+class Acts:
+    """Count acts on the file system, and end the module before one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, last: int) -> None:
+        self.count, self.last = 0, last
+        for name in ("mkdir", "open", "unlink", "rename", "replace", "chmod"):
+            monkeypatch.setattr(Path, name, self.counted(getattr(Path, name)))
+        for name in ("link", "rmdir"):
+            monkeypatch.setattr(os, name, self.counted(getattr(os, name)))
+
+    def counted(self, act: Any) -> Any:
+        def wrapped(*given: Any, **more: Any) -> Any:
+            if self.count == self.last:
+                raise Killed
+            self.count += 1
+            return act(*given, **more)
+
+        return wrapped
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_run_that_is_killed_anywhere_is_completed_by_the_next(tmp_path, monkeypatch, back):
+    """Each act on the file system is the last one, in turn; `back` is a rollback."""
+    ours = {"staticfiles/app.css": b"new", "staticfiles/a/b.2.js": b"2"}
+    release, other = ("r1", "r2") if back else ("r2", "r1")
+    wanted = {
+        f"{FOLDER}/app.css": b"old" if back else b"new",
+        f"{FOLDER}/a/b.2.js": b"2",
+        f"{FOLDER}/c/d.1.js": b"1",
+    }
+    killed, ended = 0, False
+    while not ended:
+        root = tmp_path / str(killed)
+        put(root, "r1", {"staticfiles/app.css": b"old", "staticfiles/c/d.1.js": b"1"})
+        if back:
+            put(root, "r2", ours)
+        switch(root, other)
+        before = served(root, other)
+        with monkeypatch.context() as patched:
+            Acts(patched, last=killed)
+            try:
+                put(root, release, ours)
+                ended = True
+            except Killed:
+                killed += 1
+        assert served(root, other) == before
+        # Whatever counts is whole.
+        assert not StaticFiles(root, release).complete([FOLDER]) or served(root, release) == wanted
+        put(root, release, ours)
+        assert StaticFiles(root, release).complete([FOLDER])
+        assert served(root, release) == wanted
+        assert names(root) == {"r1", "r1.json", "r2", "r2.json"}
+    assert killed > (3 if back else 15)
 
 
 def test_nginx_may_read_what_only_the_application_may(tmp_path):
     before = os.umask(0o077)
     try:
         put(tmp_path, "r1", {"staticfiles/a/b.js": b"x"})
+        put(tmp_path, "r2", {"staticfiles/c.js": b"x"})
+        put(tmp_path, "r1", {})
     finally:
         os.umask(before)
-    path = tmp_path / f"live/static{FOLDER}/a/b.js"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert all(stat.S_IMODE(one.stat().st_mode) == 0o755 for one in path.parents[:4])
+    found = [tmp_path / "live", *(tmp_path / "live").rglob("*")]
+    assert len([path for path in found if path.is_file()]) == 6
+    for path in found:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o755 if path.is_dir() else 0o644), path
 
 
 def test_links_are_left_out_and_hard_links_are_files(tmp_path):
-    files = StaticFiles(tmp_path)
+    files = StaticFiles(tmp_path, "r1")
     members = {
         "staticfiles/a": b"1",
         "staticfiles/hard": (tarfile.LNKTYPE, "staticfiles/a"),
         "staticfiles/soft": (tarfile.SYMTYPE, "/etc/passwd"),
     }
-    found = dict(files.extract(archive(members), FOLDER))
-    assert found == {f"{FOLDER}/a": True, f"{FOLDER}/hard": True}
+    files.begin()
+    assert list(files.extract(archive(members), FOLDER)) == [f"{FOLDER}/a", f"{FOLDER}/hard"]
+    files.publish([FOLDER])
     assert files.skipped == [f"{FOLDER}/soft"]
-    assert served(tmp_path)[f"{FOLDER}/hard"] == b"1"
+    assert served(tmp_path, "r1") == {f"{FOLDER}/a": b"1", f"{FOLDER}/hard": b"1"}
+
+
+def test_a_file_that_stands_twice_in_an_archive_does_not_reach_another_release(tmp_path):
+    """Its first copy is a name of the other release's file by then."""
+    put(tmp_path, "r1", {"staticfiles/a": b"1"})
+    files = StaticFiles(tmp_path, "r2")
+    (tmp_path / "releases/r2").mkdir()
+    files.begin()
+    list(files.extract(archive({"staticfiles/a": b"1"}), FOLDER))
+    list(files.extract(archive({"staticfiles/a": b"2"}), FOLDER))
+    files.publish([FOLDER])
+    assert served(tmp_path, "r1") == {f"{FOLDER}/a": b"1"}
+    assert served(tmp_path, "r2") == {f"{FOLDER}/a": b"2"}
 
 
 @pytest.mark.parametrize("name", ["staticfiles/../../../etc/x", "/etc/x", "../x"])
 def test_no_name_leads_out_of_the_folder(tmp_path, name):
+    files = StaticFiles(tmp_path / "root", "r1")
+    files.begin()
     with pytest.raises(OSError, match="leads out of"):
-        list(StaticFiles(tmp_path / "root").extract(archive({name: b"x"}), FOLDER))
+        list(files.extract(archive({name: b"x"}), FOLDER))
     assert not list(tmp_path.rglob("x"))
 
 
@@ -150,21 +324,37 @@ NAMES = st.text("abc", min_size=1, max_size=2)
 TREES = st.dictionaries(st.lists(NAMES, min_size=1, max_size=3).map("/".join), st.binary())
 
 
+def consistent(tree: dict[str, bytes]) -> dict[str, bytes]:
+    """Return a tree in which no path is a file and a folder."""
+    return {
+        path: content
+        for path, content in tree.items()
+        if not any(other.startswith(f"{path}/") for other in tree)
+    }
+
+
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(st.sampled_from(["r1", "r2", "r3"]), TREES), max_size=5))
-def test_all_files_of_the_last_release_are_served_whatever_came_before(tmp_path_factory, steps):
+@given(
+    st.dictionaries(st.sampled_from(["r1", "r2", "r3"]), TREES.map(consistent), min_size=1),
+    st.data(),
+)
+def test_a_tree_has_all_files_of_its_release_and_no_others_in_their_place(
+    tmp_path_factory, trees, data
+):
     root = tmp_path_factory.mktemp("root")
-    for release, tree in steps:
-        # No path is a file and a folder within one release.
-        tree = {
-            path: content
-            for path, content in tree.items()
-            if not any(other.startswith(f"{path}/") for other in tree)
-        }
-        put(root, release, {f"staticfiles/{path}": content for path, content in tree.items()})
-        wanted = {f"{FOLDER}/{path}": content for path, content in tree.items()}
-        assert served(root).items() >= wanted.items()
-        assert not (root / "live/static/.draft").exists()
+    steps = data.draw(st.lists(st.sampled_from(sorted(trees)), max_size=6))
+    for release in steps:
+        put(root, release, {f"staticfiles/{one}": text for one, text in trees[release].items()})
+        own = {f"{FOLDER}/{path}": content for path, content in trees[release].items()}
+        found = served(root, release)
+        assert found.items() >= own.items()
+        assert StaticFiles(root, release).complete([FOLDER])
+        others = [trees[one] for one in set(steps) - {release}]
+        for path in found.keys() - own.keys():
+            assert found[path] in [one.get(path.removeprefix(f"{FOLDER}/")) for one in others]
+    for release in set(steps):
+        own = {f"{FOLDER}/{path}": content for path, content in trees[release].items()}
+        assert served(root, release).items() >= own.items()
 
 
 # --- The module --------------------------------------------------------------------------------
@@ -199,9 +389,9 @@ def image(client: Path, release: str, files: dict[str, str]) -> None:
         place.write_text(content)
 
 
-def test_the_module_copies_once_and_again_after_a_rollback(run_module, client):
-    image(client, "r1", {f"{FOLDER}/a.js": "1", "/app/robots.txt": "no"})
-    image(client, "r2", {f"{FOLDER}/a.js": "2", "/app/robots.txt": "no"})
+def test_the_module_copies_once_and_only_links_after_a_rollback(run_module, client):
+    image(client, "r1", {f"{FOLDER}/a.1.js": "1", "/app/robots.txt": "no"})
+    image(client, "r2", {f"{FOLDER}/a.2.js": "2", "/app/robots.txt": "no"})
     first = arguments(client, "r1", [FOLDER, "/app/robots.txt"])
     assert run_module(static_files, check_mode=True, **first)["changed"] is True
     assert not (client.parent / "calls").exists()
@@ -209,12 +399,45 @@ def test_the_module_copies_once_and_again_after_a_rollback(run_module, client):
     assert (done["changed"], done["files"], done["removed"]) == (True, 2, [])
     assert (client.parent / "calls").read_text().split() == ["create", "cp", "cp", "rm"]
     assert run_module(static_files, **first)["changed"] is False
-    assert (client.parent / "calls").read_text().split() == ["create", "cp", "cp", "rm"]
     root = Path(first["root"])
     assert run_module(static_files, **arguments(client, "r2", first["folders"]))["changed"] is True
-    assert served(root)[f"{FOLDER}/a.js"] == b"2"
+    assert served(root, "r2")[f"{FOLDER}/a.2.js"] == b"2"
+    assert (client.parent / "calls").read_text().split() == ["create", "cp", "cp", "rm"] * 2
+    # The image is not needed for links to files that are there.
+    assert run_module(static_files, check_mode=True, **first)["changed"] is True
     assert run_module(static_files, **first)["changed"] is True
-    assert served(root) == {f"{FOLDER}/a.js": b"1", "/app/robots.txt": b"no"}
+    assert run_module(static_files, **first)["changed"] is False
+    assert (client.parent / "calls").read_text().split() == ["create", "cp", "cp", "rm"] * 2
+    assert served(root, "r1") == {
+        f"{FOLDER}/a.1.js": b"1",
+        f"{FOLDER}/a.2.js": b"2",
+        "/app/robots.txt": b"no",
+    }
+
+
+def test_the_module_tells_whose_files_it_removed(run_module, client):
+    for release in ("r1", "r2"):
+        image(client, release, {f"{FOLDER}/a.js": release})
+        assert run_module(static_files, **arguments(client, release, [FOLDER]))["removed"] == []
+    root = client.parents[1] / "root"
+    (root / "releases/r1").rmdir()
+    (root / "live/static/.draft").mkdir()  # of a run that was killed
+    last = arguments(client, "r2", [FOLDER])
+    would = run_module(static_files, check_mode=True, **last)
+    assert (would["changed"], would["removed"]) == (True, ["r1"])
+    done = run_module(static_files, **last)
+    assert (done["changed"], done["removed"]) == (True, ["r1"])
+    assert names(root) == {"r2", "r2.json"}
+    assert run_module(static_files, **last)["changed"] is False
+
+
+def test_a_folder_that_cannot_be_written_is_named(run_module, client):
+    image(client, "r1", {f"{FOLDER}/a.js": "1"})
+    given = arguments(client, "r1", [FOLDER])
+    (Path(given["root"]) / "live").write_text("a file")
+    failed = run_module(static_files, **given)
+    assert "static files of release r1 cannot be put into" in failed["msg"]
+    assert "run the deploy again" in failed["msg"]
 
 
 def test_a_folder_that_the_image_has_not_is_named_with_a_remedy(run_module, client):
@@ -224,6 +447,7 @@ def test_a_folder_that_the_image_has_not_is_named_with_a_remedy(run_module, clie
     assert "/app/public cannot be copied out of image-r1: Could not find the file" in failed["msg"]
     assert "run collectstatic" in failed["msg"]
     assert (client.parent / "calls").read_text().split()[-1] == "rm"
+    assert names(client.parents[1] / "root") == set()
 
 
 def test_an_image_that_is_not_there_is_named(run_module, client):
