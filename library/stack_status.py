@@ -72,6 +72,12 @@ last:
   returned: always
   type: dict
   sample: {run: 20261120t221500z-4711, purpose: deploy, who: ops, result: done}
+serving:
+  description: Id of the release that nginx sends requests to; empty where none of its releases
+    is one that is switched to.
+  returned: always
+  type: str
+  sample: 20261120t221500z-1a2b3c4d
 maintenance:
   description: Whether nginx shows the maintenance page.
   returned: always
@@ -111,6 +117,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_journal import Journal, unfinished
 from ansible.module_utils.crisper_release import MANIFEST
 from ansible.module_utils.crisper_status import containers_of, last_run
+from ansible.module_utils.crisper_upstream import Upstreams
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -163,6 +170,7 @@ def main() -> None:
         lock=journal.lock(),
         unfinished=unfinished(entries),
         last=last_run(entries),
+        serving=Upstreams(str(root / "live/nginx"), {}).serving,
         maintenance=(root / "live/nginx/maintenance.on").exists(),
         containers=found,
         backup=max((path.parent.name for path in sets), default=""),

@@ -107,6 +107,11 @@ def test_everything_is_told_at_once(run_module: Any, tmp_path: Path, docker: Pat
     assert (found["last"]["run"], found["last"]["result"]) == ("one", "done")
     assert [c["name"] for c in found["containers"]] == ["demo-redis-1", "demo-backend-1"]
     assert (found["maintenance"], found["problem"], found["changed"]) == (False, "", False)
+    assert found["serving"] == ""
+    (tmp_path / "live/nginx").mkdir(parents=True)
+    (tmp_path / "live/nginx/serving").symlink_to("upstreams/r1")
+    found = run_module(stack_status, root=str(tmp_path), project="demo", docker_cli=str(docker))
+    assert found["serving"] == "r1"
 
 
 def test_a_server_without_anything_is_no_error(run_module: Any, tmp_path: Path) -> None:
