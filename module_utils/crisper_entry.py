@@ -351,6 +351,7 @@ def entry_model(values: Mapping[str, Any]) -> dict[str, Any]:
         ``trusted`` (networks whose headers are believed), ``proxy_protocol``, ``access_log``,
         ``locations`` (in the order of the configuration, each with ``match`` as nginx writes it),
         ``streams`` (named locations without buffering, for those who accept an event stream),
+        ``agains`` (named locations for second tries; each location's and stream's ``again``),
         ``caches`` (values of Cache-Control for services that send none),
         ``limits`` (each with its zone's ``name``, ``pattern`` of paths, ``rate``, ``burst``),
         ``unlimited`` (pattern of the path that health checks ask, or empty), ``uploads`` (whether
@@ -367,6 +368,7 @@ def entry_model(values: Mapping[str, Any]) -> dict[str, Any]:
                 tuple(parts.values()), {"name": f"@stream_{len(streams)}", **parts}
             )
             location["stream"] = stream["name"]
+    agains = _agains([*locations, *streams.values()])
     static = {item["source"] for item in locations if item["source"]}
     return {
         "trusted": _networks(values.get("stack_trusted_proxies") or []),
@@ -374,6 +376,7 @@ def entry_model(values: Mapping[str, Any]) -> dict[str, Any]:
         "access_log": str(values.get("stack_access_log", "text")),
         "locations": locations,
         "streams": list(streams.values()),
+        "agains": agains,
         "caches": _caches(locations),
         "limits": _limits(values, app),
         "unlimited": _unlimited(app),
@@ -384,6 +387,7 @@ def entry_model(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 STREAM_FIELDS = ("body_size", "timeout", "request_buffering", "cache")
+AGAIN_FIELDS = ("buffering", "timeout", "cache")
 
 
 def _given_locations(app: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -406,6 +410,7 @@ def _location(item: Mapping[str, Any], app: Mapping[str, Any]) -> dict[str, Any]
         # With a limit of its own the built-in one does not count.
         "login": kind == "backend" and _is_login(path) and "rate_limit" not in item,
         "stream": "",
+        "again": "",
         "body_size": str(item.get("body_size", "")),
         "timeout": int(item.get("timeout", 0)),
         "buffering": bool(item.get("buffering", True)),
@@ -417,6 +422,25 @@ def _location(item: Mapping[str, Any], app: Mapping[str, Any]) -> dict[str, Any]
         "to": _target(item["to"]) if kind == "redirect" else "",
         "status": int(item.get("status", _statuses(kind)[0])),
     }
+
+
+def _agains(locations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Name the second try of each location that has one, under ``again``; return them, each once.
+
+    A second try keeps to what its location says of the answer: a stream that was buffered there
+    would bring nothing, and a long poll would end after nginx's own 75 seconds.
+    """
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for location in locations:
+        if location["kind"] in PROXIED and location["request_buffering"]:
+            parts = {"buffering": False} | {
+                name: location[name] for name in AGAIN_FIELDS if name in location
+            }
+            again = found.setdefault(
+                tuple(parts.values()), {"name": f"@again_{len(found)}", **parts}
+            )
+            location["again"] = again["name"]
+    return list(found.values())
 
 
 def _caches(locations: Sequence[Mapping[str, Any]]) -> list[str]:
