@@ -470,6 +470,14 @@ def test_a_second_try_keeps_to_what_the_location_says(site: Site) -> None:
     assert (answer.status, answer.headers["cache-control"]) == (200, "public, max-age=300")
 
 
+def test_control_characters_open_no_way_around_a_location(site: Site) -> None:
+    """Regression: Python's `$` matches before a newline, the locations of nginx do not."""
+    found = _statuses(site.balanced, "/api/admin/login%0a", 14, X_Forwarded_For="198.51.100.5")
+    assert found == [400] * 14
+    for path in ("/.git%0a", "/closed%0d/", "/api/%7f", "/api/%09"):
+        assert site.plain.ask(path).status == 400
+
+
 def test_each_path_has_its_body_size(site: Site) -> None:
     two_megabytes = b"x" * 2_000_000
     assert site.plain.ask("/big/", "POST", two_megabytes).told["length"] == 2_000_000
