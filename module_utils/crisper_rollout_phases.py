@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 LOOK_SECONDS, POLL_SECONDS = 2.0, 0.25
 # The service that requests come in by, and what does things in its container.
 PROXY = "nginx"
-UPSTREAMS = ("sh", "/etc/crisper/upstreams.sh")
+SCRIPT = "upstreams.sh"
+UPSTREAMS = ("sh", f"/etc/crisper/{SCRIPT}")
+# Where no release with that script has been yet: going back to one of before.
+RELOAD = 'nginx -t -c /etc/crisper/nginx.conf && kill -HUP "$(cat /tmp/nginx.pid)"'
 # Until a web container that is to stop has accepted what waits at its socket; between two looks.
 ACCEPT_SECONDS, SETTLE_SECONDS = 30.0, 0.1
 
@@ -381,8 +384,10 @@ class Rollout:
             return
         proxies = [c.id for c in containers if c.service == PROXY and c.state == "running"]
         if self.params["reload"]:
+            script = [*UPSTREAMS, "reload"]
+            command = script if (upstreams.folder / SCRIPT).is_file() else ["sh", "-c", RELOAD]
             for proxy in proxies:
-                self.proxy(proxy, "nginx does not take the configuration", "reload")
+                self.proxy(proxy, "nginx does not take the configuration", *command)
         if not upstreams.services or upstreams.serving == self.release:
             return
         missing = not_ready(step for step in steps if step.kind == "web")
@@ -396,16 +401,18 @@ class Rollout:
         replicated = upstreams.replicated
         upstreams.prepare(self.release)
         for proxy in proxies:
-            self.proxy(proxy, "nginx finds no healthy containers", "ready", self.release)
+            self.proxy(
+                proxy, "nginx finds no healthy containers", *UPSTREAMS, "ready", self.release
+            )
         upstreams.switch(self.release)
         self.result |= {"changed": True, "serving": self.release}
         # Replicas of the release that served may have been out of the rotation.
         for proxy in proxies if replicated else ():
-            self.proxy(proxy, "nginx does not take up the replicas", "release")
+            self.proxy(proxy, "nginx does not take up the replicas", *UPSTREAMS, "release")
 
     def proxy(self, container: str, what: str, *command: str) -> None:
-        """Run a command of upstreams.sh in nginx's container."""
-        code, out, err = self.engine.call("exec", container, *UPSTREAMS, *command)
+        """Run a command in nginx's container."""
+        code, out, err = self.engine.call("exec", container, *command)
         if code != 0:
             serving = self.upstreams.serving if self.upstreams else ""
             self.fail(

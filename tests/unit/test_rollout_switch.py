@@ -66,6 +66,7 @@ esac
 def live(tmp_path: Path) -> Upstreams:
     """Release r1 serves."""
     (tmp_path / "live").mkdir()
+    (tmp_path / "live/upstreams.sh").touch()
     upstreams = Upstreams(str(tmp_path / "live"), SERVICES)
     upstreams.prepare("r1")
     upstreams.switch("r1")
@@ -108,6 +109,18 @@ def test_nginx_loads_its_configuration_before_requests_change_over(
     _, told = rollout(NGINX, OLD, record("new", "backend", "r2"), reload=True)
     assert "exec proxy sh /etc/crisper/upstreams.sh reload [r1]" in told
     assert live.serving == "r2"
+
+
+def test_nginx_loads_its_configuration_where_no_release_brought_the_script(
+    rollout: Any, live: Upstreams
+) -> None:
+    """Regression: a rollback between two releases of before failed."""
+    (live.folder / "upstreams.sh").unlink()
+    services = {"nginx": {"kind": "fixed"}, "backend": {"kind": "web", "replicas": 1}}
+    containers = (NGINX, OLD, record("new", "backend", "r2"))
+    _, told = rollout(*containers, services=services, reload=True)
+    (loaded,) = [line for line in told if line.startswith("exec")]
+    assert "exec proxy sh -c nginx -t -c /etc/crisper/nginx.conf && kill -HUP" in loaded
 
 
 def test_a_configuration_that_nginx_refuses_moves_no_request(rollout: Any, live: Upstreams) -> None:
