@@ -478,6 +478,21 @@ def test_control_characters_open_no_way_around_a_location(site: Site) -> None:
         assert site.plain.ask(path).status == 400
 
 
+@pytest.mark.parametrize(
+    "path", ["/closed/../api/x", "/closed/%2E./api/x", "/api/.%2fx", "/.git%2f..%2Fapi/", "/api/.."]
+)
+def test_dot_segments_open_no_way_around_a_location(site: Site, path: str) -> None:
+    """Regression: nginx compared what they resolve to, the application got them as they were."""
+    assert site.plain.ask(path).status == 400
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/..x/.y/z..", "/api/a.b?c=/../d", "/api/...", "/api/%2e%2e%2e"]
+)
+def test_dots_within_names_pass(site: Site, path: str) -> None:
+    assert site.plain.ask(path).told["path"] == path
+
+
 def test_each_path_has_its_body_size(site: Site) -> None:
     two_megabytes = b"x" * 2_000_000
     assert site.plain.ask("/big/", "POST", two_megabytes).told["length"] == 2_000_000
