@@ -60,7 +60,9 @@ def _within(low: int, high: int) -> Callable[[Any], bool]:
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and bool(LOCATION.match(value)) and ".." not in value.split("/")
+    # nginx compares paths without dot segments, and with one slash for several.
+    fits = isinstance(value, str) and bool(LOCATION.match(value)) and "//" not in value
+    return fits and not {".", ".."} & set(value.split("/"))
 
 
 def _is_target(value: Any) -> bool:
@@ -76,7 +78,8 @@ CACHE = Form(
 )
 PATH = Form(
     _is_path,
-    "give a path that begins with '/', of letters, digits and -._~!&()*+,=:@, without '..'"
+    "give a path that begins with '/', of letters, digits and -._~!&()*+,=:@, without '.', '..' and"
+    " '//'"
     " (nginx compares decoded paths from their beginning).",
 )
 TO = Form(
@@ -118,6 +121,7 @@ def entry_problems(values: Mapping[str, Any]) -> list[str]:
         *_path_problems(app),
         *_location_problems(app),
         *_duplicate_problems(app),
+        *_destination_problems(app),
         *_rate_problems(values),
     ]
 
@@ -294,6 +298,54 @@ def _duplicate_problems(app: Mapping[str, Any]) -> Iterator[str]:
             )
         else:
             taken[key] = place
+
+
+def _destination_problems(app: Mapping[str, Any]) -> Iterator[str]:
+    """Redirects that lead round in circles, and a health path that gets no service's answer."""
+    given = [
+        (f"stack_app.locations[{index}]", item)
+        for index, item in enumerate(_sequence(app.get("locations")))
+        if isinstance(item, Mapping) and PATH.fits(item.get("path"))
+    ]
+    short = [p for p in _sequence(_backend_paths(app)) if isinstance(p, str)]
+    given += [("stack_app.backend_paths", {"path": path, "kind": "backend"}) for path in short]
+    for place, item in given:
+        seen, path = [item.get("path")], item.get("to")
+        if item.get("kind") != "redirect" or path == item.get("path"):
+            continue
+        while isinstance(path, str) and path.startswith("/"):
+            _, met = _met(given, path.partition("?")[0])
+            if met.get("kind") != "redirect":
+                break
+            if met is item:
+                yield (
+                    f"{place}.to is {shown(item['to'])}, which leads back to {item['path']}:"
+                    " browsers would go round in circles. Choose another, or set exact: true."
+                )
+            if met.get("path") in seen:
+                break
+            seen.append(met.get("path"))
+            path = met.get("to")
+    health = _mapping(app.get("web")).get("health_path")
+    if isinstance(health, str) and health.startswith("/"):
+        place, met = _met(given, unquote(health.partition("?")[0]))
+        if met.get("kind") in ("deny", "redirect", "static"):
+            yield (
+                f"{place}.path is {shown(met['path'])} of kind '{met['kind']}', but"
+                f" stack_app.web.health_path is {shown(health)}: a deploy asks nginx for it, and it"
+                " would fail. Give the health path a location of kind backend, with exact: true."
+            )
+
+
+def _met(
+    given: Sequence[tuple[str, Mapping[str, Any]]], path: str
+) -> tuple[str, Mapping[str, Any]]:
+    """Return place and location that nginx takes for a path; an empty one for none."""
+    for place, item in given:
+        if _is_exact(item) and item["path"] == path:
+            return place, item
+    begun = [one for one in given if not _is_exact(one[1]) and path.startswith(one[1]["path"])]
+    return max(begun, key=lambda one: len(one[1]["path"]), default=("", {}))
 
 
 def _instead(place: str) -> str:
