@@ -40,6 +40,9 @@ SCRIPT = "upstreams.sh"
 UPSTREAMS = ("sh", f"/etc/crisper/{SCRIPT}")
 # Where no release with that script has been yet: going back to one of before.
 RELOAD = 'nginx -t -c /etc/crisper/nginx.conf && kill -HUP "$(cat /tmp/nginx.pid)"'
+# Until an nginx that is replaced is killed. It takes no new connection while it waits for what is
+# under way, and streams never end by themselves: all users would wait for stop_grace_period.
+PROXY_SECONDS = 5
 # Until a web container that is to stop has accepted what waits at its socket; between two looks.
 ACCEPT_SECONDS, SETTLE_SECONDS = 30.0, 0.1
 
@@ -314,8 +317,12 @@ class Rollout:
             self.ending = self.engine.begin("stop", *old)
         if any(step.service == PROXY for step in wanted):
             self.switch(*self.plan())  # it begins with the release's configuration
-        if fixed := [step.service for step in wanted if step.kind == "fixed"]:
-            self.up(fixed, "--wait", "--wait-timeout", str(self.params["wait_timeout"]))
+        fixed = [step.service for step in wanted if step.kind == "fixed"]
+        wait = ("--wait", "--wait-timeout", str(self.params["wait_timeout"]))
+        if PROXY in fixed:
+            self.up([PROXY], "--timeout", str(PROXY_SECONDS), *wait)
+        if others := [service for service in fixed if service != PROXY]:
+            self.up(others, *wait)
         self.result["changed"] = True
 
     def beat(self) -> None:

@@ -185,6 +185,17 @@ def test_an_nginx_that_is_replaced_begins_with_the_release(rollout: Any, tmp_pat
     assert "nginx" in up
 
 
+def test_an_nginx_that_is_replaced_keeps_nobody_waiting_for_streams(rollout: Any) -> None:
+    """Regression: an open stream kept the port closed for half a minute."""
+    services = SERVICES | {"redis": {"kind": "fixed"}}
+    _, told = rollout(record("new", "backend", "r2"), phases=["swap"], services=services)
+    ups = [line.split(" [")[0] for line in told if " up --detach" in line]
+    assert [(" --timeout 5 " in up, up.split()[-1]) for up in ups] == [
+        (True, "nginx"),
+        (False, "redis"),
+    ]
+
+
 def test_a_kept_release_of_before_is_left_to_its_own_nginx(rollout: Any, live: Upstreams) -> None:
     services = {"nginx": {"kind": "fixed"}, "backend": {"kind": "web", "replicas": 1}}
     answer, told = rollout(NGINX, OLD, record("new", "backend", "r2"), services=services)
