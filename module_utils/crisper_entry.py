@@ -61,7 +61,9 @@ def _within(low: int, high: int) -> Callable[[Any], bool]:
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and bool(LOCATION.match(value)) and ".." not in value.split("/")
+    # nginx compares paths without dot segments, and with one slash for several.
+    fits = isinstance(value, str) and bool(LOCATION.match(value)) and "//" not in value
+    return fits and not {".", ".."} & set(value.split("/"))
 
 
 def _is_target(value: Any) -> bool:
@@ -77,7 +79,8 @@ CACHE = Form(
 )
 PATH = Form(
     _is_path,
-    "give a path that begins with '/', of letters, digits and -._~!&()*+,=:@, without '..'"
+    "give a path that begins with '/', of letters, digits and -._~!&()*+,=:@, without '.', '..' and"
+    " '//'"
     " (nginx compares decoded paths from their beginning).",
 )
 TO = Form(
@@ -119,6 +122,7 @@ def entry_problems(values: Mapping[str, Any]) -> list[str]:
         *_path_problems(app),
         *_location_problems(app),
         *_duplicate_problems(app),
+        *_destination_problems(app),
         *_rate_problems(values),
     ]
 
@@ -297,6 +301,54 @@ def _duplicate_problems(app: Mapping[str, Any]) -> Iterator[str]:
             taken[key] = place
 
 
+def _destination_problems(app: Mapping[str, Any]) -> Iterator[str]:
+    """Redirects that lead round in circles, and a health path that gets no service's answer."""
+    given = [
+        (f"stack_app.locations[{index}]", item)
+        for index, item in enumerate(_sequence(app.get("locations")))
+        if isinstance(item, Mapping) and PATH.fits(item.get("path"))
+    ]
+    short = [p for p in _sequence(_backend_paths(app)) if isinstance(p, str)]
+    given += [("stack_app.backend_paths", {"path": path, "kind": "backend"}) for path in short]
+    for place, item in given:
+        seen, path = [item.get("path")], item.get("to")
+        if item.get("kind") != "redirect" or path == item.get("path"):
+            continue
+        while isinstance(path, str) and path.startswith("/"):
+            _, met = _met(given, path.partition("?")[0])
+            if met.get("kind") != "redirect":
+                break
+            if met is item:
+                yield (
+                    f"{place}.to is {shown(item['to'])}, which leads back to {item['path']}:"
+                    " browsers would go round in circles. Choose another, or set exact: true."
+                )
+            if met.get("path") in seen:
+                break
+            seen.append(met.get("path"))
+            path = met.get("to")
+    health = _mapping(app.get("web")).get("health_path")
+    if isinstance(health, str) and health.startswith("/"):
+        place, met = _met(given, unquote(health.partition("?")[0]))
+        if met.get("kind") in ("deny", "redirect", "static"):
+            yield (
+                f"{place}.path is {shown(met['path'])} of kind '{met['kind']}', but"
+                f" stack_app.web.health_path is {shown(health)}: a deploy asks nginx for it, and it"
+                " would fail. Give the health path a location of kind backend, with exact: true."
+            )
+
+
+def _met(
+    given: Sequence[tuple[str, Mapping[str, Any]]], path: str
+) -> tuple[str, Mapping[str, Any]]:
+    """Return place and location that nginx takes for a path; an empty one for none."""
+    for place, item in given:
+        if _is_exact(item) and item["path"] == path:
+            return place, item
+    begun = [one for one in given if not _is_exact(one[1]) and path.startswith(one[1]["path"])]
+    return max(begun, key=lambda one: len(one[1]["path"]), default=("", {}))
+
+
 def _instead(place: str) -> str:
     if place == "stack_app.frontend":
         return " (the front end has '/'; give this location a longer path)"
@@ -352,6 +404,7 @@ def entry_model(values: Mapping[str, Any]) -> dict[str, Any]:
         ``trusted`` (networks whose headers are believed), ``proxy_protocol``, ``access_log``,
         ``locations`` (in the order of the configuration, each with ``match`` as nginx writes it),
         ``streams`` (named locations without buffering, for those who accept an event stream),
+        ``agains`` (named locations for second tries; each location's and stream's ``again``),
         ``caches`` (values of Cache-Control for services that send none),
         ``limits`` (each with its zone's ``name``, ``pattern`` of paths, ``rate``, ``burst``),
         ``unlimited`` (pattern of the path that health checks ask, or empty), ``uploads`` (whether
@@ -368,6 +421,7 @@ def entry_model(values: Mapping[str, Any]) -> dict[str, Any]:
                 tuple(parts.values()), {"name": f"@stream_{len(streams)}", **parts}
             )
             location["stream"] = stream["name"]
+    agains = _agains([*locations, *streams.values()])
     static = {item["source"] for item in locations if item["source"]}
     return {
         "trusted": _networks(values.get("stack_trusted_proxies") or []),
@@ -375,6 +429,7 @@ def entry_model(values: Mapping[str, Any]) -> dict[str, Any]:
         "access_log": str(values.get("stack_access_log", "text")),
         "locations": locations,
         "streams": list(streams.values()),
+        "agains": agains,
         "caches": _caches(locations),
         "limits": _limits(values, app),
         "unlimited": _unlimited(app),
@@ -385,6 +440,7 @@ def entry_model(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 STREAM_FIELDS = ("body_size", "timeout", "request_buffering", "cache")
+AGAIN_FIELDS = ("buffering", "timeout", "cache")
 
 
 def _given_locations(app: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -407,6 +463,7 @@ def _location(item: Mapping[str, Any], app: Mapping[str, Any]) -> dict[str, Any]
         # With a limit of its own the built-in one does not count.
         "login": kind == "backend" and _is_login(path) and "rate_limit" not in item,
         "stream": "",
+        "again": "",
         "body_size": str(item.get("body_size", "")),
         "timeout": int(item.get("timeout", 0)),
         "buffering": bool(item.get("buffering", True)),
@@ -418,6 +475,25 @@ def _location(item: Mapping[str, Any], app: Mapping[str, Any]) -> dict[str, Any]
         "to": _target(item["to"]) if kind == "redirect" else "",
         "status": int(item.get("status", _statuses(kind)[0])),
     }
+
+
+def _agains(locations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Name the second try of each location that has one, under ``again``; return them, each once.
+
+    A second try keeps to what its location says of the answer: a stream that was buffered there
+    would bring nothing, and a long poll would end after nginx's own 75 seconds.
+    """
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for location in locations:
+        if location["kind"] in PROXIED and location["request_buffering"]:
+            parts = {"buffering": False} | {
+                name: location[name] for name in AGAIN_FIELDS if name in location
+            }
+            again = found.setdefault(
+                tuple(parts.values()), {"name": f"@again_{len(found)}", **parts}
+            )
+            location["again"] = again["name"]
+    return list(found.values())
 
 
 def _caches(locations: Sequence[Mapping[str, Any]]) -> list[str]:

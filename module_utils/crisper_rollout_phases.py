@@ -36,7 +36,13 @@ if TYPE_CHECKING:
 LOOK_SECONDS, POLL_SECONDS = 2.0, 0.25
 # The service that requests come in by, and what does things in its container.
 PROXY = "nginx"
-UPSTREAMS = ("sh", "/etc/crisper/upstreams.sh")
+SCRIPT = "upstreams.sh"
+UPSTREAMS = ("sh", f"/etc/crisper/{SCRIPT}")
+# Where no release with that script has been yet: going back to one of before.
+RELOAD = 'nginx -t -c /etc/crisper/nginx.conf && kill -HUP "$(cat /tmp/nginx.pid)"'
+# Until an nginx that is replaced is killed. It takes no new connection while it waits for what is
+# under way, and streams never end by themselves: all users would wait for stop_grace_period.
+PROXY_SECONDS = 5
 # Until a web container that is to stop has accepted what waits at its socket; between two looks.
 ACCEPT_SECONDS, SETTLE_SECONDS = 30.0, 0.1
 
@@ -311,8 +317,12 @@ class Rollout:
             self.ending = self.engine.begin("stop", *old)
         if any(step.service == PROXY for step in wanted):
             self.switch(*self.plan())  # it begins with the release's configuration
-        if fixed := [step.service for step in wanted if step.kind == "fixed"]:
-            self.up(fixed, "--wait", "--wait-timeout", str(self.params["wait_timeout"]))
+        fixed = [step.service for step in wanted if step.kind == "fixed"]
+        wait = ("--wait", "--wait-timeout", str(self.params["wait_timeout"]))
+        if PROXY in fixed:
+            self.up([PROXY], "--timeout", str(PROXY_SECONDS), *wait)
+        if others := [service for service in fixed if service != PROXY]:
+            self.up(others, *wait)
         self.result["changed"] = True
 
     def beat(self) -> None:
@@ -381,8 +391,10 @@ class Rollout:
             return
         proxies = [c.id for c in containers if c.service == PROXY and c.state == "running"]
         if self.params["reload"]:
+            script = [*UPSTREAMS, "reload"]
+            command = script if (upstreams.folder / SCRIPT).is_file() else ["sh", "-c", RELOAD]
             for proxy in proxies:
-                self.proxy(proxy, "nginx does not take the configuration", "reload")
+                self.proxy(proxy, "nginx does not take the configuration", *command)
         if not upstreams.services or upstreams.serving == self.release:
             return
         missing = not_ready(step for step in steps if step.kind == "web")
@@ -396,16 +408,18 @@ class Rollout:
         replicated = upstreams.replicated
         upstreams.prepare(self.release)
         for proxy in proxies:
-            self.proxy(proxy, "nginx finds no healthy containers", "ready", self.release)
+            self.proxy(
+                proxy, "nginx finds no healthy containers", *UPSTREAMS, "ready", self.release
+            )
         upstreams.switch(self.release)
         self.result |= {"changed": True, "serving": self.release}
         # Replicas of the release that served may have been out of the rotation.
         for proxy in proxies if replicated else ():
-            self.proxy(proxy, "nginx does not take up the replicas", "release")
+            self.proxy(proxy, "nginx does not take up the replicas", *UPSTREAMS, "release")
 
     def proxy(self, container: str, what: str, *command: str) -> None:
-        """Run a command of upstreams.sh in nginx's container."""
-        code, out, err = self.engine.call("exec", container, *UPSTREAMS, *command)
+        """Run a command in nginx's container."""
+        code, out, err = self.engine.call("exec", container, *command)
         if code != 0:
             serving = self.upstreams.serving if self.upstreams else ""
             self.fail(

@@ -5,6 +5,7 @@ Pure functions over the argument specifications of all roles.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -86,12 +87,19 @@ def kind_problems(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, An
 def key_problems(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return one sentence for each key in a mapping that its specification does not have.
 
+    And for each value that is no mapping, or no list of mappings, where one belongs: Ansible's own
+    validation fails there with a TypeError, or without the name of the variable.
+
     Args:
         values: name -> resolved value of the variables that are set.
         specs: name -> option of the roles' argument specifications.
     """
     found = []
     for top in sorted(values.keys() & specs.keys()):
+        for where, value, wanted in _foreign_shapes(top, values[top], specs[top]):
+            # Ansible takes JSON as text there, as of --extra-vars name=….
+            if where != top or not isinstance(value, str):
+                found.append(f"{where} is {shown(value)}: give {wanted}.")
         for where, key, known in _foreign_keys(top, values[top], specs[top]):
             meant = nearest(key, known, LIKE_BEHIND)
             guess = f"did you mean {meant}?" if meant else "remove it."
@@ -116,6 +124,30 @@ def _foreign_keys(
                 yield from _foreign_keys(f"{where}.{key}", item, options[key] or {})
             else:
                 yield where, str(key), options.keys()
+
+
+def _foreign_shapes(
+    where: str, value: Any, option: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, str]]:
+    """Values of another shape: where each stands, and what belongs there."""
+    options = option.get("options")
+    if option.get("type") == "int" and isinstance(value, float) and not math.isfinite(value):
+        yield where, value, "a whole number"
+    if not options or value is None:
+        return
+    if option.get("elements") == "dict":
+        if not isinstance(value, (list, tuple)):
+            yield where, value, "a list of mappings"
+            return
+        for index, item in enumerate(value):
+            if item is None:
+                yield f"{where}[{index}]", item, "a mapping"
+            yield from _foreign_shapes(f"{where}[{index}]", item, {"options": options})
+    elif not isinstance(value, Mapping):
+        yield where, value, "a mapping"
+    else:
+        for key in sorted(value.keys() & options.keys()):
+            yield from _foreign_shapes(f"{where}.{key}", value[key], options[key] or {})
 
 
 def _leaves(where: str, value: Any, option: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:

@@ -24,20 +24,25 @@ TIMEOUT=4     # seconds that a replica has to answer
 FAILURES=2    # in a row, until a replica is out; so a hanging one is out after 12 s
 umask 022
 
-# assign <service> <target …>: share the slots out among targets, in one rename.
+# assign <service> <target …>: share the slots out among targets, in one rename. What there was
+# stays when that fails, such as with /tmp full.
 assign() {
     service=$1
     shift
-    set=$(mktemp -d "/tmp/sets/$service.XXXXXX")
+    set=$(mktemp -d "/tmp/sets/$service.XXXXXX") || return
     number=0
     for slot in $SLOTS; do
         eval "target=\${$((number % $# + 1))}"
-        ln -s "$target" "$set/$slot"
+        ln -s "$target" "$set/$slot" || { rm -r "$set"; return 1; }
         number=$((number + 1))
     done
     old=$(readlink "/tmp/upstreams/$service")
-    ln -s "$set" "/tmp/upstreams/.$service"
-    mv -T "/tmp/upstreams/.$service" "/tmp/upstreams/$service"
+    # Of one that was killed here the link may be left.
+    if ! { ln -sfn "$set" "/tmp/upstreams/.$service" &&
+        mv -T "/tmp/upstreams/.$service" "/tmp/upstreams/$service"; }; then
+        rm -r "$set"
+        return 1
+    fi
     [ -z "$old" ] || rm -r "$old"
 }
 
@@ -105,7 +110,7 @@ take() {
         [ "$(readlink -f "$SERVING/$2")" = "$(readlink -f "$SERVING")/$1" ] || exit 0
         [ "$3" != "$(cat "/tmp/watch/$2.targets" 2>/dev/null)" ] || exit 0
         # shellcheck disable=SC2086 # addresses: one word each
-        assign "$2" $3
+        assign "$2" $3 || exit
         echo "$3" >"/tmp/watch/$2.targets"
         echo "requests for $2 go to $3" >&2
     ) 9>/tmp/watch/lock
@@ -141,11 +146,13 @@ ready() {
 }
 
 release() {
+    # An nginx that a release of before this script has started shares nothing out.
+    [ -d /tmp/upstreams ] || return 0
     (
         flock 9
         for link in /tmp/upstreams/*; do
             service=${link##*/}
-            assign "$service" "$SERVING/$service"
+            assign "$service" "$SERVING/$service" || exit
             echo "$SERVING/$service" >"/tmp/watch/$service.targets"
         done
     ) 9>/tmp/watch/lock

@@ -44,6 +44,7 @@ LOCATIONS = [
     {"path": "/quick/", "kind": "backend", "timeout": 1},
     {"path": "/patient/", "kind": "backend", "timeout": 30},
     {"path": "/unbuffered/", "kind": "backend", "buffering": False, "request_buffering": False},
+    {"path": "/ndjson/", "kind": "backend", "buffering": False},
     {"path": "/cached/", "kind": "backend", "cache": 300},
     {"path": "/assets/", "kind": "frontend", "cache": "immutable"},
     {"path": "/old/", "kind": "redirect", "to": "/new/", "status": 308},
@@ -424,10 +425,16 @@ def _arrivals(server: Server, path: str, **headers: str) -> list[float]:
         ("/events", "application/json, text/event-stream"),
         ("/patient/events", "text/event-stream"),
         ("/unbuffered/events", "*/*"),
+        ("/api/events?dies-once", "text/event-stream"),
+        ("/patient/events?dies-once", "text/event-stream"),
+        ("/ndjson/events?dies-once", "*/*"),
     ],
 )
 def test_events_come_one_by_one(site: Site, path: str, accept: str) -> None:
-    """Regression: without X-Accel-Buffering nginx held them back to the end."""
+    """Regression: without X-Accel-Buffering nginx held them back to the end.
+
+    So it did in a second try, which streams in named locations did not get at all.
+    """
     first, second, third = _arrivals(site.plain, path, Accept=accept)
     assert first < 0.35
     assert 0.3 < second - first < 0.7
@@ -454,6 +461,36 @@ def test_each_path_has_its_timeout(site: Site) -> None:
 
 
 # --- Bodies ------------------------------------------------------------------------------------
+
+
+def test_a_second_try_keeps_to_what_the_location_says(site: Site) -> None:
+    """Regression: it waited 75 seconds everywhere, and sent no Cache-Control."""
+    assert site.plain.ask("/quick/slow?dies-once").status == 504
+    answer = site.plain.ask("/cached/x?dies-once")
+    assert (answer.status, answer.headers["cache-control"]) == (200, "public, max-age=300")
+
+
+def test_control_characters_open_no_way_around_a_location(site: Site) -> None:
+    """Regression: Python's `$` matches before a newline, the locations of nginx do not."""
+    found = _statuses(site.balanced, "/api/admin/login%0a", 14, X_Forwarded_For="198.51.100.5")
+    assert found == [400] * 14
+    for path in ("/.git%0a", "/closed%0d/", "/api/%7f", "/api/%09"):
+        assert site.plain.ask(path).status == 400
+
+
+@pytest.mark.parametrize(
+    "path", ["/closed/../api/x", "/closed/%2E./api/x", "/api/.%2fx", "/.git%2f..%2Fapi/", "/api/.."]
+)
+def test_dot_segments_open_no_way_around_a_location(site: Site, path: str) -> None:
+    """Regression: nginx compared what they resolve to, the application got them as they were."""
+    assert site.plain.ask(path).status == 400
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/..x/.y/z..", "/api/a.b?c=/../d", "/api/...", "/api/%2e%2e%2e"]
+)
+def test_dots_within_names_pass(site: Site, path: str) -> None:
+    assert site.plain.ask(path).told["path"] == path
 
 
 def test_each_path_has_its_body_size(site: Site) -> None:

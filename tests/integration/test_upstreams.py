@@ -369,6 +369,28 @@ def test_a_switch_takes_no_replica_of_the_old_release_along(site: Site) -> None:
     assert set(statuses) == {(200, "r2")}
 
 
+def test_where_no_slots_can_be_shared_out_requests_go_where_they_went(site: Site) -> None:
+    """Regression: with /tmp full the folder that served was removed."""
+    site.web("r1")
+    site.switch("r1")
+    shell = ["docker", "exec", f"{NAME}-nginx", "sh", "-c"]
+    subprocess.run([*shell, "chmod 555 /tmp/sets"], check=True)
+    done = subprocess.run([*shell, "sh /etc/crisper/upstreams.sh release"], check=False)
+    assert done.returncode != 0
+    subprocess.run([*shell, "readlink -e /tmp/upstreams/backend/0"], check=True)
+    # What one that was killed has left does not count.
+    left = "chmod 755 /tmp/sets; mkdir /tmp/sets/left; ln -s /tmp/sets/left /tmp/upstreams/.backend"
+    subprocess.run([*shell, f"{left}; sh /etc/crisper/upstreams.sh release"], check=True)
+    subprocess.run([*shell, "readlink -e /tmp/upstreams/backend/0"], check=True)
+    assert site.ask() == (200, "r1")
+
+
+def test_an_nginx_of_before_has_no_replicas_to_take_up(site: Site) -> None:
+    """Regression: after a rollback to a release of before, every deploy failed with this."""
+    script = ["--volume", f"{site.live}:/etc/crisper:ro", "nginx:1.26", "sh"]
+    docker("run", "--rm", "--user", "101:101", *script, "/etc/crisper/upstreams.sh", "release")
+
+
 def test_a_configuration_that_nginx_refuses_changes_nothing(site: Site) -> None:
     site.web("r1")
     site.switch("r1")

@@ -39,7 +39,17 @@ STATIC = {"path": "/static/", "kind": "static", "alias": "/app/staticfiles"}
         ("/x", "[0] is '/x': give a mapping with path and kind"),
         ({"kind": "deny"}, "[0].path is None: give a path that begins with '/'"),
         ({"path": "/a b", "kind": "deny"}, "[0].path is '/a b'"),
-        ({"path": "/a/../b", "kind": "deny"}, "without '..'"),
+        ({"path": "/a/../b", "kind": "deny"}, "without '.', '..' and '//'"),
+        ({"path": "/a/./b", "kind": "deny"}, "without '.', '..' and '//'"),
+        ({"path": "/a//b", "kind": "deny"}, "without '.', '..' and '//'"),
+        (
+            {"path": "/a/", "kind": "redirect", "to": "/a/b?c"},
+            "[0].to is '/a/b?c', which leads back to /a/: browsers would go round in circles",
+        ),
+        (
+            {"path": GOOD["stack_app"]["web"]["health_path"], "kind": "deny", "exact": True},
+            "a deploy asks nginx for it, and it would fail",
+        ),
         ({"path": "/-/nginx", "kind": "deny"}, "below /-/ are the entry point's own"),
         ({"path": "/x"}, "[0].kind is None: choose backend, frontend, static, redirect, deny"),
         ({"path": "/x", "kind": "bakend"}, "did you mean backend?"),
@@ -84,6 +94,32 @@ def test_the_same_path_twice_is_refused_but_not_a_prefix_and_a_whole_path():
     findings = stack.find_problems(site(one, other, one))
     assert len(findings) == 1
     assert "[2].path is '/x', and so is that of stack_app.locations[0]" in findings[0]
+
+
+def test_redirects_that_lead_to_each_other_are_refused_but_not_a_chain():
+    there = {"path": "/a/", "kind": "redirect", "to": "/b/"}
+    back = {"path": "/b/", "kind": "redirect", "to": "/a/x"}
+    said = stack.find_problems(site(there, back))
+    assert [one.partition(" is ")[0] for one in said] == [
+        "stack_app.locations[0].to",
+        "stack_app.locations[1].to",
+    ]
+    assert stack.find_problems(site(there, back | {"to": "/c"})) == []
+    assert stack.find_problems(site(there | {"to": "/a/b", "exact": True})) == []
+
+
+def test_a_closed_prefix_may_have_an_open_health_path():
+    closed = {"path": "/int/", "kind": "deny"}
+    web = GOOD["stack_app"]["web"] | {"health_path": "/int/%68ealth?x"}
+    (said,) = stack.find_problems(site(closed, app={"web": web}))
+    assert said.startswith("stack_app.locations[0].path is '/int/' of kind 'deny', but")
+    health = {"path": "/int/health", "kind": "backend", "exact": True}
+    assert stack.find_problems(site(closed, health, app={"web": web})) == []
+
+
+@given(st.dictionaries(st.sampled_from(["path", "to", "kind", "exact"]), st.text() | st.none()))
+def test_no_destination_breaks_the_findings(item: dict[str, Any]):
+    stack.find_problems(site({"path": "/x", "kind": "redirect", "to": "//["} | item))
 
 
 def test_a_location_of_the_front_end_needs_one():

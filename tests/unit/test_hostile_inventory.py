@@ -527,8 +527,9 @@ def test_what_is_fit_arrives_and_injects_nothing(drawn):
         ("location", "=", app["backend_paths"][0]),
         ("limit_req", "zone=login", "burst=10", "nodelay"),
         # Login paths are limited, and have no location of their own for streams of events.
+        ("recursive_error_pages", "on"),
         ("error_page", "418", "=", "@stream_0"),
-        ("error_page", "502", "504", "=", "@again"),
+        ("error_page", "502", "504", "=", "@again_0"),
         ("set", "$service", "backend"),
         ("if", "($event_stream)"),
         ("return", "418"),

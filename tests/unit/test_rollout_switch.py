@@ -66,6 +66,7 @@ esac
 def live(tmp_path: Path) -> Upstreams:
     """Release r1 serves."""
     (tmp_path / "live").mkdir()
+    (tmp_path / "live/upstreams.sh").touch()
     upstreams = Upstreams(str(tmp_path / "live"), SERVICES)
     upstreams.prepare("r1")
     upstreams.switch("r1")
@@ -108,6 +109,18 @@ def test_nginx_loads_its_configuration_before_requests_change_over(
     _, told = rollout(NGINX, OLD, record("new", "backend", "r2"), reload=True)
     assert "exec proxy sh /etc/crisper/upstreams.sh reload [r1]" in told
     assert live.serving == "r2"
+
+
+def test_nginx_loads_its_configuration_where_no_release_brought_the_script(
+    rollout: Any, live: Upstreams
+) -> None:
+    """Regression: a rollback between two releases of before failed."""
+    (live.folder / "upstreams.sh").unlink()
+    services = {"nginx": {"kind": "fixed"}, "backend": {"kind": "web", "replicas": 1}}
+    containers = (NGINX, OLD, record("new", "backend", "r2"))
+    _, told = rollout(*containers, services=services, reload=True)
+    (loaded,) = [line for line in told if line.startswith("exec")]
+    assert "exec proxy sh -c nginx -t -c /etc/crisper/nginx.conf && kill -HUP" in loaded
 
 
 def test_a_configuration_that_nginx_refuses_moves_no_request(rollout: Any, live: Upstreams) -> None:
@@ -170,6 +183,17 @@ def test_an_nginx_that_is_replaced_begins_with_the_release(rollout: Any, tmp_pat
     assert not answer.get("failed"), answer
     (up,) = [line for line in told if " up --detach" in line and line.endswith("[r2]")]
     assert "nginx" in up
+
+
+def test_an_nginx_that_is_replaced_keeps_nobody_waiting_for_streams(rollout: Any) -> None:
+    """Regression: an open stream kept the port closed for half a minute."""
+    services = SERVICES | {"redis": {"kind": "fixed"}}
+    _, told = rollout(record("new", "backend", "r2"), phases=["swap"], services=services)
+    ups = [line.split(" [")[0] for line in told if " up --detach" in line]
+    assert [(" --timeout 5 " in up, up.split()[-1]) for up in ups] == [
+        (True, "nginx"),
+        (False, "redis"),
+    ]
 
 
 def test_a_kept_release_of_before_is_left_to_its_own_nginx(rollout: Any, live: Upstreams) -> None:

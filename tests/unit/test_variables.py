@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -302,3 +303,30 @@ def test_a_key_that_there_is_not_is_one_sentence_with_the_nearest(values, said):
 def test_keys_of_ones_own_are_no_problem():
     own = {"stack_app": {"environment": {"ANY": 1}, "secret_environment": {"X": "y"}}}
     assert key_problems(own | {"stack_secrets": {"mine": "x"}, "image_refs": {}}, options()) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({"web": True}, "stack_app.web is True: give a mapping."),
+        ({"web": b"x"}, "stack_app.web is b'x': give a mapping."),
+        ({"web": "port=8000"}, "stack_app.web is 'port=8000': give a mapping."),
+        ({"locations": 16}, "stack_app.locations is 16: give a list of mappings."),
+        ({"locations": b"x"}, "stack_app.locations is b'x': give a list of mappings."),
+        ({"locations": [None]}, "stack_app.locations[0] is None: give a mapping."),
+        (
+            {"locations": [{"rate_limit": 1}]},
+            "stack_app.locations[0].rate_limit is 1: give a mapping.",
+        ),
+        ({"web": {"replicas": math.inf}}, "stack_app.web.replicas is inf: give a whole number."),
+        ([], "stack_app is []: give a mapping."),
+    ],
+)
+def test_what_is_no_mapping_is_told_by_its_place(value: Any, problem: str) -> None:
+    """Regression: Ansible's validation ended with "argument of type 'bool' is not iterable"."""
+    assert key_problems({"stack_app": value}, options()) == [problem]
+
+
+def test_what_is_unset_or_json_text_has_no_shape() -> None:
+    assert key_problems({"stack_app": {"frontend": None, "locations": []}}, options()) == []
+    assert key_problems({"stack_app": '{"name": "a"}'}, options()) == []

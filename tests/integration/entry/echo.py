@@ -14,6 +14,7 @@ import threading
 import time
 
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+died: set[str] = set()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -23,7 +24,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer by what the path holds."""
-        if self.headers.get("Upgrade", "").lower() == "websocket":
+        if "dies-once" in self.path and self.path not in died:
+            died.add(self.path)
+            self.close_connection = True
+        elif self.headers.get("Upgrade", "").lower() == "websocket":
             self.echo_frames()
         elif "events" in self.path:
             self.send_events()
