@@ -330,12 +330,15 @@ def _destination_problems(app: Mapping[str, Any]) -> Iterator[str]:
     health = _mapping(app.get("web")).get("health_path")
     if isinstance(health, str) and health.startswith("/"):
         place, met = _met(given, unquote(health.partition("?")[0]))
-        if met.get("kind") in ("deny", "redirect", "static"):
-            yield (
-                f"{place}.path is {shown(met['path'])} of kind '{met['kind']}', but"
-                f" stack_app.web.health_path is {shown(health)}: a deploy asks nginx for it, and it"
-                " would fail. Give the health path a location of kind backend, with exact: true."
-            )
+        remedy = (
+            f"stack_app.web.health_path is {shown(health)}: a deploy asks nginx for it, and would"
+            " fail. Give the health path a location of kind backend, with exact: true."
+        )
+        # A front end takes all other paths, and those of single-page applications answer them.
+        if not met and not app.get("frontend"):
+            yield f"No path of stack_app.locations or backend_paths is met, but {remedy}"
+        elif met and met.get("kind") in ("deny", "redirect", "static"):
+            yield f"{place}.path is {shown(met['path'])} of kind '{met['kind']}', but {remedy}"
 
 
 def _met(
@@ -507,7 +510,7 @@ def _is_exact(item: Mapping[str, Any]) -> bool:
 
 
 def _is_login(path: str) -> bool:
-    return path.endswith("/login")
+    return path.endswith(("/login", "/login/"))
 
 
 def _below(path: str, folder: str) -> bool:

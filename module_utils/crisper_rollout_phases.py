@@ -405,7 +405,6 @@ class Rollout:
                 " what is missing."
             )
         self.note("switch")
-        replicated = upstreams.replicated
         upstreams.prepare(self.release)
         for proxy in proxies:
             self.proxy(
@@ -414,7 +413,7 @@ class Rollout:
         upstreams.switch(self.release)
         self.result |= {"changed": True, "serving": self.release}
         # Replicas of the release that served may have been out of the rotation.
-        for proxy in proxies if replicated else ():
+        for proxy in proxies:
             self.proxy(proxy, "nginx does not take up the replicas", *UPSTREAMS, "release")
 
     def proxy(self, container: str, what: str, *command: str) -> None:
@@ -442,6 +441,8 @@ class Rollout:
         """Have what the release does not want stop; `held` keeps workers that still work."""
         steps, containers = self.plan()
         self.switch(steps, containers)
+        if self.upstreams and not self.upstreams.services:
+            self.upstreams.leave()  # its own nginx, which knows no link, runs by now
         rolled = [s for s in steps if s.action == REMOVE or (s.kind in ROLLED and s.action != KEEP)]
         if held:
             rolled = [s for s in rolled if s.kind == "web" and s.action != REMOVE]

@@ -81,12 +81,6 @@ class Upstreams:
         except OSError:
             return ""
 
-    @property
-    def replicated(self) -> bool:
-        """Whether the release that serves has several containers of one service."""
-        lines = [path.read_text() for path in (self.folder / LINK).glob("*.probe")]
-        return any(line.split(" ", 1)[0] not in ("", "1") for line in lines)
-
     def prepare(self, release: str) -> None:
         """Write down where a release is; nothing is sent there yet.
 
@@ -106,6 +100,10 @@ class Upstreams:
     def switch(self, release: str) -> None:
         """Send all requests to a release that was prepared, from now on."""
         _link(self.folder / LINK, f"{FOLDER}/{release}")
+
+    def leave(self) -> None:
+        """Forget which release serves: one whose nginx knows no link does."""
+        (self.folder / LINK).unlink(missing_ok=True)
 
     def prune(self) -> None:
         """Forget every release but the one that serves."""

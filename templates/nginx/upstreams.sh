@@ -18,7 +18,7 @@
 set -u
 SERVING=/etc/crisper/serving
 CONF=/etc/crisper/nginx.conf
-SLOTS="0 1 2 3 4 5 6 7 8 9 10 11"
+SLOTS=60      # as many replicas can share requests while one is out
 INTERVAL=2    # seconds between two looks
 TIMEOUT=4     # seconds that a replica has to answer
 FAILURES=2    # in a row, until a replica is out; so a hanging one is out after 12 s
@@ -31,9 +31,9 @@ assign() {
     shift
     set=$(mktemp -d "/tmp/sets/$service.XXXXXX") || return
     number=0
-    for slot in $SLOTS; do
+    while [ $number -lt $SLOTS ]; do
         eval "target=\${$((number % $# + 1))}"
-        ln -s "$target" "$set/$slot" || { rm -r "$set"; return 1; }
+        ln -s "$target" "$set/$number" || { rm -r "$set"; return 1; }
         number=$((number + 1))
     done
     old=$(readlink "/tmp/upstreams/$service")
@@ -61,9 +61,10 @@ expected() {
 # check <address>: ask one replica and count its failures in a row, beginning with "out".
 check() {
     file=$state/$1
-    read -r failures 2>/dev/null <"$file" || failures=$FAILURES
-    if expected "$(ask "$1")"; then failures=0; else failures=$((failures + 1)); fi
-    echo "$failures" >"$file"
+    read -r failures _ 2>/dev/null <"$file" || failures=$FAILURES
+    status=$(ask "$1")
+    if expected "$status"; then failures=0; else failures=$((failures + 1)); fi
+    echo "$failures $status" >"$file"
 }
 
 # find_service <folder> <service>: where it is and how it is asked; `addresses` are those of its replicas.
@@ -81,7 +82,7 @@ look() {
     service=$1
     find_service "$SERVING" "$service" || return
     count=$(echo "$addresses" | wc -l)
-    wanted="$SERVING/$service" healthy=0
+    wanted="$SERVING/$service" healthy=0 out=
     if [ "$replicas" -gt 1 ] || [ "$count" -gt 1 ]; then
         state=/tmp/watch/$name
         mkdir -p "$state"
@@ -89,8 +90,11 @@ look() {
         wait
         targets=
         for address in $addresses; do
-            read -r failures <"$state/$address"
-            [ "$failures" -lt "$FAILURES" ] || continue
+            read -r failures status <"$state/$address"
+            if [ "$failures" -ge "$FAILURES" ]; then
+                out="$out $address:$port (its health check got $status)"
+                continue
+            fi
             healthy=$((healthy + 1))
             mkdir -p "/tmp/addresses/$address:$port"
             targets="$targets /tmp/addresses/$address:$port"
@@ -100,10 +104,10 @@ look() {
         fi
         for other in "/tmp/watch/$service"-*; do [ "$other" = "$state" ] || rm -rf "$other"; done
     fi
-    take "$upstream" "$service" "$wanted"
+    take "$upstream" "$service" "$wanted" "$out"
 }
 
-# take <upstream> <service> <targets>: unless another release serves by now.
+# take <upstream> <service> <targets> <those left out>: unless another release serves by now.
 take() {
     (
         flock 9
@@ -112,7 +116,10 @@ take() {
         # shellcheck disable=SC2086 # addresses: one word each
         assign "$2" $3 || exit
         echo "$3" >"/tmp/watch/$2.targets"
-        echo "requests for $2 go to $3" >&2
+        case $3 in
+            "$SERVING"/*) echo "$2: requests go to all replicas" >&2 ;;
+            *) echo "$2: requests go to $(echo "$3" | sed 's,/tmp/addresses/,,g') only; left out:${4:- stopped replicas}" >&2 ;;
+        esac
     ) 9>/tmp/watch/lock
 }
 
@@ -152,6 +159,7 @@ release() {
         flock 9
         for link in /tmp/upstreams/*; do
             service=${link##*/}
+            [ "$(cat "/tmp/watch/$service.targets" 2>/dev/null)" != "$SERVING/$service" ] || continue
             assign "$service" "$SERVING/$service" || exit
             echo "$SERVING/$service" >"/tmp/watch/$service.targets"
         done

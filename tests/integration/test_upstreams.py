@@ -80,11 +80,9 @@ class Site:
     def switch(self, release: str, replicas: int = 1) -> None:
         """Do what a rollout does (crisper_rollout_phases.Rollout.switch)."""
         upstreams = self.prepare(release, replicas)
-        replicated = upstreams.replicated
         docker("exec", f"{NAME}-nginx", "sh", "/etc/crisper/upstreams.sh", "ready", release)
         upstreams.switch(release)
-        if replicated:
-            docker("exec", f"{NAME}-nginx", "sh", "/etc/crisper/upstreams.sh", "release")
+        docker("exec", f"{NAME}-nginx", "sh", "/etc/crisper/upstreams.sh", "release")
 
     def copy(self, release: str, files: dict[str, str]) -> None:
         """Do what a rollout does with a release's static files (library/static_files.py)."""

@@ -48,7 +48,7 @@ STATIC = {"path": "/static/", "kind": "static", "alias": "/app/staticfiles"}
         ),
         (
             {"path": GOOD["stack_app"]["web"]["health_path"], "kind": "deny", "exact": True},
-            "a deploy asks nginx for it, and it would fail",
+            "a deploy asks nginx for it, and would fail",
         ),
         ({"path": "/-/nginx", "kind": "deny"}, "below /-/ are the entry point's own"),
         ({"path": "/x"}, "[0].kind is None: choose backend, frontend, static, redirect, deny"),
@@ -273,3 +273,29 @@ def test_locations_hold_no_directive_that_the_template_has_not():
         }
         assert found <= KNOWN, found - KNOWN
         assert "proxy_pass" in found
+
+
+def test_a_balancer_that_ends_tls_by_the_proxy_protocol_means_https():
+    """Regression: the application redirected every request to itself."""
+    values = {"stack_proxy_protocol": True, "stack_trusted_proxies": ["10.0.0.0/8"]}
+    plain = nginx(**values)
+    assert "map $server_port $own_proto { default $scheme; 8081 http; }" in plain
+    ended = nginx(**values, stack_public_url="https://app.example")
+    assert "map $server_port $own_proto { default $balancer_scheme; 8081 http; }" in ended
+    (geo,) = re.findall(r"geo \$realip_remote_addr \$balancer_scheme \{([^}]*)\}", ended)
+    assert geo.split() == ["default", "http;", "10.0.0.0/8", "https;"]
+    assert '$own_port { default 443; "1 http" 80;' in ended
+
+
+def test_the_health_path_must_have_a_location():
+    """Regression: found by verify alone, when requests went to the release already."""
+    app = {**GOOD["stack_app"], "backend_paths": ["/api/"]}
+    app.pop("frontend", None)
+    (finding,) = stack.find_problems({**GOOD, "stack_app": app})
+    assert finding.startswith("No path of stack_app.locations or backend_paths is met, but")
+
+
+def test_djangos_login_is_limited_with_its_slash():
+    app = {**GOOD["stack_app"], "backend_paths": ["/", "/admin/login/"]}
+    app.pop("frontend", None)
+    assert "limit_req zone=login" in location(nginx(stack_app=app), "= /admin/login/")

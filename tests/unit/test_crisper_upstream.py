@@ -36,7 +36,6 @@ def address(upstreams: Upstreams, service: str) -> str:
 
 def test_nothing_serves_at_first(upstreams: Upstreams) -> None:
     assert upstreams.serving == ""
-    assert not upstreams.replicated
 
 
 def test_a_link_leads_to_the_release(upstreams: Upstreams) -> None:
@@ -46,7 +45,6 @@ def test_a_link_leads_to_the_release(upstreams: Upstreams) -> None:
         assert upstreams.serving == release
         assert address(upstreams, "backend") == f"backend-{release}:8000"
         assert address(upstreams, "frontend") == f"frontend-{release}:8080"
-        assert upstreams.replicated
     assert not (upstreams.folder / "serving/redis").exists()
 
 

@@ -79,7 +79,8 @@ def test_without_tls_there_is_one_server_and_one_port():
     assert "return 301" not in text
     compose = yaml.safe_load(rendered("docker-compose.prod.yml.j2"))
     assert compose["services"]["nginx"]["ports"] == ["0.0.0.0:80:8080"]
-    volumes = ["/opt/crisper/live/nginx:/etc/crisper:ro", "nginx-temp:/var/tmp"]
+    live = [f"/opt/crisper/live/{name}:ro" for name in ("nginx:/etc/crisper", "static:/srv/static")]
+    volumes = [*live, "nginx-temp:/var/tmp"]
     assert compose["services"]["nginx"]["volumes"] == volumes
 
 

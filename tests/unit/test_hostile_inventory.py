@@ -512,6 +512,7 @@ def test_what_is_fit_arrives_and_injects_nothing(drawn):
     assert services["nginx"]["volumes"] == [
         f"{live}/nginx:/etc/crisper:ro",
         static,
+        "uploads:/srv/uploads:ro,nocopy",
         "nginx-temp:/var/tmp",
     ]
     queues = ",".join(values["celery_workers"][0]["queues"])
