@@ -372,7 +372,8 @@ def test_where_no_slots_can_be_shared_out_requests_go_where_they_went(site: Site
     site.web("r1")
     site.switch("r1")
     shell = ["docker", "exec", f"{NAME}-nginx", "sh", "-c"]
-    subprocess.run([*shell, "chmod 555 /tmp/sets"], check=True)
+    sick = "echo one >/tmp/watch/backend.targets; chmod 555 /tmp/sets"
+    subprocess.run([*shell, sick], check=True)
     done = subprocess.run([*shell, "sh /etc/crisper/upstreams.sh release"], check=False)
     assert done.returncode != 0
     subprocess.run([*shell, "readlink -e /tmp/upstreams/backend/0"], check=True)
