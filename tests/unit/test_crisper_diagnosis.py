@@ -110,6 +110,20 @@ def test_a_port_that_nothing_listens_on_is_named(service: str, said: str, variab
     assert report(record("nginx", Status="running", Health=checks((1, said))), "").remedies == ()
 
 
+@pytest.mark.parametrize(
+    ("restarts", "code", "state"),
+    [
+        (0, None, "starting"),
+        (1, None, "restarted 1 time, starting"),
+        (3, 1, "restarted 3 times, last exit code 1, starting"),
+    ],
+)
+def test_a_container_that_was_restarted_is_not_just_starting(restarts, code, state):
+    """Regression: one that crashed was `starting` when its policy had just started it again."""
+    again = record("backend", Status="running", ExitCode=0, Health={"Status": "starting"})
+    assert report(again | {"RestartCount": restarts}, "", code).state == state
+
+
 def test_the_progress_of_compose_is_no_error():
     said = (
         " Container demo-redis-1  Creating\n Container demo-redis-1  Waiting\n"
