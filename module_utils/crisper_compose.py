@@ -80,8 +80,22 @@ class Engine:
         for record in json.loads(out or "[]"):
             if record["Id"] in ids:
                 _code, out, err = self.call("logs", "--tail", str(LOG_LINES), record["Id"])
-                reports.append(report(record, out + err))
+                reports.append(report(record, out + err, self.last_exit_code(record)))
         return reports
+
+    def last_exit_code(self, record: Mapping[str, Any]) -> int | None:
+        """Return the exit code before a container's last restart, of the engine's events.
+
+        In its record the code is 0 again as soon as the container runs. None without a restart,
+        and when the engine has forgotten the event.
+        """
+        if not record.get("RestartCount"):
+            return None
+        only = ("--filter", f"container={record['Id']}", "--filter", "event=die")
+        shown = ("--format", "{{.Actor.Attributes.exitCode}}")
+        _code, out, _err = self.call("events", "--since", "1h", "--until", "0s", *only, *shown)
+        codes = [line for line in out.split() if line.isdigit()]
+        return int(codes[-1]) if codes else None
 
     def has_images(self, ids: Iterable[str]) -> bool:
         """Whether all images of these ids are here."""

@@ -80,6 +80,34 @@ CAUSES = (
     ),
 )
 
+# As crisper_health_probe and, in the frontend's container, curl word it.
+UNHEARD = {
+    "backend": re.compile(r"Connection refused, nothing listens on port (\d+)"),
+    "frontend": re.compile(r"Failed to connect to 127\.0\.0\.1 port (\d+)"),
+}
+
+
+def port_remedies(service: str, words: str) -> list[str]:
+    """Return what to do when the health check found that nothing listens on its port.
+
+    Args:
+        service: name of the container's service in the compose file.
+        words: what the health check said.
+    """
+    pattern = UNHEARD.get(service)
+    found = pattern.search(words) if pattern else None
+    if not found:
+        return []
+    if service == "frontend":
+        return [
+            f"Nothing listens on stack_app.frontend.port ({found[1]}) in the container of the"
+            " frontend: compare with the port that its image listens on, and bind to 0.0.0.0."
+        ]
+    return [
+        f"Nothing listens on stack_app.web.port ({found[1]}): compare with the port in"
+        " stack_app.web.command, and bind to 0.0.0.0."
+    ]
+
 
 def health_words(state: Mapping[str, Any]) -> str:
     """Return what the last health checks said, each with its exit code, without repetitions.
@@ -108,12 +136,19 @@ def find_remedies(text: str) -> list[str]:
     return [cause.remedy for cause in CAUSES if cause.pattern.search(text)]
 
 
-def report(record: Mapping[str, Any], logs: str) -> Report:
+def restart_words(restarts: int, code: int | None) -> str:
+    """Return how often a container was restarted, and the exit code before, if it is known."""
+    told = f"restarted {restarts} time{'' if restarts == 1 else 's'}, "
+    return told + (f"last exit code {code}, " if code is not None else "")
+
+
+def report(record: Mapping[str, Any], logs: str, last_code: int | None = None) -> Report:
     """Return the report of a container.
 
     Args:
         record: one element of ``docker container inspect``.
         logs: its last log lines.
+        last_code: exit code before its last restart; the engine forgets that in the record.
     """
     labels = (record.get("Config") or {}).get("Labels") or {}
     state = record.get("State") or {}
@@ -121,11 +156,15 @@ def report(record: Mapping[str, Any], logs: str) -> Report:
     status = str(state.get("Status", ""))
     health = str((state.get("Health") or {}).get("Status", "none"))
     code = int(state.get("ExitCode") or 0)
+    restarts = int(record.get("RestartCount") or 0)
     words, logs = health_words(state), last_lines(logs, LOG_LINES)
     remedies = find_remedies(f"{words}\n{logs}")
+    if status == "running" and not restarts:
+        # One that crashes listens on nothing either: its log has the cause.
+        remedies += port_remedies(service, words)
     condition = f"{status}, exit code {code}" if code else status
     if status == "running":
-        condition = health
+        condition = (restart_words(restarts, last_code) if restarts else "") + health
     variable = memory_variable(service, str(labels.get("crisper.pool", "")))
     if state.get("OOMKilled"):
         condition += ", out of memory"

@@ -31,6 +31,8 @@ def ask(port, request, wanted):
                     break
     except socket.timeout:
         return said, f"did not answer within {SECONDS} s"
+    except ConnectionRefusedError:
+        return said, f"failed: Connection refused, nothing listens on port {port}"
     except OSError as error:
         return said, f"failed: {error}"
     return said, "was not answered"

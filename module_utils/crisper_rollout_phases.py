@@ -239,14 +239,26 @@ class Rollout:
         return self.workers.listen() if self.workers else ()
 
     def give_up(self, ids: list[str], why: str) -> NoReturn:
-        """Remove what was started; the old containers never stopped serving."""
+        """Remove what was started; old containers, if there are any, never stopped serving."""
         failures = self.failures(self.engine.inspect(ids) if ids else [])
         if ids:
             self.engine.run("rm", "--force", "--volumes", *ids)
         self.fail(
             f"New containers of release {self.release} were started and removed again: {why}."
-            f" What ran before still serves.{describe(failures)}",
+            f"{' What ran before still serves.' if self.served_before() else ''}"
+            f"{describe(failures)}",
             failures=[each.as_dict() for each in failures],
+        )
+
+    def served_before(self) -> bool:
+        """Return whether another release serves: nginx sends requests to it, or its web runs."""
+        if self.upstreams and self.upstreams.serving not in ("", self.release):
+            return True
+        services = self.params["services"]
+        webs = {name for name, service in services.items() if service["kind"] == "web"}
+        return any(
+            c.service in webs and c.state == "running" and c.release not in ("", self.release)
+            for c in self.engine.containers()
         )
 
     def failures(self, containers: list[Container]) -> list[Report]:

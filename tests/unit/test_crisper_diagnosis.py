@@ -12,6 +12,7 @@ from ansible.module_utils.crisper_diagnosis import (
     health_words,
     report,
 )
+from ansible.module_utils.crisper_health_probe import ask, judge
 
 AOF = (
     "Bad file format reading the append only file appendonly.aof.1.incr.aof: make a backup of your"
@@ -85,6 +86,42 @@ def test_out_of_memory_names_the_limit(service: str, pool: str, variable: str):
     assert remedy == f"{service} was killed by its memory limit: raise {variable}."
     (remedy,) = report(record(service, pool, Status="exited", ExitCode=137), "").remedies
     assert remedy.endswith(f"raise {variable}.")
+
+
+CURL = "curl: (7) Failed to connect to 127.0.0.1 port 3000 after 0 ms: Couldn't connect to server"
+
+
+@pytest.mark.parametrize(
+    ("service", "said", "variable"),
+    [
+        ("backend", judge(*ask(1, b"", ["200"]), ["200"]), "stack_app.web.port (1)"),
+        ("frontend", CURL, "stack_app.frontend.port (3000)"),
+    ],
+)
+def test_a_port_that_nothing_listens_on_is_named(service: str, said: str, variable: str):
+    """Regression: the message was `[Errno 111] Connection refused`, without a port or a remedy."""
+    up = record(service, Status="running", Health=checks((1, said)))
+    (remedy,) = report(up, "").remedies
+    assert remedy.startswith(f"Nothing listens on {variable}")
+    assert "bind to 0.0.0.0" in remedy
+    assert ("stack_app.web.command" in remedy) is (service == "backend")
+    # One that crashes has its cause in its log, and nginx asks itself with curl.
+    assert report(up | {"RestartCount": 2}, "").remedies == ()
+    assert report(record("nginx", Status="running", Health=checks((1, said))), "").remedies == ()
+
+
+@pytest.mark.parametrize(
+    ("restarts", "code", "state"),
+    [
+        (0, None, "starting"),
+        (1, None, "restarted 1 time, starting"),
+        (3, 1, "restarted 3 times, last exit code 1, starting"),
+    ],
+)
+def test_a_container_that_was_restarted_is_not_just_starting(restarts, code, state):
+    """Regression: one that crashed was `starting` when its policy had just started it again."""
+    again = record("backend", Status="running", ExitCode=0, Health={"Status": "starting"})
+    assert report(again | {"RestartCount": restarts}, "", code).state == state
 
 
 def test_the_progress_of_compose_is_no_error():

@@ -32,7 +32,7 @@ def rollout(tmp_path: Path, run_module: Any) -> Callable[..., tuple[dict[str, An
     """Run the module before a Docker client that writes down commands and where requests go."""
 
     def run(
-        *containers: dict[str, Any], refused: str = "", **given: Any
+        *containers: dict[str, Any], refused: str = "", broken: str = "", **given: Any
     ) -> tuple[dict[str, Any], list[str]]:
         client, told = tmp_path / "docker", tmp_path / "told"
         for container in containers:
@@ -47,6 +47,7 @@ case "$1 $2" in
         shift 2; separator="["
         for id; do echo "$separator"; cat "$id.json"; separator=,; done
         echo "]";;
+    "compose --project-name") [ -z "{broken}" ] || {{ echo "{broken}" >&2; exit 1; }};;
     "exec proxy") [ -z "{refused}" ] || {{ echo "{refused}" >&2; exit 1; }};;
 esac
 """
@@ -102,6 +103,24 @@ def test_requests_stay_while_the_new_containers_are_not_healthy(
         assert why in answer["msg"]
         assert live.serving == "r1"
         assert not [line for line in told if line.startswith("stop")]
+
+
+@pytest.mark.parametrize(
+    ("before", "link", "said"),
+    [((), "", False), ((OLD,), "", True), ((NGINX,), "r1", True), ((NGINX,), "r2", False)],
+    ids=["first deploy", "another release runs", "another release serves", "only its own"],
+)
+def test_only_what_ran_before_still_serves(
+    rollout: Any, tmp_path: Path, before: tuple[Any, ...], link: str, said: bool
+) -> None:
+    """Regression: a first deploy that failed said that what ran before still serves."""
+    if link:
+        upstreams = Upstreams(str(tmp_path / "live"), SERVICES)
+        upstreams.prepare(link)
+        upstreams.switch(link)
+    answer, _ = rollout(*before, phases=["start"], broken="no such image")
+    assert "were started and removed again" in answer["msg"]
+    assert ("What ran before still serves." in answer["msg"]) is said
 
 
 def test_nginx_loads_its_configuration_before_requests_change_over(
