@@ -142,7 +142,11 @@ ready() {
             tries=1
             until status=$(ask "$address"); expected "$status"; do
                 if [ $tries -ge 3 ]; then
-                    echo "$service at $address answers $path with $status, not with $statuses" >&2
+                    case $status in
+                        000) echo "$service at $address:$port does not answer $path: it must listen" \
+                            "on 0.0.0.0, not on 127.0.0.1 alone, and answer within $TIMEOUT s" ;;
+                        *) echo "$service at $address answers $path with $status, not with $statuses" ;;
+                    esac >&2
                     exit 1
                 fi
                 tries=$((tries + 1))

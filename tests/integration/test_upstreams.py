@@ -264,6 +264,21 @@ def test_static_files_are_those_of_the_release_that_serves(site: Site) -> None:
     assert site.get("app.css", etag)[0] == 304
 
 
+def test_an_application_that_listens_on_its_loopback_alone_is_told_so(site: Site) -> None:
+    """Its own health check, in its container, finds it healthy."""
+    site.containers.append(f"{NAME}-deaf")
+    docker(
+        *("run", "--detach", "--name", f"{NAME}-deaf", "--network", NAME),
+        *("--network-alias", "backend-r1", "python:3.13-slim-trixie", "sleep", "60"),
+    )
+    site.prepare("r1")
+    command = ["docker", "exec", f"{NAME}-nginx", "sh", "/etc/crisper/upstreams.sh", "ready", "r1"]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert done.returncode == 1
+    said = "backend at [0-9.]+:8000 does not answer /health: it must listen on 0.0.0.0"
+    assert re.search(said, done.stderr)
+
+
 def test_requests_under_way_meet_the_release_that_serves(site: Site) -> None:
     (old,) = site.web("r1")
     site.web("r2")
