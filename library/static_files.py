@@ -35,6 +35,13 @@ options:
     type: list
     elements: str
     required: true
+  locations:
+    description:
+      - What nginx does with paths, as C(front.locations) of the stack's model. An alias that is a
+        folder where one file is meant, or the other way round, fails before anything is put there.
+    type: list
+    elements: dict
+    default: []
   docker_cli:
     description: The Docker client.
     type: str
@@ -90,6 +97,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "release": {"type": "str", "required": True},
     "image": {"type": "str", "required": True},
     "folders": {"type": "list", "elements": "str", "required": True},
+    "locations": {"type": "list", "elements": "dict", "default": []},
     "docker_cli": {"type": "str", "default": "docker"},
 }
 
@@ -154,6 +162,8 @@ def build(module: AnsibleModule, files: StaticFiles) -> None:
         with Image(module) as image:
             for folder in folders:
                 image.copy(folder, files)
+        if problem := files.misplaced(module.params["locations"]):
+            module.fail_json(msg=problem)
         files.publish(folders)
     finally:
         # What is left of a failure would fill the disk further.

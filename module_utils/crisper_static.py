@@ -187,6 +187,32 @@ class StaticFiles:
         if taken and max(taken) >= int(found.st_mtime):
             os.utime(target, (max(taken) + 1, max(taken) + 1))
 
+    def misplaced(self, locations: Collection[Mapping[str, Any]]) -> str:
+        """Return what is wrong with an alias that is in the draft; empty when nothing is.
+
+        Args:
+            locations: of the model's ``front``; those with a ``source`` come out of the image, and
+                the ``match`` of one file begins with ``=``.
+        """
+        for location in locations:
+            alias, match = location.get("source"), str(location.get("match"))
+            if not alias:
+                continue
+            is_file, path = _in(self.draft, alias).is_file(), match.removeprefix("= ")
+            if match.startswith("= ") and not is_file:
+                return (
+                    f"The location {path} of stack_app.locations is one file (exact: true), but its"
+                    f" alias {alias} is a folder of the image: name the file, or remove exact and"
+                    " end the path with '/'."
+                )
+            if is_file and not match.startswith("= "):
+                return (
+                    f"The location {path} of stack_app.locations is a folder, but its alias {alias}"
+                    " is a file of the image: name its folder, or set exact: true and a path"
+                    " without '/' at its end."
+                )
+        return ""
+
     def publish(self, folders: Collection[str]) -> None:
         """Make the draft, with the files of other releases, the tree of the release.
 

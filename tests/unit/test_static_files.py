@@ -453,3 +453,24 @@ def test_a_folder_that_the_image_has_not_is_named_with_a_remedy(run_module, clie
 def test_an_image_that_is_not_there_is_named(run_module, client):
     failed = run_module(static_files, **arguments(client, "r9", [FOLDER]))
     assert "No such image: image-r9" in failed["msg"]
+
+
+@pytest.mark.parametrize(
+    ("match", "alias", "said"),
+    [
+        ("= /robots.txt", "/app", "/robots.txt of stack_app.locations is one file"),
+        ("= /robots.txt", "/app/empty", "its alias /app/empty is a folder of the image"),
+        ("/static/", "/app/robots.txt", "its alias /app/robots.txt is a file of the image"),
+        ("= /robots.txt", "/app/robots.txt", ""),
+        ("/static/", "/app", ""),
+    ],
+)
+def test_an_alias_of_the_other_kind_is_named(run_module, client, match, alias, said):
+    """Regression: nginx answered 301 or 404 for all of the location, and the deploy ended well."""
+    image(client, "r1", {"/app/robots.txt": "no"})
+    location = {"match": match, "source": alias}
+    given = arguments(client, "r1", ["/app"]) | {"locations": [{"source": ""}, location]}
+    answer = run_module(static_files, **given)
+    assert bool(answer.get("failed")) is bool(said), answer
+    assert said in answer.get("msg", "")
+    assert names(client.parents[1] / "root") == (set() if said else {"r1", "r1.json"})
