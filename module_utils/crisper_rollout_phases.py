@@ -240,15 +240,33 @@ class Rollout:
 
     def give_up(self, ids: list[str], why: str) -> NoReturn:
         """Remove what was started; old containers, if there are any, never stopped serving."""
-        failures = self.failures(self.engine.inspect(ids) if ids else [])
+        containers = self.engine.inspect(ids) if ids else []
+        failures = self.failures(containers)
         if ids:
-            self.engine.run("rm", "--force", "--volumes", *ids)
+            self.discard(ids, containers)
         self.fail(
             f"New containers of release {self.release} were started and removed again: {why}."
             f"{' What ran before still serves.' if self.served_before() else ''}"
             f"{describe(failures)}",
             failures=[each.as_dict() for each in failures],
         )
+
+    def discard(self, ids: list[str], containers: list[Container]) -> None:
+        """Remove new containers that are not wanted after all.
+
+        Nobody sends requests to their web, but a worker takes tasks from its first second on: it
+        gets SIGTERM and its stop_grace_period to finish them. A kill would lose what a worker has
+        acknowledged early, and have the rest run twice.
+        """
+        workers = {c.id: c.name for c in containers if c.pool and c.state == "running"}
+        if others := [identity for identity in ids if identity not in workers]:
+            self.engine.run("rm", "--force", "--volumes", *others)
+        if not workers:
+            return
+        self.engine.run("stop", *workers)
+        records = json.loads(self.engine.run("container", "inspect", *workers))
+        self.warn_of_killed(workers, records)
+        self.engine.run("rm", "--force", "--volumes", *workers)
 
     def served_before(self) -> bool:
         """Return whether another release serves: nginx sends requests to it, or its web runs."""
@@ -494,17 +512,28 @@ class Rollout:
             return
         stopping.end()
         records = json.loads(self.engine.run("container", "inspect", *self.retired))
-        codes = {self.retired[r["Id"]]: int(r["State"]["ExitCode"]) for r in records}
-        self.result["stopped"] = codes
+        self.result["stopped"] = self.warn_of_killed(self.retired, records)
+        self.engine.run("rm", "--force", "--volumes", *self.retired)
+        if self.upstreams:
+            self.upstreams.prune()
+
+    def warn_of_killed(
+        self, names: dict[str, str], records: list[dict[str, Any]]
+    ) -> dict[str, int]:
+        """Warn of stopped containers that did not end in time; return exit codes by name.
+
+        Args:
+            names: container id -> name.
+            records: of ``docker container inspect``.
+        """
+        codes = {names[record["Id"]]: int(record["State"]["ExitCode"]) for record in records}
         killed = sorted(name for name, code in codes.items() if code == 137)
         if killed:
             self.module.warn(
                 f"{', '.join(killed)} did not stop in time and was killed: tasks that a worker held"
                 " come back after celery_visibility_timeout. Raise celery_stop_grace_period."
             )
-        self.engine.run("rm", "--force", "--volumes", *self.retired)
-        if self.upstreams:
-            self.upstreams.prune()
+        return codes
 
     def retire(self, held: bool) -> None:
         """Wait until the old containers are gone and beat is healthy, and look again."""
