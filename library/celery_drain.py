@@ -7,9 +7,11 @@ DOCUMENTATION = r"""
 module: celery_drain
 short_description: Make named Celery workers finish what they have and take nothing more
 description:
-  - Tells each of O(nodes), by its exact name, to leave all its queues, and waits until it neither
-    runs nor has reserved a task. Idle workers are done after two polls, some ten milliseconds
-    apart. Other workers of the same queues go on.
+  - Tells each of O(nodes), by its exact name, to leave all its queues, and waits until it runs no
+    task. Idle workers are done after two polls, some ten milliseconds apart. Other workers of the
+    same queues go on.
+  - A worker that has reserved messages beyond what it runs is not waited for. It puts them back
+    when it is told to stop (SIGTERM), and ends what runs.
   - Tasks with an ETA that a worker holds do not run and are not waited for; the worker puts them
     back when its process ends (SIGTERM). RV(scheduled) counts them.
   - The whole wait is one Python process in a running container that has the application. It does
