@@ -7,8 +7,15 @@ DOCUMENTATION = r"""
 module: celery_canary
 short_description: Send one task through every queue and see it come back
 description:
-  - Sends the canary task to each queue in one process, and waits for all results together. A
-    canary expires with O(timeout), so that nothing is left in a queue that nobody consumes.
+  - Sends the canary task to each queue in one process, and waits for all results together.
+  - With Redis a canary is the next message that the queue's consumer takes, whatever waits there,
+    and is removed again if nobody took it. With another broker it has the highest priority of its
+    queue, and expires with O(timeout).
+  - While a canary is not back the workers are looked at. A queue whose consumers run a task in
+    every process is no failure, and is returned in C(busy) - where nothing ends for 3 seconds, the
+    canary is not waited for. It is a failure when no worker consumes the queue, when a worker has a
+    free process and does not take the canary, when a task runs beyond its hard time limit, and when
+    the workers stop answering.
 options:
   container:
     description: Container to send from; or O(project) and O(service).
@@ -49,7 +56,7 @@ options:
     elements: str
     default: []
   timeout:
-    description: Seconds until every canary must be back.
+    description: Seconds until every canary must be back, where a process is free to run it.
     type: float
     default: 5.0
   import_timeout:
@@ -92,6 +99,19 @@ queues:
   type: dict
   sample:
     default: {task_id: 46909b11, state: SUCCESS, seconds: 0.03, result: {worker: default@app1}}
+busy:
+  description: The queues whose canary was not run, because every process that could runs a task.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - queue: default
+      nodes: [default@app1]
+      processes: 2
+      active: 2
+      oldest_seconds: 840.2
+      tasks: [make_report]
+      text: "busy: 2 of 2 processes run make_report, oldest 14 min; canary not waited for"
 findings:
   description: The queues whose canary did not come back as it should.
   returned: always
@@ -131,8 +151,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     if module.check_mode:
-        module.exit_json(changed=False, queues={}, findings=[], problem="")
-    keys = ("task", "args", "kwargs", "queues", "timeout")
+        module.exit_json(changed=False, queues={}, findings=[], busy=[], problem="")
+    keys = ("task", "args", "kwargs", "queues", "nodes", "timeout")
     reply = ask(module, {"canary": {key: module.params[key] for key in keys}})
     # The application or the broker may have kept it from sending anything.
     result = judged_canaries(reply.get("canary", reply), module.params["nodes"])

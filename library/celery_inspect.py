@@ -11,7 +11,8 @@ description:
     C(celery inspect) at once and collects the replies, and compares them with O(expect).
   - The module never changes anything; it fails once, with every finding, when O(expect) is not
     met or nobody can be asked.
-  - With O(canary) the same process then sends a task through every queue and waits for it.
+  - With O(canary) the same process then sends a task through every queue and waits for it, as
+    M(celery_canary) does; a pool that is busy in every process is no failure.
   - Addresses and passwords are taken out of everything that is returned.
 options:
   container:
@@ -99,7 +100,7 @@ options:
         elements: str
         default: []
       timeout:
-        description: Seconds for all of them to come back.
+        description: Seconds for all of them to come back, where a process is free to run them.
         type: float
         default: 30.0
   python:
@@ -163,10 +164,11 @@ findings:
       remedy: Look at that container.
 canary:
   description:
-    - What became of the canaries, as of celery_canary; C(problem) when none could be sent.
+    - What became of the canaries, as of M(celery_canary); C(problem) when none could be sent.
   returned: with O(canary)
   type: dict
-  sample: {problem: "", queues: {default: {state: SUCCESS, seconds: 0.03}}, findings: []}
+  sample:
+    {problem: "", queues: {default: {state: SUCCESS, seconds: 0.03}}, findings: [], busy: []}
 seconds:
   description: How long the workers took.
   returned: when they could be asked

@@ -11,6 +11,8 @@ description:
     tasks through every queue and requests through nginx, and goes on while the deploy runs.
   - C(stopped) ends it and tells how many tasks were accepted, finished, lost and run twice, and
     how many requests failed. A sentinel is any task that does nothing, such as the canary.
+  - With Redis a sentinel is the next message that its queue's consumer takes. No more than three of
+    a queue are unfinished at any time, so that they add nothing to a backlog.
   - Running twice is seen by the states that workers store, so it needs a Redis result backend.
   - While the container starts, the queues can be read (O(known)), which takes as long.
 options:
@@ -86,7 +88,8 @@ options:
     type: float
     default: 0.1
   wait:
-    description: Seconds that sentinels which are not finished are waited for at the end.
+    description: Seconds that sentinels which are not found are waited for at the end. Those that
+      wait in a queue are not, and those of a busy worker only while its tasks end.
     type: float
     default: 20
   limit:
@@ -138,7 +141,8 @@ ledger:
 tasks:
   description:
     - Numbers of sentinels. C(refused) by the broker (the sender knew), C(waiting) in a queue
-      at the end, C(lost) without a trace, C(twice) started or finished more than once.
+      (removed at the end) or held by a busy worker, C(lost) without a trace, C(twice) started or
+      finished more than once.
   returned: with O(state=stopped)
   type: dict
   sample: {accepted: 120, refused: 0, finished: 120, failed: 0, waiting: 0, lost: 0, twice: 0}
@@ -159,12 +163,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from ansible.module_utils import (
     crisper_celery_probe,
     crisper_https,
     crisper_ledger,
     crisper_ledger_probe,
+    crisper_queue_head,
     crisper_skew,
     crisper_skew_probe,
 )
@@ -264,6 +270,8 @@ def start(module: AnsibleModule, name: str) -> dict[str, Any]:
 def begin(module: AnsibleModule, name: str) -> None:
     """Start the container; one of a deploy that was cut off is replaced."""
     params = module.params
+    # It takes its sentinels back as soon as it is told to end.
+    docker(module, "stop", "--time", "5", name)
     docker(module, "rm", "--force", name)
     keys = ("app", "task", "queues", "path", "task_interval", "request_interval", "wait", "limit")
     site = ("site_host", "site_scheme", "expected")
@@ -271,8 +279,10 @@ def begin(module: AnsibleModule, name: str) -> None:
     entry = serving(params).get("front") or {}
     request["certificates"] = shown(params, entry) + params["certificates"]
     # Ids of an earlier deploy's sentinels may still be around.
-    request.update(run=str(int(time.time())), host="nginx", port=port(entry), secure_port=8443)
-    modules = [crisper_celery_probe, crisper_https, crisper_ledger, crisper_ledger_probe]
+    run = f"{int(time.time())}-{uuid4().hex[:8]}"  # other hosts send through the same broker
+    request.update(run=run, host="nginx", port=port(entry), secure_port=8443)
+    modules = [crisper_queue_head, crisper_celery_probe, crisper_https, crisper_ledger]
+    modules.append(crisper_ledger_probe)
     command = ["compose", "--project-name", params["project"], "run", "--detach", "--no-deps"]
     command += ["--name", name, params["service"], params["python"], "-c"]
     code, out, err = module.run_command(

@@ -7,11 +7,20 @@ with one node name are two entries (Celery's own ``inspect`` folds them into one
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from ansible.module_utils.crisper_busy import (
+    BUSY,
+    FREE,
+    OVERDUE,
+    RUNNING,
+    SILENT,
+    UNCONSUMED,
+    duration,
+)
 
 # What each method answers with; anything else is a malformed reply.
 SHAPES: dict[str, type] = {
@@ -217,39 +226,26 @@ def told(findings: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def probe_input(source: str, request: Mapping[str, Any]) -> str:
-    """The program fed to ``python -``: the probe's source and one call of its ``main``."""
-    return f"{source}\n\nmain(json.loads({json.dumps(json.dumps(dict(request)))}))\n"
-
-
-def probe_reply(marker: str, output: str) -> dict[str, Any] | None:
-    """The probe's answer in what came back; None when there is none (it never got that far)."""
-    for line in reversed(output.splitlines()):
-        if line.startswith(marker):
-            try:
-                reply = json.loads(line[len(marker) :])
-            except ValueError:
-                return None
-            return reply if isinstance(reply, dict) else None
-    return None
-
-
 def judge_canaries(
     queues: Mapping[str, Mapping[str, Any]], nodes: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Findings over the canaries of all queues: lost, failed, or answered by a stranger.
 
+    A canary that a busy pool has not taken is none: see `busy_canaries`.
+
     Args:
-        queues: queue -> ``{task_id, state, seconds, result}``.
+        queues: queue -> ``{task_id, state, seconds, result, why}``; `why` is a verdict of
+            ``crisper_busy``, where the canary is not back.
         nodes: node names that may have run them; empty accepts any.
     """
     findings = []
     for queue, entry in sorted(queues.items()):
         state, result = str(entry.get("state")), entry.get("result")
         worker = result.get("worker") if isinstance(result, Mapping) else None
+        if state == BUSY:
+            continue
         if state in ("PENDING", "STARTED", "RECEIVED", "RETRY"):
-            text = f"The canary in queue {queue} did not come back (state {state})."
-            remedy = "Does a worker of this release consume that queue? See celery_workers."
+            text, remedy = absent(queue, state, entry.get("why") or {})
         elif state != "SUCCESS":
             text = f"The canary in queue {queue} ended as {state}: {result}."
             remedy = "Look at the worker's log for that task id."
@@ -264,8 +260,74 @@ def judge_canaries(
     return findings
 
 
+def absent(queue: str, state: str, why: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the message and the remedy for a canary that did not come back.
+
+    Args:
+        queue: its name.
+        state: the state that the result backend told last.
+        why: of ``crisper_busy``, with the seconds waited; empty where nobody could look.
+    """
+    text = f"The canary in queue {queue} did not come back"
+    text += f" within {why['waited']:g} s (state {state})" if why else f" (state {state})"
+    names = ", ".join(why.get("nodes") or []) or "nobody"
+    kind = why.get("kind")
+    if kind == UNCONSUMED:
+        return (
+            f"{text}: no worker that answers consumes that queue.",
+            "Add the queue to the queues of a pool in celery_workers, or correct its name there.",
+        )
+    if kind == FREE:
+        free = why["processes"] - why["active"]
+        did = "took it and did not begin it" if why["taken"] else "did not take it"
+        return (
+            f"{text}: {names} consumes that queue, has {free} of {why['processes']} processes free"
+            f" and {did}.",
+            "See the log of that worker. Restart it if it is stuck (docker restart); raise"
+            " verify_canary_timeout if the broker or the machine is slow. A rate limit on the"
+            " canary task holds it up as well.",
+        )
+    if kind == OVERDUE:
+        task = f"{', '.join(why['tasks'])} ({why['task_id']})"
+        return (
+            f"{text}: {names} runs {task} for {duration(why['oldest_seconds'])}, beyond its time"
+            f" limit of {duration(why['limit'])}: the pool is stuck.",
+            "Restart that worker (docker restart); its log tells what the task does. If the task is"
+            " called with a time_limit of its own, set that on the task or raise"
+            " celery_task_time_limit: workers do not tell the limit of a call.",
+        )
+    if kind == RUNNING:
+        return (
+            f"{text}: {names} began it {duration(why['oldest_seconds'])} ago and has not ended it.",
+            "The canary (stack_app.celery.canary_task) must be a task that returns at once; see the"
+            " log of that worker, or raise verify_canary_timeout.",
+        )
+    if kind == SILENT:
+        who = f"{names} did not answer" if why["nodes"] else "no worker answered"
+        return (
+            f"{text}: {who} when the workers were looked at meanwhile.",
+            "See the log of that worker: is it running, and connected to the broker? A pool of kind"
+            " solo cannot answer while it runs a task, and so cannot be proved then: use prefork or"
+            " threads with concurrency 1 in celery_workers, or deploy when it is idle.",
+        )
+    return f"{text}.", "Does a worker of this release consume that queue? See celery_workers."
+
+
+def busy_canaries(queues: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the queues whose canary a busy pool has not taken, with the evidence that it works.
+
+    Each ``{queue, nodes, processes, active, oldest_seconds, tasks, text}``.
+    """
+    keys = ("nodes", "processes", "active", "oldest_seconds", "tasks", "text")
+    return [
+        {"queue": queue, **{key: entry["why"][key] for key in keys}}
+        for queue, entry in sorted(queues.items())
+        if entry.get("state") == BUSY
+    ]
+
+
 def judged_canaries(reply: Mapping[str, Any], nodes: Sequence[str]) -> dict[str, Any]:
-    """What became of the canaries: ``{problem, queues, findings}``.
+    """What became of the canaries: ``{problem, queues, findings, busy}``.
 
     Args:
         reply: the probe's: ``{problem, error, queues}``, the last only without a problem.
@@ -277,7 +339,8 @@ def judged_canaries(reply: Mapping[str, Any], nodes: Sequence[str]) -> dict[str,
         text = f"{problem}: {reply['error']}"
         findings = [{"queue": "", "task_id": "", "message": text, "remedy": ""}]
         findings[0]["remedy"] = REMEDIES.get(problem, "")
-    return {"problem": problem, "queues": queues, "findings": findings}
+    busy = busy_canaries(queues)
+    return {"problem": problem, "queues": queues, "findings": findings, "busy": busy}
 
 
 def answered(

@@ -1,8 +1,9 @@
 """What runs inside a worker's container: asks the workers, sends canaries, prints JSON.
 
-The modules feed this file to ``python -`` in the container, so it imports nothing but the
-standard library and what the application itself has (Celery, kombu), and runs on Python 3.8+.
-It answers with one line after `MARKER`; whatever the application prints goes to stderr.
+The modules feed this file to ``python -`` in the container, for canaries together with
+``crisper_busy`` and ``crisper_queue_head``. It imports nothing but those, the standard library and
+what the application itself has (Celery, kombu), and runs on Python 3.8+. It answers with one line
+after a marker; whatever the application prints goes to stderr.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ import time
 import traceback
 import uuid
 
-MARKER = "CRISPER-PROBE-REPLY:"
+# Seconds after which a canary is not merely on its way, and seconds between two looks at the pools.
+FIRST_LOOK, LOOK_INTERVAL = 0.5, 1.0
+# Seconds that workers have to answer a look: a machine whose processors are all busy takes a while.
+LOOK_TIMEOUT = 5.0
+# Seconds for a canary that was taken while it was about to be removed.
+LATE = 1.0
 METHODS = {
     "ping": {},
     "active": {},
@@ -127,6 +133,7 @@ def inspect(app, request):
     """
     methods, timeout = request["methods"], request["timeout"]
     expected = set(request.get("destination") or ())
+    arguments = request.get("arguments") or {}
     settle = request["settle"]
     connection = connected(app, request.get("connect_timeout", timeout))
     mailbox = app.control.mailbox(connection)
@@ -154,7 +161,7 @@ def inspect(app, request):
     for ticket, method in tickets.items():
         mailbox._publish(
             method,
-            METHODS.get(method, {}),
+            arguments.get(method, METHODS.get(method, {})),
             destination=destination,
             reply_ticket=ticket,
             channel=channel,
@@ -187,71 +194,162 @@ def inspect(app, request):
 
 
 def canary(app, request):
-    """One task through every queue: ``{queue: {task_id, state, seconds, result}}``."""
+    """One task through every queue: ``{queue: {task_id, state, seconds, result, why}}``.
+
+    Each is published as the next message that its queue's consumer takes, and removed again if
+    nobody took it. While one is not back, the workers are looked at: where every process is busy,
+    its state becomes BUSY, and where nothing ends it is not waited for. `why` has the evidence.
+    """
     from celery.backends.base import DisabledBackend
+    from crisper_queue_head import QueueHead
 
     if isinstance(app.backend, DisabledBackend):
         raise Failure("no_result_backend", "The application has no result backend")
     timeout = request["timeout"]
-    connection = connected(app, timeout)
+    head = QueueHead(app, lambda: connected(app, timeout))
+    begun = time.monotonic()
     results, sent = {}, {}
-    deadline = time.monotonic() + timeout
+    exact = head.exact
     for queue in request["queues"]:
         entry = results[queue] = {
-            "task_id": "",
+            "task_id": str(uuid.uuid4()),
             "state": "PENDING",
             "seconds": None,
             "result": None,
         }
         try:
-            handle = app.send_task(
+            head.send(
                 request["task"],
+                entry["task_id"],
+                queue,
                 args=request["args"],
                 kwargs=request["kwargs"],
-                queue=queue,
+                # It counts when a worker looks: one that was taken and not begun does no harm.
                 expires=timeout,
                 ignore_result=False,
             )
         except Exception as error:
             entry.update(state="UNROUTABLE", result=f"{type(error).__name__}: {error}")
+            entry["task_id"] = ""
             continue
-        entry["task_id"] = handle.id
-        sent[queue] = (handle.id, time.monotonic())
-    done = []
+        sent[queue] = time.monotonic()
+    pools = Pools(app, request.get("nodes") or (), timeout)
+    await_canaries(app, results, sent, begun + timeout, pools, exact)
+    if sent:
+        pools.complete()
+        waited = round(time.monotonic() - begun, 1)
+        ids = {queue: results[queue]["task_id"] for queue in sent}
+        why = {queue: pools.judge(queue, task_id, exact) for queue, task_id in ids.items()}
+        removed = {queue for queue, task_id in ids.items() if head.take_back(task_id)}
+        # One that a worker took just now is seen by no look; with another broker all expire.
+        late = {q: at for q, at in sent.items() if exact and q not in removed and not why[q].taken}
+        await_canaries(app, results, late, time.monotonic() + LATE)
+        for queue in [queue for queue in sent if results[queue]["seconds"] is None]:
+            explain(results[queue], why[queue], waited)
+    head.close()
+    return {"queues": results, "seconds": round(time.monotonic() - begun, 4)}
+
+
+def await_canaries(app, results, sent, deadline, pools=None, exact=True):
+    """Wait until all canaries of `sent` are back, or nothing is to be waited for.
+
+    Those that are back leave `sent` (queue -> when it was sent). With `pools` the workers are
+    looked at meanwhile, and nothing is waited for where no process is free and none becomes so.
+    """
+    import crisper_busy
+
+    look_at = time.monotonic() + FIRST_LOOK
     while sent and time.monotonic() < deadline:
-        for queue, (task_id, since) in list(sent.items()):
-            meta = app.backend.get_task_meta(task_id)
+        for queue, since in list(sent.items()):
             entry = results[queue]
+            meta = app.backend.get_task_meta(entry["task_id"])
             entry["state"] = str(meta.get("status"))
             if entry["state"] in ("SUCCESS", "FAILURE", "REVOKED"):
                 entry["seconds"] = round(time.monotonic() - since, 4)
                 entry["result"] = plain(meta.get("result"))
-                done.append(task_id)
+                app.backend.forget(entry["task_id"])
                 del sent[queue]
-        if sent:
+        if sent and pools and look_at <= time.monotonic() < deadline - LOOK_INTERVAL:
+            pools.look()
+            look_at = time.monotonic() + LOOK_INTERVAL
+            found = [pools.judge(queue, results[queue]["task_id"], exact) for queue in sent]
+            kinds = {verdict.kind for verdict in found}
+            if kinds == {crisper_busy.BUSY} and min(v.still for v in found) >= crisper_busy.STILL:
+                return
+        elif sent:
             time.sleep(0.01)
-    for task_id in done:
-        app.backend.forget(task_id)
-    for queue, (task_id, _) in sent.items():
-        take_back(connection, queue, task_id)
-    connection.release()
-    return {"queues": results, "seconds": round(time.monotonic() - deadline + timeout, 4)}
 
 
-def take_back(connection, queue, task_id):
-    """Take a canary that nobody took out of its queue again, where the broker is Redis.
+def explain(entry, verdict, waited):
+    """Write into a canary's entry why it is not back."""
+    import crisper_busy
 
-    Expiry only counts when a worker looks: in a queue that nobody consumes it would lie for ever.
-    """
-    if connection.transport.driver_type != "redis":
-        return
-    channel = connection.default_channel
-    key = (getattr(channel, "global_keyprefix", "") or "") + queue
-    # New messages are pushed to the left: a canary is among the first, or somebody took it.
-    for payload in channel.client.lrange(key, 0, 99):
-        text = payload.decode(errors="replace") if isinstance(payload, bytes) else str(payload)
-        if task_id in text:
-            channel.client.lrem(key, 1, payload)
+    why = {**verdict.as_dict(), "waited": waited}
+    if verdict.kind == crisper_busy.BUSY:
+        why["text"] = crisper_busy.told(why, waited)
+        entry["state"] = crisper_busy.BUSY
+    entry["why"] = why
+
+
+class Pools:
+    """Looks at what the workers run."""
+
+    def __init__(self, app, nodes, timeout):
+        """Begin without a look; `nodes` are asked, or else everybody who answers the first."""
+        self.app = app
+        self.timeout = min(LOOK_TIMEOUT, max(1.0, timeout))
+        self.nodes = list(nodes)
+        self.looks = []
+        self.looked_at = -LOOK_INTERVAL  # when the last look ended
+        self.limits = None  # by node: time limits of tasks that have one of their own
+
+    def look(self):
+        """Ask the workers."""
+        import crisper_busy
+
+        request = {"methods": list(crisper_busy.METHODS), "timeout": self.timeout}
+        request.update(destination=self.nodes, everybody=not self.nodes)
+        request["settle"] = 0.0 if self.nodes else 0.3
+        if self.limits is None:
+            request["methods"].append("registered")
+            request["arguments"] = {"registered": {"taskinfoitems": ["time_limit"]}}
+        try:
+            replies = inspect(self.app, request)["replies"]
+        except Exception:  # the broker is away: that nobody answers is told
+            replies = {}
+        now, wall, nodes = time.monotonic(), time.time(), {}
+        self.looked_at = now
+        for method, messages in replies.items():
+            for message in messages:
+                for node, reply in message.items() if isinstance(message, dict) else ():
+                    nodes.setdefault(str(node), {})[method] = reply
+        if self.limits is None and nodes:
+            limits = {node: found.get("registered") for node, found in nodes.items()}
+            self.limits = {n: crisper_busy.own_limits(names) for n, names in limits.items()}
+        known = self.limits or {}
+        found = {n: crisper_busy.pool_of(r, now, wall, known.get(n, {})) for n, r in nodes.items()}
+        self.looks.append({node: pool for node, pool in found.items() if pool is not None})
+        # Who has answered once is waited for.
+        self.nodes = self.nodes or sorted(self.looks[-1])
+
+    def complete(self):
+        """Look until the last look is recent, and there are as many as a verdict needs."""
+        import crisper_busy
+
+        recent = time.monotonic() - self.looked_at < LOOK_INTERVAL / 2
+        if recent and not any(self.looks):
+            return  # nobody has ever answered
+        if not recent:
+            self.look()
+        while len(self.looks) < crisper_busy.LOOKS:
+            time.sleep(LOOK_INTERVAL / 2)
+            self.look()
+
+    def judge(self, queue, task_id, exact):
+        """Return the verdict on a canary that is not back."""
+        import crisper_busy
+
+        return crisper_busy.judge(queue, task_id, self.looks, exact=exact)
 
 
 def plain(value):
@@ -261,7 +359,7 @@ def plain(value):
     return json.loads(json.dumps(value, default=repr))
 
 
-def main(request):
+def main(request, marker):
     """Answer one request and leave without the application's exit handlers."""
     output = os.dup(1)
     os.dup2(2, 1)
@@ -271,7 +369,7 @@ def main(request):
 
     def answer(reply):
         text = json.dumps(redact(reply, secrets), default=repr)
-        data = f"\n{MARKER}{text}\n".encode()
+        data = f"\n{marker}{text}\n".encode()
         while data:
             data = data[os.write(output, data) :]
         sys.stderr.flush()
@@ -301,7 +399,8 @@ def main(request):
             seen.update(inspect(app, request))
         if request.get("canary"):
             phase[0] = "result_backend_unreachable"
-            signal.alarm(int(request["canary"]["timeout"] * 2) + 5)
+            # The deadline, two looks at workers that do not answer, and a slow broker.
+            signal.alarm(int(request["canary"]["timeout"] * 2) + 30)
             seen["canary"] = {"problem": "", "error": "", **canary(app, request["canary"])}
         answer({"problem": "", "error": "", **seen})
     except Failure as failure:

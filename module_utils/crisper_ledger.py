@@ -22,14 +22,16 @@ class Ledger:
 
     def __init__(self) -> None:
         self.accepted: list[str] = []
+        self.queues: dict[str, str] = {}
         self.refused = 0
         self.starts: dict[str, int] = {}
         self.ends: dict[str, int] = {}
         self.failed: list[str] = []
 
-    def sent(self, task_id: str) -> None:
-        """The broker has taken it."""
+    def sent(self, task_id: str, queue: str = "") -> None:
+        """Note that the broker has accepted it."""
         self.accepted.append(task_id)
+        self.queues[task_id] = queue
 
     def hear(self, task_id: str, state: str) -> bool:
         """A state was stored for the task; whether it is final."""
@@ -42,9 +44,10 @@ class Ledger:
             return True
         return False
 
-    def open(self) -> list[str]:
-        """Accepted and not yet finished."""
-        return [task_id for task_id in self.accepted if task_id not in self.ends]
+    def open(self, queue: str | None = None) -> list[str]:
+        """Return those that are accepted and not finished, of one queue or of all."""
+        mine = (i for i in self.accepted if queue is None or self.queues[i] == queue)
+        return [task_id for task_id in mine if task_id not in self.ends]
 
     def twice(self) -> list[str]:
         """Those that ran more than once."""

@@ -18,8 +18,17 @@ import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 
 PREFIX = "crisper-ledger-"
-
-
+# A sentinel with one of these states has ended.
+FINAL_STATES = ("SUCCESS", "FAILURE", "REVOKED")
+# Sentinels of one queue that may be open: enough to see tasks lost or run twice, and nothing that a
+# backlog would feel.
+OPEN = 3
+# Seconds after which a sentinel is not merely on its way: a free process takes it in a hundredth.
+SETTLE = 1.0
+# Seconds without an end of the queue's sentinels after which a worker that holds one is busy.
+STILL = 3.0
+# Seconds to connect to the broker, and to read what workers hold.
+CONNECT, SCAN = 2.0, 5.0
 # Seconds until a request counts as one without an answer.
 TIMEOUT = 10
 # Requests on their way at once. While every second one hangs, five new ones a second do: 50.
@@ -111,21 +120,132 @@ def listen(app, pattern, ledger):
 listen.pubsub = None
 
 
-def waiting_ids(app, queues, ids):
-    """Those of `ids` that lie in a queue or with a worker."""
-    import redis
+class Sentinels:
+    """Sends sentinels and hears of their ends; at the end it tells where the others are."""
 
-    found = set()
-    with app.connection_for_read() as connection:
-        channel = connection.default_channel
-        client = redis.Redis(connection_pool=channel.pool)
-        prefix = channel.global_keyprefix
-        messages = [raw for queue in queues for raw in client.lrange(prefix + queue, 0, -1)]
-        messages += client.hvals(prefix + channel.unacked_key)
-        for raw in messages:
-            text = raw.decode(errors="replace")
-            found.update(task_id for task_id in ids if task_id in text)
-    return sorted(found)
+    def __init__(self, app, request, ledger):
+        """Begin; `request` is what `main` takes."""
+        from crisper_celery_probe import connected
+        from crisper_queue_head import QueueHead
+
+        self.app, self.request, self.ledger = app, request, ledger
+        self.prefix = PREFIX + request["run"] + "-"
+        self.pattern = app.backend.get_key_for_task(self.prefix).decode() + "*"
+        self.head = QueueHead(app, lambda: connected(app, CONNECT))
+        self.number = 0
+        self.sent_at = {}  # those that are open -> seconds
+        self.ended_at = {}  # queue -> seconds of the last end that was heard
+        self.final = set()  # open ones whose result was there at the last look
+
+    def send(self, queue):
+        """Send one sentinel through the queue, unless enough of its are open already.
+
+        A busy pool gets no backlog of sentinels, and neither does a queue that nobody consumes.
+        """
+        if len(self.ledger.open(queue)) >= OPEN:
+            self.recall(queue)
+            return
+        self.number += 1
+        task_id = self.prefix + str(self.number)
+        try:
+            # With another broker than Redis it cannot be taken back.
+            options = {} if self.head.exact else {"expires": self.request["limit"]}
+            # No subscription for each call; the worker stores the result all the same.
+            headers = {"ignore_result": False}
+            options.update(ignore_result=True, headers=headers)
+            self.head.send(self.request["task"], task_id, queue, **options)
+        except Exception:
+            self.ledger.refused += 1  # the broker said no: the sender knows, nothing is lost
+            return
+        self.ledger.sent(task_id, queue)
+        self.sent_at[task_id] = time.monotonic()
+
+    def listen(self):
+        """Take in what was told of them since the last call."""
+        listen(self.app, self.pattern, self.ledger)
+        for task_id in [one for one in self.sent_at if one in self.ledger.ends]:
+            self._ended(task_id)
+
+    def recall(self, queue):
+        """Ask for the results of a queue's open ones: their ends were told while Redis was away.
+
+        One is believed at the second look: its end may be told at this moment, and would count
+        twice.
+        """
+        try:
+            for task_id in self.ledger.open(queue):
+                self._ask(task_id, task_id in self.final)
+        except Exception:  # the backend is away; the next look is soon
+            return
+
+    def finish(self, wait):
+        """Wait until all have ended that will soon; return those that wait or are held.
+
+        Those that lie in a queue are removed and not waited for. Those that workers hold are waited
+        for while tasks of their queue end. What is neither may be on its way: it has `wait`
+        seconds.
+        """
+        waiting, held = set(), set()
+        deadline, look_at = time.monotonic() + wait, 0.0
+        while True:
+            self.listen()
+            left, now = set(self.ledger.open()) - waiting, time.monotonic()
+            if not left or now >= deadline:
+                break
+            if now >= look_at:
+                waiting |= self._take_back(one for one in left if now - self.sent_at[one] > SETTLE)
+                left -= waiting
+                held = self._held(left)
+                look_at = time.monotonic() + SETTLE / 2
+                if left and not [one for one in left if one not in held or self._moves(one)]:
+                    break
+            time.sleep(0.02)
+        for task_id in self.ledger.open():
+            self._ask(task_id, final=True)
+        left = set(self.ledger.open()) - waiting
+        waiting |= self._take_back(left)
+        return sorted(waiting | self._held(left - waiting))
+
+    def _moves(self, task_id):
+        """Return whether an end of that sentinel may be near: its queue's tasks end."""
+        last = self.ended_at.get(self.ledger.queues[task_id], 0.0)
+        return time.monotonic() - max(last, self.sent_at[task_id]) < STILL
+
+    def _take_back(self, task_ids):
+        return {task_id for task_id in task_ids if self.head.take_back(task_id)}
+
+    def _held(self, task_ids):
+        """Return those that workers hold; all, where that cannot be told."""
+        held = self.head.held(task_ids, SCAN) if task_ids else set()
+        return set(task_ids) if held is None else held
+
+    def _ask(self, task_id, final):
+        """Ask for its result, which counts if `final`."""
+        if self._state(task_id) not in FINAL_STATES:
+            return
+        self.final.add(task_id)
+        if not final:
+            return
+        self.listen()
+        if task_id in self.ledger.ends:
+            return
+        self.ledger.hear(task_id, self._state(task_id))
+        self.app.backend.client.delete(self.app.backend.get_key_for_task(task_id))
+        self._ended(task_id)
+
+    def _state(self, task_id):
+        """Return what the backend knows of it, in the form in which it is published.
+
+        Not by `get_task_meta`, which tries for ever where `result_backend_always_retry` is set.
+        """
+        raw = self.app.backend.client.get(self.app.backend.get_key_for_task(task_id))
+        return json.loads(raw)["status"] if raw else "PENDING"
+
+    def _ended(self, task_id):
+        self.ended_at[self.ledger.queues[task_id]] = time.monotonic()
+        self.sent_at.pop(task_id, None)
+        self.final.discard(task_id)
+        self.head.forget(task_id)
 
 
 def main(request, marker):
@@ -142,47 +262,26 @@ def main(request, marker):
     prober = threading.Thread(target=probe_requests, args=(request, requests, stop), daemon=True)
     prober.start()
     app = load_app(request["app"])
-    prefix = PREFIX + request["run"] + "-"
-    pattern = app.backend.get_key_for_task(prefix).decode() + "*"
-    listen(app, pattern, ledger)
+    sentinels = Sentinels(app, request, ledger)
+    sentinels.listen()
     ends = time.monotonic() + request["limit"]
-    number, due = 0, time.monotonic()
+    due = time.monotonic()
     while not stop.is_set() and time.monotonic() < ends:
         if time.monotonic() >= due:
             due = time.monotonic() + request["task_interval"]
             for queue in request["queues"]:
-                number += 1
-                task_id = prefix + str(number)
-                try:
-                    # No subscription for each call; the worker stores the result all the same.
-                    app.send_task(
-                        request["task"],
-                        task_id=task_id,
-                        queue=queue,
-                        retry=False,
-                        ignore_result=True,
-                        headers={"ignore_result": False},
-                    )
-                    ledger.sent(task_id)
-                except Exception:
-                    ledger.refused += 1  # the broker said no: the sender knows, nothing is lost
-        listen(app, pattern, ledger)
+                sentinels.send(queue)
+        sentinels.listen()
         stop.wait(0.05)
     stop.set()
-    last = time.monotonic() + request["wait"]
-    while ledger.open() and time.monotonic() < last:
-        listen(app, pattern, ledger)
-        time.sleep(0.02)
+    try:
+        waiting = sentinels.finish(request["wait"])
+        reply = {"tasks": ledger.summary(waiting)}
+    except Exception as error:
+        reply = {"error": type(error).__name__}
     # Nothing waits here as a rule; a request that hangs has its time to be answered, and no more.
     prober.join(TIMEOUT + 1)
-    try:
-        for task_id in ledger.open():
-            if ledger.hear(task_id, app.backend.get_task_meta(task_id)["status"]):
-                app.backend.forget(task_id)
-        waiting = waiting_ids(app, request["queues"], ledger.open()) if ledger.open() else []
-        reply = {"tasks": ledger.summary(waiting), "requests": requests.summary()}
-    except Exception as error:
-        reply = {"error": type(error).__name__, "requests": requests.summary()}
+    reply["requests"] = requests.summary()
     os.write(output, ("\n" + marker + json.dumps(reply) + "\n").encode())
     sys.stderr.flush()
     os._exit(0)

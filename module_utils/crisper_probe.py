@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils import crisper_celery_probe
-from ansible.module_utils.crisper_celery import probe_input, probe_reply
+from ansible.module_utils import crisper_busy, crisper_celery_probe, crisper_queue_head
+from ansible.module_utils.crisper_ship import parse, program
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -41,6 +40,9 @@ CANARY_OPTIONS: dict[str, Any] = {
     "nodes": {"type": "list", "elements": "str", "default": []},
     "timeout": {"type": "float", "default": 30.0},
 }
+
+
+SHIPPED = (crisper_busy, crisper_queue_head, crisper_celery_probe)
 
 
 def find_container(module: AnsibleModule) -> tuple[str, str]:
@@ -84,17 +86,16 @@ def ask(module: AnsibleModule, request: dict[str, Any]) -> dict[str, Any]:
     }
     # The probe keeps its own time; this only ends a Docker client that hangs.
     waits = 2 * (module.params["timeout"] + (request.get("canary") or {}).get("timeout", 0))
-    limit = int(module.params["import_timeout"] + waits + 30)
+    limit = int(module.params["import_timeout"] + waits + 60)
     command = ["timeout", "--kill-after=5", str(limit)]
     command += [module.params["docker_cli"], "exec", "--interactive", container]
     command += [module.params["python"], "-"]
-    source = inspect.getsource(crisper_celery_probe)
-    data = probe_input(source, request)
+    data = program(SHIPPED, request)
     try:
         code, out, err = module.run_command(command, data=data, handle_exceptions=False)
     except OSError as error:
         return {"problem": "docker_unavailable", "error": str(error)}
-    reply = probe_reply(crisper_celery_probe.MARKER, out)
+    reply = parse(out)
     if reply is not None:
         return reply
     lines = err.strip().splitlines()[-3:]

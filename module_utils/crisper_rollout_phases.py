@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -545,20 +545,24 @@ class Rollout:
                 self.compare()
             self.result["after"] = {"release": self.release, **self.told(*self.plan())}
 
-    def ask(self) -> None:
-        """Every worker is asked everything, and canaries are sent; `prove` has what came of it."""
+    def ask(self, canaries: Mapping[str, Any] | None = None) -> None:
+        """Every worker is asked everything, and canaries are sent; `prove` has what came of it.
+
+        Where all canaries of a question before are accounted for, `canaries`, none are sent.
+        """
         containers = self.engine.containers()
         self.prepare(containers)
         services = self.params["services"].values()
         count = sum(service["replicas"] for service in services if service["kind"] == "worker")
-        self.asked().ask(self.nodes(containers)["new"], count)
+        self.asked().ask(self.nodes(containers)["new"], count, canaries)
 
     def prove(self) -> None:
         """What came of `ask`; it fails nothing."""
         proof = self.asked().proof()
-        if proof["findings"] or proof.get("canary", {}).get("findings"):
-            # An old worker may have answered that is gone now.
-            self.ask()
+        canaries = proof.get("canary", {})
+        if proof["findings"] or canaries.get("findings"):
+            # An old worker may have answered that is gone now. A busy pool is not waited for twice.
+            self.ask(canaries if canaries and not canaries["findings"] else None)
             proof = self.asked().proof()
         self.result["proof"] = proof
 

@@ -1,7 +1,8 @@
 """What asks workers during a rollout, from inside a container: one import, one request a line.
 
-Fed to Python together with ``crisper_celery_probe``, ``crisper_drain`` and ``crisper_drain_probe``,
-which it imports by those names: inside functions, because under Ansible they have longer names.
+Fed to Python together with ``crisper_busy``, ``crisper_queue_head``, ``crisper_celery_probe``,
+``crisper_drain`` and ``crisper_drain_probe``, which it imports by those names: inside functions,
+because under Ansible they have longer names.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def prove(app, request, state):
     signal.alarm(int(request["timeout"]) * 2 + 15)
     seen.update(inspect(app, request))
     if request["canary"]:
-        signal.alarm(int(request["canary"]["timeout"]) * 2 + 15)
+        # The deadline, two looks at workers that do not answer, and a slow broker.
+        signal.alarm(int(request["canary"]["timeout"]) * 2 + 30)
         try:
             seen["canary"] = {"problem": "", "error": "", **canary(app, request["canary"])}
         except Failure as failure:

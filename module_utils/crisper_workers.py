@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils import (
+    crisper_busy,
     crisper_celery_probe,
     crisper_drain,
     crisper_drain_probe,
+    crisper_queue_head,
     crisper_rollout_probe,
 )
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -31,7 +33,10 @@ SPEC: dict[str, Any] = {
         "python": {"type": "str", "default": "python"},
     },
 }
-SHIPPED = (crisper_celery_probe, crisper_drain, crisper_drain_probe, crisper_rollout_probe)
+SHIPPED = (
+    *(crisper_busy, crisper_queue_head, crisper_celery_probe),
+    *(crisper_drain, crisper_drain_probe, crisper_rollout_probe),
+)
 # Polls of workers that leave: as M(celery_drain) has them.
 LEAVE = {"timeout": 30.0, "interval": 1.0, "reply_timeout": 2.0, "silent_after": 10.0}
 # A worker of the release answers at once, or the next second.
@@ -74,6 +79,7 @@ class Workers:
         self.answering: set[str] = set()
         self.left_at = 0.0
         self.expected: dict[str, Any] = {}
+        self.canaries: dict[str, Any] | None = None  # what came of them, when that is known
 
     def begin(self, container: str, new: Sequence[str]) -> None:
         """Have the application imported in that container, and new workers pinged; returns at once.
@@ -140,15 +146,19 @@ class Workers:
             told_to |= {"findings": found, "problem": "expectations_not_met"}
         return told_to, told(found)
 
-    def ask(self, nodes: Sequence[str], count: int) -> None:
+    def ask(
+        self, nodes: Sequence[str], count: int, canaries: Mapping[str, Any] | None = None
+    ) -> None:
         """Ask everybody everything, and send canaries; `proof` has what came of it.
 
-        `nodes` are all that there may be, `count` is how many there must be.
+        `nodes` are all that there may be, `count` is how many there must be. `canaries` is what
+        came of those of a question before: then none are sent.
         """
         expect = {**self.asked["expect"], "nodes": list(nodes), "count": count}
         expect["no_foreign_nodes"] = True
-        canary = self.asked["canary"]
-        sent = {**canary, "args": [], "kwargs": {}} if canary else None
+        canary, self.canaries = self.asked["canary"], dict(canaries) if canaries else None
+        wanted = canary and not canaries
+        sent = {**canary, "args": [], "kwargs": {}, "nodes": list(nodes)} if wanted else None
         request = {"command": "prove", "methods": sorted(SHAPES), "destination": list(nodes)}
         request |= {"everybody": True, "settle": SETTLE, "timeout": self.asked["timeout"]}
         self.expected = expect
@@ -163,7 +173,10 @@ class Workers:
             reply = self._session().receive(limit + self.asked["import_timeout"])
         except ShipError as error:
             reply = {"problem": error.problem, "error": str(error)}
-        return answered(reply, expect, list(expect["nodes"]) if canary else None)
+        if self.canaries is None:
+            return answered(reply, expect, list(expect["nodes"]) if canary else None)
+        proof = answered(reply, expect, None)
+        return {**proof, "canary": self.canaries}
 
     def _session(self) -> Session:
         if self.trouble:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PROBE = ROOT / "module_utils" / "crisper_celery_probe.py"
+SHIPPED = ("crisper_busy", "crisper_queue_head", "crisper_celery_probe")
+MARKER = "CRISPER-PROBE-REPLY:"
 PASSWORD = "lab-" + secrets.token_hex(8)
 APP = """
 import os, time
@@ -144,20 +145,24 @@ class Lab:
 
     def probe(self, request: dict[str, Any], broker: str = "") -> dict[str, Any]:
         """The probe's reply, as the modules get it from a container."""
-        call = f"\nmain(json.loads({json.dumps(json.dumps(request))}))\n"
+        sources = [(name, (ROOT / "module_utils" / f"{name}.py").read_text()) for name in SHIPPED]
+        lines = ["import sys, types", f"for name, text in {sources!r}:"]
+        lines += ["    module = sys.modules[name] = types.ModuleType(name)"]
+        lines += ["    exec(compile(text, name, 'exec'), module.__dict__)"]
+        lines += [f"sys.modules[{SHIPPED[-1]!r}].main({request!r}, {MARKER!r})"]
         done = subprocess.run(
             [sys.executable, "-"],
-            input=PROBE.read_text() + call,
+            input="\n".join(lines),
             cwd=self.folder,
             env=self.environment(broker),
             capture_output=True,
             text=True,
             check=False,
         )
-        lines = [s for s in done.stdout.splitlines() if s.startswith("CRISPER-PROBE-REPLY:")]
-        if not lines:
+        replies = [s for s in done.stdout.splitlines() if s.startswith(MARKER)]
+        if not replies:
             raise RuntimeError(f"no reply of the probe: {done.stdout}{done.stderr}")
-        return json.loads(lines[-1].partition(":")[2])
+        return json.loads(replies[-1].partition(":")[2])
 
     def inspect(self, broker: str = "", **request: Any) -> dict[str, Any]:
         """Ask the workers."""

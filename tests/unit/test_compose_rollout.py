@@ -118,6 +118,8 @@ class Asked:
 
     def __init__(self, drained: list[str], wrong: str = "", foreign: int = 0) -> None:
         self.foreign = foreign  # how often somebody else answers too
+        self.lost = False  # whether that one also runs the canary
+        self.canaries: list[Any] = []  # what each question was told of those of the one before
         self.answering: set[str] = set()
         self.answer = {"queues": {OLD: ["default"]}, "drained": drained, "silent": []}
         self.answer["problem"] = "expectations_not_met" if wrong else ""
@@ -134,13 +136,15 @@ class Asked:
         self.heard.append("left")
         return self.answer, self.wrong
 
-    def ask(self, nodes: list[str], count: int) -> None:
+    def ask(self, nodes: list[str], count: int, canaries: Any = None) -> None:
         self.heard.append(("ask", nodes, count))
+        self.canaries.append(canaries)
 
     def proof(self) -> dict[str, Any]:
         self.foreign -= 1
         findings = [{"code": "foreign_node"}] if self.foreign >= 0 else []
-        return {"problem": "", "findings": findings, "canary": {"findings": []}}
+        lost = [{"queue": "default"}] if self.lost and self.foreign >= 0 else []
+        return {"problem": "", "findings": findings, "canary": {"findings": lost}}
 
 
 def pooled(containers: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -267,6 +271,19 @@ def test_who_is_asked_while_an_old_worker_answers_is_asked_again(
         answer, _told = roll(run_module, engine, tmp_path, monkeypatch, asked, *ALL, **more)
         assert asked.heard.count(("ask", [NEW], 1)) == 2
         assert len(answer["proof"]["findings"]) == found
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_canaries_that_are_accounted_for_are_not_sent_again(
+    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any, lost: bool
+) -> None:
+    """Busy pools are no finding: whoever asks again must not wait for them again."""
+    asked = Asked(drained=[OLD], foreign=1)
+    asked.lost = lost
+    more = {"stopped": GONE, "beats": [beat("healthy")]}
+    answer, _told = roll(run_module, engine, tmp_path, monkeypatch, asked, *ALL, **more)
+    assert asked.canaries == [None, None if lost else {"findings": []}]
+    assert answer["proof"]["canary"] == {"findings": []}
 
 
 def test_when_beat_fails_who_undoes_it_finds_nothing_that_is_about_to_stop(

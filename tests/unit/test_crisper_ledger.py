@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.server
+import json
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -226,6 +228,23 @@ def test_a_site_that_is_gone_is_counted_by_kind(site):
 # --- the summary --------------------------------------------------------------------------------
 
 
+def summary(**values: Any) -> list[str]:
+    """The lines of a deploy's summary."""
+    text = (ROOT / "roles/finish/templates/summary.txt.j2").read_text()
+    known: dict[str, Any] = {"finish_release": {}, "finish_drained": {}, "finish_counted": {}}
+    known |= {"stack_secrets_generate": False, "finish_outcome": "new", **values}
+    templar = Templar(loader=DataLoader(), variables=known)
+    return templar.template(trust_as_template(text)).splitlines()
+
+
+def test_the_summary_tells_busy_pools():
+    busy = {"queue": "default", "text": "busy: 2 of 2 processes run nap, oldest 14 min"}
+    assert "Queue     default busy: 2 of 2 processes run nap, oldest 14 min" in summary(
+        verify_report={"busy": [busy]}
+    )
+    assert not [line for line in summary(verify_report={}) if line.startswith("Queue")]
+
+
 @pytest.mark.parametrize(
     ("requests", "line"),
     [
@@ -239,12 +258,136 @@ def test_a_site_that_is_gone_is_counted_by_kind(site):
     ],
 )
 def test_the_summary_tells_failed_requests_by_kind(requests, line):
-    text = (ROOT / "roles/finish/templates/summary.txt.j2").read_text()
-    values: dict[str, Any] = {
-        "finish_release": {},
-        "finish_drained": {},
-        "stack_secrets_generate": False,
-    }
-    values |= {"finish_counted": {"requests": requests}, "finish_outcome": "new"}
-    templar = Templar(loader=DataLoader(), variables=values)
-    assert line in templar.template(trust_as_template(text)).splitlines()
+    assert line in summary(finish_counted={"requests": requests})
+
+
+# --- sentinels ----------------------------------------------------------------------------------
+
+
+class Backend:
+    """A result backend whose answers the test gives; nothing of them is published."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, str] = {}
+        self.client = self
+
+    def get_key_for_task(self, task_id: str) -> bytes:
+        return task_id.encode()
+
+    def get(self, key: bytes) -> bytes | None:
+        state = self.states.get(key.decode())
+        return json.dumps({"status": state}).encode() if state else None
+
+    def delete(self, key: bytes) -> None:
+        self.states.pop(key.decode())
+
+
+class Head:
+    """The head of queues: what is published, and what the workers hold."""
+
+    def __init__(self, exact: bool = True) -> None:
+        self.exact = exact
+        self.queued: list[str] = []
+        self.holding: set[str] = set()
+        self.options: dict[str, Any] = {}
+
+    def send(self, task: str, task_id: str, queue: str, **options: Any) -> None:
+        self.queued.append(task_id)
+        self.options = options
+
+    def take_back(self, task_id: str) -> bool:
+        found = self.exact and task_id in self.queued
+        if found:
+            self.queued.remove(task_id)
+        return found
+
+    def held(self, task_ids: Any, seconds: float) -> set[str] | None:
+        return self.holding & set(task_ids) if self.exact else None
+
+    def forget(self, task_id: str) -> None:
+        pass
+
+
+@pytest.fixture
+def sentinels(monkeypatch):
+    """Sentinels of a broker and a backend that the test plays."""
+    from ansible.module_utils import crisper_celery_probe, crisper_queue_head
+
+    monkeypatch.setitem(sys.modules, "crisper_celery_probe", crisper_celery_probe)
+    monkeypatch.setitem(sys.modules, "crisper_queue_head", crisper_queue_head)
+    monkeypatch.setattr(probe, "listen", lambda *_: None)
+    monkeypatch.setattr(probe, "SETTLE", 0.05)
+    monkeypatch.setattr(probe, "STILL", 0.2)
+
+    def begin(exact: bool = True) -> Any:
+        app = SimpleNamespace(backend=Backend())
+        found = probe.Sentinels(app, {"run": "1", "task": "health", "limit": 60}, Ledger())
+        found.head = Head(exact)
+        return found
+
+    return begin
+
+
+def test_no_more_than_three_sentinels_of_a_queue_are_open(sentinels):
+    many = sentinels()
+    for _ in range(10):
+        many.send("one")
+    many.send("two")
+    assert len(many.head.queued) == len(many.ledger.accepted) == 4
+    assert "expires" not in many.head.options
+
+
+def test_ends_that_were_not_heard_make_room_again(sentinels):
+    """Ends are published; while Redis is away nobody hears of them, and none was sent any more."""
+    many = sentinels()
+    for _ in range(3):
+        many.send("one")
+    many.app.backend.states = dict.fromkeys(many.ledger.accepted, "SUCCESS")
+    many.send("one")
+    assert many.ledger.ends == {}, "it may be told at this moment, and would count twice"
+    many.send("one")
+    assert set(many.ledger.ends.values()) == {1}
+    many.send("one")
+    assert len(many.ledger.accepted) == 4
+
+
+def test_what_lies_in_a_queue_is_removed_and_not_waited_for(sentinels):
+    many = sentinels()
+    many.send("one")
+    time.sleep(0.06)
+    begun = time.monotonic()
+    assert many.finish(20) == many.ledger.accepted
+    assert time.monotonic() - begun < 1
+    assert many.head.queued == []
+
+
+def test_what_a_worker_holds_is_waited_for_while_tasks_end(sentinels):
+    many = sentinels()
+    many.send("one")
+    many.head.queued, many.head.holding = [], set(many.ledger.accepted)
+    begun = time.monotonic()
+    assert many.finish(20) == many.ledger.accepted
+    assert 0.15 < time.monotonic() - begun < 2
+
+    many.send("one")
+    ended = many.ledger.accepted[-1]
+    many.head.queued, many.head.holding = [], set(many.ledger.accepted)
+    threading.Timer(0.1, lambda: many.ledger.hear(ended, "SUCCESS")).start()
+    assert ended not in many.finish(20)
+
+
+def test_what_is_nowhere_is_waited_for_and_lost(sentinels):
+    many = sentinels()
+    many.send("one")
+    many.head.queued = []
+    begun = time.monotonic()
+    assert many.finish(0.5) == []
+    assert time.monotonic() - begun > 0.4
+    assert many.ledger.summary([])["lost"] == 1
+
+
+def test_with_another_broker_nothing_is_called_lost_that_cannot_be_found(sentinels):
+    many = sentinels(exact=False)
+    many.send("one")
+    assert many.head.options["expires"] == 60
+    assert many.finish(5) == many.ledger.accepted

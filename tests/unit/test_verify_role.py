@@ -102,6 +102,18 @@ def test_what_is_not_as_expected_outside_or_inside_is_a_finding():
     assert value("__verify_findings", model, __verify_inside=good) == []
 
 
+@pytest.mark.parametrize("canary", [{}, {"queues": {}, "findings": []}])
+def test_busy_pools_are_reported_and_no_finding(canary):
+    model, after = stack.stack_model(GOOD), {"release": "r", "steps": [], "containers": []}
+    after["nodes"] = {"new": []}
+    busy = [{"queue": "default", "text": "busy: 2 of 2 processes run nap, oldest 14 min"}]
+    # Rollouts of before tell no busy ones.
+    for proof, told in (({"canary": canary}, []), ({"canary": {**canary, "busy": busy}}, busy)):
+        retired = {"rollout_retired": {"after": after, "proof": {"findings": [], **proof}}}
+        assert value("__verify_findings", model, **retired) == []
+        assert value("__verify_seen", model, **retired)["busy"] == told
+
+
 @pytest.mark.parametrize(
     ("counted", "requests", "tasks"),
     [

@@ -8,8 +8,8 @@ from celery import Celery
 
 app = Celery("drain_tasks", broker=os.environ["TEST_BROKER"], backend=os.environ["TEST_BROKER"])
 app.conf.update(
-    task_acks_late=True,
-    worker_prefetch_multiplier=1,
+    task_acks_late="TEST_PREFETCH" not in os.environ,
+    worker_prefetch_multiplier=int(os.environ.get("TEST_PREFETCH", "1")),
     task_default_queue="one",
     broker_transport_options={
         "visibility_timeout": 3600,

@@ -102,6 +102,21 @@ def test_canaries_go_through_the_queues(worker, ask):
     assert finding["queue"] == "nobody"
 
 
+def test_a_busy_pool_is_proved_once(worker, ask, send, marks):
+    worker("new@b", "-c1", "-Qone").ready()
+    send("nap", "long", 30.0)
+    until(lambda: len(marks()) == 1)
+    workers = ask(canary={"task": "health", "queues": ["one"], "timeout": 2.0})
+    seen = proved(workers, ["new@b"], 1)
+    assert (seen["problem"], seen["canary"]["findings"]) == ("", [])
+    assert seen["canary"]["busy"][0]["text"].startswith("busy: 1 of 1 processes run nap, oldest ")
+    # Who asks the workers again does not wait for the pool again.
+    workers.ask(["new@b", "gone@c"], 2, seen["canary"])
+    again = workers.proof()
+    assert again["problem"] == "nodes_silent"
+    assert again["canary"] == seen["canary"], "the same canary, by its id"
+
+
 def test_no_broker_is_one_clear_error(ask, broker, monkeypatch):
     monkeypatch.setenv("TEST_BROKER", "redis://:secret-word@127.0.0.1:9/0")
     workers = ask()
