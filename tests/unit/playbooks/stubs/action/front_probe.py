@@ -1,0 +1,43 @@
+"""Stub: the site answers when nginx runs, no page is shown, and what it sends requests to runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.plugins.action import ActionBase
+
+STUBS = Path(__file__).resolve().parents[1]
+ansible.module_utils.__path__.append(str(STUBS / "module_utils"))
+
+from ansible.module_utils.stub_world import World
+
+
+class ActionModule(ActionBase):
+    """Asks the engine's file of the host in question."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict:
+        """The module's result."""
+        super().run(tmp, task_vars)
+        folder = Path(str(self._templar.template((task_vars or {})["scripted_folder"])))
+        world = World(folder, 0)
+        answer = world.reach("front_probe", self._task.args)
+        if answer:
+            return dict(answer)
+        ok = bool(world.serving())
+        answers = [
+            {
+                "url": f"http://{folder.name}{path}",
+                "status": 200 if ok else 503,
+                "location": "",
+                "expected": [200],
+                "ok": ok,
+                "msg": "" if ok else "nothing serves",
+                "seconds": 0.01,
+            }
+            for path in ("/health",)
+        ]
+        return {"changed": False, "answers": answers, "address": folder.name, "open": []}
