@@ -33,7 +33,7 @@ options:
   purpose:
     description: What the lock is wanted for.
     type: str
-    choices: [deploy, rollback, backup, restore]
+    choices: [deploy, rollback, backup, restore, down]
     default: deploy
   inputs:
     description: Digest of everything the release is made from; empty always has something to do.
@@ -219,6 +219,7 @@ containers:
   sample: [{name: crisper-nginx-1, service: nginx, state: running, health: healthy}]
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -259,7 +260,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     },
     "purpose": {
         "type": "str",
-        "choices": ["deploy", "rollback", "backup", "restore"],
+        "choices": ["deploy", "rollback", "backup", "restore", "down"],
         "default": "deploy",
     },
     "inputs": {"type": "str", "default": "", "no_log": False},
@@ -419,7 +420,8 @@ def main() -> None:
         compare_and_lock(module, journal, result)
     except BaseException:
         if result["locked"]:
-            journal.end("failed")  # nobody else knows that it was taken
+            with contextlib.suppress(OSError):
+                journal.end("failed")  # nobody else knows that it was taken
         raise
     module.exit_json(**result)
 

@@ -67,10 +67,10 @@ def parse_lines(text: str) -> list[dict[str, Any]]:
 
 
 def unfinished(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The last deploy when it never ended: ``{run, who, purpose, began, step, at, steps}``.
+    """The last deploy when it never ended: ``{run, who, purpose, began, step, at, steps, open}``.
 
     A backup that ended, and a run that failed before it had changed anything, say nothing about
-    the deploy before them. A deploy whose end says ``open`` could not be undone.
+    the deploy before them. A deploy whose end says ``open`` failed and could not be undone.
     """
     entries = list(entries)
     ends = {e["run"]: e for e in entries if e["step"] == END}
@@ -95,6 +95,7 @@ def unfinished(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "step": last["step"],
         "at": str(last.get("at", "")),
         "steps": [entry["step"] for entry in mine],
+        "open": last["run"] in ends,
     }
 
 

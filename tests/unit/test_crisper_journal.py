@@ -25,7 +25,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-
 def end_process() -> None:
     """Let go of the file locks that a module of its own process would have let go of."""
     crisper_journal._held.clear()
@@ -213,7 +212,7 @@ def test_a_deploy_that_could_not_be_undone_is_unfinished():
     end = {"run": "d", "step": "end", "result": "failed"}
     assert unfinished([*entries, end]) == {}
     left = unfinished([*entries, {**end, "open": True}])
-    assert (left["run"], left["step"], left["who"]) == ("d", "start", "ops")
+    assert (left["run"], left["step"], left["who"], left["open"]) == ("d", "start", "ops", True)
 
 
 def test_a_long_journal_is_cut_to_its_end(tmp_path, monkeypatch):
