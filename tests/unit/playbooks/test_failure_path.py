@@ -115,9 +115,8 @@ def test_a_part_of_a_deploy_is_undone_like_a_whole_one(site: Site) -> None:
 def test_verify_judges_what_serves_and_tells_what_is_staged(site: Site) -> None:
     """Regression: after a deploy that was cut off it judged a release that never served."""
     before = site.one.current
-    cut_off(site, "compose_rollout:start", x="2")
+    cut_off(site, "deploy_ledger", x="2")
     staged = site.one.staged
-    site.one.change(containers=[c for c in site.one.engine["containers"] if c["release"] != staged])
     said = site.deploy("--tags", "verify").succeeded(f"Release {staged} is staged and not proved")
     assert f"Judged is {before}, which serves" in said.text
     assert (site.one.staged, site.one.current) == (staged, before)
@@ -128,7 +127,7 @@ def test_a_rollback_gives_a_staged_release_up(newer: Site) -> None:
     current = host.current
     first = min(p.name for p in (host.root / "releases").iterdir())
     newer.deploy(build=2, x="3").succeeded()  # nothing irreversible since `current`
-    cut_off(newer, "compose_rollout:start", build=2, x="4")
+    cut_off(newer, "deploy_ledger", build=2, x="4")
     staged = host.staged
     newer.deploy("--tags", "rollback", release=current).succeeded()
     assert (host.current, host.serving, host.staged) == (current, current, "")
@@ -256,13 +255,15 @@ def test_a_rollback_goes_on_where_redis_cannot_be_read(newer: Site) -> None:
 
 def test_a_deploy_reads_a_redis_that_ran_in_a_loop_when_it_runs(site: Site) -> None:
     answer = {"problem": "broker_unreachable", "msg": "no connection to redis"}
+    containers = site.one.engine["containers"]
+    for container in containers:
+        if container["service"] == "redis":
+            container["health"] = "unhealthy"  # and runs, between two ends
+    site.one.change(containers=containers)
     site.script({"point": "celery_skew", "do": "fail", "answer": answer})
     site.deploy(x="2").succeeded("It is tried again when the data services run")
     assert site.one.points.count("celery_skew") == 2
-    before = site.one.current
-    site.script({"point": "celery_skew", "do": "fail", "answer": answer, "times": 2})
-    site.deploy(x="3").failed("no connection to redis", f"release {before}")
-    assert site.one.serving == before
+    assert site.one.serving == site.one.current
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +304,7 @@ def test_where_one_host_fails_in_the_gate_none_is_touched(
 def test_a_host_that_cannot_be_put_back_keeps_no_other_from_it(three: tuple[Site, Path]) -> None:
     site, folder = three
     site.put_back(folder)
-    before = site.one.current
+    before = {name: host.current for name, host in site.hosts.items()}
     site.script(
         {"point": "compose_rollout:swap", "do": "fail", "host": "three"},
         {"point": "front_probe", "do": "fail", "host": "two"},
@@ -312,9 +313,9 @@ def test_a_host_that_cannot_be_put_back_keeps_no_other_from_it(three: tuple[Site
     site.deploy(x="2").failed("that failed too")
     for name in ("one", "three"):
         host = site.hosts[name]
-        assert (host.serving, host.current, host.staged) == (before, before, "")
-        assert host.releases == host.consuming == [before]
+        assert (host.serving, host.current, host.staged) == (before[name], before[name], "")
+        assert host.releases == host.consuming == [before[name]]
     assert site.two.lock == {}
     site.script()
     site.deploy().succeeded()
-    assert site.two.releases == site.two.consuming == [before]
+    assert site.two.releases == site.two.consuming == [before["two"]]
