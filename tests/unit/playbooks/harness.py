@@ -18,13 +18,14 @@ stack_gate, release, kept_releases, deploy_journal, copy. Their Docker client is
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ansible_process
 import yaml
 from stub_world import World
 
@@ -161,37 +163,47 @@ class Host:
 class Running:
     """A run of ansible-playbook that goes on."""
 
-    def __init__(self, site: Site, command: list[str]) -> None:
+    def __init__(self, site: Site, arguments: list[str]) -> None:
         self.began = time.monotonic()
-        self.output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (until `wait`)
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-            env=site.environment,
-            cwd=ROOT,
-            start_new_session=True,
-        )
+        site.runs += 1
+        self.output = site.folder / f"run-{site.runs}.txt"
+        self.process = ansible_process.start(arguments, settings(), self.output)
 
     def wait(self) -> Run:
         """Until it has ended."""
-        try:
-            code = self.process.wait(LONGEST)
-        except subprocess.TimeoutExpired:
+        self.process.join(LONGEST)
+        if self.process.exitcode is None:
             os.killpg(self.process.pid, signal.SIGKILL)
-            code = self.process.wait()
-        with self.output:
-            self.output.seek(0)
-            return Run(code, self.output.read(), time.monotonic() - self.began)
+            self.process.join()
+        seconds = time.monotonic() - self.began
+        return Run(self.process.exitcode, self.output.read_text(), seconds)
+
+
+@functools.cache
+def settings() -> dict[str, str]:
+    """Ansible's settings, the same for all sites of a process."""
+    home = tempfile.mkdtemp(prefix="crisper-playbooks-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    return {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_HOME": home,
+        "ANSIBLE_LIBRARY": f"{STUBS / 'library'}:{ROOT / 'library'}",
+        "ANSIBLE_MODULE_UTILS": f"{STUBS / 'module_utils'}:{ROOT / 'module_utils'}",
+        "ANSIBLE_ACTION_PLUGINS": f"{STUBS / 'action'}:{ROOT / 'plugins/action'}",
+        "ANSIBLE_CONNECTION_PLUGINS": str(STUBS / "connection"),
+        "ANSIBLE_COLLECTIONS_PATH": str(STUBS / "collections"),
+        "ANSIBLE_CALLBACK_PLUGINS": f"{STUBS / 'callback'}:{ROOT / 'plugins/callback'}",
+        "ANSIBLE_CALLBACKS_ENABLED": "crisper_stages,crisper_payloads,warm",
+        "ANSIBLE_NOCOLOR": "true",
+        "ANSIBLE_FORCE_COLOR": "false",
+        "ANSIBLE_LOCALHOST_WARNING": "false",
+    }
 
 
 class Site:
     """One inventory and its hosts; `folder` is emptied first."""
 
-    def __init__(
-        self, folder: Path, hosts: tuple[str, ...] = ("one",), home: Path | None = None
-    ) -> None:
+    def __init__(self, folder: Path, hosts: tuple[str, ...] = ("one",)) -> None:
         self.folder, self.names = folder, hosts
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "inventory").mkdir(parents=True)
@@ -206,19 +218,7 @@ class Site:
             (folder / name).mkdir()
             (folder / name / "engine.json").write_text(json.dumps(EMPTY_ENGINE))
             self.hosts[name] = Host(folder / name)
-        self.environment = {
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_HOME": str(home or folder / "home"),
-            "ANSIBLE_LIBRARY": f"{STUBS / 'library'}:{ROOT / 'library'}",
-            "ANSIBLE_MODULE_UTILS": f"{STUBS / 'module_utils'}:{ROOT / 'module_utils'}",
-            "ANSIBLE_ACTION_PLUGINS": f"{STUBS / 'action'}:{ROOT / 'plugins/action'}",
-            "ANSIBLE_CONNECTION_PLUGINS": str(STUBS / "connection"),
-            "ANSIBLE_COLLECTIONS_PATH": str(STUBS / "collections"),
-            "ANSIBLE_NOCOLOR": "true",
-            "ANSIBLE_FORCE_COLOR": "false",
-            "ANSIBLE_LOCALHOST_WARNING": "false",
-        }
+        self.runs = 0
 
     def _write_inventory(self) -> None:
         """As inventories/example/README.md says, with images of a registry."""
@@ -275,11 +275,9 @@ class Site:
 
     def start(self, *arguments: str, playbook: str = "deploy.yml", **variables: Any) -> Running:
         """Begin a run; `variables` are extra variables."""
-        command = [str(Path(sys.executable).with_name("ansible-playbook")), str(ROOT / playbook)]
-        command += ["-i", str(self.folder / "inventory"), *arguments]
-        if variables:
-            command += ["-e", json.dumps(variables)]
-        return Running(self, command)
+        words = [str(ROOT / playbook), "-i", str(self.folder / "inventory"), *arguments]
+        words += ["-e", json.dumps(variables)] if variables else []
+        return Running(self, words)
 
     def deploy(self, *arguments: str, playbook: str = "deploy.yml", **variables: Any) -> Run:
         """Run a playbook until its end."""
