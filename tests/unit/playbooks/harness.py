@@ -148,16 +148,26 @@ class Host:
         path = self.folder / "points.log"
         return path.read_text().split() if path.exists() else []
 
-    def wait_for_point(self) -> None:
-        """Until a run waits at its point."""
+    def wait_for_point(self, running: Running | None = None) -> str:
+        """Until a run waits at a point; which. With `running`, empty when that has ended."""
         deadline = time.monotonic() + LONGEST
-        while not (self.folder / "waiting").exists():
+        waiting = self.folder / "waiting"
+        while True:
+            with contextlib.suppress(OSError):
+                if point := waiting.read_text():
+                    return point
+            if running and running.process.exitcode is not None:
+                return ""
             assert time.monotonic() < deadline, "the run never came to its point"
             time.sleep(0.02)
 
     def go(self) -> None:
         """Let the run go on that waits."""
         (self.folder / "go").touch()
+        deadline = time.monotonic() + LONGEST
+        while (self.folder / "go").exists():
+            assert time.monotonic() < deadline, "nothing waited"
+            time.sleep(0.01)
 
 
 class Running:
@@ -243,7 +253,8 @@ class Site:
             "stack_root": "{{ scripted_folder }}/opt",
             "stack_become": False,
             "image_refs": {
-                name: f"docker.io/library/{name}@sha256:{'1' * 64}" for name in references
+                name: f"docker.io/library/{name}@sha256:{'1' * 63}{{{{ data | default(1) }}}}"
+                for name in references
             },
             # This machine is not judged.
             "preflight_paths": ["/tmp"],
