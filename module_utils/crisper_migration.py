@@ -41,7 +41,7 @@ from ansible.module_utils.crisper_migrate import (
     wants_dump,
     wants_migration,
 )
-from ansible.module_utils.crisper_output import last_lines
+from ansible.module_utils.crisper_output import first_line, last_lines
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -62,6 +62,7 @@ HOOK_SPEC: dict[str, Any] = {
         "timeout": {"type": "int", "required": True},
     },
 }
+NAMES = {CHECK: "check for pending migrations", MIGRATE: "migration", HOOK: "hook"}
 # Writes a step and its facts into the journal.
 Note = Callable[..., None]
 
@@ -122,13 +123,17 @@ def collect(commands: Commands, docker: Docker, begun: Note) -> list[str]:
 
 def describe(command: Command, outcome: Outcome) -> str:
     """Return what became of a command that a killed module had begun."""
-    what = f"{command.kind} ({shown(command.argv)}) of release {command.release}"
+    shown_command = first_line(shown(command.argv), 100)
+    what = (
+        f"A {NAMES[command.kind]} of release {command.release} ({shown_command}), of a deploy that"
+        " was cut off,"
+    )
     if not outcome.begun:
-        return f"A {what} of a deploy that was cut off had not begun, and does not run."
+        return f"{what} had not begun and was given up."
     if outcome.code is None:
-        return f"A {what} of a deploy that was cut off ended unseen: its container is gone."
-    cut = ", by a restart of the server" if outcome.cut else ""
-    return f"A {what} of a deploy that was cut off ended with exit code {outcome.code}{cut}."
+        return f"{what} ended unseen: its container is gone."
+    cut = " by a restart of the server" if outcome.cut else f" with exit code {outcome.code}"
+    return f"{what} was waited for; it ended{cut}."
 
 
 def end_dumps(project: str, docker: Docker) -> None:
