@@ -57,11 +57,10 @@ def valid_record(
     return record
 
 
-def wants_check(record: Mapping[str, Any], check: Sequence[str], first: bool, other: bool) -> bool:
-    """Return whether it is asked whether migrations are pending.
+def wants_check(check: Sequence[str], first: bool, other: bool) -> bool:
+    """Return whether the application is asked if migrations are pending.
 
     Args:
-        record: what is known of the release's migration.
         check: the command that asks.
         first: whether no release serves yet.
         other: whether the migration command is another one than the last release's: the check is

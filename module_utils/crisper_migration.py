@@ -249,7 +249,7 @@ class Migration(Steps):
         first = not params["current"]
         result: dict[str, Any] = {"changed": False, "backup": {}, "output": ""}
         checked = None
-        if wants_check(record, params["check_command"], first, params["command_changed"]):
+        if wants_check(params["check_command"], first, params["command_changed"]):
             checked = self.check()
         migrates = wants_migration(record, checked)
         result["pending"] = migrates
