@@ -218,10 +218,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.crisper_backup_data import Docker
+from ansible.module_utils.crisper_command import CommandError, Commands
 from ansible.module_utils.crisper_compose import Engine, shown
 from ansible.module_utils.crisper_host_look import SPEC as HOST_SPEC
 from ansible.module_utils.crisper_host_look import look
-from ansible.module_utils.crisper_journal import Journal, last_host, unfinished
+from ansible.module_utils.crisper_journal import Journal, NotOwnerError, last_host, unfinished
+from ansible.module_utils.crisper_migration import collect
 from ansible.module_utils.crisper_put_back import Kept
 from ansible.module_utils.crisper_registry import (
     FORMAT,
@@ -360,6 +363,21 @@ def fitness(module: AnsibleModule) -> dict[str, Any]:
     return look(module, given.validated_parameters)
 
 
+def collect_commands(module: AnsibleModule, journal: Journal) -> None:
+    """Wait for migrations and hooks that a killed deploy left running, and record their outcome.
+
+    Before anything is judged: what they did may stand against a rollback.
+    """
+    cli = module.params["docker_cli"]
+    commands = Commands(cli, module.params["project"], journal.root)
+    try:
+        for sentence in collect(commands, Docker(cli), journal.note):
+            module.warn(sentence)
+    except (CommandError, NotOwnerError) as error:
+        journal.end("failed")
+        module.fail_json(msg=f"{error} Nothing was deployed.", locked=False)
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
@@ -415,6 +433,8 @@ def main() -> None:
                 " let it end or end it, and run again.",
                 **{**result, "locked": False},
             )
+    if result["locked"] and engine.available():  # else the deploy starts it, and migrates then
+        collect_commands(module, journal)
     if asked := params["put_back"]:
         wanted = (params["project"], asked["id"], asked["restore_database"], engine.call)
         release, problem = Kept(root).fit(*wanted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import select
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ansible.module_utils.crisper_compose import Begun, Engine, Watch, shown
+from ansible.module_utils.crisper_controller import orphaned
 from ansible.module_utils.crisper_diagnosis import Report, compose_error, describe
 from ansible.module_utils.crisper_journal import NotOwnerError, note
 from ansible.module_utils.crisper_rollout import (
@@ -532,13 +532,3 @@ class Rollout:
             self.ask()
             proof = self.asked().proof()
         self.result["proof"] = proof
-
-
-def orphaned() -> bool:
-    """Whether nobody reads standard output any more, as far as the connection tells.
-
-    SSH closes it with the controller's end; the Docker client's `exec` does not.
-    """
-    poll = select.poll()
-    poll.register(1, 0)
-    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
