@@ -63,6 +63,7 @@ class Found:
     release: str = ""  # id of the current release; '' = there is none
     missing: Sequence[str] = ()  # volumes with its data that this engine does not have
     data_root: str = ""
+    root: str = ""  # folder of the stack
     processes: Sequence[Process] = ()
     recreate: bool = False  # database_recreate_volumes
 
@@ -73,10 +74,12 @@ def judge(found: Found) -> list[Problem]:
         return []
     problems = []
     where = f" (data-root {found.data_root})" if found.data_root else ""
+    # Health checks do not run in containers that an engine with another store has unmounted.
     engine = (
         "If the engine was restarted with another data-root, storage-driver, userns-remap or"
-        " features.containerd-snapshotter, or DOCKER_HOST or a docker context leads to another"
-        " engine, set that back and deploy again"
+        " features.containerd-snapshotter, set that back, restart the engine, make the containers"
+        f" anew (cd {found.root}/current && docker compose up --detach --force-recreate --wait), and"
+        " deploy again; if DOCKER_HOST or a docker context leads to another engine, set that back"
     )
     if found.missing and not found.recreate:
         names = ", ".join(found.missing)
@@ -97,8 +100,8 @@ def judge(found: Found) -> list[Problem]:
                 f"the data of the volume {process.volume} is in use by a process outside this"
                 f" engine{where}: pid {process.pid}{inside}, {process.command} (it has"
                 f" {process.folder}). A second server on the same files destroys them",
-                f"{engine}: the engine sees that container again. Otherwise end the process (kill"
-                f" -{stop} {process.pid}), look that it has ended, and deploy again",
+                f"{engine}. Otherwise end the process (kill -{stop} {process.pid}), look that it has"
+                " ended, and deploy again",
             )
         )
     return problems
@@ -312,6 +315,7 @@ def find_problems(
         release=str(manifest.get("id", "")),
         missing=[name for name in wanted if name not in folders],
         data_root=data_root,
+        root=str(root),
         processes=users(volumes, pids, proc),
         recreate=recreate,
     )
