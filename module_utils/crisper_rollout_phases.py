@@ -7,10 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ansible.module_utils.crisper_compose import Begun, Engine, Watch, shown
 from ansible.module_utils.crisper_controller import orphaned
+from ansible.module_utils.crisper_data_guard import DATA_SERVICES, find_problems
 from ansible.module_utils.crisper_diagnosis import Report, compose_error, describe
 from ansible.module_utils.crisper_journal import NotOwnerError, note
 from ansible.module_utils.crisper_rollout import (
@@ -82,6 +84,8 @@ class Rollout:
         if self.module.check_mode:
             result["changed"] = bool(phases) and any(step.action != KEEP for step in steps)
             return result
+        if {"start", "swap"} & set(phases):
+            self.guard_data(steps)
         if "start" in phases:
             self.start(steps, containers)
             now, containers = self.plan()
@@ -317,6 +321,15 @@ class Rollout:
                 f"No answer from {', '.join(left['silent'])}. Does the container run (docker ps),"
                 " and is it connected to the broker (its log)?"
             )
+
+    def guard_data(self, steps: list[Step]) -> None:
+        """End before a data service is made whose data is elsewhere, or in other hands."""
+        wanted = [s.service for s in steps if s.service in DATA_SERVICES and s.action == CREATE]
+        if not wanted:
+            return
+        root = Path(self.folder).resolve().parent.parent  # <root>/releases/<release>
+        for each in find_problems(self.engine.call, root, self.params["project_name"])[:1]:
+            self.fail(f"{', '.join(wanted)} cannot be started: {each.message}. {each.remedy}.")
 
     def swap(self, steps: list[Step]) -> None:
         """Replace what belongs to no release, in place, and have the old beat end (see `beat`)."""
