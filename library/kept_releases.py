@@ -207,6 +207,9 @@ class Releases:
             draft = self.root / f".current.{os.getpid()}"
             draft.symlink_to(f"releases/{release['id']}")
             draft.replace(self.root / "current")
+        if self.kept.staged not in ("", release["id"]):
+            self.params["reason"] = f"given up: release {release['id']} was put back"
+            changed |= self.abandon()["changed"]
         run, ledger = self.params["run"], self.params["ledger"]
         told = {"changed": changed, "release": release, "seconds": {}, "ended": False}
         if ledger and not self.module.check_mode:
@@ -223,6 +226,10 @@ class Releases:
         if not self.kept.staged:
             return {"changed": False}
         if not self.module.check_mode:
+            try:
+                note(self.params, "abandon", release=self.kept.staged)
+            except NotOwnerError as error:
+                self.module.fail_json(msg=str(error))
             if self.kept.staged in self.manifests:
                 failed = {"failed": self.params["reason"] or "failed"}
                 annotate(self.root, self.kept.staged, failed)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.crisper_data_version import DATABASES, find_misfits
 from ansible.module_utils.crisper_kept import linked, manifests
+from ansible.module_utils.crisper_output import first_line
 from ansible.module_utils.crisper_release import (
     irreversible_after,
     listing,
@@ -15,6 +17,7 @@ from ansible.module_utils.crisper_release import (
     same_parts,
 )
 
+UPGRADE = "upgrade.json"  # as crisper_upgrade has it
 Docker = Callable[..., tuple[int, str, str]]
 
 
@@ -77,6 +80,7 @@ class Kept:
         ids = [image["id"] for image in release["images"].values()]
         known = known_images(docker, [*ids, *(reference for reference, _ in names)])
         problems = [
+            *unproved(self.manifests[release["id"]]),
             *damaged(Path(release["path"]), self.manifests[release["id"]].get("checksums", {})),
             *(
                 f"the image of {name} ({image['id'][:19]}) is gone"
@@ -84,6 +88,8 @@ class Kept:
                 if image["id"] not in known
             ),
             *database_problems(release["irreversible"], restore_database),
+            # An upgrade that was cut off has kept the old data, which is put back first.
+            *([] if (self.root / UPGRADE).exists() else misfits(docker, stack, release["images"])),
         ]
         if problems:
             return {}, (
@@ -92,6 +98,23 @@ class Kept:
             )
         named = all(known.get(reference) == identity for reference, identity in names)
         return {**release, "named": named}, ""
+
+
+def unproved(manifest: Mapping[str, Any]) -> list[str]:
+    """Return why a release that was never proved is not put back."""
+    if manifest.get("verified"):
+        return []
+    failed = f": {first_line(str(manifest['failed']))}" if manifest.get("failed") else ""
+    return [f"it was never proved to work{failed}"]
+
+
+def misfits(docker: Docker, stack: str, images: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return which databases of the release cannot open the data that is there."""
+    found = find_misfits(docker, stack, {n: dict(images[n]) for n in DATABASES if n in images})
+    return [
+        f"{each.message}; restore a backup set of that version (docs/UPGRADE.md, docs/BACKUP.md)"
+        for each in found
+    ]
 
 
 def damaged(folder: Path, sums: Mapping[str, str]) -> list[str]:
