@@ -1,4 +1,4 @@
-"""Every step of a deploy and everything that can go wrong with it: the runs, and what came of them."""
+"""Every step of a deploy, and everything that can go wrong with it: the runs and their results."""
 
 from __future__ import annotations
 
@@ -33,17 +33,14 @@ STEPS: dict[str, dict[str, Any]] = {
     "stage the release": {"point": "release", "with": {"state": "staged"}},
     "start the ledger": {"point": "deploy_ledger", "with": {"state": "started"}},
     "start the data services": {"point": "docker_compose_v2:present"},
-    "dump the database": {"point": "database_dump"},
-    "migrate": {"point": "docker_compose_v2_run:migrated"},
+    "dump the database": {"point": "database_migrate:dump"},
+    "migrate": {"point": "command:migrate"},
     "start the new containers": {"point": "compose_rollout:start"},
     "cancel the old consumers": {"point": "compose_rollout:leave"},
     "replace beat": {"point": "compose_rollout:swap"},
     "switch the requests": {"point": "compose_rollout:switch"},
     "stop the old containers": {"point": "compose_rollout:retire"},
-    "run the hook after the switch": {
-        "point": "docker_compose_v2_run",
-        "with": {"argv": "after-switch"},
-    },
+    "run the hook after the switch": {"point": "command:hook"},
     "verify": {"point": "front_probe"},
     "make it current": {"point": "release", "with": {"state": "current"}},
     "made current, answer lost": {"point": "release:after", "with": {"state": "current"}},

@@ -44,6 +44,8 @@ DIGEST = "sha256:" + "0" * 63
 EMPTY_ENGINE: dict[str, Any] = {
     "up": True,
     "containers": [],
+    "commands": [],
+    "volumes": {},
     "images": {},
     "serving": "",
     "ledger": False,
