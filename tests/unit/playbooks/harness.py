@@ -3,8 +3,8 @@
 README.md has the use. A rule of `script` is ``{point, do, …}``. Points are the modules' names,
 ``<module>:after`` when one has ended, ``command`` for what is no module, and points in the middle
 of stubs: ``compose_rollout:start|leave|swap|switch|retire|prove``, ``celery_drain:drained``,
-``docker_compose_v2:present|stopped|absent``, ``docker_compose_v2_run:migrated``,
-``database_dump:restored``.
+``docker_compose_v2:present|stopped|absent``, ``database_migrate:dump``, ``database_dump:restored``,
+and ``command:check|migrate|hook``, a one-off container that has ended and that nobody has read yet.
 
 do: ``fail`` (with `answer`, the module's result), ``kill`` (SIGKILL of the module), ``controller``
 (SIGKILL of Ansible and its workers), ``unreachable`` (from then on), ``wait`` (until `go`).
@@ -246,6 +246,7 @@ class Site:
             build = re.compile(r"^( +)build:\n(\1  .*\n)+", re.MULTILINE)
             text = build.sub(rf"\1image: {image}\n", text, count=1)
         stack = text.replace("ADMIN_USERNAME: admin", "X: \"{{ x | default('1') }}\"")
+        stack = stack.replace("upgrade, head]", "upgrade, \"{{ revision | default('head') }}\"]")
         (everywhere / "stack.yml").write_text(stack)
         references = ("postgres", "redis", "nginx", "python", "qdrant", "mariadb")
         ours = {

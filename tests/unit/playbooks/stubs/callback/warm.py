@@ -8,7 +8,7 @@ type: aggregate
 short_description: Load plugins and keep compiled templates before tasks are forked
 description:
   - Each task runs in a process of its own, which loads the plugins that it uses and compiles the
-    templates that it renders anew. That takes a third of a deploy without servers.
+    templates that it renders anew. That takes a fifth of a deploy without servers.
 """
 
 import contextlib
