@@ -227,10 +227,19 @@ from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.crisper_backup_data import Docker
+from ansible.module_utils.crisper_command import CommandError, Commands
 from ansible.module_utils.crisper_compose import Engine, shown
 from ansible.module_utils.crisper_host_look import SPEC as HOST_SPEC
 from ansible.module_utils.crisper_host_look import look
-from ansible.module_utils.crisper_journal import Journal, held_by_other, last_host, unfinished
+from ansible.module_utils.crisper_journal import (
+    Journal,
+    NotOwnerError,
+    held_by_other,
+    last_host,
+    unfinished,
+)
+from ansible.module_utils.crisper_migration import collect
 from ansible.module_utils.crisper_put_back import Kept
 from ansible.module_utils.crisper_registry import (
     FORMAT,
@@ -369,6 +378,21 @@ def fitness(module: AnsibleModule) -> dict[str, Any]:
     return look(module, given.validated_parameters)
 
 
+def collect_commands(module: AnsibleModule, journal: Journal) -> None:
+    """Wait for migrations and hooks that a killed deploy left running, and record their outcome.
+
+    Before anything is judged: what they did may stand against a rollback.
+    """
+    cli = module.params["docker_cli"]
+    commands = Commands(cli, module.params["project"], journal.root)
+    try:
+        for sentence in collect(commands, Docker(cli), journal.note):
+            module.warn(sentence)
+    except (CommandError, NotOwnerError) as error:
+        journal.end("failed")
+        module.fail_json(msg=f"{error} Nothing was deployed.", locked=False)
+
+
 def refuse_busy(module: AnsibleModule, lock: dict[str, Any], result: dict[str, Any]) -> NoReturn:
     """End because a process of another deploy, whose own word no longer counts, still acts."""
     whose = (
@@ -467,6 +491,8 @@ def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, 
         result["same"]["images"] &= not compared.moved
     if not result["unchanged"] and not module.check_mode:
         take_lock(module, journal, result)
+    if result["locked"] and engine.available():  # else the deploy starts it, and migrates then
+        collect_commands(module, journal)
     if asked := params["put_back"]:
         wanted = (params["project"], asked["id"], asked["restore_database"], engine.call)
         release, problem = Kept(root).fit(*wanted)

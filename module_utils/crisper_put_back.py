@@ -131,18 +131,29 @@ def damaged(folder: Path, sums: Mapping[str, str]) -> list[str]:
     return found
 
 
-def database_problems(blocking: list[dict[str, str]], restore_database: bool) -> list[str]:
+def database_problems(blocking: list[dict[str, Any]], restore_database: bool) -> list[str]:
     """What of the database stands against it; `blocking` as `irreversible_after` gives it."""
-    if blocking and not restore_database:
+    if not blocking:
+        return []
+    first = blocking[0]
+    unknown = first.get("unknown", False)
+    if not restore_database:
+        what = (
+            f"a migration of release {first['id']} was cut off since, and what it did to the"
+            " database is unknown. Deploy instead of going back"
+            if unknown
+            else f"the database has an irreversible migration since (release {first['id']})"
+        )
         return [
-            f"the database has an irreversible migration since (release {blocking[0]['id']})."
-            " -e restore_database=true puts back the backup taken before it,"
-            f" {blocking[0]['backup'] or 'which is missing'}, and loses what was written since"
+            f"{what}{'; or' if unknown else '.'} -e restore_database=true puts back the backup"
+            f" taken before it, {first['backup'] or 'which is missing'}, and loses what was written"
+            " since"
         ]
-    if blocking and not Path(blocking[0]["backup"]).is_file():
+    if not Path(first["backup"]).is_file():
+        which = "migration that was cut off, of" if unknown else "irreversible migration of"
         return [
-            f"the backup before the irreversible migration of release {blocking[0]['id']}"
-            f" is gone ({blocking[0]['backup'] or 'none was taken'})"
+            f"the backup before the {which} release {first['id']}"
+            f" is gone ({first['backup'] or 'none was taken'})"
         ]
     return []
 

@@ -3,8 +3,8 @@
 README.md has the use. A rule of `script` is ``{point, do, …}``. Points are the modules' names,
 ``<module>:after`` when one has ended, ``command`` for what is no module, and points in the middle
 of stubs: ``compose_rollout:start|leave|swap|switch|retire|prove``, ``celery_drain:drained``,
-``docker_compose_v2:present|stopped|absent``, ``docker_compose_v2_run:migrated``,
-``database_dump:restored``.
+``docker_compose_v2:present|stopped|absent``, ``database_migrate:dump``, ``database_dump:restored``,
+and ``command:check|migrate|hook``, a one-off container that has ended and that nobody has read yet.
 
 do: ``fail`` (with `answer`, the module's result), ``kill`` (SIGKILL of the module), ``controller``
 (SIGKILL of Ansible and its workers), ``unreachable`` (from then on), ``wait`` (until `go`).
@@ -18,13 +18,14 @@ stack_gate, release, kept_releases, deploy_journal, copy. Their Docker client is
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ansible_process
 import yaml
 from stub_world import World
 
@@ -42,6 +44,8 @@ DIGEST = "sha256:" + "0" * 63
 EMPTY_ENGINE: dict[str, Any] = {
     "up": True,
     "containers": [],
+    "commands": [],
+    "volumes": {},
     "images": {},
     "serving": "",
     "ledger": False,
@@ -146,52 +150,72 @@ class Host:
         path = self.folder / "points.log"
         return path.read_text().split() if path.exists() else []
 
-    def wait_for_point(self) -> None:
-        """Until a run waits at its point."""
+    def wait_for_point(self, running: Running | None = None) -> str:
+        """Until a run waits at a point; which. With `running`, empty when that has ended."""
         deadline = time.monotonic() + LONGEST
-        while not (self.folder / "waiting").exists():
+        waiting = self.folder / "waiting"
+        while True:
+            with contextlib.suppress(OSError):
+                if point := waiting.read_text():
+                    return point
+            if running and running.process.exitcode is not None:
+                return ""
             assert time.monotonic() < deadline, "the run never came to its point"
             time.sleep(0.02)
 
     def go(self) -> None:
         """Let the run go on that waits."""
         (self.folder / "go").touch()
+        deadline = time.monotonic() + LONGEST
+        while (self.folder / "go").exists():
+            assert time.monotonic() < deadline, "nothing waited"
+            time.sleep(0.01)
 
 
 class Running:
     """A run of ansible-playbook that goes on."""
 
-    def __init__(self, site: Site, command: list[str]) -> None:
+    def __init__(self, site: Site, arguments: list[str]) -> None:
         self.began = time.monotonic()
-        self.output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (until `wait`)
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-            env=site.environment,
-            cwd=ROOT,
-            start_new_session=True,
-        )
+        site.runs += 1
+        self.output = site.folder / f"run-{site.runs}.txt"
+        self.process = ansible_process.start(arguments, settings(), self.output)
 
     def wait(self) -> Run:
         """Until it has ended."""
-        try:
-            code = self.process.wait(LONGEST)
-        except subprocess.TimeoutExpired:
+        self.process.join(LONGEST)
+        if self.process.exitcode is None:
             os.killpg(self.process.pid, signal.SIGKILL)
-            code = self.process.wait()
-        with self.output:
-            self.output.seek(0)
-            return Run(code, self.output.read(), time.monotonic() - self.began)
+            self.process.join()
+        seconds = time.monotonic() - self.began
+        return Run(self.process.exitcode, self.output.read_text(), seconds)
+
+
+@functools.cache
+def settings() -> dict[str, str]:
+    """Ansible's settings, the same for all sites of a process."""
+    home = tempfile.mkdtemp(prefix="crisper-playbooks-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    return {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_HOME": home,
+        "ANSIBLE_LIBRARY": f"{STUBS / 'library'}:{ROOT / 'library'}",
+        "ANSIBLE_MODULE_UTILS": f"{STUBS / 'module_utils'}:{ROOT / 'module_utils'}",
+        "ANSIBLE_ACTION_PLUGINS": f"{STUBS / 'action'}:{ROOT / 'plugins/action'}",
+        "ANSIBLE_CONNECTION_PLUGINS": str(STUBS / "connection"),
+        "ANSIBLE_COLLECTIONS_PATH": str(STUBS / "collections"),
+        "ANSIBLE_CALLBACK_PLUGINS": f"{STUBS / 'callback'}:{ROOT / 'plugins/callback'}",
+        "ANSIBLE_CALLBACKS_ENABLED": "crisper_stages,crisper_payloads,warm",
+        "ANSIBLE_NOCOLOR": "true",
+        "ANSIBLE_FORCE_COLOR": "false",
+        "ANSIBLE_LOCALHOST_WARNING": "false",
+    }
 
 
 class Site:
     """One inventory and its hosts; `folder` is emptied first."""
 
-    def __init__(
-        self, folder: Path, hosts: tuple[str, ...] = ("one",), home: Path | None = None
-    ) -> None:
+    def __init__(self, folder: Path, hosts: tuple[str, ...] = ("one",)) -> None:
         self.folder, self.names = folder, hosts
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "inventory").mkdir(parents=True)
@@ -206,19 +230,7 @@ class Site:
             (folder / name).mkdir()
             (folder / name / "engine.json").write_text(json.dumps(EMPTY_ENGINE))
             self.hosts[name] = Host(folder / name)
-        self.environment = {
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_HOME": str(home or folder / "home"),
-            "ANSIBLE_LIBRARY": f"{STUBS / 'library'}:{ROOT / 'library'}",
-            "ANSIBLE_MODULE_UTILS": f"{STUBS / 'module_utils'}:{ROOT / 'module_utils'}",
-            "ANSIBLE_ACTION_PLUGINS": f"{STUBS / 'action'}:{ROOT / 'plugins/action'}",
-            "ANSIBLE_CONNECTION_PLUGINS": str(STUBS / "connection"),
-            "ANSIBLE_COLLECTIONS_PATH": str(STUBS / "collections"),
-            "ANSIBLE_NOCOLOR": "true",
-            "ANSIBLE_FORCE_COLOR": "false",
-            "ANSIBLE_LOCALHOST_WARNING": "false",
-        }
+        self.runs = 0
 
     def _write_inventory(self) -> None:
         """As inventories/example/README.md says, with images of a registry."""
@@ -234,6 +246,7 @@ class Site:
             build = re.compile(r"^( +)build:\n(\1  .*\n)+", re.MULTILINE)
             text = build.sub(rf"\1image: {image}\n", text, count=1)
         stack = text.replace("ADMIN_USERNAME: admin", "X: \"{{ x | default('1') }}\"")
+        stack = stack.replace("upgrade, head]", "upgrade, \"{{ revision | default('head') }}\"]")
         (everywhere / "stack.yml").write_text(stack)
         references = ("postgres", "redis", "nginx", "python", "qdrant", "mariadb")
         ours = {
@@ -243,7 +256,8 @@ class Site:
             "stack_root": "{{ scripted_folder }}/opt",
             "stack_become": False,
             "image_refs": {
-                name: f"docker.io/library/{name}@sha256:{'1' * 64}" for name in references
+                name: f"docker.io/library/{name}@sha256:{'1' * 63}{{{{ data | default(1) }}}}"
+                for name in references
             },
             # This machine is not judged.
             "preflight_paths": ["/tmp"],
@@ -275,11 +289,9 @@ class Site:
 
     def start(self, *arguments: str, playbook: str = "deploy.yml", **variables: Any) -> Running:
         """Begin a run; `variables` are extra variables."""
-        command = [str(Path(sys.executable).with_name("ansible-playbook")), str(ROOT / playbook)]
-        command += ["-i", str(self.folder / "inventory"), *arguments]
-        if variables:
-            command += ["-e", json.dumps(variables)]
-        return Running(self, command)
+        words = [str(ROOT / playbook), "-i", str(self.folder / "inventory"), *arguments]
+        words += ["-e", json.dumps(variables)] if variables else []
+        return Running(self, words)
 
     def deploy(self, *arguments: str, playbook: str = "deploy.yml", **variables: Any) -> Run:
         """Run a playbook until its end."""

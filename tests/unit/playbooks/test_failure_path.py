@@ -64,7 +64,7 @@ def test_a_gate_that_fails_leaves_the_other_run_alone(site: Site) -> None:
 def test_who_lost_the_lock_acts_on_nothing_and_says_who_has_it(site: Site) -> None:
     """Regression: the failure path undid the release of the deploy that had taken the lock."""
     host = site.one
-    site.script({"point": "docker_compose_v2_run:migrated", "do": "wait"})
+    site.script({"point": "command:migrate", "do": "wait"})
     first = site.start(build=2)
     host.wait_for_point()
     before = host.current
@@ -187,7 +187,7 @@ def test_a_newer_release_waits_for_its_migrations_behind_the_page(newer: Site) -
     older = min(path.name for path in (host.root / "releases").iterdir())
     newer.script(
         {"point": "compose_rollout:swap", "do": "fail"},
-        {"point": "docker_compose_v2_run", "do": "fail", "times": 2},
+        {"point": "command:migrate", "do": "fail", "times": 2},
     )
     newer.deploy(*BACK, restore_database=True, build=2).failed(
         f"release {current} was to be put back, and that failed too",

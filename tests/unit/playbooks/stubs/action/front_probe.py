@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from ansible.plugins.action import ActionBase
 STUBS = Path(__file__).resolve().parents[1]
 ansible.module_utils.__path__.append(str(STUBS / "module_utils"))
 
-from ansible.module_utils.stub_world import World
+from ansible.module_utils.stub_world import KILL, UNREACHABLE, World
 
 
 class ActionModule(ActionBase):
@@ -23,13 +25,15 @@ class ActionModule(ActionBase):
         """The module's result."""
         super().run(tmp, task_vars)
         folder = Path(str(self._templar.template((task_vars or {})["scripted_folder"])))
-        world = World(folder, 0)
+        world = World(folder, os.getppid())
         answer = world.reach("front_probe", self._task.args)
-        if answer:
+        if answer == KILL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if answer and answer != UNREACHABLE:
             return dict(answer)
         # Verification goes past the maintenance page.
         passes = "X-Crisper-Pass" in (self._task.args.get("headers") or {})
-        ok = bool(world.serving(passes))
+        ok = bool(world.serving(passes)) and answer != UNREACHABLE
         answers = [
             {
                 "url": f"http://{folder.name}{path}",

@@ -17,6 +17,7 @@ from ansible.module_utils.crisper_rollout import (
     decide,
     node_name,
 )
+from ansible.module_utils.crisper_rollout_phases import orphaned
 from ansible.module_utils.stub_module import Stub, container
 
 
@@ -55,7 +56,9 @@ class Rollout(Stub):
         return told
 
     def note(self, step: str) -> None:
-        """Write the step into the journal."""
+        """Write the step into the journal, as the real module does."""
+        if orphaned():
+            self.fail(msg=f"The controller is gone; step {step} was not begun.")
         try:
             note(self.params, step)
         except NotOwnerError as error:
@@ -147,14 +150,15 @@ class Rollout(Stub):
         rolled = [s for s in rolled if s.old]
         if rolled:
             self.note("retire")
-            for number, step in enumerate(rolled):
+            if "left" in self.result:
+                self.result["left"]["queues"] = {}
+            self.drop(rolled[0].old)
+            answer = self.world.point("compose_rollout:retire")
+            for step in rolled[1:]:
                 self.drop(step.old)
-                if number == 0:
-                    self.result["stopped"] = {step.service: 0}
-                    if "left" in self.result:
-                        self.result["left"]["queues"] = {}
-                    self.point("retire")
-            self.result["changed"] = True
+            self.result |= {"changed": True, "stopped": {step.service: 0 for step in rolled}}
+            if answer:  # what was told to stop has stopped by then
+                self.fail(**answer)
         self.result["stopped"] = {}
         self.result["after"] = {"release": release, **self.told()}
 

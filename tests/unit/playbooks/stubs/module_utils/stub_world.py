@@ -87,10 +87,13 @@ class World:
             kill_controller(self.controller)
             return None
         if what == "wait":
-            (self.folder / "waiting").touch()
+            waiting, go = self.folder / "waiting", self.folder / "go"
+            waiting.write_text(point)
             deadline = time.monotonic() + LONGEST
-            while not (self.folder / "go").exists() and time.monotonic() < deadline:
+            while not go.exists() and time.monotonic() < deadline:
                 time.sleep(0.02)
+            waiting.unlink(missing_ok=True)
+            go.unlink(missing_ok=True)
             return None
         if what == "fail":
             answer = {"failed": True, "msg": "scripted: it failed"}
@@ -128,7 +131,8 @@ class World:
         answer = self.reach(name, {})
         if answer == KILL:
             os.kill(os.getpid(), signal.SIGKILL)
-        return answer
+        # What runs on a host that does not answer any more goes on there.
+        return None if answer == UNREACHABLE else answer
 
 
 def kill_controller(pid: int) -> None:

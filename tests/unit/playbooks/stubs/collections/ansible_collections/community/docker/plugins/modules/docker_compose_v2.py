@@ -36,6 +36,8 @@ def main() -> None:
                 each["state"], each["health"] = "running", "healthy"
             there = {each["service"] for each in named}
             for service in params["services"]:
+                volume = f"{params['project_name']}_{service}"
+                engine["volumes"][volume] = str(module.world.folder)
                 if service not in there:
                     release = Path(params["project_src"]).name
                     container(engine, params["project_name"], service, release)
