@@ -24,7 +24,6 @@ ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[2] / "
 
 from ansible.module_utils.crisper_connection import Target, describe_connection_failure
 
-
 # What Ansible packs of all modules of a deploy, and of the one that undoes it, is some 20 MB.
 ROOM_BYTES = 64 * 1024 * 1024
 

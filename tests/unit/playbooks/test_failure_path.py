@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,13 +63,13 @@ def test_a_gate_that_fails_leaves_the_other_run_alone(site: Site) -> None:
 def test_who_lost_the_lock_acts_on_nothing_and_says_who_has_it(site: Site) -> None:
     """Regression: the failure path undid the release of the deploy that had taken the lock."""
     host = site.one
-    site.script({"point": "command:migrate", "do": "wait"})
+    site.script({"point": "deploy_ledger", "do": "wait"})
     first = site.start(build=2)
     host.wait_for_point()
     before = host.current
     site.script({"point": "compose_rollout:swap", "do": "wait"})
     second = site.start(build=2, x="3", gate_break=host.lock["run"], gate_quiet_timeout=0)
-    # The first one's migration holds no lock of the journal; it goes on when the second has staged.
+    # No process of the first one acts; it goes on when the second one does.
     host.wait_for_point()
     run, staged = host.lock["run"], host.staged
     assert staged != before
@@ -150,7 +149,7 @@ def test_a_rollback_that_had_only_stopped_starts_again(newer: Site) -> None:
     assert host.releases == host.consuming == [current]
     assert host.engine["database"] == database
     assert not host.manifest(current)["database_behind"]
-    assert "docker_compose_v2_run" not in host.points  # no migration was needed
+    assert "database_migrate" not in host.points  # no migration was needed
 
 
 def test_a_rollback_that_had_restored_migrates_again(newer: Site) -> None:
