@@ -198,7 +198,7 @@ def test_a_newer_release_waits_for_its_migrations_behind_the_page(newer: Site) -
     assert host.manifest(current)["database_behind"]
     newer.script()
     newer.deploy(build=2).succeeded("failed and could not be undone", "maintenance_off")
-    assert host.engine["database"] == database
+    assert set(host.engine["database"]) == set(database)
     assert not host.manifest(current)["database_behind"]
 
 
