@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,20 +66,19 @@ def test_who_lost_the_lock_acts_on_nothing_and_says_who_has_it(site: Site) -> No
     """Regression: the failure path undid the release of the deploy that had taken the lock."""
     host = site.one
     site.script({"point": "deploy_ledger", "do": "wait"})
-    first = site.start(build=2)
+    running = site.start(x="2")
     host.wait_for_point()
-    before = host.current
-    site.script({"point": "compose_rollout:swap", "do": "wait"})
-    second = site.start(build=2, x="3", gate_break=host.lock["run"], gate_quiet_timeout=0)
-    # No process of the first one acts; it goes on when the second one does.
-    host.wait_for_point()
-    run, staged = host.lock["run"], host.staged
-    assert staged != before
+    before, staged = host.current, host.staged
+    theirs = {"run": "theirs", "who": "kim", "purpose": "deploy", "step": "start"}
+    (host.root / "lock").write_text(json.dumps({**theirs, "until": time.time() + 900}))
     host.go()
-    first.wait().failed("lost its lock", f"This run has no lock: deploy {run}")
-    second.wait().succeeded()
-    assert host.serving == host.current == staged
+    running.wait().failed(
+        "lost its lock",
+        "This run has no lock: deploy theirs of kim has it (step start), and this run has undone",
+    )
+    assert (host.lock["run"], host.staged, host.current) == ("theirs", staged, before)
     assert not host.manifest(staged).get("failed")
+    assert host.journal[-1]["step"] == "stage"
 
 
 def test_a_part_of_a_deploy_is_undone_like_a_whole_one(site: Site) -> None:
