@@ -254,3 +254,30 @@ def test_a_host_that_cannot_be_put_back_keeps_no_other_from_it(three: tuple[Site
         assert host.releases == host.consuming == [before[name]]
     assert site.two.lock == {}
     assert site.two.journal[-1]["open"]
+
+
+def test_a_restore_that_had_only_stopped_starts_again(site: Site) -> None:
+    """Regression: the page stayed, although nothing had been overwritten."""
+    host = site.one
+    current = host.current
+    restore = {"playbook": "playbooks/restore.yml", "restore_confirmed": True}
+    site.script({"point": "docker_compose_v2:stopped", "do": "fail"})
+    site.deploy(**restore).failed("nothing was overwritten", f"release {current}, started again")
+    assert (host.serving, host.lock) == (current, {})
+    site.script({"point": "backup_set:restored", "do": "fail"})
+    site.deploy(**restore).failed("The maintenance page stays", "run this restore again")
+    assert (host.serving, host.lock, host.journal[-1]["open"]) == ("page", {}, True)
+
+
+def test_a_stack_is_not_taken_down_under_a_deploy(site: Site) -> None:
+    host = site.one
+    lock = host.root / "lock"
+    theirs = {"run": "theirs", "who": "kim", "controller": "far", "process": "1@1"}
+    theirs |= {"purpose": "deploy", "since": "now", "step": "start", "until": time.time() + 900}
+    lock.write_text(json.dumps(theirs))
+    down = {"playbook": "playbooks/down.yml", "down_delete_data": "no"}
+    site.deploy(**down).failed("Deploy theirs of kim", "This run has changed nothing")
+    assert (host.serving, host.lock["run"]) == (host.current, "theirs")
+    lock.unlink()
+    site.deploy(**down).succeeded()
+    assert (host.engine["containers"], host.lock) == ([], {})
