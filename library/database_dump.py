@@ -1,22 +1,22 @@
 #!/usr/bin/python
-"""A PostgreSQL database into a file, and back."""
+"""A PostgreSQL database as it is in a dump."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: database_dump
-short_description: Dump a stack's PostgreSQL database into a file, or restore it
+short_description: Restore a stack's PostgreSQL database from a dump
 description:
-  - Runs C(pg_dump) (custom format) and C(pg_restore) in the stack's running container, between
-    it and a file on the server. Nothing of community.docker streams between the two.
-  - A dump is written to a draft and named when it is whole. A restore is one transaction - it
-    happens whole or not at all.
+  - Runs C(pg_restore) in the stack's running container, from a file on the server. Nothing of
+    community.docker streams between the two.
+  - A restore is one transaction - it happens whole or not at all. One that a killed module left
+    running is ended first. M(database_migrate) makes the dumps.
 options:
   state:
     description: What to do.
     type: str
-    choices: [dumped, restored]
-    default: dumped
+    choices: [restored]
+    default: restored
   path:
     description: The file.
     type: path
@@ -56,11 +56,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-backup:
-  description: The file.
-  returned: with O(state=dumped)
-  type: dict
-  sample: {path: /opt/crisper/backups/20261120t221500z-1a2b3c4d.dump, bytes: 48213, sha256: 9f8e}
+# Nothing but C(changed).
 """
 
 from pathlib import Path
@@ -68,12 +64,15 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_cipher import measured, written
-from ansible.module_utils.crisper_backup_data import Docker, dump_postgres, restore_postgres
-from ansible.module_utils.crisper_files import make_folder
+from ansible.module_utils.crisper_backup_data import (
+    Docker,
+    end_postgres_sessions,
+    restore_postgres,
+)
+from ansible.module_utils.crisper_migration import RESTORE_SESSION
 
 ARGUMENT_SPEC: dict[str, Any] = {
-    "state": {"type": "str", "choices": ["dumped", "restored"], "default": "dumped"},
+    "state": {"type": "str", "choices": ["restored"], "default": "restored"},
     "path": {"type": "path", "required": True},
     "project": {"type": "str", "required": True},
     "service": {"type": "str", "default": "postgres"},
@@ -82,33 +81,18 @@ ARGUMENT_SPEC: dict[str, Any] = {
 }
 
 
-def dump(docker: Docker, container: str, path: Path) -> dict[str, Any]:
-    """Write the file, whole or not at all."""
-    make_folder(path.parent, 0o700)
-    draft = path.with_name(f".{path.name}")
-    draft.unlink(missing_ok=True)
-    try:
-        with written(draft, "", "") as target:
-            dump_postgres(docker, container, target)
-        size, digest = measured(draft) or (0, "")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return {"path": str(path), "bytes": size, "sha256": digest}
-
-
 def act(params: dict[str, Any]) -> dict[str, Any]:
-    """Dump or restore; the module's result."""
+    """Restore; the module's result."""
     path, docker = Path(params["path"]), Docker(params["docker_cli"], params["timeout"])
     container = docker.container(params["project"], params["service"])
     if not container:
         raise BackupError(f"No container of {params['service']} of {params['project']} runs.")
-    if params["state"] == "dumped":
-        return {"changed": True, "backup": dump(docker, container, path)}
     if not path.is_file():
         raise BackupError(f"The backup {path} is not there: nothing was restored.")
+    if not end_postgres_sessions(docker, container, [RESTORE_SESSION]):
+        raise BackupError(f"an earlier restore does not end (session {RESTORE_SESSION})")
     with path.open("rb") as stream:
-        restore_postgres(docker, container, stream)
+        restore_postgres(docker, container, stream, RESTORE_SESSION)
     return {"changed": True}
 
 
@@ -116,11 +100,11 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     if module.check_mode:
-        module.exit_json(changed=True, backup={})
+        module.exit_json(changed=True)
     try:
         module.exit_json(**act(module.params))
     except BackupError as error:
-        what = f"The database was not {module.params['state']} ({module.params['path']})"
+        what = f"The database was not restored ({module.params['path']})"
         module.fail_json(msg=f"{what}: {error}")
 
 

@@ -47,7 +47,9 @@ action:
   returned: success
 keys: {description: Top level keys that changed., type: list, elements: str, returned: success}
 restart_keys:
-  description: Those of them that a reload does not bring into force.
+  description:
+    - Those of them that a reload does not bring into force; of C(features) that is
+      C(features.containerd-snapshotter).
   type: list
   elements: str
   returned: success
@@ -124,8 +126,8 @@ def main() -> None:
     result = {
         "changed": bool(keys) or not old_text,
         "keys": keys,
-        "restart_keys": [key for key in keys if key not in engine_logic.RELOADABLE],
-        "action": engine_logic.action_for(keys),
+        "restart_keys": engine_logic.restart_keys(old, new),
+        "action": engine_logic.action_for(old, new),
         "validated": False,
     }
     if not result["changed"]:

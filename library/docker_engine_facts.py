@@ -49,6 +49,16 @@ options:
     description: Whether an engine may be replaced while containers run.
     type: bool
     default: false
+  config:
+    description:
+      - Keys that C(daemon.json) is to have, as M(docker_daemon_config) takes them. What of them
+        would hide the engine's images, containers or volumes is a problem while it has any.
+    type: dict
+    default: {}
+  config_path:
+    description: The configuration file.
+    type: path
+    default: /etc/docker/daemon.json
 attributes:
   check_mode: {support: full}
 """
@@ -71,6 +81,11 @@ problems:
   type: list
   elements: str
   returned: always
+held:
+  description: How much the engine has; of one that does not answer, what lies in its data-root.
+  type: dict
+  returned: always
+  sample: {containers: 8, images: 7, volumes: 5}
 engine:
   description: The engine as found (version, compose, kind, containers, swarm).
   type: dict
@@ -115,6 +130,7 @@ import sys
 from typing import Any
 
 from ansible.module_utils import crisper_engine as engine_logic
+from ansible.module_utils import crisper_store as store_logic
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
 
@@ -132,7 +148,11 @@ SPEC = {
     "next_suites": {"type": "dict", "default": {}},
     "live_restore": {"type": "bool", "default": True},
     "replace": {"type": "bool", "default": False},
+    "config": {"type": "dict", "default": {}},
+    "config_path": {"type": "path", "default": "/etc/docker/daemon.json"},
 }
+# The socket of the engine that this role configures and restarts.
+LOCAL = "unix:///var/run/docker.sock"
 
 
 def read(path: str) -> str:
@@ -163,16 +183,62 @@ def client(module: AnsibleModule) -> tuple[str, str]:
     return (usable[0] if usable else ""), ""
 
 
-def info(module: AnsibleModule, cli: str) -> dict[str, Any]:
-    """What the engine says of itself; {} when it does not answer."""
+def info(module: AnsibleModule, cli: str, *at: str) -> dict[str, Any]:
+    """What the engine says of itself; {} when it does not answer.
+
+    `at` are words that lead the client to another engine (``--host …``).
+    """
     if not cli:
         return {}
-    rc, out, _err = module.run_command([cli, "info", "--format", "{{json .}}"])
+    rc, out, _err = module.run_command([cli, *at, "info", "--format", "{{json .}}"])
     try:
         answer = json.loads(out) if rc == 0 else {}
     except ValueError:
         return {}
     return answer if answer.get("ServerVersion") else {}
+
+
+def volumes(module: AnsibleModule, cli: str, *at: str) -> int:
+    """How many volumes an engine has."""
+    return len(module.run_command([cli, *at, "volume", "ls", "--quiet"])[1].split())
+
+
+def configuration(path: str) -> dict[str, Any]:
+    """Keys of daemon.json; {} where it cannot be read, which docker_daemon_config tells."""
+    try:
+        found = json.loads(read(path) or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def endpoint(module: AnsibleModule, cli: str) -> tuple[str, str]:
+    """(address, what leads there) of the engine that the client reaches; ('', '') for the usual."""
+    if address := os.environ.get("DOCKER_HOST", ""):
+        return address, "DOCKER_HOST"
+    shown = ["context", "inspect", "--format", "{{.Name}} {{.Endpoints.docker.Host}}"]
+    name, _, address = module.run_command([cli, *shown])[1].strip().partition(" ")
+    return (address, f"docker context '{name}'") if name != "default" and address else ("", "")
+
+
+def stored(
+    module: AnsibleModule, cli: str, answer: dict[str, Any], settings: store_logic.Settings
+) -> tuple[store_logic.Store, str]:
+    """What this host's engine has, and why the client reaches another one; '' if it does not."""
+    address, source = endpoint(module, cli) if cli else ("", "")
+    at = ["--host", LOCAL] if source else []
+    local = info(module, cli, *at) if source else answer
+    if not local:
+        return store_logic.stopped_store(settings), ""
+    store = store_logic.store_of(local, volumes(module, cli, *at))
+    store = dataclasses.replace(store, prior_graph=store_logic.look(store.data_root)[1])
+    if not source:
+        return store, ""
+    reached = store_logic.store_of(answer, volumes(module, cli) if answer else 0)
+    return store, store_logic.another_engine(
+        store_logic.Endpoint(address, source, str(answer.get("ID", "")), held=reached.held),
+        store_logic.Endpoint(LOCAL, "", str(local.get("ID", "")), store.data_root, store.held),
+    )
 
 
 def running_pid() -> int:
@@ -269,6 +335,29 @@ def main() -> None:
         answers = repository_answers(url, want["repository_timeout"])
     decision = engine_logic.decide(wanted, engine, host, answers)
 
+    runs = manager(module, systemd, pid)
+    flags = read(f"/proc/{pid}/cmdline").strip("\0").split("\0")[1:] if pid else []
+    old = configuration(want["config_path"])
+    new = engine_logic.merged(old, want["config"])
+    settings = store_logic.Settings(
+        old=old,
+        new=new,
+        flags=flags,
+        # An engine of another source is started by a unit of its own, with its own flags.
+        keeps_flags=not decision.install
+        or (runs in ("systemd", "script") and engine.kind == decision.source),
+        # Which version would be installed is known to apt alone.
+        version="" if decision.install else ".".join(map(str, engine_logic.version(version)[:1])),
+    )
+    store, elsewhere = stored(module, cli, answer, settings)
+    restarts = decision.install or not store.running or bool(engine_logic.restart_keys(old, new))
+    problem, warning = store_logic.refusal(
+        store, store_logic.hiding(store, settings), want["config_path"], restarts
+    )
+    problems = [*decision.problems, *filter(None, (elsewhere, problem))]
+    if warning:
+        module.warn(warning)
+
     enabled = False
     if systemd:
         enabled = module.run_command(["systemctl", "is-enabled", "docker.service"])[0] == 0
@@ -276,14 +365,15 @@ def main() -> None:
         changed=False,
         source=decision.source,
         install=decision.install,
-        problems=decision.problems,
+        problems=problems,
+        held=dataclasses.asdict(store.held),
         engine=dataclasses.asdict(engine),
         cli=cli,
         running=bool(answer),
         enabled=enabled,
-        manager=manager(module, systemd, pid),
+        manager=runs,
         pid=pid,
-        flags=read(f"/proc/{pid}/cmdline").strip("\0").split("\0")[1:] if pid else [],
+        flags=flags,
         systemd=systemd,
         os=release,
         arch=module.run_command(["dpkg", "--print-architecture"])[1].strip(),

@@ -55,6 +55,16 @@ options:
         be of a version that the image can open.
     type: dict
     default: {}
+  root:
+    description:
+      - Folder of the stack. Where it names a current release, the volumes with its data must be in
+        this engine, and in the hands of no process outside of it. Empty looks at nothing of that.
+    type: path
+    default: ""
+  recreate_volumes:
+    description: Whether data volumes of the current release that are gone are to be made anew.
+    type: bool
+    default: false
   registries:
     description: Image references whose registries must answer.
     type: list

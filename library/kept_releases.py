@@ -122,7 +122,6 @@ freed_bytes:
   sample: 412000000
 """
 
-import json
 import os
 import time
 from pathlib import Path
@@ -136,11 +135,10 @@ from ansible.module_utils.crisper_journal import (
     note,
     seconds_per_step,
 )
-from ansible.module_utils.crisper_kept import prune
+from ansible.module_utils.crisper_kept import annotate, prune
 from ansible.module_utils.crisper_ledger_end import SPEC as LEDGER_SPEC
 from ansible.module_utils.crisper_ledger_end import end
 from ansible.module_utils.crisper_put_back import Kept, image_names
-from ansible.module_utils.crisper_release import MANIFEST
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -209,6 +207,9 @@ class Releases:
             draft = self.root / f".current.{os.getpid()}"
             draft.symlink_to(f"releases/{release['id']}")
             draft.replace(self.root / "current")
+        if self.kept.staged not in ("", release["id"]):
+            self.params["reason"] = f"given up: release {release['id']} was put back"
+            changed |= self.abandon()["changed"]
         run, ledger = self.params["run"], self.params["ledger"]
         told = {"changed": changed, "release": release, "seconds": {}, "ended": False}
         if ledger and not self.module.check_mode:
@@ -225,8 +226,13 @@ class Releases:
         if not self.kept.staged:
             return {"changed": False}
         if not self.module.check_mode:
+            try:
+                note(self.params, "abandon", release=self.kept.staged)
+            except NotOwnerError as error:
+                self.module.fail_json(msg=str(error))
             if self.kept.staged in self.manifests:
-                self.annotate(self.kept.staged, {"failed": self.params["reason"] or "failed"})
+                failed = {"failed": self.params["reason"] or "failed"}
+                annotate(self.root, self.kept.staged, failed)
             (self.root / "next").unlink()
         return {"changed": True}
 
@@ -237,17 +243,8 @@ class Releases:
         facts = self.params["facts"]
         changed = bool(known) and any(known.get(name) != value for name, value in facts.items())
         if changed and not self.module.check_mode:
-            self.annotate(wanted, facts)
+            annotate(self.root, wanted, facts)
         return {"changed": changed}
-
-    def annotate(self, release: str, facts: dict[str, Any]) -> None:
-        """Add to a manifest, atomically."""
-        path = self.root / "releases" / release / MANIFEST
-        draft = path.with_name(f".{MANIFEST}")
-        text = json.dumps(self.manifests[release] | facts, indent=2, sort_keys=True) + "\n"
-        draft.touch(mode=0o600)
-        draft.write_text(text)
-        draft.replace(path)
 
     def prune(self) -> dict[str, Any]:
         """Remove old releases, their image names, and untagged images of this stack."""

@@ -174,7 +174,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_files import make_folder
+from ansible.module_utils.crisper_files import make_folder, sync_folder
 from ansible.module_utils.crisper_journal import (
     RUN_SPEC,
     Journal,
@@ -264,7 +264,7 @@ class Releases:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(f"releases/{release}")
         temporary.replace(self.root / link)
-        settle(self.root)
+        sync_folder(self.root)
 
     def described(self, manifest: dict[str, Any], staged: bool) -> dict[str, Any]:
         """What callers get to know of a release."""
@@ -375,11 +375,11 @@ class Releases:
                 tags[f"Tagging {tag}"] = ["image", "tag", image, tag]
             self.run(tags, str(draft))
             for path in (draft, *(path for path in draft.rglob("*") if path.is_dir())):
-                settle(path)
+                sync_folder(path)
             if folder.exists():  # whole, of the same second, of a deploy that was killed then
                 discard(folder)
             draft.rename(folder)
-            settle(folder.parent)
+            sync_folder(folder.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -526,15 +526,6 @@ def discard(folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)
     shutil.rmtree(aside)
-
-
-def settle(folder: Path) -> None:
-    """Have the names in a folder survive a power failure; what they name is on the disk before."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ options:
   purpose:
     description: What the lock is wanted for.
     type: str
-    choices: [deploy, rollback, backup, restore]
+    choices: [deploy, rollback, backup, restore, down]
     default: deploy
   inputs:
     description: Digest of everything the release is made from; empty always has something to do.
@@ -189,8 +189,15 @@ held:
   returned: always
   type: dict
   sample: {}
+database_behind:
+  description:
+    - The backup that the database was put back to by a rollback that did not get to its end. The
+      migrations of the release that serves are missing in it. Empty otherwise.
+  returned: always
+  type: str
+  sample: ""
 unfinished:
-  description: The last deploy, when it was cut off.
+  description: The last deploy, when it was cut off or could not be undone.
   returned: always
   type: dict
   sample: {}
@@ -212,16 +219,27 @@ containers:
   sample: [{name: crisper-nginx-1, service: nginx, state: running, health: healthy}]
 """
 
+import contextlib
 import json
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.crisper_backup_data import Docker
+from ansible.module_utils.crisper_command import CommandError, Commands
 from ansible.module_utils.crisper_compose import Engine, shown
 from ansible.module_utils.crisper_host_look import SPEC as HOST_SPEC
 from ansible.module_utils.crisper_host_look import look
-from ansible.module_utils.crisper_journal import Journal, last_host, unfinished
+from ansible.module_utils.crisper_journal import (
+    Journal,
+    NotOwnerError,
+    held_by_other,
+    last_host,
+    unfinished,
+)
+from ansible.module_utils.crisper_migration import collect
 from ansible.module_utils.crisper_put_back import Kept
 from ansible.module_utils.crisper_registry import (
     FORMAT,
@@ -251,7 +269,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     },
     "purpose": {
         "type": "str",
-        "choices": ["deploy", "rollback", "backup", "restore"],
+        "choices": ["deploy", "rollback", "backup", "restore", "down"],
         "default": "deploy",
     },
     "inputs": {"type": "str", "default": "", "no_log": False},
@@ -360,12 +378,81 @@ def fitness(module: AnsibleModule) -> dict[str, Any]:
     return look(module, given.validated_parameters)
 
 
+def collect_commands(module: AnsibleModule, journal: Journal) -> None:
+    """Wait for migrations and hooks that a killed deploy left running, and record their outcome.
+
+    Before anything is judged: what they did may stand against a rollback.
+    """
+    cli = module.params["docker_cli"]
+    commands = Commands(cli, module.params["project"], journal.root)
+    try:
+        for sentence in collect(commands, Docker(cli), journal.note):
+            module.warn(sentence)
+    except (CommandError, NotOwnerError) as error:
+        journal.end("failed")
+        module.fail_json(msg=f"{error} Nothing was deployed.", locked=False)
+
+
+def refuse_busy(module: AnsibleModule, lock: dict[str, Any], result: dict[str, Any]) -> NoReturn:
+    """End because a process of another deploy, whose own word no longer counts, still acts."""
+    whose = (
+        f"The {lock.get('purpose', 'deploy')} {lock['run']} of {lock.get('who', 'somebody')}"
+        f" (step {lock.get('step', 'unknown')}) is over or past its time"
+        if lock.get("run")
+        else "No deploy has the lock"
+    )
+    module.fail_json(
+        msg=f"{whose}, but a process of it still acts on the server after"
+        f" {module.params['quiet_timeout']} s: find it (ps -ef), let it end or end it, and run"
+        " again. This run has changed nothing.",
+        **result,
+    )
+    raise AssertionError  # fail_json has ended the process
+
+
+def take_lock(module: AnsibleModule, journal: Journal, result: dict[str, Any]) -> None:
+    """Take the lock, or tell in `result` who has it."""
+    params = module.params
+    owner = {k: v for k, v in params["owner"].items() if k != "id"}
+    owner["purpose"] = params["purpose"]
+    try:
+        lock = journal.lock()
+        free = not held_by_other(lock, journal.run, time.time(), params["dead"])
+        if (lock or result["unfinished"]) and free and lock.get("run") != journal.run:
+            # What is left of another deploy; only then is anybody waited for.
+            journal.quiet(params["quiet_timeout"])
+        held = journal.acquire(owner, params["dead"])
+    except OSError as error:
+        module.fail_json(
+            msg=f"The lock of the stack in {params['root']} cannot be written: {error}. Make the"
+            f" folder writable (findmnt --target {params['root']}, df {params['root']}), or choose"
+            " another with stack_root. This run has changed nothing.",
+            **result,
+        )
+    if held.get("busy"):
+        refuse_busy(module, held, result)
+    result["held"] = held
+    result["locked"] = not held
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
-    params = module.params
-    root = Path(params["root"])
-    journal = Journal(root, params["owner"]["id"])
+    journal = Journal(module.params["root"], module.params["owner"]["id"])
+    result: dict[str, Any] = {"changed": False, "locked": False}
+    try:
+        compare_and_lock(module, journal, result)
+    except BaseException:
+        if result["locked"]:
+            with contextlib.suppress(OSError):
+                journal.end("failed")  # nobody else knows that it was taken
+        raise
+    module.exit_json(**result)
+
+
+def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, Any]) -> None:
+    """Fill `result` with what the module returns."""
+    params, root = module.params, journal.root
     engine = Engine(module, params["project"])
     manifest = current_manifest(root)
     containers = engine.containers() if manifest and engine.available() else []
@@ -381,9 +468,9 @@ def main() -> None:
     same = same and not params["due"]
     compared = compare_registries(module, manifest, engine) if containers else Comparison()
     same = same and not compared.moved
-    result: dict[str, Any] = {
-        "changed": False,
-        "unchanged": same and intact and not staged and not left,
+    behind = str(manifest.get("database_behind", ""))
+    result |= {
+        "unchanged": same and intact and not staged and not left and not behind,
         "intact": intact and not left,
         "same": {"docker": False, "images": False},
         "images": manifest.get("images", {}),
@@ -392,9 +479,9 @@ def main() -> None:
         "docker_cli": manifest.get("docker_cli", ""),
         "inputs": params["inputs"],
         "stages": params["stages"],
-        "locked": False,
         "held": {},
         "unfinished": left,
+        "database_behind": behind,
         "current": manifest.get("id", ""),
         "queues": worker_queues(containers, manifest, params["host"]) if left else {},
         "containers": shown(containers),
@@ -403,25 +490,15 @@ def main() -> None:
         result["same"] = stages_done(params["stages"], manifest, entries, engine)
         result["same"]["images"] &= not compared.moved
     if not result["unchanged"] and not module.check_mode:
-        owner = {k: v for k, v in params["owner"].items() if k != "id"}
-        owner["purpose"] = params["purpose"]
-        result["held"] = journal.acquire(owner, params["dead"])
-        result["locked"] = not result["held"]
-        if left and result["locked"] and not journal.quiet(params["quiet_timeout"]):
-            journal.end("failed")
-            module.fail_json(
-                msg=f"Deploy {left['run']} was cut off in step {left['step']}, but a process of it"
-                f" still acts on the server after {params['quiet_timeout']} s: find it (ps -ef),"
-                " let it end or end it, and run again.",
-                **{**result, "locked": False},
-            )
+        take_lock(module, journal, result)
+    if result["locked"] and engine.available():  # else the deploy starts it, and migrates then
+        collect_commands(module, journal)
     if asked := params["put_back"]:
         wanted = (params["project"], asked["id"], asked["restore_database"], engine.call)
         release, problem = Kept(root).fit(*wanted)
         result["put_back"] = {"problem": problem, "release": release}
     if params["fitness"] and not result["unchanged"] and not result["held"]:
         result["fitness"] = fitness(module)
-    module.exit_json(**result)
 
 
 if __name__ == "__main__":

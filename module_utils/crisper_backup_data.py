@@ -14,7 +14,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 from urllib.parse import quote
@@ -38,6 +38,11 @@ ASK_POSTGRES = (
     "exec psql --quiet --no-psqlrc --tuples-only --no-align --set ON_ERROR_STOP=1"
     ' --username "$POSTGRES_USER" --dbname "$POSTGRES_DB"'
 )
+END_SESSIONS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND"
+)
+# Until a session that was told to end has done so.
+SESSION_SECONDS = 30.0
 ROWS = (
     "SELECT format('%s.%s', schemaname, tablename), (xpath('/row/n/text()', query_to_xml("
     "format('SELECT count(*) AS n FROM %I.%I', schemaname, tablename), false, true, '')))[1]"
@@ -246,13 +251,39 @@ class _Session:
 
 
 @contextmanager
-def postgres_session(docker: Docker, container: str) -> Iterator[_Session]:
-    """Return a session for questions; raises when PostgreSQL does not answer."""
-    command = docker.inside(container, ASK_POSTGRES)
+def postgres_session(docker: Docker, container: str, name: str = "") -> Iterator[_Session]:
+    """Return a session for questions; raises when PostgreSQL does not answer.
+
+    `name` is what PostgreSQL knows the session by; empty leaves that to psql.
+    """
+    command = docker.inside(container, ASK_POSTGRES, **_named(name))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with _started(command, **pipes) as running:
         yield _Session(running)
     docker.judge("PostgreSQL did not answer", running)
+
+
+def _named(name: str) -> dict[str, str]:
+    return {"PGAPPNAME": name} if name else {}
+
+
+def end_postgres_sessions(docker: Docker, container: str, names: Iterable[str]) -> bool:
+    """End the sessions of these names; return whether all have ended within SESSION_SECONDS.
+
+    What runs in a container by `docker exec` outlives its client: a dump that nobody takes goes on,
+    and keeps migrations from the tables that it reads.
+
+    Raises:
+        BackupError: PostgreSQL does not answer.
+    """
+    listed = ", ".join(f"'{name}'" for name in names)
+    deadline = time.monotonic() + SESSION_SECONDS
+    with postgres_session(docker, container) as session:
+        while session.ask(f"{END_SESSIONS} application_name IN ({listed})"):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+    return True
 
 
 def _postgres_state(session: _Session) -> dict[str, Any]:
@@ -271,20 +302,28 @@ def postgres_state(docker: Docker, container: str) -> dict[str, Any]:
         return _postgres_state(session)
 
 
-def dump_postgres(docker: Docker, container: str, target: IO[bytes]) -> dict[str, Any]:
-    """Dump the database; what is told of it was counted in the dump's own snapshot."""
-    with postgres_session(docker, container) as session:
+def dump_postgres(
+    docker: Docker, container: str, target: IO[bytes], name: str = ""
+) -> dict[str, Any]:
+    """Dump the database; what is told of it was counted in the dump's own snapshot.
+
+    `name` is what PostgreSQL knows its sessions by.
+    """
+    with postgres_session(docker, container, name) as session:
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot = "".join(session.ask("SELECT pg_export_snapshot()"))
         if snapshot:  # else the session has ended, and tells why when it is left
-            command = docker.inside(container, DUMP_POSTGRES, SNAPSHOT=snapshot)
+            command = docker.inside(container, DUMP_POSTGRES, SNAPSHOT=snapshot, **_named(name))
             docker.out_of("PostgreSQL was not dumped", command, target)
         return _postgres_state(session)
 
 
-def restore_postgres(docker: Docker, container: str, source: IO[bytes]) -> None:
-    """Replace the database by a dump, whole or not at all."""
-    command = docker.inside(container, RESTORE_POSTGRES)
+def restore_postgres(docker: Docker, container: str, source: IO[bytes], name: str = "") -> None:
+    """Replace the database by a dump, whole or not at all.
+
+    `name` is what PostgreSQL knows its session by.
+    """
+    command = docker.inside(container, RESTORE_POSTGRES, **_named(name))
     docker.into("PostgreSQL was not restored, and is as it was", command, source)
 
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # What dockerd takes over on SIGHUP (docs.docker.com, "dockerd: configuration reload
-# behavior"); a change of any other key needs a restart.
+# behavior"); a change of any other key needs a restart. Of `features`, the image store is chosen at
+# the start alone.
+IMAGE_STORE = "containerd-snapshotter"
 RELOADABLE = frozenset(
     {
         "allow-nondistributable-artifacts",
@@ -256,11 +258,25 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return sorted(key for key in {*old, *new} if old.get(key, missing) != new.get(key, missing))
 
 
-def action_for(keys: Sequence[str]) -> str:
-    """What a running engine needs to take these keys over: none, reload (SIGHUP) or restart."""
-    if not keys:
+def restart_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the keys that differ and that a reload does not bring into force."""
+    found = [key for key in changed_keys(old, new) if key not in RELOADABLE]
+    stores = [_image_store(config) for config in (old, new)]
+    if stores[0] != stores[1]:
+        found.append(f"features.{IMAGE_STORE}")
+    return found
+
+
+def _image_store(config: Mapping[str, Any]) -> Any:
+    features = config.get("features")
+    return features.get(IMAGE_STORE) if isinstance(features, Mapping) else None
+
+
+def action_for(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Return what a running engine needs for a change: none, reload (SIGHUP) or restart."""
+    if not changed_keys(old, new):
         return "none"
-    return "reload" if RELOADABLE.issuperset(keys) else "restart"
+    return "restart" if restart_keys(old, new) else "reload"
 
 
 # --- OpenPGP -----------------------------------------------------------------------------

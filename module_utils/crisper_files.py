@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -29,3 +30,16 @@ def make_folder(path: Path, mode: int = 0o755) -> None:
         else:
             inherited = folder.stat().st_mode & stat.S_ISGID
             folder.chmod((mode if folder == path else 0o755) | inherited)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder survive a power failure; what they name is on the disk before.
+
+    Raises:
+        OSError: it is no folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

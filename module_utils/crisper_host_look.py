@@ -10,10 +10,12 @@ import re
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
 from ansible.module_utils import crisper_host as logic
+from ansible.module_utils.crisper_data_guard import find_problems
 from ansible.module_utils.crisper_data_version import Misfit, find_misfits
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ SPEC: dict[str, Any] = {
     "supported_os": {"type": "dict", "required": True},
     "supported_arch": {"type": "list", "elements": "str", "default": ["x86_64", "aarch64"]},
     "databases": {"type": "dict", "default": {}},
+    "root": {"type": "path", "default": ""},
+    "recreate_volumes": {"type": "bool", "default": False},
     "registries": {"type": "list", "elements": "str", "default": []},
     "docker_repository": {"type": "str", "default": ""},
     "timeout": {"type": "int", "default": 8},
@@ -106,6 +110,19 @@ def misfits(module: AnsibleModule, params: dict[str, Any]) -> list[Misfit]:
     """Databases whose data the wanted images cannot open."""
     images = {name: {"ref": reference} for name, reference in params["databases"].items()}
     return find_misfits(lambda *words: ask_docker(module, *words), params["stack"], images)
+
+
+def misplaced(module: AnsibleModule, params: dict[str, Any]) -> list[Misfit]:
+    """Data of the current release that is not in this engine, or in other hands."""
+    if not params["root"]:
+        return []
+    found = find_problems(
+        lambda *words: ask_docker(module, *words),
+        Path(params["root"]),
+        params["stack"],
+        params["recreate_volumes"],
+    )
+    return [Misfit("", each.message, each.remedy) for each in found]
 
 
 def sockets_of_processes() -> dict[str, str]:
@@ -193,7 +210,7 @@ def look(module: AnsibleModule, params: dict[str, Any]) -> dict[str, Any]:
         filesystems=[filesystem(path) for path in params["paths"]],
         listeners=listeners(module) if params["ports"] else [],
         reaches=reaches(params, release),
-        misfits=misfits(module, params),
+        misfits=[*misplaced(module, params), *misfits(module, params)],
     )
     needs = logic.Needs(
         supported_os={name: list(map(str, v)) for name, v in params["supported_os"].items()},

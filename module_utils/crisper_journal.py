@@ -10,8 +10,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,9 +24,13 @@ JOURNAL, LOCK, BUSY = "journal.jsonl", "lock", ".busy"
 BEGIN, END = "begin", "end"
 # Purpose of runs that leave the stack as it is.
 BACKUP = "backup"
+# Steps of runs that change nothing of what serves.
+IDLE_STEPS = frozenset({BEGIN, END, "resume"})
 # Seconds until a deploy that gives no sign of life is taken for dead from another controller.
-# Longer than any step that gives none in between: building images is the longest.
+# Longer than any step without one in between: building images is the longest.
 PATIENCE = 3600
+# Seconds between two signs of life of a module that acts.
+HEARTBEAT = 60.0
 TAIL_BYTES = 256 * 1024
 LARGEST_BYTES = 8 * 1024 * 1024
 
@@ -39,10 +45,12 @@ RUN_SPEC: dict[str, Any] = {
 
 # Open files of this process whose locks last until it ends.
 _held: list[TextIO] = []
+# Roots and runs whose locks a thread of this process renews.
+_renewed: set[tuple[str, str]] = set()
 
 
 class NotOwnerError(RuntimeError):
-    """The lock is somebody else's by now."""
+    """The lock is somebody else's by now, or it cannot be renewed."""
 
 
 def parse_lines(text: str) -> list[dict[str, Any]]:
@@ -59,14 +67,22 @@ def parse_lines(text: str) -> list[dict[str, Any]]:
 
 
 def unfinished(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The last deploy when it never ended: ``{run, who, purpose, began, step, at, steps}``.
+    """The last deploy when it never ended: ``{run, who, purpose, began, step, at, steps, open}``.
 
-    A backup that ended says nothing about the deploy before it.
+    A backup that ended, and a run that failed before it had changed anything, say nothing about
+    the deploy before them. A deploy whose end says ``open`` failed and could not be undone.
     """
     entries = list(entries)
+    ends = {e["run"]: e for e in entries if e["step"] == END}
     backups = {e["run"] for e in entries if e["step"] == BEGIN and e.get("purpose") == BACKUP}
-    over = {e["run"] for e in entries if e["step"] == END} & backups
-    entries = [entry for entry in entries if entry["run"] not in over]
+    failed = {run for run, end in ends.items() if end.get("result", "done") == "failed"}
+    idle = failed - {e["run"] for e in entries if e["step"] not in IDLE_STEPS}
+    over = (set(ends) & backups) | idle
+    entries = [
+        entry
+        for entry in entries
+        if entry["run"] not in over and not (entry["step"] == END and entry.get("open"))
+    ]
     if not entries or entries[-1]["step"] == END:
         return {}
     last = entries[-1]
@@ -79,6 +95,7 @@ def unfinished(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "step": last["step"],
         "at": str(last.get("at", "")),
         "steps": [entry["step"] for entry in mine],
+        "open": last["run"] in ends,
     }
 
 
@@ -91,6 +108,15 @@ def last_host(entries: Iterable[Mapping[str, Any]]) -> str:
     deploys = [e["run"] for e in entries if e["step"] == BEGIN and e.get("purpose") == "deploy"]
     noted = [e.get("host", "") for e in entries if deploys and e["run"] == deploys[-1]]
     return str(next(filter(None, reversed(noted)), ""))
+
+
+def steps_of(entries: Iterable[Mapping[str, Any]], run: str) -> list[str]:
+    """Return the steps that a run has taken and that change what serves, in their order."""
+    return [
+        str(entry["step"])
+        for entry in entries
+        if entry["run"] == run and entry["step"] not in IDLE_STEPS
+    ]
 
 
 def seconds_per_step(
@@ -138,48 +164,108 @@ class Journal:
         except OSError:
             return []
 
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Let no other process write the lock meanwhile."""
+        with (self.root / f".{LOCK}").open("a") as guard:
+            fcntl.flock(guard, fcntl.LOCK_EX)
+            yield
+
     def acquire(self, owner: Mapping[str, Any], dead: str = "") -> dict[str, Any]:
-        """Take the lock; returns who holds it when it is not to be had, else nothing.
+        """Take the lock; return who holds it when it is not to be had, else nothing.
+
+        A lock that is past its time, or whose owner is dead, is not to be had either while a
+        process still acts under it; what is returned has ``busy`` then.
 
         Args:
             owner: ``{who, controller, process, purpose}``.
             dead: run whose owner is known to be dead.
+
+        Raises:
+            OSError: the folder cannot be written.
         """
         make_folder(self.root)
         now = time.time()
         # Two deploys that start at once are told apart by the engine of file locks.
-        with (self.root / f".{LOCK}").open("a") as guard:
-            fcntl.flock(guard, fcntl.LOCK_EX)
-            other = held_by_other(self.lock(), self.run, now, dead)
-            if other:
+        with self._guarded():
+            lock = self.lock()
+            if other := held_by_other(lock, self.run, now, dead):
                 return other
+            if lock.get("run") != self.run and not self.quiet(0):
+                return {**lock, "busy": True}
             self._write_lock({**owner, "run": self.run, "since": _iso(now), "step": BEGIN}, now)
         self._trim()
         self._append({**owner, "step": BEGIN}, now)
         return {}
 
-    def note(self, step: str, **facts: Any) -> None:
+    def note(self, step: str, patience: float = 0, **facts: Any) -> None:
         """Write a step down before it is taken, and keep the lock alive.
 
         The process holds a file lock until it ends: what a deploy that was cut off still does
-        is waited for by the next one.
+        is waited for by the next one. A thread renews the lock until then.
+
+        Args:
+            step: its name.
+            patience: seconds that what follows may take without a process of the deploy on the
+                server.
+            facts: anything else that the entry should hold.
 
         Raises:
-            NotOwnerError: another deploy has taken the lock over.
+            NotOwnerError: another deploy has taken the lock over, or it cannot be written.
         """
         now = time.time()
-        lock = self.lock()
-        if lock.get("run") != self.run:
-            taken = f"deploy {lock['run']} of {lock.get('who')} has it" if lock else "nobody has it"
+        try:
+            with self._guarded():
+                lock = self.lock()
+                if lock.get("run") != self.run:
+                    raise NotOwnerError(self._lost(lock, step))
+                self._write_lock({**lock, "step": step}, now, patience)
+                busy = (self.root / BUSY).open("a")
+                fcntl.flock(busy, fcntl.LOCK_SH)
+                _held.append(busy)
+            self._append({"step": step, **facts}, now)
+        except OSError as error:
             raise NotOwnerError(
-                f"This deploy ({self.run}) lost its lock in {self.root} before step {step}:"
-                f" {taken}. It stops here; look at {self.root / JOURNAL}."
-            )
-        self._write_lock({**lock, "step": step}, now)
-        self._append({"step": step, **facts}, now)
-        busy = (self.root / BUSY).open("a")
-        fcntl.flock(busy, fcntl.LOCK_SH)
-        _held.append(busy)
+                f"Step {step} was not begun, because the journal in {self.root} cannot be written:"
+                f" {error}. Make the folder writable (df {self.root}, mount), and deploy again."
+            ) from error
+        self._keep_alive()
+
+    def renew(self) -> bool:
+        """Give a sign of life; return whether this deploy still has the lock."""
+        with self._guarded():
+            lock = self.lock()
+            if lock.get("run") != self.run:
+                return False
+            now = time.time()
+            patience = float(lock.get("until", 0)) - now
+            self._write_lock(lock, now, max(0.0, patience - PATIENCE))
+        return True
+
+    def _keep_alive(self) -> None:
+        """Renew the lock until this process ends, or the lock is somebody else's."""
+        key = (str(self.root), self.run)
+        if key in _renewed:
+            return
+        _renewed.add(key)
+
+        def beat() -> None:
+            while True:
+                time.sleep(HEARTBEAT)
+                try:
+                    if not self.renew():
+                        return
+                except OSError:
+                    continue  # a full disk may have room again
+
+        threading.Thread(target=beat, name="crisper-lock", daemon=True).start()
+
+    def _lost(self, lock: Mapping[str, Any], step: str) -> str:
+        taken = f"deploy {lock['run']} of {lock.get('who')} has it" if lock else "nobody has it"
+        return (
+            f"This deploy ({self.run}) lost its lock in {self.root} before step {step}:"
+            f" {taken}. It stops here; look at {self.root / JOURNAL}."
+        )
 
     def quiet(self, seconds: float) -> bool:
         """Wait until no process of an earlier deploy acts any more; whether that came true."""
@@ -190,7 +276,7 @@ class Journal:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     return True
                 except OSError:
-                    if time.monotonic() > deadline:
+                    if time.monotonic() >= deadline:
                         return False
                     time.sleep(0.2)
 
@@ -198,13 +284,17 @@ class Journal:
         """Write the end down and give the lock back; whether this deploy had it."""
         if self.lock().get("run") != self.run:
             return False
-        self._append({"step": END, "result": result, **facts}, time.time())
-        (self.root / LOCK).unlink(missing_ok=True)
+        with self._guarded():
+            if self.lock().get("run") != self.run:
+                return False
+            self._append({"step": END, "result": result, **facts}, time.time())
+            (self.root / LOCK).unlink(missing_ok=True)
         return True
 
-    def _write_lock(self, content: Mapping[str, Any], now: float) -> None:
+    def _write_lock(self, content: Mapping[str, Any], now: float, patience: float = 0) -> None:
         draft = self.root / f".{LOCK}.{os.getpid()}"
-        draft.write_text(json.dumps({**content, "until": now + PATIENCE}) + "\n")
+        until = now + PATIENCE + patience
+        draft.write_text(json.dumps({**content, "until": until}) + "\n")
         draft.replace(self.root / LOCK)
 
     def _append(self, entry: Mapping[str, Any], now: float) -> None:
@@ -222,7 +312,11 @@ class Journal:
 
 
 def note(params: Mapping[str, Any], step: str, **facts: Any) -> None:
-    """Write a step of the module's option ``run`` down; without that option nothing is."""
+    """Write a step of the module's option ``run`` down; without that option nothing is.
+
+    Raises:
+        NotOwnerError: another deploy has taken the lock over, or it cannot be written.
+    """
     if params.get("run"):
         Journal(params["run"]["root"], params["run"]["id"]).note(step, **facts)
 

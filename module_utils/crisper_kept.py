@@ -7,12 +7,14 @@ the one that serves and the one that is staged.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.crisper_files import sync_folder
 from ansible.module_utils.crisper_release import DRAFT, MANIFEST, RELEASE_ID, listing, to_prune
 
 UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
@@ -36,6 +38,27 @@ def manifests(root: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def annotate(root: Path, release: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Add facts to a release's manifest, atomically and on the disk; return the whole.
+
+    Raises:
+        OSError: it cannot be read or written.
+        ValueError: it is damaged.
+    """
+    path = root / "releases" / release / MANIFEST
+    manifest = {**json.loads(path.read_text(encoding="utf-8")), **facts}
+    draft = path.with_name(f".{MANIFEST}")
+    draft.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with os.fdopen(os.open(draft, flags, 0o600), "w", encoding="utf-8") as stream:
+        stream.write(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    draft.replace(path)
+    sync_folder(path.parent)
+    return manifest
+
+
 def prune(
     root: Path, stack: str, keep: int, docker: Callable[..., tuple[int, str, str]], look_only: bool
 ) -> dict[str, Any]:
@@ -53,7 +76,8 @@ def prune(
     """
     kept, current = manifests(root), linked(root, "current")
     releases = listing(kept.values(), current)
-    gone = to_prune(releases, current, keep, linked(root, "next"))
+    lasting = [name for name, manifest in kept.items() if manifest.get("irreversible")]
+    gone = to_prune(releases, current, keep, linked(root, "next"), lasting)
     if not gone or look_only:
         return {"changed": bool(gone), "pruned": gone, "freed_bytes": 0}
     stays = [manifest for name, manifest in kept.items() if name not in gone]
@@ -64,8 +88,9 @@ def prune(
         shutil.rmtree(aside, ignore_errors=True)
         (root / "releases" / release).rename(aside)
         shutil.rmtree(aside)
-        # The older ones go too, or first: nothing could go back by this backup any more.
-        (root / "backups" / f"{release}.dump").unlink(missing_ok=True)
+        # The older ones go too, or first: nothing could go back by these backups any more.
+        for dump in (root / "backups").glob(f"{release}.*dump"):
+            dump.unlink(missing_ok=True)
         images = kept[release].get("images", {})
         names = [f"{stack}/{name}:{release}" for name in images]
         # Names of sources are this stack's own; platform images may be anybody's.

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.crisper_data_version import DATABASES, find_misfits
 from ansible.module_utils.crisper_kept import linked, manifests
+from ansible.module_utils.crisper_output import first_line
 from ansible.module_utils.crisper_release import (
     irreversible_after,
     listing,
@@ -15,6 +17,7 @@ from ansible.module_utils.crisper_release import (
     same_parts,
 )
 
+UPGRADE = "upgrade.json"  # as crisper_upgrade has it
 Docker = Callable[..., tuple[int, str, str]]
 
 
@@ -77,6 +80,7 @@ class Kept:
         ids = [image["id"] for image in release["images"].values()]
         known = known_images(docker, [*ids, *(reference for reference, _ in names)])
         problems = [
+            *unproved(self.manifests[release["id"]]),
             *damaged(Path(release["path"]), self.manifests[release["id"]].get("checksums", {})),
             *(
                 f"the image of {name} ({image['id'][:19]}) is gone"
@@ -84,6 +88,8 @@ class Kept:
                 if image["id"] not in known
             ),
             *database_problems(release["irreversible"], restore_database),
+            # An upgrade that was cut off has kept the old data, which is put back first.
+            *([] if (self.root / UPGRADE).exists() else misfits(docker, stack, release["images"])),
         ]
         if problems:
             return {}, (
@@ -92,6 +98,23 @@ class Kept:
             )
         named = all(known.get(reference) == identity for reference, identity in names)
         return {**release, "named": named}, ""
+
+
+def unproved(manifest: Mapping[str, Any]) -> list[str]:
+    """Return why a release that was never proved is not put back."""
+    if manifest.get("verified"):
+        return []
+    failed = f": {first_line(str(manifest['failed']))}" if manifest.get("failed") else ""
+    return [f"it was never proved to work{failed}"]
+
+
+def misfits(docker: Docker, stack: str, images: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return which databases of the release cannot open the data that is there."""
+    found = find_misfits(docker, stack, {n: dict(images[n]) for n in DATABASES if n in images})
+    return [
+        f"{each.message}; restore a backup set of that version (docs/UPGRADE.md, docs/BACKUP.md)"
+        for each in found
+    ]
 
 
 def damaged(folder: Path, sums: Mapping[str, str]) -> list[str]:
@@ -108,18 +131,29 @@ def damaged(folder: Path, sums: Mapping[str, str]) -> list[str]:
     return found
 
 
-def database_problems(blocking: list[dict[str, str]], restore_database: bool) -> list[str]:
+def database_problems(blocking: list[dict[str, Any]], restore_database: bool) -> list[str]:
     """What of the database stands against it; `blocking` as `irreversible_after` gives it."""
-    if blocking and not restore_database:
+    if not blocking:
+        return []
+    first = blocking[0]
+    unknown = first.get("unknown", False)
+    if not restore_database:
+        what = (
+            f"a migration of release {first['id']} was cut off since, and what it did to the"
+            " database is unknown. Deploy instead of going back"
+            if unknown
+            else f"the database has an irreversible migration since (release {first['id']})"
+        )
         return [
-            f"the database has an irreversible migration since (release {blocking[0]['id']})."
-            " -e restore_database=true puts back the backup taken before it,"
-            f" {blocking[0]['backup'] or 'which is missing'}, and loses what was written since"
+            f"{what}{'; or' if unknown else '.'} -e restore_database=true puts back the backup"
+            f" taken before it, {first['backup'] or 'which is missing'}, and loses what was written"
+            " since"
         ]
-    if blocking and not Path(blocking[0]["backup"]).is_file():
+    if not Path(first["backup"]).is_file():
+        which = "migration that was cut off, of" if unknown else "irreversible migration of"
         return [
-            f"the backup before the irreversible migration of release {blocking[0]['id']}"
-            f" is gone ({blocking[0]['backup'] or 'none was taken'})"
+            f"the backup before the {which} release {first['id']}"
+            f" is gone ({first['backup'] or 'none was taken'})"
         ]
     return []
 

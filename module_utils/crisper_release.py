@@ -130,16 +130,28 @@ def previous(releases: Iterable[Mapping[str, Any]], current: str) -> str:
 
 def irreversible_after(
     manifests: Iterable[Mapping[str, Any]], release: str
-) -> list[dict[str, str]]:
-    """Releases after `release` whose migrations cannot be undone, oldest first: ``{id, backup}``.
+) -> list[dict[str, Any]]:
+    """Releases after `release` whose migrations cannot be undone, oldest first.
 
-    Failed ones count too: their migrations ran.
+    Failed ones count too: their migrations ran. So do those of which nobody knows what they did.
+
+    Returns:
+        Each with ``id``, ``backup`` (path of the dump from before it) and ``unknown``.
     """
     found = [m for m in manifests if m["id"] > release and m.get("irreversible")]
     return [
-        {"id": m["id"], "backup": str((m.get("backup") or {}).get("path", ""))}
+        {
+            "id": m["id"],
+            "backup": str((m.get("backup") or {}).get("path", "")),
+            "unknown": is_uncertain(m.get("migration") or {}),
+        }
         for m in sorted(found, key=lambda m: m["id"])
     ]
+
+
+def is_uncertain(migration: Mapping[str, Any]) -> bool:
+    """Return whether nobody knows all that a migration did: it was cut off, or still runs."""
+    return bool(migration.get("uncertain")) or migration.get("state") in ("started", "unknown")
 
 
 def same_parts(
@@ -164,10 +176,25 @@ def same_parts(
 
 
 def to_prune(
-    releases: Iterable[Mapping[str, Any]], current: str, keep: int, staged: str = ""
+    releases: Iterable[Mapping[str, Any]],
+    current: str,
+    keep: int,
+    staged: str = "",
+    irreversible: Iterable[str] = (),
 ) -> list[str]:
-    """Ids that may go: all but `current`, `staged`, and the newest `keep` proved ones."""
+    """Ids that may go: all but `current`, `staged`, and the newest `keep` proved ones.
+
+    Args:
+        releases: as `listing` returns them.
+        current: the release that serves.
+        keep: how many proved releases stay.
+        staged: the release that is being deployed.
+        irreversible: releases whose migrations cannot be undone. They stay while an older release
+            does: its way back leads over their dumps, also over those of failed releases.
+    """
     releases = list(releases)
     proved = sorted((r["id"] for r in releases if r["verified"]), reverse=True)
-    kept = {current, staged, *proved[:keep]}
+    kept = {current, staged, *proved[:keep]} - {""}
+    oldest = min(kept, default="")
+    kept |= {name for name in irreversible if oldest and name > oldest}
     return sorted(r["id"] for r in releases if r["id"] not in kept)

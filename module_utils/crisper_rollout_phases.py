@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import select
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ansible.module_utils.crisper_compose import Begun, Engine, Watch, shown
+from ansible.module_utils.crisper_controller import orphaned
+from ansible.module_utils.crisper_data_guard import DATA_SERVICES, find_problems
 from ansible.module_utils.crisper_diagnosis import Report, compose_error, describe
 from ansible.module_utils.crisper_journal import NotOwnerError, note
 from ansible.module_utils.crisper_rollout import (
@@ -82,6 +84,8 @@ class Rollout:
         if self.module.check_mode:
             result["changed"] = bool(phases) and any(step.action != KEEP for step in steps)
             return result
+        if {"start", "swap"} & set(phases):
+            self.guard_data(steps)
         if "start" in phases:
             self.start(steps, containers)
             now, containers = self.plan()
@@ -336,6 +340,15 @@ class Rollout:
                 " and is it connected to the broker (its log)?"
             )
 
+    def guard_data(self, steps: list[Step]) -> None:
+        """End before a data service is made whose data is elsewhere, or in other hands."""
+        wanted = [s.service for s in steps if s.service in DATA_SERVICES and s.action == CREATE]
+        if not wanted:
+            return
+        root = Path(self.folder).resolve().parent.parent  # <root>/releases/<release>
+        for each in find_problems(self.engine.call, root, self.params["project_name"])[:1]:
+            self.fail(f"{', '.join(wanted)} cannot be started: {each.message}. {each.remedy}.")
+
     def swap(self, steps: list[Step]) -> None:
         """Replace what belongs to no release, in place, and have the old beat end (see `beat`)."""
         wanted = [s for s in steps if s.kind not in ROLLED and s.action in (CREATE, RECREATE)]
@@ -565,13 +578,3 @@ class Rollout:
             self.ask(canaries if canaries and not canaries["findings"] else None)
             proof = self.asked().proof()
         self.result["proof"] = proof
-
-
-def orphaned() -> bool:
-    """Whether nobody reads standard output any more, as far as the connection tells.
-
-    SSH closes it with the controller's end; the Docker client's `exec` does not.
-    """
-    poll = select.poll()
-    poll.register(1, 0)
-    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

@@ -261,10 +261,24 @@ def test_a_null_removes_a_key_of_any_depth():
         ({}, {"live-restore": True, "log-driver": "json-file"}, "restart"),
         ({"default-address-pools": []}, {}, "restart"),
         ({"labels": ["a=b"]}, {"labels": ["a=b"]}, "none"),
+        ({}, {"features": {"buildkit": True}}, "reload"),
+        # The image store is chosen when the engine starts.
+        ({}, {"features": {"containerd-snapshotter": True}}, "restart"),
+        (
+            {"features": {"containerd-snapshotter": True}},
+            {"features": {"buildkit": True}},
+            "restart",
+        ),
+        ({"features": None}, {"features": {}}, "reload"),
     ],
 )
 def test_action(old, new, action):
-    assert logic.action_for(logic.changed_keys(old, new)) == action
+    assert logic.action_for(old, new) == action
+
+
+def test_the_image_store_is_named_as_waiting_for_a_restart():
+    new = {"features": {"containerd-snapshotter": True}, "debug": True, "data-root": "/x"}
+    assert logic.restart_keys({}, new) == ["data-root", "features.containerd-snapshotter"]
 
 
 @pytest.mark.parametrize(

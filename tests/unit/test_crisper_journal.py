@@ -24,6 +24,12 @@ from ansible.module_utils.crisper_journal import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+
+def end_process() -> None:
+    """Let go of the file locks that a module of its own process would have let go of."""
+    crisper_journal._held.clear()
+
+
 OWNER = {"who": "ops", "controller": "laptop", "process": "1@2", "purpose": "deploy"}
 STEPS = st.lists(st.sampled_from(["begin", "stage", "start", "retire", "end"]), max_size=12)
 
@@ -87,6 +93,7 @@ def test_one_acts_and_the_other_is_told_who(tmp_path):
     other = second.acquire(OWNER)
     assert (other["run"], other["who"], other["step"]) == ("first", "ops", "start")
     assert first.end("done")
+    end_process()
     assert second.acquire(OWNER) == {}
     assert [e["step"] for e in first.entries()] == ["begin", "start", "end", "begin"]
 
@@ -102,17 +109,8 @@ def test_who_lost_the_lock_stops(tmp_path):
 
 
 def test_what_a_cut_off_deploy_still_does_is_waited_for(tmp_path):
-    code = (
-        "import sys, time; sys.path.insert(0, sys.argv[1]);"
-        "import module_utils.crisper_journal as c; j = c.Journal(sys.argv[2], 'first');"
-        "j.acquire({'who': 'ops'}); j.note('start'); print('noted', flush=True); time.sleep(60)"
-    )
-    folder = Path(crisper_journal.__file__).parents[1]
-    actor = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder), str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
+    actor = acting(tmp_path, "first")
     try:
-        assert actor.stdout.readline() == "noted\n"
         second = Journal(tmp_path, "second")
         assert not second.quiet(0.5)
         actor.kill()
@@ -123,6 +121,100 @@ def test_what_a_cut_off_deploy_still_does_is_waited_for(tmp_path):
         actor.wait()
 
 
+def acting(root: Path, run: str, code: str = "") -> subprocess.Popen[str]:
+    """Start a module of the deploy `run` that has noted a step and goes on."""
+    text = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]);"
+        "import module_utils.crisper_journal as c; j = c.Journal(sys.argv[2], sys.argv[3]);"
+        f"{code or 'j.acquire(dict(who=str(1)))'}; j.note('start'); print('noted', flush=True);"
+        "time.sleep(60)"
+    )
+    folder = Path(crisper_journal.__file__).parents[1]
+    actor = subprocess.Popen(
+        [sys.executable, "-c", text, str(folder), str(root), run], stdout=subprocess.PIPE, text=True
+    )
+    assert actor.stdout.readline() == "noted\n"
+    return actor
+
+
+def write_lock(root: Path, **facts: object) -> None:
+    """Change what the lock says."""
+    path = root / "lock"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+
+def test_a_lock_past_its_time_stays_with_whoever_acts(tmp_path):
+    """Regression: a second deploy took the lock of one that migrated for more than an hour."""
+    actor = acting(tmp_path, "first")
+    try:
+        write_lock(tmp_path, until=0)
+        second = Journal(tmp_path, "second")
+        refused = second.acquire(OWNER)
+        assert (refused["run"], refused["busy"]) == ("first", True)
+        assert second.acquire(OWNER, dead="first")["busy"]
+        assert [entry["run"] for entry in second.entries()] == ["first", "first"]
+    finally:
+        actor.kill()
+        actor.wait()
+    assert second.acquire(OWNER) == {}
+
+
+def test_a_module_that_acts_renews_the_lock_until_it_is_lost(tmp_path):
+    actor = acting(
+        tmp_path, "first", "c.HEARTBEAT = 0.05; c.PATIENCE = 0.3; j.acquire(dict(who=str(1)))"
+    )
+    try:
+        first = Journal(tmp_path, "first").lock()["until"]
+        deadline = time.monotonic() + 5
+        while Journal(tmp_path, "first").lock()["until"] == first:
+            assert time.monotonic() < deadline
+        # Another deploy's lock is never written.
+        write_lock(tmp_path, run="second", until=1)
+        time.sleep(0.3)
+        assert Journal(tmp_path, "x").lock()["until"] == 1
+    finally:
+        actor.kill()
+        actor.wait()
+
+
+def test_a_step_without_a_process_on_the_server_may_take_its_time(tmp_path):
+    journal = Journal(tmp_path, "first")
+    journal.acquire(OWNER)
+    journal.note("hooks", patience=5000)
+    assert journal.lock()["until"] - time.time() > 8000
+    assert journal.renew()
+    assert journal.lock()["until"] - time.time() > 8000
+
+
+def test_a_journal_that_cannot_be_written_stops_the_deploy(tmp_path, monkeypatch):
+    journal = Journal(tmp_path, "first")
+    journal.acquire(OWNER)
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(journal, "_append", refuse)
+    with pytest.raises(NotOwnerError, match=r"Step start was not begun.*Read-only"):
+        journal.note("start")
+
+
+def test_a_run_that_changed_nothing_hides_no_deploy_that_was_cut_off():
+    cut = [{"run": "d", "step": "begin", "purpose": "deploy"}, {"run": "d", "step": "start"}]
+    idle = [{"run": "e", "step": "begin", "purpose": "deploy"}]
+    failed = {"run": "e", "step": "end", "result": "failed"}
+    assert unfinished([*cut, *idle, failed])["run"] == "d"
+    assert unfinished([*cut, *idle, {"run": "e", "step": "stage"}, failed]) == {}
+    assert unfinished([*cut, *idle, {**failed, "result": "done"}]) == {}
+
+
+def test_a_deploy_that_could_not_be_undone_is_unfinished():
+    entries = [{"run": "d", "step": "begin", "who": "ops"}, {"run": "d", "step": "start"}]
+    end = {"run": "d", "step": "end", "result": "failed"}
+    assert unfinished([*entries, end]) == {}
+    left = unfinished([*entries, {**end, "open": True}])
+    assert (left["run"], left["step"], left["who"], left["open"]) == ("d", "start", "ops", True)
+
+
 def test_a_long_journal_is_cut_to_its_end(tmp_path, monkeypatch):
     monkeypatch.setattr(crisper_journal, "LARGEST_BYTES", 2000)
     monkeypatch.setattr(crisper_journal, "TAIL_BYTES", 1000)
@@ -131,6 +223,7 @@ def test_a_long_journal_is_cut_to_its_end(tmp_path, monkeypatch):
     for number in range(60):
         journal.note(f"step{number}")
     journal.end("done")
+    end_process()
     journal.acquire(OWNER)
     assert (tmp_path / "journal.jsonl").stat().st_size < 1500
     assert journal.entries()[-1]["step"] == "begin"
@@ -173,6 +266,54 @@ def test_the_gate_locks_a_stack_that_is_new(run_module, tmp_path, no_docker):
     )
     assert over["locked"]
     assert (over["unfinished"]["run"], over["unfinished"]["step"]) == ("first", "begin")
+
+
+def test_the_gate_refuses_while_a_process_of_a_dead_run_acts(run_module, tmp_path, no_docker):
+    """Regression: it ended the journal of the deploy that was cut off, which was forgotten then."""
+    actor = acting(tmp_path, "first")
+    asked = {"root": str(tmp_path), "project": "unit", "docker_cli": no_docker}
+    try:
+        seen = run_module(stack_gate, owner=owner("second"), dead="first", quiet_timeout=0, **asked)
+        assert seen["failed"]
+        assert "a process of it still acts" in seen["msg"]
+        assert "This run has changed nothing." in seen["msg"]
+        assert Journal(tmp_path, "second").lock()["run"] == "first"
+    finally:
+        actor.kill()
+        actor.wait()
+    assert run_module(stack_gate, owner=owner("third"), dead="first", **asked)["unfinished"]
+
+
+def test_a_gate_that_fails_gives_the_lock_back(run_module, tmp_path, no_docker):
+    seen = run_module(
+        stack_gate,
+        root=str(tmp_path),
+        project="unit",
+        owner=owner("first"),
+        fitness={"nonsense": True},
+        docker_cli=no_docker,
+    )
+    assert seen["failed"]
+    assert Journal(tmp_path, "x").lock() == {}
+
+
+def test_a_folder_that_cannot_be_written_is_told(run_module, tmp_path, no_docker):
+    (tmp_path / "file").touch()
+    root = str(tmp_path / "file" / "stack")
+    asked = {"project": "unit", "owner": owner("first"), "docker_cli": no_docker}
+    seen = run_module(stack_gate, root=root, **asked)
+    assert seen["failed"]
+    assert f"The lock of the stack in {root} cannot be written" in seen["msg"]
+    assert "stack_root" in seen["msg"]
+
+
+def test_a_database_that_is_behind_is_something_to_do(run_module, tmp_path, no_docker):
+    (tmp_path / "current").mkdir()
+    manifest = {"id": "r", "inputs": "abc", "database_behind": "/b/r.dump"}
+    (tmp_path / "current" / "manifest.json").write_text(json.dumps(manifest))
+    asked = {"root": str(tmp_path), "project": "unit", "owner": owner("x"), "inputs": "abc"}
+    seen = run_module(stack_gate, docker_cli=no_docker, check_mode=True, **asked)
+    assert (seen["unchanged"], seen["database_behind"]) == (False, "/b/r.dump")
 
 
 def test_an_engine_that_does_not_run_is_left_to_the_role_that_starts_it(run_module, tmp_path):
@@ -236,6 +377,7 @@ def test_stages_whose_inputs_are_the_same_have_nothing_to_do(run_module, tmp_pat
     first.acquire(OWNER)
     first.note("stage", host="d1")
     first.end("done")
+    end_process()
     record = {"Id": "1", "Config": {"Labels": {"com.docker.compose.service": "web"}}}
     client = tmp_path / "docker"
 

@@ -20,14 +20,28 @@ case "$*" in
     *"compose version"*) echo '{{"version": "2.26.1"}}';;
     *" version "*) echo '{{"Server": {{"Version": "26.1.5", "ApiVersion": "1.45"}}}}';;
     *" info "*) echo '{{"ClientInfo": {{"Plugins": [{{"Name": "compose"}}]}}}}';;
-    *" run "*) {run};;
+    # A detached container: what its command says, and how it ended, is asked for afterwards.
+    *" run "*) ({run}) >{folder}/out 2>{folder}/err; echo $? >{folder}/code;;
+    "wait "*) cat {folder}/code;;
+    "logs {stack}-"*) cat {folder}/out; cat {folder}/err >&2;;
+    "container inspect {stack}-"*) sed "s/CODE/$(cat {folder}/code)/" {folder}/ended;;
     *" up "*) {up};;
+    *"label=crisper.command"*) ;;
     "ps "*) echo c1;;
     "container inspect"*) cat {folder}/containers;;
     logs*) cat {folder}/logs;;
     *) echo '[]';;
 esac
 """
+RELEASE = "20261120t221500z-1a2b3c4d"
+ENDED = {
+    "State": {
+        "Status": "exited",
+        "ExitCode": "CODE",
+        "StartedAt": "2999-01-01T00:00:00.5Z",
+        "FinishedAt": "2999-01-01T00:00:01.5Z",
+    }
+}
 PLAY = """
 - hosts: localhost
   gather_facts: false
@@ -43,7 +57,7 @@ PLAY = """
     gate_seen: {{current: {current}, intact: true, locked: false, unfinished: {{}}}}
     release_staged: {staged}
     hooks_point: after_switch
-    hooks_path: {folder}
+    hooks_path: {folder}/releases/{release}
     database_backup: false
   tasks:
     - block:
@@ -66,17 +80,24 @@ class Play:
     def run(self, role: str, run: str = "true", up: str = "true", **more: Any) -> str:
         """The message of the rescue; empty when nothing failed."""
         docker, told = self.folder / "docker", self.folder / "told"
-        docker.write_text(DOCKER.format(run=run, up=up, folder=self.folder))
+        docker.write_text(DOCKER.format(run=run, up=up, folder=self.folder, stack="demo"))
+        (self.folder / "ended").write_text(json.dumps([ENDED]).replace('"CODE"', "CODE"))
         docker.chmod(0o755)
-        release = {"id": "r2", "path": str(self.folder), "staged": True}
+        folder = self.folder / "releases" / RELEASE
+        (folder / "secrets").mkdir(parents=True, exist_ok=True)
+        (folder / "docker-compose.prod.yml").write_text("services: {}\n")
+        (folder / "manifest.json").write_text(json.dumps({"id": RELEASE}))
+        release = {"id": RELEASE, "path": str(folder), "staged": True}
         staged = {"release": release, "current": "r1", "facts_changed": ["migrate"]}
         staged |= {"images_changed": [], "env_changed": [], "secrets_changed": []}
         staged |= more.pop("staged", {})
-        values = {"migrate": more.pop("migrate", {}), "current": more.pop("current", "''")}
+        values = {
+            "release": RELEASE,
+            "migrate": more.pop("migrate", {}),
+            "current": more.pop("current", "''"),
+        }
         text = PLAY.format(role=role, folder=self.folder, staged=json.dumps(staged), **values)
         (self.folder / "play.yml").write_text(text)
-        (self.folder / "docker-compose.prod.yml").write_text("services: {}\n")
-        (self.folder / "secrets").mkdir(exist_ok=True)
         told.unlink(missing_ok=True)
         done = subprocess.run(
             [

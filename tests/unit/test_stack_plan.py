@@ -167,15 +167,18 @@ def test_services_are_compared_without_what_others_are_like():
 
 
 def test_irreversible_migrations_after_a_release_block_the_way_back():
+    cut_off = {"state": "failed", "uncertain": True}
     manifests = [
         {"id": "3", "irreversible": True, "backup": {"path": "/b/3.dump"}},
         {"id": "1", "irreversible": True, "backup": {"path": "/b/1.dump"}},
-        {"id": "2", "irreversible": False},
+        {"id": "2", "irreversible": False, "migration": {"state": "done"}},
         {"id": "4", "irreversible": True, "failed": "later", "backup": {}},
+        {"id": "5", "irreversible": True, "migration": cut_off},
     ]
     assert irreversible_after(manifests, "1") == [
-        {"id": "3", "backup": "/b/3.dump"},
-        {"id": "4", "backup": ""},
+        {"id": "3", "backup": "/b/3.dump", "unknown": False},
+        {"id": "4", "backup": "", "unknown": False},
+        {"id": "5", "backup": "", "unknown": True},
     ]
 
 

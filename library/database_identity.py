@@ -1,0 +1,124 @@
+#!/usr/bin/python
+"""Whether a stack's database is still the one that it was."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: database_identity
+short_description: Tell a PostgreSQL database that was restored from one that was not
+description:
+  - Every table of a database has a number that no other table gets later. A restore makes all
+    tables anew, so other numbers mean that it was carried out, whatever its client was told.
+  - Changes nothing, and does not fail when the database does not answer; RV(error) says why then.
+options:
+  project:
+    description: Compose project.
+    type: str
+    required: true
+  service:
+    description: Its service of PostgreSQL.
+    type: str
+    default: postgres
+  before:
+    description: RV(identity) of before a restore, to compare with.
+    type: str
+    default: ""
+  timeout:
+    description: Seconds that the answer may take.
+    type: int
+    default: 60
+  docker_cli:
+    description: The Docker client.
+    type: str
+    default: docker
+attributes:
+  check_mode:
+    description: Only looks, so it does the same in check mode.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+author: Crisper
+"""
+
+EXAMPLES = r"""
+- name: Remember which database it is
+  database_identity: {project: crisper}
+  register: database_before
+
+- name: Look whether the restore was carried out
+  database_identity: {project: crisper, before: "{{ database_before.identity }}"}
+"""
+
+RETURN = r"""
+identity:
+  description: Digest of the numbers of all tables; empty when the database did not answer.
+  returned: always
+  type: str
+  sample: 5d41402abc4b2a76b9719d911017c592
+state:
+  description: V(untouched) or V(restored) as compared with O(before), V(unknown) without an answer.
+  returned: always
+  type: str
+  sample: untouched
+error:
+  description: Why the database did not answer; empty when it did.
+  returned: always
+  type: str
+  sample: ""
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_backup import BackupError
+from ansible.module_utils.crisper_backup_data import ASK_POSTGRES, Docker
+
+# A restore drops the schema and makes it anew, so an empty database has another number too.
+IDENTITY = (
+    "SELECT md5(coalesce(string_agg(number::text, ',' ORDER BY number), '')) FROM ("
+    "SELECT c.oid::bigint AS number FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+    " UNION ALL SELECT oid::bigint FROM pg_namespace WHERE nspname = 'public') numbers"
+)
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "project": {"type": "str", "required": True},
+    "service": {"type": "str", "default": "postgres"},
+    "before": {"type": "str", "default": ""},
+    "timeout": {"type": "int", "default": 60},
+    "docker_cli": {"type": "str", "default": "docker"},
+}
+
+
+def identity_of(docker: Docker, project: str, service: str) -> str:
+    """Return the digest of a database's table numbers.
+
+    Raises:
+        BackupError: the database does not answer.
+    """
+    container = docker.container(project, service)
+    if not container:
+        raise BackupError(f"No container of {service} of {project} runs.")
+    command = docker.inside(container, f'{ASK_POSTGRES} --command "{IDENTITY}"')
+    return docker.text("PostgreSQL did not answer", command).strip()
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    params = module.params
+    result: dict[str, Any] = {"changed": False, "identity": "", "state": "unknown", "error": ""}
+    try:
+        docker = Docker(params["docker_cli"], params["timeout"])
+        result["identity"] = identity_of(docker, params["project"], params["service"])
+    except BackupError as error:
+        module.exit_json(**{**result, "error": str(error)})
+    if params["before"]:
+        same = result["identity"] == params["before"]
+        result["state"] = "untouched" if same else "restored"
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,380 @@
+"""The steps of M(database_migrate), and what a killed one left behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ansible.module_utils.crisper_backup import BackupError
+from ansible.module_utils.crisper_backup_cipher import measured, written
+from ansible.module_utils.crisper_backup_data import Docker, dump_postgres, end_postgres_sessions
+from ansible.module_utils.crisper_command import (
+    CHECK,
+    HOOK,
+    MIGRATE,
+    Command,
+    CommandError,
+    Commands,
+    Outcome,
+    shown,
+)
+from ansible.module_utils.crisper_controller import orphaned
+from ansible.module_utils.crisper_files import make_folder, sync_folder
+from ansible.module_utils.crisper_journal import Journal, NotOwnerError, note
+from ansible.module_utils.crisper_kept import annotate, manifests
+from ansible.module_utils.crisper_migrate import (
+    BEGUN,
+    DUMPING,
+    PREPARING,
+    STARTED,
+    UNTOLD,
+    begin,
+    changed,
+    dump_name,
+    end,
+    hook_key,
+    lost,
+    valid_record,
+    wants_check,
+    wants_dump,
+    wants_migration,
+)
+from ansible.module_utils.crisper_output import first_line, last_lines
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+CHECK_SECONDS = 120
+# What PostgreSQL knows the sessions of a dump and of a restore by.
+DUMP_SESSION, RESTORE_SESSION = "crisper-dump", "crisper-restore"
+POINTS = ("before_migrate", "after_migrate")
+# Until a client that a killed module has begun has handed its command to the engine.
+QUIET_SECONDS = 30
+HOOK_SPEC: dict[str, Any] = {
+    "type": "list",
+    "elements": "dict",
+    "default": [],
+    "options": {
+        "name": {"type": "str", "required": True},
+        "command": {"type": "list", "elements": "str", "required": True},
+        "timeout": {"type": "int", "required": True},
+    },
+}
+NAMES = {CHECK: "check for pending migrations", MIGRATE: "migration", HOOK: "hook"}
+# Writes a step and its facts into the journal.
+Note = Callable[..., None]
+
+
+# --- what a killed module left ---------------------------------------------------------------
+def record_outcome(root: Path, command: Command, outcome: Outcome) -> None:
+    """Write what became of a command into the manifest of its release, where that has a place."""
+    manifest = manifests(root).get(command.release, {})
+    record = manifest.get("migration") or {}
+    if not record:
+        return
+    if command.kind == MIGRATE:
+        annotate(root, command.release, end(record, outcome, time.time()))
+    elif command.kind == HOOK and command.key.startswith(POINTS) and outcome.code == 0:
+        keys = [*(key for key in record.get("hooks", []) if key != command.key), command.key]
+        annotate(root, command.release, {"migration": {**record, "hooks": keys}})
+
+
+def collect(commands: Commands, docker: Docker, begun: Note) -> list[str]:
+    """Wait for what a killed module left running, and write down what became of it.
+
+    One that runs is waited for up to its own time limit. Dumps that nobody takes are ended.
+
+    Args:
+        commands: those of the stack.
+        docker: how its PostgreSQL is reached.
+        begun: called before anything is waited for or changed.
+
+    Returns:
+        One sentence for each.
+
+    Raises:
+        CommandError: what became of one cannot be found out, or a dump does not end.
+    """
+    root, told = commands.root, []
+    left = commands.left()
+    drafts = sorted((root / "backups").glob(".*.dump"))
+    if left or drafts:
+        begun("wait", commands=[command.name(commands.project) for command in left])
+    for command in left:
+        outcome = commands.finish(command)
+        record_outcome(root, command, outcome)
+        commands.remove(command)
+        told.append(describe(command, outcome))
+    for name, manifest in manifests(root).items():
+        if facts := lost(manifest):
+            annotate(root, name, facts)
+            told.append(
+                f"The migration of release {name} was cut off, and its container is gone: what it"
+                " did is unknown, so it counts as irreversible."
+            )
+    if drafts:
+        end_dumps(commands.project, docker)
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
+    return told
+
+
+def describe(command: Command, outcome: Outcome) -> str:
+    """Return what became of a command that a killed module had begun."""
+    shown_command = first_line(shown(command.argv), 100)
+    what = (
+        f"A {NAMES[command.kind]} of release {command.release} ({shown_command}), of a deploy that"
+        " was cut off,"
+    )
+    if not outcome.begun:
+        return f"{what} had not begun and was given up."
+    if outcome.code is None:
+        return f"{what} ended unseen: its container is gone."
+    cut = " by a restart of the server" if outcome.cut else f" with exit code {outcome.code}"
+    return f"{what} was waited for; it ended{cut}."
+
+
+def end_dumps(project: str, docker: Docker) -> None:
+    """End dumps that go on in the database though nobody takes them.
+
+    Raises:
+        CommandError: PostgreSQL does not end a session.
+    """
+    try:
+        container = docker.container(project, "postgres")
+        ended = not container or end_postgres_sessions(docker, container, [DUMP_SESSION])
+    except BackupError:
+        return  # a PostgreSQL that does not answer has no sessions
+    if not ended:
+        raise CommandError(
+            f"A session of PostgreSQL named {DUMP_SESSION}, of a dump that was cut off, does not"
+            " end: look at pg_stat_activity, end it (pg_terminate_backend), and run again."
+        )
+
+
+# --- one-off commands ------------------------------------------------------------------------
+class Steps:
+    """One-off commands of a release, with the journal."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.params = module.params
+        self.root = Path(module.params["root"])
+        self.release: str = module.params["release"] or ""
+        self.folder = self.root / "releases" / self.release
+        cli = module.params["docker_cli"]
+        self.commands = Commands(cli, module.params["project"], self.root)
+        self.docker = Docker(cli)
+        self.acted = False  # whether anything was done that counts as a change
+
+    def fail(self, message: str, **more: Any) -> NoReturn:
+        """End with a message."""
+        self.module.fail_json(msg=message, **more)
+        raise AssertionError  # fail_json has ended the process
+
+    def note(self, step: str, **facts: Any) -> None:
+        """Write a step into the journal before anything of it is done.
+
+        Nothing more is begun for a controller that is gone: nobody would undo what fails.
+        """
+        if orphaned():
+            self.fail(f"The controller is gone; step {step} was not begun.")
+        try:
+            note(self.params, step, release=self.release, **facts)
+        except NotOwnerError as error:
+            self.fail(str(error))
+
+    def collect(self) -> bool:
+        """Wait for what a killed module left; return whether there was anything."""
+        make_folder(self.root)
+        try:
+            if not Journal(self.root, "").quiet(QUIET_SECONDS):
+                self.fail(
+                    "A process of an earlier step still acts on the server after"
+                    f" {QUIET_SECONDS} s: find it (ps -ef), let it end or end it, and run again."
+                )
+            told = collect(self.commands, self.docker, self.note)
+        except CommandError as error:
+            self.fail(str(error))
+        for sentence in told:
+            self.module.warn(sentence)
+        return bool(told)
+
+    def run(self, command: Command, record: Callable[[Outcome], None]) -> Outcome:
+        """Run a command to its end."""
+        try:
+            return self.commands.run(command, self.folder, record)
+        except CommandError as error:
+            self.fail(f"{shown(command.argv)}: {error}")
+
+    def hooks(
+        self, point: str, hooks: Sequence[Mapping[str, Any]], succeeded: Iterable[str] = ()
+    ) -> None:
+        """Run the commands of a point, one after the other.
+
+        The first one that fails ends the module. Those in `succeeded` do not run again.
+        """
+        for index, hook in enumerate(hooks):
+            key = hook_key(point, index, hook["command"])
+            if key in succeeded:
+                continue
+            limit = hook["timeout"]
+            command = Command(HOOK, self.release, tuple(hook["command"]), limit, key)
+            self.note("hook", point=point, hook=hook["name"])
+            outcome = self.run(command, lambda end, it=command: record_outcome(self.root, it, end))
+            self.acted = True
+            action = f"The hook '{hook['name']}' of rollout_hooks.{point} ({shown(command.argv)})"
+            remedy = (
+                "Correct its command or what it reports below; if it only needs longer, raise its"
+                f" timeout (rollout_hooks.{point}, now {limit} s)."
+            )
+            if failure := outcome.failure(action, limit, remedy):
+                self.fail(failure, rc=outcome.code)
+
+
+# --- the migration ---------------------------------------------------------------------------
+class Migration(Steps):
+    """Check, dump, commands before, migration, record and commands after, of one release."""
+
+    def migrate(self) -> dict[str, Any]:
+        """Take the steps that are still to be taken; the module's result."""
+        params, release = self.params, self.release
+        self.collect()
+        manifest = manifests(self.root).get(release)
+        if manifest is None:
+            self.fail(f"Release {release} is not on this server ({self.folder}).")
+        record = valid_record(manifest, Journal(self.root, "").entries())
+        first = not params["current"]
+        result: dict[str, Any] = {"changed": False, "backup": {}, "output": ""}
+        checked = None
+        if wants_check(params["check_command"], first, params["command_changed"]):
+            checked = self.check()
+        migrates = wants_migration(record, checked)
+        result["pending"] = migrates
+        if migrates:
+            record = self.prepare(record, manifest, first)
+            result |= self.apply(record)
+            record = self.record()
+        elif record.get("state") not in BEGUN:
+            return result
+        self.hooks("after_migrate", params["hooks"]["after_migrate"], record.get("hooks", []))
+        result["changed"] |= self.acted
+        return result
+
+    def record(self) -> dict[str, Any]:
+        """Return what the manifest has of the release's migration."""
+        return dict(manifests(self.root)[self.release].get("migration") or {})
+
+    def check(self) -> int:
+        """Ask the application whether migrations are pending; exit code of its answer."""
+        argv = tuple(self.params["check_command"])
+        self.note("check")
+        command = Command(CHECK, self.release, argv, CHECK_SECONDS)
+        outcome = self.run(command, lambda _outcome: None)
+        # Any other exit code than 0 says that migrations are pending; these say that nobody knows.
+        if not outcome.begun or outcome.code is None or outcome.code in UNTOLD:
+            action = f"The check for pending migrations ({shown(argv)})"
+            remedy = "Correct stack_app.migrate.check_command, or leave it out."
+            self.fail(outcome.failure(action, CHECK_SECONDS, remedy), rc=outcome.code)
+        return outcome.code
+
+    def prepare(
+        self, record: dict[str, Any], manifest: Mapping[str, Any], first: bool
+    ) -> dict[str, Any]:
+        """Dump the database and run the commands before the migration; its record since then."""
+        params = self.params
+        record |= {
+            "command": list(params["command"]),
+            "limit": params["timeout"],
+            "changed_pattern": params["changed_pattern"] or "",
+            "irreversible_pattern": params["irreversible_pattern"],
+        }
+        if wants_dump(record, params["backup"], first):
+            record = self.dump(record, manifest)
+        elif path := (record.get("backup") or {}).get("path"):
+            self.compare(Path(path), record["backup"]["sha256"])
+        hooks = params["hooks"]["before_migrate"]
+        if hooks:
+            # What has come further is not set back by a resumed deploy.
+            state = PREPARING if record.get("state", DUMPING) == DUMPING else record["state"]
+            begun = {"started_at": record.get("started_at") or time.time()}
+            annotate(self.root, self.release, begin(record, manifest, state, **begun))
+            self.hooks("before_migrate", hooks, record.get("hooks", []))
+            record = self.record()
+        return record
+
+    def dump(self, record: dict[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Dump the database into a file of its own; the record, with it."""
+        folder = self.root / "backups"
+        make_folder(folder, 0o700)
+        files = {path.name for path in folder.glob("*.dump")}
+        path = folder / dump_name(self.release, files, record)
+        self.note("dump", path=str(path))
+        begun = {"started_at": time.time(), "backup": {}, "hooks": []}
+        annotate(self.root, self.release, begin(record, manifest, DUMPING, **begun))
+        try:
+            backup = self.dump_file(path)
+        except BackupError as error:
+            self.fail(f"The database was not dumped ({path}): {error}")
+        self.acted = True
+        facts = begin(record, manifest, DUMPING, **{**begun, "backup": backup})
+        annotate(self.root, self.release, facts)
+        return dict(facts["migration"])
+
+    def dump_file(self, path: Path) -> dict[str, Any]:
+        """Dump the database into a file, whole or not at all; ``{path, bytes, sha256}``."""
+        container = self.docker.container(self.params["project"], "postgres")
+        if not container:
+            raise BackupError(f"No container of postgres of {self.params['project']} runs.")
+        draft = path.with_name(f".{path.name}")
+        try:
+            with written(draft, "", "") as target:
+                dump_postgres(self.docker, container, target, DUMP_SESSION)
+            size, digest = measured(draft) or (0, "")
+            draft.replace(path)
+            sync_folder(path.parent)
+        finally:
+            draft.unlink(missing_ok=True)
+        return {"path": str(path), "bytes": size, "sha256": digest}
+
+    def compare(self, path: Path, digest: str) -> None:
+        """End the module when the dump from before the migration is not what it was."""
+        found = measured(path)
+        if found and found[1] == digest:
+            return
+        what = "was altered (its SHA-256 is another one)" if found else "is gone"
+        self.fail(
+            f"The dump from before the migration of release {self.release}, {path}, {what}. Nothing"
+            " was migrated: the migration was cut off, so that no new dump can take its place. Put"
+            " the file back and deploy again; or change the inventory, which makes another release"
+            " with a dump of its own, of the database as it is now."
+        )
+
+    def apply(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Run the migration and write down what came of it, at once: what is to be told of it."""
+        params, argv = self.params, tuple(self.params["command"])
+        manifest = manifests(self.root)[self.release]
+        self.note("migrate")
+        facts = begin(record, manifest, STARTED, started_at=time.time())
+        annotate(self.root, self.release, facts)
+        command = Command(MIGRATE, self.release, argv, params["timeout"])
+        outcome = self.run(command, lambda end: record_outcome(self.root, command, end))
+        backup = record.get("backup") or {}
+        kept = f"; the dump from before it is {backup['path']}" if backup.get("path") else ""
+        remedy = (
+            "Correct stack_app.migrate.command or the migration itself; if it only needs longer,"
+            f" raise stack_app.migrate.timeout (now {params['timeout']} s). What it did before it"
+            f" failed stays in the database{kept}."
+        )
+        action = f"The migration ({shown(argv)})"
+        if failure := outcome.failure(action, params["timeout"], remedy):
+            self.fail(failure, rc=outcome.code, backup=backup)
+        known = manifests(self.root)[self.release]
+        return {
+            "changed": changed(record, outcome),
+            "backup": backup,
+            "irreversible": bool(known.get("irreversible")),
+            "output": last_lines(outcome.output, 100),
+        }

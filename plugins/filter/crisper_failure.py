@@ -1,0 +1,36 @@
+"""Filters that decide and word what becomes of a run that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+
+# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
+ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
+
+from ansible.module_utils.crisper_failure_path import (
+    database_words,
+    deploy_outcome,
+    go_on,
+    may_act,
+    rollback_outcome,
+    undo_wanted,
+)
+
+
+class FilterModule:
+    """Jinja filters of role rollback."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Map of filter name to function."""
+        return {
+            "crisper_database_words": database_words,
+            "crisper_deploy_outcome": deploy_outcome,
+            "crisper_go_on": go_on,
+            "crisper_may_act": may_act,
+            "crisper_rollback_outcome": rollback_outcome,
+            "crisper_undo_wanted": undo_wanted,
+        }

@@ -1,0 +1,190 @@
+"""Stub: the phases act on the engine's file; each has a point in its middle, ``:<phase>``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.module_utils.crisper_compose import shown
+from ansible.module_utils.crisper_journal import NotOwnerError, note
+from ansible.module_utils.crisper_rollout import (
+    CREATE,
+    KEEP,
+    RECREATE,
+    REMOVE,
+    ROLLED,
+    Container,
+    Step,
+    decide,
+    node_name,
+)
+from ansible.module_utils.crisper_rollout_phases import orphaned
+from ansible.module_utils.stub_module import Stub, container
+
+
+class Rollout(Stub):
+    """The phases, as the real module takes them one after the other."""
+
+    def containers(self) -> list[Container]:
+        """What the engine has."""
+        names = Container.__dataclass_fields__
+        with self.world.engine() as engine:
+            if not engine["up"]:
+                self.fail(msg="`docker ps …` failed: Cannot connect to the Docker daemon")
+            return [
+                Container(**{k: v for k, v in c.items() if k in names})
+                for c in engine["containers"]
+            ]
+
+    def steps(self) -> list[Step]:
+        """What is to be done."""
+        services, release = self.params["services"], self.params["release"]
+        return decide(services, self.containers(), release, ())
+
+    def told(self) -> dict[str, Any]:
+        """A plan as results show it."""
+        found = self.containers()
+        nodes: dict[str, list[str]] = {"new": [], "old": []}
+        for each in found:
+            if each.pool and each.state == "running":
+                which = "new" if each.release == self.params["release"] else "old"
+                nodes[which].append(node_name(each, self.params["host"]))
+        steps = [step.as_dict() for step in self.steps()]
+        told = {"steps": steps, "nodes": nodes, "containers": shown(found)}
+        if self.params["live"]:
+            with self.world.engine() as engine:
+                told["serving"] = engine["serving"]
+        return told
+
+    def note(self, step: str) -> None:
+        """Write the step into the journal, as the real module does."""
+        if orphaned():
+            self.fail(msg=f"The controller is gone; step {step} was not begun.")
+        try:
+            note(self.params, step)
+        except NotOwnerError as error:
+            self.fail(msg=str(error))
+
+    def add(self, step: Step) -> None:
+        """Start the containers of one service."""
+        pools = {
+            f"celery-{'worker' if name == 'default' else f'worker-{name}'}": name
+            for name in self.params["workers"]["expect"]["pools"]
+        }
+        with self.world.engine() as engine:
+            for _ in range(step.replicas - step.ready):
+                names = (self.params["project_name"], step.service, self.params["release"])
+                container(engine, *names, pools.get(step.service, ""))
+
+    def drop(self, identities: tuple[str, ...]) -> None:
+        """Remove containers."""
+        with self.world.engine() as engine:
+            kept = [c for c in engine["containers"] if c["id"] not in identities]
+            engine["containers"] = kept
+
+    def start(self) -> None:
+        """New containers beside the old ones; they are removed again when it fails."""
+        wanted = [s for s in self.steps() if s.kind in ROLLED and s.action not in (KEEP, REMOVE)]
+        if not wanted:
+            return
+        self.note("start")
+        before = {c.id for c in self.containers()}
+        for number, step in enumerate(wanted):
+            self.add(step)
+            if number == 0:
+                answer = self.world.point("compose_rollout:start")
+                if answer:
+                    self.drop(tuple({c.id for c in self.containers()} - before))
+                    self.fail(**answer)
+        self.result["changed"] = True
+
+    def leave(self) -> None:
+        """Old workers leave their queues."""
+        nodes = self.told()["nodes"]
+        self.result |= {"nodes": nodes, "held": []}
+        if not nodes["old"]:
+            return
+        self.note("leave")
+        with self.world.engine() as engine:
+            for each in engine["containers"]:
+                if each["pool"] and each["release"] != self.params["release"]:
+                    each["consumes"] = False
+        self.result["left"] = {
+            "queues": {node: ["default"] for node in nodes["old"]},
+            "left_at": 1.0,
+            "drained": nodes["old"],
+            "unfinished": [],
+            "scheduled": 0,
+            "longest": 0.0,
+            "silent": [],
+            "findings": [],
+        }
+        self.result["changed"] = True
+        self.point("leave")
+
+    def swap(self) -> None:
+        """Beat and what belongs to no release, in place."""
+        wanted = [s for s in self.steps() if s.kind not in ROLLED]
+        wanted = [s for s in wanted if s.action in (CREATE, RECREATE)]
+        if not wanted:
+            return
+        self.note("swap")
+        for number, step in enumerate(wanted):
+            self.drop(step.old)
+            if number == 0:
+                self.point("swap")
+            self.add(step)
+        self.result["changed"] = True
+
+    def retire(self) -> None:
+        """Requests go to the release, and old containers go."""
+        release = self.params["release"]
+        with self.world.engine() as engine:
+            serving = engine["serving"]
+        if serving != release:
+            self.note("switch")
+            self.point("switch")
+            with self.world.engine() as engine:
+                engine["serving"] = release
+            self.result |= {"changed": True, "serving": release}
+        rolled = [s for s in self.steps() if s.action == REMOVE or s.kind in ROLLED]
+        rolled = [s for s in rolled if s.old]
+        if rolled:
+            self.note("retire")
+            if "left" in self.result:
+                self.result["left"]["queues"] = {}
+            self.drop(rolled[0].old)
+            answer = self.world.point("compose_rollout:retire")
+            for step in rolled[1:]:
+                self.drop(step.old)
+            self.result |= {"changed": True, "stopped": {step.service: 0 for step in rolled}}
+            if answer:  # what was told to stop has stopped by then
+                self.fail(**answer)
+        self.result["stopped"] = {}
+        self.result["after"] = {"release": release, **self.told()}
+
+    def prove(self) -> None:
+        """What the workers answer."""
+        self.point("prove")
+        self.result["proof"] = {
+            "problem": "",
+            "findings": [],
+            "nodes": {},
+            "canary": {"problem": "", "queues": {}, "findings": []},
+        }
+
+    def run(self) -> None:
+        """All phases that are asked for."""
+        self.result |= self.told()
+        if self.module.check_mode:
+            return
+        for phase in ("start", "leave", "swap", "retire", "prove"):
+            if phase in self.params["phases"]:
+                getattr(self, phase)()
+                if phase == "start":
+                    self.result |= {"nodes": self.told()["nodes"]}
+
+
+if __name__ == "__main__":
+    rollout = Rollout("compose_rollout")
+    rollout.run()
+    rollout.end()

@@ -1,0 +1,10 @@
+"""Stub: the engine's settings are as wanted."""
+
+from __future__ import annotations
+
+from ansible.module_utils.stub_module import stub
+
+stub(
+    "docker_daemon_config",
+    lambda _: {"action": "none", "keys": [], "restart_keys": [], "validated": True},
+)

@@ -1,0 +1,35 @@
+"""A deploy by the real playbook: that it works, and that a failed one is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from harness import Site, temporary_site
+
+
+@pytest.fixture(scope="module")
+def deployed() -> Iterator[Site]:
+    with temporary_site("one") as site:
+        site.deploy().succeeded("Release", "(new; before: none)")
+        yield site
+
+
+def test_a_first_deploy_serves_and_gives_its_lock_back(deployed: Site) -> None:
+    host = deployed.one
+
+    assert host.serving == host.current
+    assert (host.staged, host.lock) == ("", {})
+    assert [entry["step"] for entry in host.journal][-1] == "end"
+
+
+def test_a_deploy_that_fails_in_the_middle_is_undone(deployed: Site) -> None:
+    host = deployed.one
+    before = host.current
+    deployed.script({"point": "compose_rollout:swap", "do": "fail", "answer": {"msg": "no room"}})
+
+    deployed.deploy(x="2").failed("no room", f"What serves: release {before}, put back and proved")
+
+    assert (host.serving, host.current, host.staged) == (before, before, "")
+    assert host.releases == host.consuming == [before]
+    assert host.lock == {}
