@@ -89,7 +89,7 @@ def judge(found: Found) -> list[Problem]:
                 f"the data of release {found.release}, which is the current one, is not in this"
                 f" engine{where}: no volume {names}. Nothing was created",
                 f"{engine}. If the data is really gone, deploy once with -e"
-                " database_recreate_volumes=true, which makes these volumes anew and empty, and put"
+                " recreate_volumes=true, which makes these volumes anew and empty, and put"
                 " a backup set back with playbooks/restore.yml (docs/BACKUP.md)",
             )
         )

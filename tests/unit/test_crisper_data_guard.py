@@ -56,7 +56,7 @@ def test_the_remedies_name_what_to_set_and_how_to_go_on_without() -> None:
     missing, foreign = judge(Found(RELEASE, ["demo_redis"], processes=[FOREIGN]))
     for each in (missing, foreign):
         assert "data-root, storage-driver, userns-remap or features.containerd-snap" in each.remedy
-    assert "-e database_recreate_volumes=true" in missing.remedy
+    assert "-e recreate_volumes=true" in missing.remedy
     assert "playbooks/restore.yml" in missing.remedy
     assert "kill -INT 4612" in foreign.remedy
     redis = Process(7, "redis-server *:6379", "demo_redis", "/x")
