@@ -52,8 +52,10 @@ EXAMPLES = r"""
 RETURN = r"""
 images:
   description:
-    - The images that are there; what is not there has no key. C(moved) is the digest of the other
-      image that the registry has behind the same reference now, else empty.
+    - The images that are there; what is not there has no key. C(config) is the digest of the
+      image's configuration, where the engine's id is not that (containerd's image store).
+    - C(moved) is the digest of the other image that the registry has behind the same reference now,
+      else empty.
   returned: always
   type: dict
   sample:
@@ -86,6 +88,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_image_id import config_digest
 from ansible.module_utils.crisper_registry import (
     FORMAT,
     Comparison,
@@ -113,7 +116,10 @@ def inspect(cli: str, reference: str) -> dict[str, Any] | None:
     )
     if answer.returncode == 0:
         found = json.loads(answer.stdout)
-        return {"ref": reference, **found, "labels": found["labels"] or {}}
+        # Only where it says more than the id: an image store of containerd.
+        config = config_digest(found["id"], found.get("digests") or ())
+        told = {"config": config} if config and config != found["id"] else {}
+        return {"ref": reference, **found, **told, "labels": found["labels"] or {}}
     if "no such image" in answer.stderr.lower():
         return None
     raise RuntimeError(

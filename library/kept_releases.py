@@ -128,6 +128,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_image_id import identity
 from ansible.module_utils.crisper_journal import (
     RUN_SPEC,
     Journal,
@@ -138,7 +139,7 @@ from ansible.module_utils.crisper_journal import (
 from ansible.module_utils.crisper_kept import annotate, prune
 from ansible.module_utils.crisper_ledger_end import SPEC as LEDGER_SPEC
 from ansible.module_utils.crisper_ledger_end import end
-from ansible.module_utils.crisper_put_back import Kept, image_names
+from ansible.module_utils.crisper_put_back import Kept, image_names, known_images
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -183,14 +184,19 @@ class Releases:
     def images(self) -> dict[str, Any]:
         """Give the release's images their names again."""
         release, changed = self.chosen(), False
-        for reference, identity in image_names(self.params["stack"], release):
-            code, out, _ = self.docker("image", "inspect", "--format", "{{.Id}}", reference)
-            if code == 0 and out.strip() == identity:
+        names = image_names(self.params["stack"], release)
+        ids = [image["id"] for _, image in names]
+        known = known_images(self.docker, [*ids, *(reference for reference, _ in names)])
+        for reference, image in names:
+            wanted = {image["id"], identity(image)}
+            if reference in known and wanted & set(known[reference]):
                 continue
             changed = True
             if self.module.check_mode:
                 continue
-            code, _, err = self.docker("image", "tag", identity, reference)
+            # Under its id, or the id that it has in this image store.
+            source = next((each[0] for each in known.values() if wanted & set(each)), image["id"])
+            code, _, err = self.docker("image", "tag", source, reference)
             if code != 0:
                 self.module.fail_json(msg=f"{reference} cannot be named again: {err.strip()}")
         return {"changed": changed, "release": release}

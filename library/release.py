@@ -28,7 +28,10 @@ options:
     type: str
     required: true
   images:
-    description: Name to C({ref, id}) of every image of the release.
+    description:
+      - Name to C({ref, id}) of every image of the release, with C(config), the digest of its
+        configuration, where that is not the id (containerd's image store). It decides whether an
+        image is another one.
     type: dict
     default: {}
   tags:
@@ -175,6 +178,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_files import make_folder, sync_folder
+from ansible.module_utils.crisper_image_id import same
 from ansible.module_utils.crisper_journal import (
     RUN_SPEC,
     Journal,
@@ -185,6 +189,7 @@ from ansible.module_utils.crisper_journal import (
 from ansible.module_utils.crisper_kept import prune
 from ansible.module_utils.crisper_ledger_end import SPEC as LEDGER_SPEC
 from ansible.module_utils.crisper_ledger_end import end
+from ansible.module_utils.crisper_put_back import known_images
 from ansible.module_utils.crisper_release import (
     DRAFT,
     MANIFEST,
@@ -298,7 +303,7 @@ class Releases:
             "images_changed": [
                 name
                 for name, image in images.items()
-                if current.get("images", {}).get(name, {}).get("id") != image["id"]
+                if not same(current.get("images", {}).get(name, {}), image)
             ],
             "facts_changed": [name for name in facts if current.get(name) != facts[name]],
             "secrets_changed": [
@@ -317,6 +322,8 @@ class Releases:
                 (self.root / "next").unlink()
             following = {}
         if same_as_current:
+            if not self.module.check_mode:
+                result["changed"] = self.name_again(current) or result["changed"]
             return {**result, "release": self.described(current, False)}
         if following:
             if not self.module.check_mode:
@@ -345,6 +352,25 @@ class Releases:
                 )
         result["release"] = self.described({**manifest, "path": str(folder)}, True)
         return result
+
+    def name_again(self, current: dict[str, Any]) -> bool:
+        """Give images of the current release the names and ids that this engine lacks.
+
+        The engine may be a new one, or have another image store: the same images have other ids.
+        """
+        images, stack = self.params["images"], self.params["stack"]
+        names = {f"{stack}/{name}:{current['id']}": images[name] for name in self.params["tags"]}
+        known = known_images(self.docker, list(names)) if names else {}
+        tags = {
+            f"Tagging {name}": ["image", "tag", image["id"], name]
+            for name, image in names.items()
+            if image["id"] not in known.get(name, ())
+        }
+        self.run(tags, current["path"])
+        if current.get("images") != images:
+            self.annotate(Path(current["path"]), {"images": images})
+            return True
+        return bool(tags)
 
     def write(self, folder: Path, manifest: dict[str, Any]) -> None:
         """Write, validate and name the folder; leave nothing behind when that fails."""

@@ -334,9 +334,12 @@ def followed_images(
         return dict(zip(wanted, map(json.loads, out.splitlines()), strict=True))
     found = {}  # one of them is not here: a line less, and nobody says which
     for reference, name in wanted.items():
-        code, out, _ = engine.call("image", "inspect", "--format", FORMAT, name)
-        if code == 0:
-            found[reference] = json.loads(out)
+        # After a move to another image store the id may be another one.
+        for each in dict.fromkeys((name, reference)):
+            code, out, _ = engine.call("image", "inspect", "--format", FORMAT, each)
+            if code == 0:
+                found[reference] = json.loads(out)
+                break
     return found
 
 

@@ -131,6 +131,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_compose import Engine
 from ansible.module_utils.crisper_data_version import find_misfits
 from ansible.module_utils.crisper_files import make_folder
+from ansible.module_utils.crisper_image_id import same as same_image
 from ansible.module_utils.crisper_output import describe_failure
 from ansible.module_utils.crisper_release import (
     MANIFEST,
@@ -259,7 +260,7 @@ class Plan:
             "images": [
                 {"name": name, "old": old.get(name, {}).get("id", ""), "new": image["id"]}
                 for name, image in images.items()
-                if not image["id"] or old.get(name, {}).get("id") != image["id"]
+                if not image["id"] or not same_image(old.get(name, {}), image)
             ],
             "env_changed": env_names_changed(self.old_text(".env.prod"), env),
             "files_changed": [

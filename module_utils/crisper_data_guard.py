@@ -75,11 +75,12 @@ def judge(found: Found) -> list[Problem]:
     problems = []
     where = f" (data-root {found.data_root})" if found.data_root else ""
     # Health checks do not run in containers that an engine with another store has unmounted.
+    remake = "docker compose up --detach --force-recreate --wait"
     engine = (
         "If the engine was restarted with another data-root, storage-driver, userns-remap or"
-        " features.containerd-snapshotter, set that back, restart the engine, make the containers"
-        f" anew (cd {found.root}/current && docker compose up --detach --force-recreate --wait), and"
-        " deploy again; if DOCKER_HOST or a docker context leads to another engine, set that back"
+        " features.containerd-snapshotter, set that back, restart the engine, make the"
+        f" containers anew (cd {found.root}/current && {remake}), and deploy again; if DOCKER_HOST"
+        " or a docker context leads to another engine, set that back"
     )
     if found.missing and not found.recreate:
         names = ", ".join(found.missing)
@@ -88,7 +89,7 @@ def judge(found: Found) -> list[Problem]:
                 f"the data of release {found.release}, which is the current one, is not in this"
                 f" engine{where}: no volume {names}. Nothing was created",
                 f"{engine}. If the data is really gone, deploy once with -e"
-                " database_recreate_volumes=true, which makes these volumes anew and empty, and put"
+                " recreate_volumes=true, which makes these volumes anew and empty, and put"
                 " a backup set back with playbooks/restore.yml (docs/BACKUP.md)",
             )
         )
@@ -100,8 +101,8 @@ def judge(found: Found) -> list[Problem]:
                 f"the data of the volume {process.volume} is in use by a process outside this"
                 f" engine{where}: pid {process.pid}{inside}, {process.command} (it has"
                 f" {process.folder}). A second server on the same files destroys them",
-                f"{engine}. Otherwise end the process (kill -{stop} {process.pid}), look that it has"
-                " ended, and deploy again",
+                f"{engine}. Otherwise end the process (kill -{stop} {process.pid}), look that it"
+                " has ended, and deploy again",
             )
         )
     return problems

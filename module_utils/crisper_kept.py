@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.crisper_files import sync_folder
+from ansible.module_utils.crisper_image_id import identity
 from ansible.module_utils.crisper_release import DRAFT, MANIFEST, RELEASE_ID, listing, to_prune
 
 UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
@@ -81,7 +82,7 @@ def prune(
     if not gone or look_only:
         return {"changed": bool(gone), "pruned": gone, "freed_bytes": 0}
     stays = [manifest for name, manifest in kept.items() if name not in gone]
-    used = {image["id"] for m in stays for image in m.get("images", {}).values()}
+    used = {identity(image) for m in stays for image in m.get("images", {}).values()}
     for release in gone:
         # Under another name first: killed in between, it leaves no half release.
         aside = root / "releases" / f"{DRAFT}{release}"
@@ -95,7 +96,7 @@ def prune(
         names = [f"{stack}/{name}:{release}" for name in images]
         # Names of sources are this stack's own; platform images may be anybody's.
         mine = (images[name] for name in images if name in ("backend", "frontend"))
-        names += [image["ref"] for image in mine if image["id"] not in used]
+        names += [image["ref"] for image in mine if identity(image) not in used]
         docker("image", "rm", *names)
     _, out, _ = docker("image", "prune", "--force", "--filter", f"label=crisper.stack={stack}")
     return {"changed": True, "pruned": gone, "freed_bytes": freed(out)}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.crisper_data_version import DATABASES, find_misfits
+from ansible.module_utils.crisper_image_id import config_digest, identity
 from ansible.module_utils.crisper_kept import linked, manifests
 from ansible.module_utils.crisper_output import first_line
 from ansible.module_utils.crisper_release import (
@@ -79,13 +80,14 @@ class Kept:
         names = image_names(stack, release)
         ids = [image["id"] for image in release["images"].values()]
         known = known_images(docker, [*ids, *(reference for reference, _ in names)])
+        here = {digest for image in known.values() for digest in image}
         problems = [
             *unproved(self.manifests[release["id"]]),
             *damaged(Path(release["path"]), self.manifests[release["id"]].get("checksums", {})),
             *(
                 f"the image of {name} ({image['id'][:19]}) is gone"
                 for name, image in release["images"].items()
-                if image["id"] not in known
+                if not here & {image["id"], identity(image)}
             ),
             *database_problems(release["irreversible"], restore_database),
             # An upgrade that was cut off has kept the old data, which is put back first.
@@ -96,7 +98,10 @@ class Kept:
                 f"Release {release['id']} cannot be put back: {'; '.join(problems)}."
                 f" Kept: {self.names()}. Choose another with -e release=<id>."
             )
-        named = all(known.get(reference) == identity for reference, identity in names)
+        named = all(
+            reference in known and {image["id"], identity(image)} & set(known[reference])
+            for reference, image in names
+        )
         return {**release, "named": named}, ""
 
 
@@ -158,24 +163,26 @@ def database_problems(blocking: list[dict[str, Any]], restore_database: bool) ->
     return []
 
 
-def image_names(stack: str, release: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and id of every image, as the compose file of the release has them."""
+def image_names(stack: str, release: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Name of every image, as the compose file of the release has it, and the image."""
     found = []
     for name, image in release["images"].items():
         own = f"{stack}/{name}:{release['id']}"
         reference = own if name in ("backend", "frontend") else image["ref"]
-        found.append((reference, image["id"]))
+        found.append((reference, image))
     return found
 
 
-def known_images(docker: Docker, references: list[str]) -> dict[str, str]:
-    """Ids of those images that are here, by what they were asked for."""
-    form = "{{.Id}}{{range .RepoTags}} {{.}}{{end}}"
+def known_images(docker: Docker, references: list[str]) -> dict[str, tuple[str, str]]:
+    """Id and digest of the configuration of those images that are here, by what was asked for."""
+    form = "{{.Id}}{{range .RepoTags}} {{.}}{{end}}{{range .RepoDigests}} {{.}}{{end}}"
     _, out, _ = docker("image", "inspect", "--format", form, *references)
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
     for line in out.splitlines():
-        identity, *tags = line.split()
-        found.update(dict.fromkeys((identity, *tags), identity))
+        identifier, *names = line.split()
+        digests = [name for name in names if "@" in name]
+        image = (identifier, config_digest(identifier, digests) or identifier)
+        found.update(dict.fromkeys((identifier, *names), image))
     # The engine tells tags without what Docker takes for granted.
     short = {name: name.removeprefix("docker.io/").removeprefix("library/") for name in references}
     return {name: found[short[name]] for name in references if short[name] in found}

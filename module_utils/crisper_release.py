@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from ansible.module_utils.crisper_image_id import identity
+
 RELEASE_ID = re.compile(r"\d{8}t\d{6}z-[0-9a-f]{8}\Z")
 MANIFEST = "manifest.json"
 DRAFT = ".draft-"  # begins the name of a folder that is no release, or none any more
@@ -38,7 +40,7 @@ def fingerprint(
 
     Args:
         files: each with ``path``, ``mode`` and ``content``; the order does not matter.
-        images: name -> ``{ref, id}``.
+        images: name -> ``{ref, id}``, with ``config`` where that is another digest than the id.
         migrate: the migration command. It is in no file, and another one must run: the dump taken
             before it and what it did belong to a release of their own.
     """
@@ -47,7 +49,7 @@ def fingerprint(
         record = [item["path"], item["mode"], item["content"]]
         digest.update(json.dumps(record).encode() + b"\n")
     for name in sorted(images):
-        digest.update(json.dumps([name, images[name]["id"]]).encode() + b"\n")
+        digest.update(json.dumps([name, identity(images[name])]).encode() + b"\n")
     if command := list(migrate):
         digest.update(json.dumps(["migrate", *command]).encode() + b"\n")
     return digest.hexdigest()
@@ -164,7 +166,7 @@ def same_parts(
 
     def ids(manifest: Mapping[str, Any]) -> list[Any]:
         images = manifest.get("images", {})
-        return [images.get(name, {}).get("id") for name in data_services]
+        return [identity(images.get(name, {})) for name in data_services]
 
     def read(manifest: Mapping[str, Any]) -> dict[str, str]:
         sums = manifest.get("checksums", {})

@@ -245,7 +245,7 @@ def _userns(
     wanted = setting("userns-remap", settings.new, later) or ""
     before = setting("userns-remap", settings.old, now) or ""
     if bool(wanted) != store.userns or (store.userns and before and wanted != before):
-        shown = before or ("in force" if store.userns else "none")
+        shown = (before or "in force") if store.userns else "none"
         yield Change("userns-remap", shown, wanted or "none", _asked(settings, "userns-remap"))
 
 

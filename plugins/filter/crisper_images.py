@@ -70,9 +70,21 @@ def crisper_images_order(
 
 
 def crisper_image_result(reference: str, found: Found) -> dict[str, str]:
-    """Return an image by reference and id; one that is yet to come has no id (check mode)."""
+    """Return an image by reference and id; one that is yet to come has no id (check mode).
+
+    With ``config``, the digest of its configuration, where that is not the id.
+    """
     image = found.get(reference, {})
-    return {"ref": reference, "id": "" if image.get("moved") else image.get("id", "")}
+    if image.get("moved"):
+        image = {}
+    told = {"ref": reference, "id": image.get("id", "")}
+    return {**told, "config": image["config"]} if image.get("config") else told
+
+
+def crisper_image_identity(reference: str, found: Found) -> str:
+    """Return what tells an image from another one in every image store; empty if it is not here."""
+    image = found.get(reference, {})
+    return str(image.get("config") or image.get("id", ""))
 
 
 class FilterModule:
@@ -82,6 +94,7 @@ class FilterModule:
         """Name them."""
         return {
             "crisper_apps_missing": crisper_apps_missing,
+            "crisper_image_identity": crisper_image_identity,
             "crisper_image_result": crisper_image_result,
             "crisper_images_missing": crisper_images_missing,
             "crisper_images_order": crisper_images_order,

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import compose_rollout
 import data_guard
 import pytest
 from ansible.module_utils import crisper_data_guard as logic
@@ -56,7 +57,7 @@ def test_the_remedies_name_what_to_set_and_how_to_go_on_without() -> None:
     missing, foreign = judge(Found(RELEASE, ["demo_redis"], processes=[FOREIGN]))
     for each in (missing, foreign):
         assert "data-root, storage-driver, userns-remap or features.containerd-snap" in each.remedy
-    assert "-e database_recreate_volumes=true" in missing.remedy
+    assert "-e recreate_volumes=true" in missing.remedy
     assert "playbooks/restore.yml" in missing.remedy
     assert "kill -INT 4612" in foreign.remedy
     redis = Process(7, "redis-server *:6379", "demo_redis", "/x")
@@ -278,3 +279,28 @@ def test_an_engine_that_does_not_answer_is_no_proof(
     assert not run(tmp_path, capsys).get("failed")
     os.unlink(cli)
     assert not run(tmp_path, capsys).get("failed")
+
+
+def test_a_rollout_makes_no_data_service_beside_its_data(run_module: Any, tmp_path: Path) -> None:
+    """Also where the database role was passed over: nothing is begun, no volume is made."""
+    cli = stack(tmp_path, "demo_postgres")
+    commands = tmp_path / "commands"
+    cli.write_text(cli.read_text().replace("#!/bin/sh\n", f'#!/bin/sh\necho "$*" >>{commands}\n'))
+    given = {
+        "phases": ["start", "swap"],
+        "project_src": str(tmp_path / "releases" / RELEASE),
+        "project_name": "demo",
+        "release": RELEASE,
+        "services": {"backend": {"kind": "web"}, "redis": {"kind": "fixed"}},
+        "docker_cli": str(cli),
+    }
+    answer = run_module(compose_rollout, **given)
+    assert answer["failed"]
+    assert answer["msg"].startswith(
+        f"redis cannot be started: the data of release {RELEASE}, which is the current one, is not"
+        " in this engine (data-root /srv/docker): no volume demo_redis. Nothing was created."
+    )
+    assert " up " not in commands.read_text()
+    (tmp_path / "volumes" / "demo_redis").mkdir()
+    run_module(compose_rollout, **given)
+    assert " up " in commands.read_text()

@@ -153,7 +153,7 @@ def test_files_are_missing_or_altered(tmp_path: Path) -> None:
 
 def test_the_engine_tells_names_without_what_docker_takes_for_granted() -> None:
     wanted = ["docker.io/library/redis:8.0", "registry.example/redis:8.0"]
-    assert known_images(engine(HERE), wanted) == {"docker.io/library/redis:8.0": REDIS}
+    assert known_images(engine(HERE), wanted) == {"docker.io/library/redis:8.0": (REDIS, REDIS)}
 
 
 @pytest.fixture

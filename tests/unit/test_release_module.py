@@ -107,6 +107,35 @@ def test_a_release_is_staged_once_and_promoted(run, tmp_path):
     assert not run(release, **arguments(tmp_path, state="current", files=[]))["changed"]
 
 
+def test_the_same_images_in_another_store_are_the_same_release(run, tmp_path):
+    """Their ids are others there, and the engine may lack the names that Compose starts them by."""
+    cli, tagged = tmp_path / "docker", tmp_path / "tagged"
+    cli.write_text(f"""#!/bin/sh
+case "$1 $2" in
+    "image tag") echo "$3 $4" >>{tagged} ;;
+    "image inspect") while read -r id name; do echo "$id $name"; done <{tagged} ;;
+esac
+""")
+    cli.chmod(0o755)
+    more = {"docker_cli": str(cli), "tags": ["backend"]}
+    first = run(release, **arguments(tmp_path, **more))["release"]
+    run(release, **arguments(tmp_path, state="current", files=[], **more))
+    config, moved = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+    name = f"unit/backend:{first['id']}"
+    assert tagged.read_text() == f"{config} {name}\n"
+    tagged.write_text("")  # another engine, which has the image by another name
+    images = {"backend": {"ref": "x", "id": moved, "config": config}}
+    assert not run(release, check=True, **arguments(tmp_path, images=images, **more))["changed"]
+    again = run(release, **arguments(tmp_path, images=images, **more))
+    assert again["release"]["id"] == first["id"]
+    assert (again["changed"], again["images_changed"]) == (True, [])
+    assert tagged.read_text() == f"{moved} {name}\n"
+    manifest = json.loads((tmp_path / "current" / "manifest.json").read_text())
+    assert manifest["images"] == images
+    assert not run(release, **arguments(tmp_path, images=images, **more))["changed"]
+    assert tagged.read_text() == f"{moved} {name}\n"
+
+
 @pytest.mark.parametrize("umask", [0o077, 0o022, 0o000])
 def test_what_containers_mount_can_be_entered_whatever_the_umask(run, tmp_path, umask):
     root = tmp_path / "opt/app"
