@@ -206,7 +206,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
 
 
 # Seconds to read the queues; whoever needs longer is judged by celery_skew, which has more.
-READING = {"timeout": 20, "broker_timeout": 5.0, "import_timeout": 60}
+READING = {"timeout": 20, "broker_timeout": 5.0, "import_timeout": 60, "budget": 10.0}
 
 
 def docker(module: AnsibleModule, *arguments: str) -> tuple[int, str, str]:
