@@ -10,7 +10,7 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 UNACKED = "unacked"
 # What kombu itself puts between a queue's name and its priority; and into bindings.
@@ -25,6 +25,8 @@ MOST_NAMES = 10_000
 MORE = "(more names)"
 # Share of a budget after which reading in order is given up when it would not end in time.
 FIRST_SHARE = 0.5
+# Windows of a sample, at least.
+WINDOWS = 64
 
 # The beginning of a message as kombu writes it, up to the task's name. It is anchored: in a JSON
 # string a quote is escaped, so neither an argument nor another header can be taken for the name.
@@ -242,6 +244,15 @@ def ends_in_time(read: int, of: int, spent: float, seconds: float) -> bool:
     return spent < seconds and (of - read) * spent <= (seconds - spent) * read
 
 
+def sample_window(read: int, spent: float, seconds: float, largest: int) -> int:
+    """Return the size of a window of a sample: `WINDOWS` of them in the time that is left.
+
+    `read` messages took `spent` of the `seconds`; `largest` is how many may be read at once.
+    """
+    fitting = read * max(0.0, seconds - spent) / max(spent, 0.001)
+    return max(1, min(int(fitting / WINDOWS), largest))
+
+
 def spread(start: int, end: int, size: int) -> Iterator[int]:
     """Yield the first index of each window of `size` in [start, end), evenly spread.
 
@@ -256,10 +267,15 @@ def spread(start: int, end: int, size: int) -> Iterator[int]:
             yield start + place * size
 
 
-def shares(lengths: Mapping[str, int]) -> Iterable[tuple[str, int]]:
-    """Return the lists, shortest first, each with the number of lists from it on.
+def shares(lengths: Mapping[str, int], last: int) -> Iterator[tuple[str, float]]:
+    """Yield the lists, shortest first, each with its share (0 to 1) of the time that is left.
 
-    What a short one leaves of its share of the time is for the long ones.
+    What a short one leaves is for the long ones. `last` is the length of what is read after all
+    of them: it has a share by its length, and a twentieth at least.
     """
     ordered = sorted(lengths, key=lambda key: (lengths[key], key))
-    return [(key, len(ordered) - place) for place, key in enumerate(ordered)]
+    total = sum(lengths.values()) + last
+    for place, key in enumerate(ordered):
+        reserve = max(0.05, last / total)
+        yield key, (1 - reserve) / (len(ordered) - place)
+        total -= lengths[key]

@@ -147,7 +147,7 @@ def read_list(reader, queue, key, length, seconds):
     in time, the rest of the time is for windows that are spread over what is left, and the queue
     is noted as read in part.
     """
-    from crisper_skew import ends_in_time, next_batch, spread
+    from crisper_skew import ends_in_time, next_batch, sample_window, spread
 
     begun, start, size, bytes_read = time.monotonic(), 0, 0, 0
     while True:
@@ -156,9 +156,10 @@ def read_list(reader, queue, key, length, seconds):
         start, size = start + read, read
         if ended:
             return
-        if not ends_in_time(start, length, time.monotonic() - begun, seconds):
+        spent = time.monotonic() - begun
+        if not ends_in_time(start, length, spent, seconds):
             break
-    total = start
+    total, size = start, sample_window(start, spent, seconds, size)
     for first in spread(start, length, size):
         if time.monotonic() - begun >= seconds:
             break
@@ -205,11 +206,11 @@ def read_queues(app, request):
     reader.tally.unlisted = not complete
     unacked = prefix + channel.unacked_key
     lists = lengths_of(client, keys)
-    for key, rest in shares({key: length for key, (_, length) in lists.items()}):
+    ordered = shares({key: length for key, (_, length) in lists.items()}, client.hlen(unacked))
+    for key, share in ordered:
         queue, length = lists[key]
-        # One part more: what workers hold comes last, and is read as well.
         left = max(0.0, begun + budget - time.monotonic())
-        read_list(reader, queue, key, length, left / (rest + 1))
+        read_list(reader, queue, key, length, left * share)
     # After the queues: what was taken from them meanwhile is found here.
     read_unacked(reader, unacked, begun + budget)
     connection.release()

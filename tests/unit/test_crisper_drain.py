@@ -220,6 +220,8 @@ def test_tally():
         "waiting": {"left": {"app.known": 1}, "one": {"app.gone": 1}, "unacked": {"app.gone": 1}},
         "unknown": {"app.gone": 2},
         "unreadable": {"one": 1},
+        "partial": {},
+        "unlisted": False,
         "orphaned": {"left": 1},
     }
 
