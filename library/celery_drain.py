@@ -11,7 +11,7 @@ description:
     runs nor has reserved a task. Idle workers are done after two polls, some ten milliseconds
     apart. Other workers of the same queues go on.
   - Tasks with an ETA that a worker holds do not run and are not waited for; the worker puts them
-    back when its process ends (SIGTERM). RV(scheduled) counts them.
+    back when its process ends (SIGTERM). RV(scheduled) counts them, without asking for each.
   - The whole wait is one Python process in a running container that has the application. It does
     not stop the workers; that is the caller's turn.
   - Tasks that still run at the end of O(timeout) do not fail the module; they are listed.
@@ -157,7 +157,10 @@ longest:
   type: float
   sample: 18.4
 scheduled:
-  description: Tasks with an ETA that the nodes hold; they go back to their queues at SIGTERM.
+  description:
+    - Tasks with an ETA that the nodes hold; they go back to their queues at SIGTERM. Where all
+      workers together hold more than 1,000 messages, a worker would be busy for seconds with the
+      answer. Then this is what all of them hold and the nodes do not run.
   returned: always
   type: int
   sample: 0
@@ -173,7 +176,9 @@ queues:
   type: dict
   sample: {"default@app1-20261119t080000z-99887766-0a1b2c3d4e5f": [default, embeddings]}
 nodes:
-  description: Node name to what it reported last - queues, and numbers of tasks.
+  description:
+    - Node name to what it reported last - queues, and numbers of tasks. C(scheduled) is null where
+      it was not asked.
   returned: always
   type: dict
   sample:

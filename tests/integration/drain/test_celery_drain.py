@@ -127,6 +127,15 @@ def test_an_eta_task_is_not_waited_for_and_is_handed_back(worker, drain, send, m
     assert {line.split()[2] for line in marks()} == {"new@a"}
 
 
+def test_a_worker_is_not_asked_for_thousands_of_tasks_with_an_eta(worker, drain, broker):
+    worker("old@a", "-c1", "-Qone").ready()
+    broker.hset("unacked", mapping={f"tag-{number}": "[]" for number in range(2000)})
+    result = drain("old@a")
+    assert result["drained"] == ["old@a"], result
+    assert result["scheduled"] == 2000
+    assert result["nodes"]["old@a"]["scheduled"] is None
+
+
 def test_resumed_workers_take_tasks_again(worker, drain, send, marks):
     worker("old@a", "-c1", "-Qone,two").ready()
     drained = drain("old@a")
