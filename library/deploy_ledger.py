@@ -244,9 +244,9 @@ def port(entry: dict[str, Any]) -> int:
 
 
 def read_queues(params: dict[str, Any], container: str) -> dict[str, Any]:
-    """Return whether all that waits is known, and what was read, as the release that serves sees it.
+    """Return what waits, as a container of the release that serves reads it.
 
-    ``{all_known, reading}``, the latter as M(celery_skew) takes it: nobody reads the queues twice.
+    ``{all_known, reading}``, `reading` as M(celery_skew) takes it: nobody reads the queues twice.
     """
     command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
     shipped = [crisper_celery_probe, crisper_skew, crisper_skew_probe]
