@@ -52,16 +52,6 @@ class Room:
             timeout=self.timeout,
         )
 
-    def held(self):
-        """How many messages all workers hold; None where the broker cannot tell."""
-        if self.connection.transport.driver_type != "redis":
-            return None
-        import redis
-
-        # Kombu's own client adds its prefix to some commands only.
-        client = redis.Redis(connection_pool=self.channel.pool)
-        return client.hlen((self.channel.global_keyprefix or "") + self.channel.unacked_key)
-
     def ask(self, methods, nodes):
         """Send the poll's questions."""
         poll = uuid.uuid4().hex
@@ -105,7 +95,7 @@ class Room:
 
 def converge(app, request, book):
     """Ask and order until the book is finished or the budget is spent."""
-    from crisper_celery_probe import Failure
+    from crisper_celery_probe import Failure, held
     from crisper_drain import FIRST_PAUSE, METHODS, ONCE, next_pause
     from kombu.exceptions import OperationalError
 
@@ -119,7 +109,7 @@ def converge(app, request, book):
             room = room or Room(app, patience)
             met = True
             if book.held is None:
-                book.held = room.held()
+                book.held = held(room.connection)
             methods = (*METHODS, ONCE) if book.wants_scheduled() else METHODS
             room.ask(methods, book.asked())
             # A worker that missed its turn is not waited for again until it has spoken.

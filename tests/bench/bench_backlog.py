@@ -217,7 +217,7 @@ def play(playbook: str, values: dict[str, Any], *options: str) -> float:
 FILL = """
 import json, sys, redis
 from backend.settings import settings
-client = redis.Redis.from_url(settings().redis_url)
+client = redis.Redis.from_url(settings().celery_broker_url)
 for queue, number in json.loads(sys.argv[1]).items():
     client.delete(queue)
     raw = json.dumps(message("rehearse", queue, "backlog", %s))

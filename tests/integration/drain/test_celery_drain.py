@@ -12,6 +12,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from ansible.module_utils import crisper_celery_probe
+from celery import Celery
 from lab import ROOT, until
 
 
@@ -134,6 +136,14 @@ def test_a_worker_is_not_asked_for_thousands_of_tasks_with_an_eta(worker, drain,
     assert result["drained"] == ["old@a"], result
     assert result["scheduled"] == 2000
     assert result["nodes"]["old@a"]["scheduled"] is None
+    # Nor when the workers are asked everything.
+    app = Celery("reader", broker=os.environ["TEST_BROKER"], set_as_current=False)
+    asked = {"methods": ["ping", "active", "scheduled"], "destination": ["old@a"]}
+    asked |= {"timeout": 10, "everybody": False, "settle": 0.0}
+    assert set(crisper_celery_probe.inspect(app, asked)["replies"]) == {"ping", "active"}
+    broker.delete("unacked")
+    replies = crisper_celery_probe.inspect(app, asked)["replies"]
+    assert replies["scheduled"] == [{"old@a": []}]
 
 
 def test_resumed_workers_take_tasks_again(worker, drain, send, marks):
