@@ -106,6 +106,12 @@ class Pings:
         self.thread.join()
 
 
+def server_cpu(client: redis.Redis) -> float:
+    """Seconds of processor that the server has used: other work does not change them much."""
+    used = client.info("cpu")
+    return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
+
+
 def read(client: redis.Redis, budget: float) -> dict[str, Any]:
     """Seconds and findings of one reading, as the skew check does it."""
     from celery import Celery
@@ -114,11 +120,14 @@ def read(client: redis.Redis, budget: float) -> dict[str, Any]:
     app = Celery("bench", broker=f"redis://127.0.0.1:{port}/0", set_as_current=False)
     request = {"queues": ["default"], "broker_timeout": 5, "budget": budget}
     with Pings(client) as pings:
-        begun = time.monotonic()
+        begun, server, own = time.monotonic(), server_cpu(client), time.thread_time()
         reading = crisper_skew_probe.read_queues(app, request).reading()
-        seconds = time.monotonic() - begun
+        seconds, own = time.monotonic() - begun, time.thread_time() - own
+        server = server_cpu(client) - server
     return {
         "seconds": round(seconds, 2),
+        "server_cpu_seconds": round(server, 2),
+        "own_cpu_seconds": round(own, 2),
         "waited_milliseconds": round(pings.longest * 1000),
         "read": sum(sum(names.values()) for names in reading["waiting"].values()),
         "complete": not reading["partial"] and not reading["unlisted"],
@@ -149,15 +158,19 @@ def bench_readers(sizes: list[int]) -> dict[str, Any]:
             tags = range(start, start + 1000)
             client.hset("unacked", mapping={tag: f'[{raw}, "", "default"]' for tag in tags})
         found[f"{HELD:,} held by workers"] = read(client, 60)
-    print("| reader | seconds | read | another client waited at most |\n|---|---|---|---|")
+    print("| reader | seconds | processor: Redis, reader | read | another client waited at most |")
+    print("|---|---|---|---|---|")
     for name, each in found.items():
         part = "all" if each["complete"] else "a sample of"
         print(
-            f"| {name} | {each['seconds']:.2f} | {part} {each['read']:,}"
+            f"| {name} | {each['seconds']:.2f} | {each['server_cpu_seconds']:.2f} s,"
+            f" {each['own_cpu_seconds']:.2f} s | {part} {each['read']:,}"
             f" | {each['waited_milliseconds']} ms |"
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"\nmemory of the process that read, at most: {peak} MB\n", flush=True)
+    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    print(f"\nload averages afterwards: {load}")
+    print(f"memory of the process that read, at most: {peak} MB\n", flush=True)
     return {**found, "peak_megabytes": peak}
 
 
