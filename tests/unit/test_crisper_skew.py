@@ -7,6 +7,7 @@ import sys
 from itertools import pairwise
 
 import celery_skew
+import deploy_ledger
 import pytest
 from ansible.module_utils import crisper_skew, crisper_skew_probe
 from ansible.module_utils.crisper_skew import Tally, ends_in_time, quick_name, shares, spread
@@ -190,3 +191,40 @@ def test_a_budget_is_more_than_nothing_and_less_than_the_timeout(run_module, bud
     result = skew(run_module, budget=budget, timeout=60)
     assert result["failed"]
     assert "budget is" in result["msg"]
+
+
+# --- what the ledger hands over ------------------------------------------------------------
+
+COMPLETE = {**READING, "partial": {}, "unknown": {}, "orphaned": {}, "problem": "", "error": ""}
+
+
+@pytest.mark.parametrize(
+    ("reply", "all_known"),
+    [
+        (COMPLETE, True),
+        (COMPLETE | {"partial": READING["partial"]}, False),
+        (COMPLETE | {"unlisted": True}, False),
+        (COMPLETE | {"unknown": {"gone": 1}}, False),
+        (COMPLETE | {"orphaned": {"two": 1}}, False),
+    ],
+)
+def test_the_ledger_hands_over_what_it_read(monkeypatch, reply, all_known):
+    requests = []
+    monkeypatch.setattr(
+        deploy_ledger,
+        "run",
+        lambda _command, _modules, request, _limit: requests.append(request) or reply,
+    )
+    params = {"docker_cli": "docker", "python": "python", "app": "x", "queues": [], "known": ["a"]}
+    told = deploy_ledger.read_queues(params, "container")
+    assert told["all_known"] is all_known
+    assert told["reading"] == {key: reply[key] for key in celery_skew.READING}
+    # What celery_skew's probe needs is in the request, and the reading ends before the alarm.
+    assert 0 < requests[0]["budget"] < requests[0]["timeout"]
+
+
+def test_a_ledger_that_read_nothing_hands_nothing_over(monkeypatch):
+    trouble = {"problem": "broker_unreachable", "error": "no"}
+    monkeypatch.setattr(deploy_ledger, "run", lambda *_: trouble)
+    params = {"docker_cli": "docker", "python": "python", "app": "x", "queues": [], "known": ["a"]}
+    assert deploy_ledger.read_queues(params, "container") == {"all_known": False, "reading": {}}
