@@ -5,7 +5,8 @@
 
 1. Readers: the skew check's probe on a Redis of this machine, by script and in batches, beside
    1,000,000 results, and what a worker would hold; with the longest wait of another client.
-2. Deploys of a change (a variable of the application's environment) on a test server, with half of
+2. What asking the workers costs with so many of them: one process answers as all of them.
+3. Deploys of a change (a variable of the application's environment) on a test server, with half of
    the waiting tasks in a queue that the workers consume (each takes a second) and half in one that
    nobody consumes; and the status and the plan. To reach: with the most waiting tasks a deploy
    takes at most 1.2 times as long as with none.
@@ -39,7 +40,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "module_utils")]
 import backlog  # noqa: E402
-import crisper_skew  # noqa: E402
+import crisper_celery_probe  # noqa: E402
+import crisper_drain  # noqa: E402
+import crisper_drain_probe  # noqa: E402
 import crisper_skew_probe  # noqa: E402
 
 SERVER = "crisper-bench-backlog"
@@ -174,6 +177,95 @@ def bench_readers(sizes: list[int]) -> dict[str, Any]:
     return {**found, "peak_megabytes": peak}
 
 
+# --- asking workers ---------------------------------------------------------------------------
+
+# A process that answers as so many workers do (ARGV: port, number), each with 200 settings
+# and 30 tasks: what asking them costs, without their own processors.
+ANSWERING = """
+import sys, celery
+from kombu.pidbox import Node
+app = celery.Celery("bench", broker=f"redis://127.0.0.1:{sys.argv[1]}/0", set_as_current=False)
+conf = {f"task_setting_{number}": "value" for number in range(200)}
+registered = [f"project.tasks.task_{number}" for number in range(30)]
+connection = app.connection_for_read()
+queues = {}
+def answers(name):
+    queues[name] = ["default"]
+    def cancel(state, queue=None, **_):
+        queues[name] = [each for each in queues[name] if each != queue]
+        return {"ok": queue}
+    return {
+        "ping": lambda state: {"ok": "pong"}, "active": lambda state: [],
+        "reserved": lambda state: [], "scheduled": lambda state: [],
+        "revoked": lambda state: [], "conf": lambda state, **_: conf,
+        "registered": lambda state, **_: registered, "cancel_consumer": cancel,
+        "stats": lambda state: {"pool": {"max-concurrency": 1, "processes": [1]}, "total": {}},
+        "active_queues": lambda state: [{"name": queue} for queue in queues[name]],
+    }
+for number in range(int(sys.argv[2])):
+    name = f"default@bench{number}"
+    node = app.control.mailbox.Node(name, {}, channel=connection.channel(), handlers=answers(name))
+    node.listen(callback=node.handle_message)
+print("ready", flush=True)
+while True:
+    connection.drain_events()
+"""
+
+
+def bench_asking(counts: list[int]) -> dict[str, Any]:
+    """Seconds to ask so many workers everything, and to have them leave their queues."""
+    from celery import Celery
+
+    found: dict[str, Any] = {}
+    with local_redis() as client:
+        port = client.connection_pool.connection_kwargs["port"]
+        app = Celery("bench", broker=f"redis://127.0.0.1:{port}/0", set_as_current=False)
+        for count in counts:
+            command = [sys.executable, "-c", ANSWERING, str(port), str(count)]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            try:
+                if process.stdout is None or process.stdout.readline() != "ready\n":
+                    sys.exit("The process that answers as workers did not start.")
+                nodes = [f"default@bench{number}" for number in range(count)]
+                asked = {"methods": list(crisper_celery_probe.METHODS), "timeout": 60}
+                asked |= {"destination": nodes, "everybody": True, "settle": 0.0}
+                # It hears nothing until it has subscribed for all of them.
+                ping = {**asked, "methods": ["ping"], "timeout": 2}
+                while len(crisper_celery_probe.inspect(app, ping)["replies"]["ping"]) < count:
+                    continue
+                begun, own = time.monotonic(), time.thread_time()
+                replies = crisper_celery_probe.inspect(app, asked)["replies"]
+                asking, asking_own = time.monotonic() - begun, time.thread_time() - own
+                begun, own = time.monotonic(), time.thread_time()
+                book = crisper_drain.Drain(nodes, 30, begun)
+                wanted = {"command": "drain", "timeout": 60, "interval": 1.0, "look_only": False}
+                crisper_drain_probe.converge(app, {**wanted, "reply_timeout": 10.0}, book)
+                drain, drain_own = time.monotonic() - begun, time.thread_time() - own
+                done = len(book.summary(time.time())["done"])
+            finally:
+                process.kill()
+                process.wait()
+            found[str(count)] = {
+                "asked_seconds": round(asking, 2),
+                "asked_own_cpu_seconds": round(asking_own, 2),
+                "answers": sum(map(len, replies.values())),
+                "drain_seconds": round(drain, 2),
+                "drain_own_cpu_seconds": round(drain_own, 2),
+                "drained": done,
+            }
+    print("| workers | ask everything | its processor | drain | its processor |")
+    print("|---|---|---|---|---|")
+    for count, each in found.items():
+        print(
+            f"| {count} | {each['asked_seconds']:.2f} s, {each['answers']} answers"
+            f" | {each['asked_own_cpu_seconds']:.2f} s"
+            f" | {each['drain_seconds']:.2f} s, {each['drained']} drained"
+            f" | {each['drain_own_cpu_seconds']:.2f} s |"
+        )
+    print(flush=True)
+    return found
+
+
 # --- deploys ----------------------------------------------------------------------------------
 
 
@@ -206,13 +298,15 @@ def variables(workers: int, colour: str) -> dict[str, Any]:
     limits = yaml.safe_load((ROOT / "roles/stack/defaults/main.yml").read_text())["stack_limits"]
     limits["redis"] = {"memory": "3g", "cpus": 1.0}
     pool = {"name": "default", "queues": [CONSUMED, "embeddings"], "concurrency": 1}
-    pool |= {"replicas": workers, "memory": "512m", "cpus": 1.0}
+    pool |= {"replicas": workers, "memory": "256m", "cpus": 1.0}
     return {
         "stack_hosts": "bench",
         "stack_app": app,
         "stack_limits": limits,
         "celery_workers": [pool],
-        "rollout_wait_timeout": 600,
+        "rollout_wait_timeout": 900,
+        # Fifty workers' limits are more than such a machine has; they use 150 MB each.
+        "preflight_memory_overcommit": 2,
     }
 
 
@@ -301,11 +395,10 @@ def main() -> int:
     parser.add_argument("--only", choices=["readers", "deploys"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    # The probe imports its siblings by these names in a container, too.
-    sys.modules.setdefault("crisper_skew", crisper_skew)
     found: dict[str, Any] = {}
     if options.only != "deploys":
         found["readers"] = bench_readers(options.waiting)
+        found["asking"] = bench_asking(options.workers)
     if options.only != "readers":
         found["deploys"] = bench_deploys(options.waiting, options.workers, options.rounds)
     if options.json:
