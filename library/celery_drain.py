@@ -13,7 +13,7 @@ description:
   - A worker that has reserved messages beyond what it runs is not waited for. It puts them back
     when it is told to stop (SIGTERM), and ends what runs.
   - Tasks with an ETA that a worker holds do not run and are not waited for; the worker puts them
-    back when its process ends (SIGTERM). RV(scheduled) counts them.
+    back when its process ends (SIGTERM). RV(scheduled) counts them, without asking for each.
   - The whole wait is one Python process in a running container that has the application. It does
     not stop the workers; that is the caller's turn.
   - Tasks that still run at the end of O(timeout) do not fail the module; they are listed.
@@ -159,7 +159,10 @@ longest:
   type: float
   sample: 18.4
 scheduled:
-  description: Tasks with an ETA that the nodes hold; they go back to their queues at SIGTERM.
+  description:
+    - Tasks with an ETA that the nodes hold; they go back to their queues at SIGTERM. Where all
+      workers together hold more than 1,000 messages, a worker would be busy for seconds with the
+      answer. Then this is what all of them hold and the nodes do not run.
   returned: always
   type: int
   sample: 0
@@ -175,7 +178,9 @@ queues:
   type: dict
   sample: {"default@app1-20261119t080000z-99887766-0a1b2c3d4e5f": [default, embeddings]}
 nodes:
-  description: Node name to what it reported last - queues, and numbers of tasks.
+  description:
+    - Node name to what it reported last - queues, and numbers of tasks. C(scheduled) is null where
+      it was not asked.
   returned: always
   type: dict
   sample:

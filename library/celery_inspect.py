@@ -41,7 +41,9 @@ options:
     type: float
     default: 0.3
   methods:
-    description: What to ask.
+    description:
+      - What to ask. Where workers hold more than 1,000 messages in Redis, C(scheduled) is left out;
+        a worker with so many tasks that have an ETA would be busy for seconds with the answer.
     type: list
     elements: str
     choices: [ping, active, reserved, scheduled, registered, stats, active_queues, conf, revoked]

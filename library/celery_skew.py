@@ -13,8 +13,13 @@ description:
     does not know.
   - Run it in the release that is going to run, before a deploy and before a rollback, while the
     old release still serves.
-  - Reads in batches of bounded size and keeps names and numbers only, never arguments. Redis
-    brokers only. Changes nothing.
+  - Redis brokers only. A script on the server counts the names, in windows of at most 2,000
+    messages, each of which blocks Redis for some milliseconds; only names and numbers leave it.
+    Messages that kombu writes otherwise (protocol 1, foreign JSON) are read in the container, and
+    so are all where the server refuses scripts. Arguments are never kept. Changes nothing.
+  - Reading ends after O(budget) seconds. Queues are read from the shortest to the longest, each
+    in order while that ends in time, then windows evenly spread over what is left. What was not
+    read completely is in RV(partial) and a warning.
   - Numbers are of the moment; a message that moves while it is read may be counted twice.
 options:
   app:
@@ -63,8 +68,19 @@ options:
     description: Whether unknown tasks are only a warning.
     type: bool
     default: false
+  budget:
+    description:
+      - Seconds after which reading ends with what was read until then; 1,000,000 messages need 2
+        to 5 seconds.
+    type: float
+    default: 10
+  reading:
+    description:
+      - What RV(reading) of an earlier call or RV(reading) of M(deploy_ledger) returned. The queues
+        are not read again; only the release is asked whether it knows the names.
+    type: dict
   timeout:
-    description: Seconds that reading the broker may take.
+    description: Seconds after which a broker that hangs ends the module; more than O(budget).
     type: int
     default: 60
   broker_timeout:
@@ -126,6 +142,24 @@ unreadable:
   returned: always
   type: dict
   sample: {}
+partial:
+  description:
+    - Queues that were not read completely, with the number of messages that were read and of all
+      in the lists concerned. Names in the rest are not known.
+  returned: always
+  type: dict
+  sample: {default: {read: 400000, of: 1000000}}
+unlisted:
+  description:
+    - Whether the look for queues of other releases ended before it had seen all keys of the broker.
+  returned: always
+  type: bool
+  sample: false
+reading:
+  description: What was read, as O(reading) takes it.
+  returned: always
+  type: dict
+  sample: {waiting: {default: {health_check: 1}}, unreadable: {}, partial: {}, unlisted: false}
 registered:
   description: How many tasks the application registers.
   returned: always
@@ -164,6 +198,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "known_is_all": {"type": "bool", "default": False},
     "running": {"type": "str", "default": ""},
     "allow_unknown": {"type": "bool", "default": False},
+    "budget": {"type": "float", "default": 10},
+    "reading": {"type": "dict"},
     "timeout": {"type": "int", "default": 60},
     "broker_timeout": {"type": "float", "default": 5.0},
     "import_timeout": {"type": "int", "default": 60},
@@ -175,10 +211,14 @@ NOTHING: dict[str, Any] = {
     "waiting": {},
     "orphaned": {},
     "unreadable": {},
+    "partial": {},
+    "unlisted": False,
     "registered": 0,
     "seconds": 0.0,
     "problem": "",
 }
+READING = ("waiting", "unreadable", "partial", "unlisted")
+MOST_TOLD = 20  # names in a sentence
 REMEDY = (
     "Deploy a release that still has them (keep the old name as an alias until the queue is"
     " empty), wait until they are done, or throw them away knowingly:"
@@ -212,9 +252,41 @@ def running_container(module: AnsibleModule) -> str:
     return (out.split() or [""])[0]
 
 
+def judged(params: dict[str, Any]) -> dict[str, Any]:
+    """Return what an earlier reading says, if that needs no container; else nothing."""
+    if not params["reading"]:
+        return {}
+    tally = crisper_skew.Tally.of_reading(params["reading"])
+    summary = tally.summary(set(params["known"]), params["queues"])
+    if summary["unknown"] and not params["known_is_all"]:
+        return {}
+    return {**summary, "registered": len(params["known"]), "seconds": 0.0, "problem": ""}
+
+
 def counted(numbers: dict[str, int]) -> str:
     """The names with their numbers, for a sentence."""
-    return ", ".join(f"{name} ({number})" for name, number in numbers.items())
+    told = [f"{name} ({number})" for name, number in list(numbers.items())[:MOST_TOLD]]
+    more = len(numbers) - len(told)
+    return ", ".join(told) + (f" and {more} more names" if more else "")
+
+
+def incomplete(result: dict[str, Any], budget: float) -> str:
+    """Return what was not read, as a sentence; empty when everything was."""
+    parts = [
+        f"queue {queue}: {each['read']:,} of {each['of']:,} messages"
+        for queue, each in result["partial"].items()
+    ]
+    text = ""
+    if parts:
+        text = (
+            f"Read within {budget:g} s: {'; '.join(parts)}. Task names in the rest are not known."
+        )
+    if result["unlisted"]:
+        text += (
+            " The broker's database has so many keys that queues of other releases were looked for"
+            " among a part of them only. Keep results in another database or for a shorter time."
+        )
+    return text.strip()
 
 
 def main() -> None:
@@ -227,27 +299,37 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    if not 0 < params["budget"] < params["timeout"]:
+        module.fail_json(
+            msg=f"budget is {params['budget']:g}: seconds, more than 0 and less than timeout"
+            f" ({params['timeout']})."
+        )
     names = ("app", "queues", "timeout", "broker_timeout", "import_timeout", "known")
-    request = {name: params[name] for name in names}
+    request = {name: params[name] for name in (*names, "budget", "reading")}
     shipped = [crisper_celery_probe, crisper_skew, crisper_skew_probe]
     limit = params["import_timeout"] + params["timeout"] + 60
     try:
-        reply: dict[str, Any] = {}
-        container = running_container(module)
+        reply = judged(params)
+        container = "" if reply else running_container(module)
         if container:
             quick = {**request, "known_only": True}
             reply = run(command_of(params, container), shipped, quick, limit)
         # An application that runs and cannot be read is no reason to stop: the release is asked.
         if not reply or reply["problem"] or (reply["unknown"] and not params["known_is_all"]):
+            # The queues are read once; the release only says whether it knows the names.
+            if reply and not reply["problem"]:
+                request["reading"] = {key: reply[key] for key in READING}
             reply = run(command_of(params), shipped, request, limit, params["project_src"])
     except ShipError as error:
         module.fail_json(
             msg=f"{error}. {REMEDIES.get(error.problem, '')}",
             **{**NOTHING, "problem": error.problem},
+            reading={},
             stderr=error.stderr,
         )
     result = {"changed": False, **NOTHING}
     result |= {key: reply[key] for key in NOTHING if key in reply}
+    result["reading"] = {key: result[key] for key in READING}
     if reply["problem"]:
         text = f"{params['app']}: {reply['error']}. {REMEDIES.get(reply['problem'], '')}"
         module.fail_json(msg=text, **result)
@@ -256,6 +338,8 @@ def main() -> None:
             f"Tasks wait in queues that no worker of the release consumes:"
             f" {counted(result['orphaned'])}. Add them to a pool in celery_workers."
         )
+    if incomplete(result, params["budget"]):
+        module.warn(incomplete(result, params["budget"]))
     if result["unreadable"]:
         module.warn(f"Messages that are no Celery tasks wait in: {counted(result['unreadable'])}.")
     if result["unknown"]:

@@ -133,6 +133,11 @@ all_known:
   returned: with O(state=started)
   type: bool
   sample: true
+reading:
+  description: What was read of the queues, as M(celery_skew) takes it; empty where nothing was.
+  returned: with O(state=started)
+  type: dict
+  sample: {waiting: {default: {health_check: 1}}, unreadable: {}, partial: {}, unlisted: false}
 ledger:
   description: What M(release) and M(kept_releases) take to end it as O(state=stopped) does.
   returned: with O(state=started)
@@ -205,8 +210,9 @@ ARGUMENT_SPEC: dict[str, Any] = {
 }
 
 
-# Seconds to read the queues; whoever needs longer is judged by celery_skew, which has more.
-READING = {"timeout": 20, "broker_timeout": 5.0, "import_timeout": 60}
+# Seconds to read the queues. What was read within `budget` is judged by celery_skew.
+READING = {"timeout": 20, "broker_timeout": 5.0, "import_timeout": 60, "budget": 10.0}
+UNREAD: dict[str, Any] = {"all_known": False, "reading": {}}
 
 
 def docker(module: AnsibleModule, *arguments: str) -> tuple[int, str, str]:
@@ -237,8 +243,11 @@ def port(entry: dict[str, Any]) -> int:
     return int(internal) if internal and (not entry["tls"] or entry["proxy_protocol"]) else 8080
 
 
-def all_known(params: dict[str, Any], container: str) -> bool:
-    """Whether all that waits is known, as a container of the release that serves reads it."""
+def read_queues(params: dict[str, Any], container: str) -> dict[str, Any]:
+    """Return what waits, as a container of the release that serves reads it.
+
+    ``{all_known, reading}``, `reading` as M(celery_skew) takes it: nobody reads the queues twice.
+    """
     command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
     shipped = [crisper_celery_probe, crisper_skew, crisper_skew_probe]
     request = {name: params[name] for name in ("app", "queues", "known")}
@@ -246,8 +255,12 @@ def all_known(params: dict[str, Any], container: str) -> bool:
         limit = READING["timeout"] + READING["import_timeout"] + 10
         reply = run(command, shipped, {**request, **READING, "known_only": True}, limit)
     except ShipError:
-        return False
-    return not any(reply.get(key) for key in ("problem", "unknown", "orphaned", "unreadable"))
+        return UNREAD
+    if reply["problem"]:
+        return UNREAD
+    concerns = ("unknown", "orphaned", "unreadable", "partial", "unlisted")
+    reading = {key: reply[key] for key in ("waiting", "unreadable", "partial", "unlisted")}
+    return {"all_known": not any(reply[key] for key in concerns), "reading": reading}
 
 
 def start(module: AnsibleModule, name: str) -> dict[str, Any]:
@@ -257,12 +270,12 @@ def start(module: AnsibleModule, name: str) -> dict[str, Any]:
     params["app"] = (serving(params).get("celery") or {}).get("app") or params["app"]
     container, _problem = running(module, params["service"]) if params["known"] else ("", "")
     with ThreadPoolExecutor(1) as pool:
-        known = pool.submit(all_known, params, container) if container else None
+        known = pool.submit(read_queues, params, container) if container else None
         begin(module, name)
         handle = {"name": name, "wait": params["wait"]}
         return {
             "changed": False,
-            "all_known": bool(known and known.result()),
+            **(known.result() if known else UNREAD),
             "ledger": handle,
         }
 

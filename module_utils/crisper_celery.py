@@ -106,10 +106,11 @@ def judge(replies: Replies, expect: Mapping[str, Any]) -> list[Finding]:
         return [Finding("no_worker_answered", "No worker answered.", expected=expect.get("nodes"))]
     nodes = list(expect.get("nodes") or [])
     judged = [node for node in nodes if node in alive] if nodes else sorted(alive)
+    by_node = folded(replies)
     return [
         *_malformed(replies),
         *_membership(alive, nodes, expect),
-        *(finding for node in judged for finding in _node(node, replies, expect)),
+        *(finding for node in judged for finding in _node(node, by_node.get(node, {}), expect)),
     ]
 
 
@@ -151,10 +152,10 @@ def _membership(
         yield Finding("wrong_count", f"{total} workers answer, {count} expected.", "", count, total)
 
 
-def _node(node: str, replies: Replies, expect: Mapping[str, Any]) -> Iterator[Finding]:
+def _node(node: str, replies: Mapping[str, Any], expect: Mapping[str, Any]) -> Iterator[Finding]:
     def first(method: str, kind: type) -> Any:
-        found = answers(replies, method).get(node) or [None]
-        return found[0] if isinstance(found[0], kind) else kind()
+        found = replies.get(method)
+        return found if isinstance(found, kind) else kind()
 
     pools = expect.get("pools") or {}
     stats, conf = first("stats", dict), first("conf", dict)

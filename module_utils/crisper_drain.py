@@ -26,7 +26,11 @@ from typing import Any
 CONFIRMATIONS = 2
 FIRST_PAUSE = 0.03
 GROWTH = 1.6
-METHODS = ("active_queues", "active", "reserved", "scheduled")
+METHODS = ("active_queues", "active", "reserved")
+# Asked once, and only while workers hold at most so many messages: a worker with 100,000 tasks that
+# have an ETA is busy for seconds with an answer of 35 MB, and counts as silent meanwhile.
+ONCE = "scheduled"
+MOST_HELD = 1000
 
 
 @dataclass
@@ -42,7 +46,7 @@ class Node:
     queues: list = field(default_factory=list)  # queues it consumes, as last reported
     active: list = field(default_factory=list)  # {id, name, since}
     reserved: list = field(default_factory=list)
-    scheduled: int = 0
+    scheduled: int | None = None  # unknown while it was not asked
     told: list = field(default_factory=list)  # queues it was told to leave or to take
 
 
@@ -51,6 +55,7 @@ class Book:
 
     def __init__(self, nodes: Iterable[str], silent_after: float, now: float = 0.0) -> None:
         self.silent_after = silent_after
+        self.held: int | None = None  # messages that all workers hold, where it is known
         self.longest = 0.0  # seconds that the longest task seen running had run
         self.nodes = {name: Node(name, now) for name in dict.fromkeys(nodes)}
 
@@ -61,6 +66,21 @@ class Book:
     def awaited(self) -> list:
         """Whose answer a poll waits for."""
         return [node.name for node in self.nodes.values() if not (node.done or node.silent)]
+
+    def wants_scheduled(self) -> bool:
+        """Return whether workers are asked for their tasks with an ETA."""
+        few = self.held is None or self.held <= MOST_HELD
+        return few and all(node.scheduled is None for node in self.nodes.values())
+
+    def scheduled(self) -> int:
+        """Return how many tasks with an ETA the workers hold.
+
+        Where they were too many to ask for, that is what all workers hold and these do not run.
+        """
+        if self.held is not None and self.held > MOST_HELD:
+            running = sum(len(node.active) + len(node.reserved) for node in self.nodes.values())
+            return max(0, self.held - running)
+        return sum(node.scheduled or 0 for node in self.nodes.values())
 
     def finished(self) -> bool:
         """Nobody is left to wait for."""
@@ -78,7 +98,8 @@ class Book:
         node.queues = [str(queue["name"]) for queue in report["active_queues"]]
         node.active = [_task(request) for request in report["active"]]
         node.reserved = [_task(request) for request in report["reserved"]]
-        node.scheduled = len(report["scheduled"])
+        if ONCE in report:
+            node.scheduled = len(report[ONCE])
         begun = [task["since"] for task in node.active if task["since"]]
         self.longest = max(self.longest, *(wall - since for since in begun), 0.0)
         orders = self.judge(node)
@@ -91,9 +112,10 @@ class Book:
 
     def recall(self, before: Book) -> None:
         """Take over what the same workers were told, and what was seen of them, before."""
-        self.longest = before.longest
+        self.longest, self.held = before.longest, before.held
         for name, node in before.nodes.items():
             self.nodes[name].told = list(node.told)
+            self.nodes[name].scheduled = node.scheduled
 
     def expire(self, now: float) -> None:
         """Who has not answered for too long is not waited for any more."""
@@ -116,7 +138,7 @@ class Book:
             "unfinished": [
                 task for node in nodes if not node.done for task in _unfinished(node, wall)
             ],
-            "scheduled": sum(node.scheduled for node in nodes),
+            "scheduled": self.scheduled(),
             "longest": round(self.longest, 1),
             "queues": {node.name: list(node.told) for node in nodes if node.told},
             "nodes": {

@@ -95,8 +95,8 @@ class Room:
 
 def converge(app, request, book):
     """Ask and order until the book is finished or the budget is spent."""
-    from crisper_celery_probe import Failure
-    from crisper_drain import FIRST_PAUSE, METHODS, next_pause
+    from crisper_celery_probe import Failure, held
+    from crisper_drain import FIRST_PAUSE, METHODS, ONCE, next_pause
     from kombu.exceptions import OperationalError
 
     order = ORDERS[request["command"]]
@@ -108,7 +108,10 @@ def converge(app, request, book):
         try:
             room = room or Room(app, patience)
             met = True
-            room.ask(METHODS, book.asked())
+            if book.held is None:
+                book.held = held(room.connection)
+            methods = (*METHODS, ONCE) if book.wants_scheduled() else METHODS
+            room.ask(methods, book.asked())
             # A worker that missed its turn is not waited for again until it has spoken.
             left = max(0.05, deadline - time.monotonic())
             reports = room.collect(trusted & set(book.awaited()), min(patience, left))

@@ -48,10 +48,12 @@ def answering(app, request, state):
     """Ping workers until all have answered, or something else is asked."""
     from crisper_celery_probe import inspect
 
-    asked = {"methods": ["ping"], "destination": request["nodes"], "everybody": False}
+    asked = {"methods": ["ping"], "everybody": False}
     asked.update(timeout=request["timeout"], connect_timeout=5.0, settle=0.0)
     seen = set()
     while not seen.issuperset(request["nodes"]) and not state["asked_more"]():
+        # Who has answered is left alone: others need the processors to start.
+        asked["destination"] = sorted(set(request["nodes"]) - seen)
         replies = inspect(app, asked)["replies"]["ping"]
         seen.update(node for reply in replies for node in reply)
         state["seen"]["answering"] = sorted(seen)

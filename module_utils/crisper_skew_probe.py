@@ -13,48 +13,183 @@ import sys
 import time
 
 PRIORITIES = range(10)
+# Keys that one step of SCAN looks at: 2 to 4 ms of Redis's time.
+SCAN_COUNT = 10_000
+# Share of the budget in which queues of other releases are looked for among all keys.
+SCAN_SHARE = 0.4
+# Queues whose lengths are asked for at once, each with a list for each priority.
+LENGTHS = 50
 
 
-def queue_keys(client, channel, prefix, queues):
-    """The lists that tasks wait in, by queue: kombu has one for each priority."""
-    from crisper_skew import bound_queue
+class Reader:
+    """Counts names on the server by a script; in the client where scripts are refused."""
 
-    names = set(queues)
-    # Every queue that was ever declared is bound to an exchange; so are those of old releases.
-    for key in client.scan_iter(match=prefix + "_kombu.binding.*", count=1000, _type="SET"):
-        names.update(bound_queue(member) for member in client.smembers(key))
+    def __init__(self, client, tally):
+        self.client = client
+        self.tally = tally
+        self.scripts = True
+
+    def _script(self, script, key, *arguments):
+        """Return the answer of a script, or None where the server refuses scripts."""
+        import redis
+
+        if self.scripts:
+            try:
+                return self.client.eval(script, 1, key, *arguments)
+            except redis.ResponseError:
+                # Forbidden by an ACL, or unknown to a server that only speaks Redis's protocol.
+                self.scripts = False
+        return None
+
+    def _take(self, queue, flat, others):
+        self.tally.count_names(queue, flat)
+        for raw in others:
+            self.tally.add(queue, raw)
+
+    def window(self, queue, key, start, size):
+        """Count messages of a list from `start`: how many, their bytes, and whether it ended."""
+        from crisper_skew import COUNT, OTHER_BYTES
+
+        answer = self._script(COUNT, key, start, start + size - 1, OTHER_BYTES)
+        if answer is None:
+            batch = self.client.lrange(key, start, start + size - 1)
+            answer = len(batch), sum(map(len, batch)), [], batch, len(batch)
+        read, length, flat, others, found = answer
+        self._take(queue, flat, others)
+        # A script stops early where it has much to hand over.
+        return read, length, read == found < size
+
+    def page(self, queue, key, cursor, size):
+        """Count messages of a hash from `cursor`: the next cursor, how many, and their bytes."""
+        from crisper_skew import COUNT_HASH
+
+        answer = self._script(COUNT_HASH, key, cursor, size)
+        if answer is None:
+            cursor, found = self.client.hscan(key, cursor, count=size)
+            raws = list(found.values())
+            answer = cursor, sum(map(len, raws)), [], raws
+        cursor, length, flat, others = answer[:4]
+        self._take(queue, flat, others)
+        return int(cursor), sum(flat[1::2]) + len(others), length
+
+
+def queue_keys(client, app, channel, prefix, queues, until):
+    """The lists that tasks wait in, by queue, and whether all bindings were looked at.
+
+    Kombu has a list for each priority. Every queue that was ever declared is bound to an exchange;
+    so are those of old releases, whose exchanges only a look at all keys finds. A broker that holds
+    results too may have millions: that look ends at `until`.
+    """
+    from crisper_skew import binds_tasks, bound_queue
+
+    names, start = set(queues), (prefix + "_kombu.binding.").encode()
+    exchanges = {queue.exchange.name for queue in app.amqp.queues.values() if queue.exchange}
+    bindings = {start + name.encode() for name in exchanges if name}
+    cursor, complete = 0, True
+    while True:
+        # By name alone, not by type: that would be a look at each key.
+        cursor, keys = client.scan(cursor, match=glob(start), count=SCAN_COUNT)
+        bindings.update(keys)
+        if not cursor:
+            break
+        if time.monotonic() > until:
+            complete = False
+            break
+    for key in sorted(bindings):
+        if binds_tasks(key[len(start) :].decode(errors="replace")):
+            names.update(bound_queue(member) for member in members(client, key))
     names.discard("")
     steps = sorted({*channel.priority_steps, *PRIORITIES} - {0})
-    return {
+    keys = {
         name: [prefix + name, *(f"{prefix}{name}{channel.sep}{step}" for step in steps)]
         for name in sorted(names)
     }
+    return keys, complete
 
 
-def read_list(client, key, take):
-    """Every message of a list, in batches of bounded size.
+def glob(start):
+    """The pattern of all keys that begin like that, whatever is in the prefix."""
+    special = b"\\*?[]"
+    return b"".join(b"\\" + bytes([c]) if c in special else bytes([c]) for c in start) + b"*"
+
+
+def members(client, key):
+    """The members of a set; none where the key is something else."""
+    import redis
+
+    try:
+        return client.smembers(key)
+    except redis.ResponseError:
+        return ()
+
+
+def lengths_of(client, queues):
+    """Length of every list that is one and not empty: ``{key: (queue, length)}``."""
+    found, pairs = {}, [(queue, key) for queue, keys in queues.items() for key in keys]
+    size = LENGTHS * (len(PRIORITIES) + 1)
+    for start in range(0, len(pairs), size):
+        pipe = client.pipeline(transaction=False)
+        for _, key in pairs[start : start + size]:
+            pipe.llen(key)
+        answers = pipe.execute(raise_on_error=False)
+        for (queue, key), length in zip(pairs[start : start + size], answers):  # noqa: B905
+            if isinstance(length, int) and length:
+                found[key] = queue, length
+    return found
+
+
+def read_list(reader, queue, key, length, seconds):
+    """Count the messages of a list, in windows of bounded size, for so many seconds.
 
     From the head, where new messages enter: an entering message moves others into the part that
-    is still to be read, so that none is missed; one may be counted twice.
+    is still to be read, so that none is missed; one may be counted twice. Consumers take from the
+    end: what they took is in ``unacked``, which is read afterwards. When the end cannot be reached
+    in time, the rest of the time is for windows that are spread over what is left, and the queue
+    is noted as read in part.
     """
-    from crisper_skew import next_batch
+    from crisper_skew import ends_in_time, next_batch, sample_window, spread
 
-    start, size, length = 0, 0, 0
+    begun, start, size, bytes_read = time.monotonic(), 0, 0, 0
     while True:
-        size = next_batch(size, length)
-        batch = client.lrange(key, start, start + size - 1)
-        for raw in batch:
-            take(raw)
-        if len(batch) < size:
+        size = next_batch(size, bytes_read)
+        read, bytes_read, ended = reader.window(queue, key, start, size)
+        start, size = start + read, read
+        if ended:
             return
-        start, length = start + len(batch), sum(map(len, batch))
+        spent = time.monotonic() - begun
+        if not ends_in_time(start, length, spent, seconds):
+            break
+    total, size = start, sample_window(start, spent, seconds, size)
+    for first in spread(start, length, size):
+        if time.monotonic() - begun >= seconds:
+            break
+        total += reader.window(queue, key, first, size)[0]
+    length = reader.client.llen(key)
+    if length > start:
+        reader.tally.add_partial(queue, total, length)
 
 
-def skew(app, request):
-    """Names and numbers of waiting tasks, and which of them the application does not know."""
+def read_unacked(reader, key, until):
+    """Count what workers hold. Its order is that of a hash: what is read in time is a sample."""
+    from crisper_skew import UNACKED, next_batch
+
+    cursor, size, bytes_read, total = 0, 0, 0, 0
+    while True:
+        size = next_batch(size, bytes_read)
+        cursor, size, bytes_read = reader.page(UNACKED, key, cursor, size)
+        total += size
+        if not cursor:
+            return
+        if time.monotonic() >= until:
+            reader.tally.add_partial(UNACKED, total, reader.client.hlen(key))
+            return
+
+
+def read_queues(app, request):
+    """Names and numbers of waiting tasks."""
     import redis
     from crisper_celery_probe import Failure, connected
-    from crisper_skew import UNACKED, Tally
+    from crisper_skew import Tally, shares
 
     connection = connected(app, request["broker_timeout"])
     kind = connection.transport.driver_type
@@ -64,19 +199,31 @@ def skew(app, request):
     prefix = channel.global_keyprefix
     # Kombu's own client adds its prefix to some commands only.
     client = redis.Redis(connection_pool=channel.pool)
-    tally = Tally()
+    reader = Reader(client, Tally())
     queues = set(request["queues"]) | set(app.amqp.queues)
-    for queue, keys in queue_keys(client, channel, prefix, queues).items():
-        pipe = client.pipeline(transaction=False)
-        for key in keys:
-            pipe.type(key)
-        for key, kind in zip(keys, pipe.execute()):  # noqa: B905 (Python 3.8)
-            if kind == b"list":
-                read_list(client, key, lambda raw, queue=queue: tally.add(queue, raw))
+    begun, budget = time.monotonic(), request["budget"]
+    keys, complete = queue_keys(client, app, channel, prefix, queues, begun + budget * SCAN_SHARE)
+    reader.tally.unlisted = not complete
+    unacked = prefix + channel.unacked_key
+    lists = lengths_of(client, keys)
+    ordered = shares({key: length for key, (_, length) in lists.items()}, client.hlen(unacked))
+    for key, share in ordered:
+        queue, length = lists[key]
+        left = max(0.0, begun + budget - time.monotonic())
+        read_list(reader, queue, key, length, left * share)
     # After the queues: what was taken from them meanwhile is found here.
-    for _tag, raw in client.hscan_iter(prefix + channel.unacked_key, count=100):
-        tally.add(UNACKED, raw)
+    read_unacked(reader, unacked, begun + budget)
     connection.release()
+    return reader.tally
+
+
+def skew(app, request):
+    """Names and numbers of waiting tasks, and which of them the application does not know."""
+    from crisper_skew import Tally
+
+    # What another container has read a moment ago is only judged here.
+    reading = request.get("reading")
+    tally = Tally.of_reading(reading) if reading else read_queues(app, request)
     registered = set(request.get("known") or ())
     if request.get("known_only"):
         # Tasks of Celery itself are in every application.

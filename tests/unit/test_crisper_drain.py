@@ -175,6 +175,34 @@ def test_polling_is_quick_first_and_never_slower_than_asked(longest):
     assert pauses[-1] == longest
 
 
+def test_tasks_with_an_eta_are_asked_for_once():
+    book = Drain(["w@a", "w@b"], silent_after=10)
+    book.held = 5
+    assert book.wants_scheduled()
+    book.hear("w@a", report(["one"], scheduled=3), 1.0, WALL)
+    assert not book.wants_scheduled()
+    without = {name: value for name, value in IDLE.items() if name != "scheduled"}
+    book.hear("w@a", without, 2.0, WALL)
+    result = book.summary(WALL)
+    assert result["scheduled"] == 3
+    assert result["nodes"]["w@a"]["scheduled"] == 3
+    later = Drain(["w@a", "w@b"], silent_after=10)
+    later.recall(book)
+    assert not later.wants_scheduled()
+
+
+def test_too_many_held_messages_are_counted_by_the_broker():
+    book = Drain(["w@a"], silent_after=10)
+    book.held = crisper_drain.MOST_HELD + 1
+    assert not book.wants_scheduled()
+    without = {**report(["one"], ["a"], ["b"])}
+    del without["scheduled"]
+    book.hear("w@a", without, 1.0, WALL)
+    result = book.summary(WALL)
+    assert result["scheduled"] == crisper_drain.MOST_HELD - 1
+    assert result["nodes"]["w@a"]["scheduled"] is None
+
+
 # --- skew ----------------------------------------------------------------------------------
 
 BODY = base64.b64encode(json.dumps({"task": "old.one", "args": ["secret"]}).encode()).decode()
@@ -223,6 +251,8 @@ def test_tally():
         "waiting": {"left": {"app.known": 1}, "one": {"app.gone": 1}, "unacked": {"app.gone": 1}},
         "unknown": {"app.gone": 2},
         "unreadable": {"one": 1},
+        "partial": {},
+        "unlisted": False,
         "orphaned": {"left": 1},
     }
 

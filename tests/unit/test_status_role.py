@@ -40,3 +40,40 @@ def test_an_image_without_the_worker_package_is_no_missing_answer(said: str, tol
     silent = templar.template(trust_as_template("{{ __status_silent }}"))
     assert len(silent) == (1 if told else 0)
     assert told in "".join(silent)
+
+
+def status(**found: object) -> str:
+    """The text of the status, of a stack without containers."""
+    stack = {"release": {}, "lock": {}, "unfinished": {}, "last": {}, "maintenance": False}
+    stack |= {"containers": [], "serving": "", "backup": "", "problem": ""}
+    known = {
+        "__status_stack": stack,
+        "__status_workers": {},
+        "__status_waiting": {},
+        "__status_certificate": {},
+        "__status_kept_aside": [],
+        "__status_silent": [],
+        "stack_root": "/opt/x",
+        "stack_model": {"queues": []},
+        **found,
+    }
+    text = (ROOT / "roles/status/templates/status.txt.j2").read_text()
+    return str(Templar(loader=DataLoader(), variables=known).template(trust_as_template(text)))
+
+
+def test_a_queue_that_was_read_in_part_says_so() -> None:
+    waiting = {
+        "waiting": {"long": {"nap": 400_000}, "many": {f"t{n:02}": 1 for n in range(25)}},
+        "partial": {"long": {"read": 400_000, "of": 1_000_000}},
+    }
+    told = status(__status_waiting=waiting)
+    assert "Queue     long  400000 read of 1000000 (nap 400000)" in told
+    assert "Queue     many  25 (t00 1, " in told
+    assert "t19 1 and 5 more names)" in told
+
+
+def test_tasks_with_an_eta_that_were_not_asked_for_are_not_none() -> None:
+    nodes = {"w@a": {"active": [], "scheduled": [{}]}, "w@b": {"active": []}}
+    told = status(__status_workers={"nodes": nodes})
+    assert "w@a  0 active, 0 reserved, 1 scheduled" in told
+    assert "w@b  0 active, 0 reserved, an unknown number of scheduled" in told

@@ -20,7 +20,7 @@ from ansible.module_utils.testing import patch_module_args
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-sys.path[:0] = [str(HERE), str(ROOT / "library")]
+sys.path[:0] = [str(HERE), str(ROOT / "library"), str(ROOT / "tests")]
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
 import celery_drain  # noqa: E402

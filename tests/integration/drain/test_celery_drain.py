@@ -12,6 +12,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from ansible.module_utils import crisper_celery_probe
+from celery import Celery
 from lab import ROOT, until
 
 
@@ -129,6 +131,23 @@ def test_an_eta_task_is_not_waited_for_and_is_handed_back(worker, drain, send, m
     worker("new@a", "-c1", "-Qone").ready()
     until(lambda: len(marks()) == 2, 30)
     assert {line.split()[2] for line in marks()} == {"new@a"}
+
+
+def test_a_worker_is_not_asked_for_thousands_of_tasks_with_an_eta(worker, drain, broker):
+    worker("old@a", "-c1", "-Qone").ready()
+    broker.hset("unacked", mapping={f"tag-{number}": "[]" for number in range(2000)})
+    result = drain("old@a")
+    assert result["drained"] == ["old@a"], result
+    assert result["scheduled"] == 2000
+    assert result["nodes"]["old@a"]["scheduled"] is None
+    # Nor when the workers are asked everything.
+    app = Celery("reader", broker=os.environ["TEST_BROKER"], set_as_current=False)
+    asked = {"methods": ["ping", "active", "scheduled"], "destination": ["old@a"]}
+    asked |= {"timeout": 10, "everybody": False, "settle": 0.0}
+    assert set(crisper_celery_probe.inspect(app, asked)["replies"]) == {"ping", "active"}
+    broker.delete("unacked")
+    replies = crisper_celery_probe.inspect(app, asked)["replies"]
+    assert replies["scheduled"] == [{"old@a": []}]
 
 
 def test_resumed_workers_take_tasks_again(worker, drain, send, marks):

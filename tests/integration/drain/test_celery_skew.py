@@ -11,6 +11,13 @@ from datetime import UTC, datetime, timedelta
 
 import celery_skew
 import pytest
+from ansible.module_utils import crisper_celery_probe, crisper_skew, crisper_skew_probe
+from backlog import fill, message
+from celery import Celery
+from hostile_messages import RAWS, first_protocol, naive
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kombu import Exchange, Queue
 from lab import HERE, until
 
 
@@ -74,21 +81,94 @@ def test_a_compose_service_is_asked_in_a_container_of_its_own(skew, broker, tmp_
     assert told.startswith(start), told
 
 
-def test_a_hundred_thousand_messages_and_some_large_ones(skew, send, broker):
+def test_tens_of_thousands_of_messages_and_some_large_ones(skew, send, broker):
     send("nap", 0)
     raw = broker.lindex("one", 0)
-    pipe = broker.pipeline()
-    for _ in range(100):
-        pipe.lpush("one", *([raw] * 1000))
-    pipe.execute()
+    fill(broker, "one", raw, 50_000)
     large = raw.replace(b'"argsrepr": "', b'"argsrepr": "' + b"x" * 3_000_000)
     assert len(large) > 3_000_000
     broker.lpush("one", *([large] * 20))
     began = time.monotonic()
     result = skew()
-    print(f"100k messages in {time.monotonic() - began:.1f} s")
-    assert result["waiting"] == {"one": {"nap": 100_021}}
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 10
+    assert (result["waiting"], result["partial"]) == ({"one": {"nap": 50_021}}, {})
+
+
+def test_what_cannot_be_read_in_time_is_told(skew, send, broker):
+    send("nap", 0)
+    fill(broker, "one", broker.lindex("one", 0), 50_000)
+    send("gone", queue="two")
+    result = skew(budget=0.01, allow_unknown=True)
+    # The short queue is read; of the long one a part, which the warning says.
+    assert result["unknown"] == {"gone": 1}
+    part = result["partial"]["one"]
+    assert part["read"] == result["waiting"]["one"]["nap"] < part["of"] == 50_001
+    told = f"queue one: {part['read']:,} of 50,001 messages"
+    assert any(told in str(warning) for warning in result["warnings"])
+
+
+def test_a_server_without_scripts_is_read_in_batches(skew, send, broker):
+    for name in ("nap", "gone"):
+        send(name)
+    broker.execute_command("ACL", "SETUSER", "default", "-@scripting")
+    assert skew(allow_unknown=True)["waiting"] == {"one": {"gone": 1, "nap": 1}}
+
+
+@pytest.fixture
+def probe(broker, monkeypatch):
+    """The probe's modules by the names that they have in a container."""
+    for module in (crisper_celery_probe, crisper_skew, crisper_skew_probe):
+        monkeypatch.setitem(sys.modules, module.__name__.rpartition(".")[2], module)
+    return crisper_skew_probe
+
+
+def test_the_server_counts_what_parsing_counts(probe, broker):
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(RAWS, min_size=1, max_size=20), st.booleans())
+    def counted(raws, scripts):
+        broker.delete("one", "unacked")
+        broker.rpush("one", *raws)
+        for tag, raw in enumerate(raws):
+            broker.hset("unacked", tag, b"[" + raw + b', "", "one"]')
+        reader = probe.Reader(broker, crisper_skew.Tally())
+        reader.scripts = scripts
+        probe.read_list(reader, "one", "one", len(raws), 60)
+        assert reader.tally.reading() == naive(raws)
+        probe.read_unacked(reader, "unacked", time.monotonic() + 60)
+        held = reader.tally.waiting.get("unacked", {})
+        assert held == reader.tally.waiting.get("one", {})
+        assert reader.scripts == scripts  # the server took them
+
+    counted()
+
+
+def test_only_what_a_script_cannot_read_leaves_the_server(probe, broker, monkeypatch):
+    monkeypatch.setattr(crisper_skew, "OTHER_BYTES", 1000)
+    plain = [json.dumps(message("nap")).encode()] * 40
+    old = [json.dumps(first_protocol("gone", "x" * 300)).encode()] * 20
+    broker.rpush("one", *plain, *old, *plain)
+    reader = probe.Reader(broker, crisper_skew.Tally())
+    probe.read_list(reader, "one", "one", 100, 60)
+    assert reader.tally.waiting == {"one": {"nap": 80, "gone": 20}}
+
+
+def test_queues_are_found_among_results_without_end(probe, send, broker, monkeypatch):
+    send("nap", queue="elsewhere")
+    code = "for i = 1, 100000 do redis.call('SET', 'celery-task-meta-' .. i, '{}') end"
+    broker.eval(code, 0)
+    app = Celery("reader", broker=os.environ["TEST_BROKER"], set_as_current=False)
+    request = {"queues": [], "broker_timeout": 5, "budget": 10.0}
+    reading = probe.read_queues(app, request).reading()
+    assert (reading["waiting"], reading["unlisted"]) == ({"elsewhere": {"nap": 1}}, False)
+    monkeypatch.setattr(probe, "SCAN_COUNT", 10)
+    began = time.monotonic()
+    assert probe.read_queues(app, {**request, "budget": 0.05}).reading()["unlisted"] is True
+    assert time.monotonic() - began < 2
+    # What the application itself declares is read all the same.
+    app = Celery("reader", broker=os.environ["TEST_BROKER"], set_as_current=False)
+    app.conf.task_queues = [Queue("elsewhere", Exchange("elsewhere"))]
+    reading = probe.read_queues(app, {**request, "budget": 0.05}).reading()
+    assert reading["waiting"] == {"elsewhere": {"nap": 1}}
 
 
 def test_messages_of_others_and_of_old_protocols(skew, broker):
@@ -143,6 +223,8 @@ def test_what_is_known_is_read_where_something_runs_already(skew, send, docker, 
     result = skew(**asked, running="web", known=["other"])
     assert result["unknown"] == {}
     assert "compose --project-name p run" in (tmp_path / "docker.log").read_text()
+    # What it found is handed over: the queues are read once.
+    assert result["waiting"]["two"] == {"nap": 1}
     # Unless what is known is all there is.
     result = skew(**asked, running="web", known=["other"], known_is_all=True)
     assert result["unknown"] == {"nap": 1}
