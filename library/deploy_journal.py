@@ -22,6 +22,11 @@ options:
     description: Name of the step.
     type: str
     default: ""
+  patience:
+    description: Seconds that what follows O(step) may take without a process of the deploy on the
+      server. The lock stays this deploy's for that long, and an hour more.
+    type: float
+    default: 0
   result:
     description: How the deploy ended.
     type: str
@@ -78,6 +83,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "run": RUN_SPEC,
     "state": {"type": "str", "choices": ["step", "ended", "read"], "default": "read"},
     "step": {"type": "str", "default": ""},
+    "patience": {"type": "float", "default": 0},
     "result": {"type": "str", "choices": ["done", "reverted", "failed"], "default": "done"},
     "facts": {"type": "dict", "default": {}},
 }
@@ -104,7 +110,7 @@ def main() -> None:
     elif not module.check_mode:
         try:
             if params["state"] == "step":
-                journal.note(params["step"], **params["facts"])
+                journal.note(params["step"], params["patience"], **params["facts"])
             else:
                 journal.end(params["result"], **params["facts"])
         except NotOwnerError as error:

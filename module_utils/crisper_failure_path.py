@@ -112,8 +112,14 @@ def database_words(intent: Mapping[str, Any], database: str) -> str:
     return f"unknown: it did not answer. It is as before, or restored from {intent['backup']}."
 
 
-def go_on(intent: Mapping[str, Any], current: str) -> str:
+def go_on(intent: Mapping[str, Any], database: str, current: str) -> str:
     """Return how to go on where the maintenance page stays."""
+    if database == UNTOUCHED or intent.get("migrated"):
+        return (
+            "The maintenance page stays, because the release was not proved. Put what failed right,"
+            " deploy (ansible-playbook deploy.yml), and take the page away: ansible-playbook"
+            " deploy.yml --tags maintenance_off"
+        )
     return (
         "The maintenance page stays, because an application without its database schema does harm."
         " Put what failed right, then choose.\n"

@@ -1,5 +1,7 @@
 """The first contact with a host: connect, become, and say in one message what stands against it.
 
+A controller whose disk is full is told before that: it would fail in the middle of a deploy.
+
 It runs a command there that does nothing, over the connection that all later tasks use again, and
 needs no Python there.
 A host that cannot be managed is reported as unreachable, whether ssh or sudo refuses: Ansible then
@@ -8,17 +10,33 @@ ends with exit code 4, which no failed deploy has.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import ansible.module_utils
-from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible import constants
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
 # Ansible adds the repository's module_utils for modules only; plugins must say where it is.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
 
 from ansible.module_utils.crisper_connection import Target, describe_connection_failure
+
+# What Ansible packs of all modules of a deploy, and of the one that undoes it, is some 20 MB.
+ROOM_BYTES = 64 * 1024 * 1024
+
+
+def find_lack_of_room(folder: str, free: int) -> str:
+    """Return why this controller cannot carry a deploy through; empty when it can."""
+    if free >= ROOM_BYTES:
+        return ""
+    return (
+        f"This controller has {free / 1e6:.0f} MB free in {folder} (Ansible's local_tmp), and a"
+        f" deploy needs {ROOM_BYTES / 1e6:.0f} MB there until its end: it packs modules. Free space"
+        " (df -h), or set ANSIBLE_LOCAL_TEMP to a folder with room. No server was touched."
+    )
 
 
 class ActionModule(ActionBase):
@@ -30,6 +48,9 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict:
         """Raise one message when the host cannot be managed."""
         super().run(tmp, task_vars)
+        folder = str(constants.DEFAULT_LOCAL_TMP)
+        if problem := find_lack_of_room(folder, shutil.disk_usage(folder).free):
+            raise AnsibleActionFail(problem)
         try:
             # As modules are sent: sudo with `requiretty` refuses what comes without a terminal.
             piped = self._is_pipelining_enabled("new")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -86,6 +87,18 @@ def test_what_ssh_and_sudo_print_is_one_message_with_a_remedy(output, said):
     assert said[1] in remedy
     goal = "become root on" if "sudo" in what or "sudo: " in output else "connect to"
     assert what.startswith(f"Cannot {goal} app-1") or "sshpass" in what
+
+
+def test_a_controller_without_room_is_told_before_any_server_is_touched():
+    place = ROOT / "plugins/action/connection_check.py"
+    spec = importlib.util.spec_from_file_location("connection_check", place)
+    plugin = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plugin)
+    assert plugin.find_lack_of_room("/tmp/x", plugin.ROOM_BYTES) == ""
+    said = plugin.find_lack_of_room("/tmp/x", 3_000_000)
+    assert "3 MB free in /tmp/x" in said
+    assert "ANSIBLE_LOCAL_TEMP" in said
+    assert said.endswith("No server was touched.")
 
 
 def test_what_is_not_known_is_quoted():
@@ -188,12 +201,11 @@ RESCUE = """
 @pytest.mark.parametrize(
     ("facts", "serves"),
     [
-        ({}, "as before this run, which had not begun to change anything"),
-        ({"locked": False, "current": "r1"}, "release r1, as before: nothing had been changed"),
-        ({"locked": False, "current": ""}, "nothing, as before: nothing had been changed"),
+        ({}, "not looked at; this run had not begun to change anything"),
+        ({"locked": False, "current": "r1"}, "not looked at; this run had not begun"),
     ],
 )
-def test_without_the_lock_nothing_is_undone_and_no_server_asked(facts, serves, site, tmp_path):
+def test_a_run_that_never_asked_for_the_lock_asks_no_server(facts, serves, site, tmp_path):
     """Regression: the rescue looked at the server again, and failed as the deploy had."""
     playbook = tmp_path / "play.yml"
     playbook.write_text(RESCUE)

@@ -268,6 +268,54 @@ def test_the_gate_locks_a_stack_that_is_new(run_module, tmp_path, no_docker):
     assert (over["unfinished"]["run"], over["unfinished"]["step"]) == ("first", "begin")
 
 
+def test_the_gate_refuses_while_a_process_of_a_dead_run_acts(run_module, tmp_path, no_docker):
+    """Regression: it ended the journal of the deploy that was cut off, which was forgotten then."""
+    actor = acting(tmp_path, "first")
+    asked = {"root": str(tmp_path), "project": "unit", "docker_cli": no_docker}
+    try:
+        seen = run_module(stack_gate, owner=owner("second"), dead="first", quiet_timeout=0, **asked)
+        assert seen["failed"]
+        assert "a process of it still acts" in seen["msg"]
+        assert "This run has changed nothing." in seen["msg"]
+        assert Journal(tmp_path, "second").lock()["run"] == "first"
+    finally:
+        actor.kill()
+        actor.wait()
+    assert run_module(stack_gate, owner=owner("third"), dead="first", **asked)["unfinished"]
+
+
+def test_a_gate_that_fails_gives_the_lock_back(run_module, tmp_path, no_docker):
+    seen = run_module(
+        stack_gate,
+        root=str(tmp_path),
+        project="unit",
+        owner=owner("first"),
+        fitness={"nonsense": True},
+        docker_cli=no_docker,
+    )
+    assert seen["failed"]
+    assert Journal(tmp_path, "x").lock() == {}
+
+
+def test_a_folder_that_cannot_be_written_is_told(run_module, tmp_path, no_docker):
+    (tmp_path / "file").touch()
+    root = str(tmp_path / "file" / "stack")
+    asked = {"project": "unit", "owner": owner("first"), "docker_cli": no_docker}
+    seen = run_module(stack_gate, root=root, **asked)
+    assert seen["failed"]
+    assert f"The lock of the stack in {root} cannot be written" in seen["msg"]
+    assert "stack_root" in seen["msg"]
+
+
+def test_a_database_that_is_behind_is_something_to_do(run_module, tmp_path, no_docker):
+    (tmp_path / "current").mkdir()
+    manifest = {"id": "r", "inputs": "abc", "database_behind": "/b/r.dump"}
+    (tmp_path / "current" / "manifest.json").write_text(json.dumps(manifest))
+    asked = {"root": str(tmp_path), "project": "unit", "owner": owner("x"), "inputs": "abc"}
+    seen = run_module(stack_gate, docker_cli=no_docker, check_mode=True, **asked)
+    assert (seen["unchanged"], seen["database_behind"]) == (False, "/b/r.dump")
+
+
 def test_an_engine_that_does_not_run_is_left_to_the_role_that_starts_it(run_module, tmp_path):
     """Regression: the gate failed, so that no deploy could start a stopped engine."""
     (tmp_path / "current").mkdir()

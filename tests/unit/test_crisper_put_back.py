@@ -91,6 +91,58 @@ def test_a_release_that_is_not_kept_is_refused_with_those_that_are(root: Path) -
     assert "There is no proved release before" in Kept(root).fit("demo", "", False, engine(""))[1]
 
 
+def test_a_release_that_was_never_proved_is_not_put_back(root: Path) -> None:
+    """Regression: `-e release=<failed one>` put a release live that had failed."""
+    annotate(root, OLD, verified={}, failed="the migration failed\nLast lines: …")
+    found, problem = Kept(root).fit("demo", OLD, False, engine(HERE))
+    assert found == {}
+    assert f"Release {OLD} cannot be put back: it was never proved to work: the migr" in problem
+    assert "Last lines" not in problem
+    assert "Kept: none." in problem
+
+
+def test_a_rollback_across_a_major_version_of_postgresql_is_refused(
+    root: Path, tmp_path: Path
+) -> None:
+    """Regression: it was refused when the data services had been stopped already."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "PG_VERSION").write_text("18\n")
+    postgres = {"ref": "docker.io/library/postgres:17", "id": "sha256:" + "3" * 64}
+    annotate(root, OLD, images={**IMAGES, "postgres": postgres})
+
+    def docker(*words: str) -> tuple[int, str, str]:
+        if words[:2] == ("volume", "inspect"):
+            return 0, json.dumps(str(volume)), ""
+        if "{{json .Config.Env}}" in words:
+            return 0, json.dumps(["PG_MAJOR=17"]), ""
+        return 0, f"{HERE}{postgres['id']} postgres:17\n", ""
+
+    found, problem = Kept(root).fit("demo", OLD, False, docker)
+    assert found == {}
+    assert "PostgreSQL 17, and the data in the volume demo_postgres is of PostgreSQL 18" in problem
+    assert "docs/BACKUP.md" in problem
+    # After an upgrade that was cut off the old data is there still, and is put back first.
+    (root / "upgrade.json").write_text("{}")
+    assert Kept(root).fit("demo", OLD, False, docker)[1] == ""
+
+
+def test_a_release_that_is_put_back_takes_the_place_of_a_staged_one(
+    run_module: Any, root: Path
+) -> None:
+    """Regression: a rollback left `next`, and the next run took it for what was wanted."""
+    staged = "20261122t221500z-aaaaaaaa"
+    folder = root / "releases" / staged
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps({"id": staged}))
+    (root / "next").symlink_to(f"releases/{staged}")
+    seen = run_module(kept_releases, root=str(root), stack="demo", state="current", id=OLD)
+    assert seen["changed"]
+    assert not (root / "next").is_symlink()
+    failed = json.loads((folder / "manifest.json").read_text())["failed"]
+    assert failed == f"given up: release {OLD} was put back"
+
+
 def test_files_are_missing_or_altered(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     right = hashlib.sha256(b"a").hexdigest()

@@ -1,4 +1,4 @@
-"""Stub: the site answers when nginx runs, no page is shown, and what it sends requests to runs."""
+"""Stub: the site answers when nginx runs, no page is shown, and its release runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class ActionModule(ActionBase):
             os.kill(os.getpid(), signal.SIGKILL)
         if answer and answer != UNREACHABLE:
             return dict(answer)
-        ok = bool(world.serving()) and answer != UNREACHABLE
+        # Verification goes past the maintenance page.
+        passes = "X-Crisper-Pass" in (self._task.args.get("headers") or {})
+        ok = bool(world.serving(passes)) and answer != UNREACHABLE
         answers = [
             {
                 "url": f"http://{folder.name}{path}",

@@ -53,15 +53,19 @@ class World:
         """The stack's folder."""
         return self.folder / "opt"
 
-    def serving(self) -> str:
-        """The release that answers requests; empty when none does."""
+    def serving(self, passes: bool = False) -> str:
+        """The release that answers requests; empty when none does.
+
+        `passes`: whether requests go past the maintenance page.
+        """
         with self.engine() as engine:
             release, running = engine["serving"], engine["containers"]
         fit = [c for c in running if c["state"] == "running" and c["health"] == "healthy"]
         whole = {"nginx"} <= {c["service"] for c in fit} and {"backend"} <= {
             c["service"] for c in fit if c["release"] == release
         }
-        return release if release and whole and not self.page_shown() else ""
+        shown = self.page_shown() and not passes
+        return release if release and whole and not shown else ""
 
     def page_shown(self) -> bool:
         """Whether nginx answers with the maintenance page."""
