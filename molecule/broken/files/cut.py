@@ -18,7 +18,8 @@ import tempfile
 import threading
 
 LONGEST = 300  # seconds
-ROLLOUT = ("start", "leave", "swap", "retire")
+# Steps of modules that take more than one, and go on.
+MODULES = ("start", "leave", "swap", "retire", "dump", "hook", "migrate")
 
 
 def entry(line: str) -> tuple[str, str]:
@@ -50,7 +51,7 @@ def main() -> int:
         killed = deploy.poll() is None
         if killed:
             os.killpg(deploy.pid, signal.SIGKILL)
-            if reached and step in ROLLOUT:
+            if reached and step in MODULES:
                 # What Ansible runs there has this command line and no arguments.
                 module = ["pkill", "-KILL", "--exact", "--full", "/usr/bin/python3"]
                 subprocess.run(["docker", "exec", server, *module], check=True)
