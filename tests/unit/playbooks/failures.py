@@ -286,7 +286,7 @@ class Slots:
 
 
 def run_cases(cases: list[Case], folder: Path) -> dict[Case, Outcome]:
-    """Run them, as many side by side as there are processors."""
+    """Run them, CRISPER_TEST_PARALLEL or as many as there are processors side by side."""
     slots = {hosts: Slots(folder, hosts) for hosts in {case.hosts for case in cases}}
     single = [case for case in cases if case.failure != "second"]
     outcomes: dict[Case, Outcome] = {}
@@ -304,7 +304,8 @@ def run_cases(cases: list[Case], folder: Path) -> dict[Case, Outcome]:
                 outcomes[outcome.case] = outcome
             slots[hosts].free.put(slot)
 
-    with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
+    beside = int(os.environ.get("CRISPER_TEST_PARALLEL", 0)) or os.cpu_count() or 2
+    with ThreadPoolExecutor(beside) as pool:
         waiting = [pool.submit(seconds, hosts) for hosts in slots]
         waiting += [pool.submit(one, case) for case in single]
         for each in waiting:
