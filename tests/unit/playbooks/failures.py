@@ -71,6 +71,8 @@ def variables(step: str) -> dict[str, Any]:
     return {name: WANTED[name] for name in ("x", NEEDED.get(step, "x"))}
 
 
+# Runs in a process of Ansible itself, on the controller: where that is killed, Ansible ends.
+ON_CONTROLLER = "verify"
 FAIL = {"answer": {"msg": "scripted: it failed"}}
 OLD, NEW, NOTHING = "the old release", "the new release", "nothing"
 
@@ -324,6 +326,8 @@ def told(outcome: Outcome, host: str) -> str:
     failure, text = outcome.case.failure, outcome.text
     if failure == "controller":
         return "nothing"
+    if failure == "kill" and outcome.case.step == ON_CONTROLLER:
+        return "that a process of Ansible is dead" if "dead state" in text else ""
     if failure == "second":
         found = re.search(r"has had the stack \S+ on \S+ since \S+ and is in step (\w+)", text)
         return f"refused: who has the lock since when, in step `{found[1]}`" if found else ""
