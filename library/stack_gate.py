@@ -392,8 +392,7 @@ def collect_commands(module: AnsibleModule, journal: Journal) -> None:
         for sentence in collect(commands, Docker(cli), journal.note):
             module.warn(sentence)
     except (CommandError, NotOwnerError) as error:
-        journal.end("failed")
-        module.fail_json(msg=f"{error} Nothing was deployed.", locked=False)
+        module.fail_json(msg=f"{error} Nothing was deployed.")
 
 
 def refuse_busy(module: AnsibleModule, lock: dict[str, Any], result: dict[str, Any]) -> NoReturn:

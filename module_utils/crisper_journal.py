@@ -25,7 +25,7 @@ BEGIN, END = "begin", "end"
 # Purpose of runs that leave the stack as it is.
 BACKUP = "backup"
 # Steps of runs that change nothing of what serves.
-IDLE_STEPS = frozenset({BEGIN, END, "resume"})
+IDLE_STEPS = frozenset({BEGIN, END, "resume", "wait"})
 # Seconds until a deploy that gives no sign of life is taken for dead from another controller.
 # Longer than any step without one in between: building images is the longest.
 PATIENCE = 3600

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from failures import FAILURES, NEW, NOTHING, OLD, STEPS, Outcome, State, told, went_on
+from failures import (
+    FAILURES,
+    NEW,
+    NOTHING,
+    OLD,
+    ON_CONTROLLER,
+    STEPS,
+    Outcome,
+    State,
+    told,
+    went_on,
+)
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/RELIABILITY.md"
 BEGIN, END = "<!-- failure paths: begin -->", "<!-- failure paths: end -->"
@@ -82,7 +93,9 @@ def problems(outcome: Outcome) -> list[str]:
     broken = "two" if case.hosts > 1 else "one"
     for name, state in outcome.after.items():
         found += [f"{name}: {text}" for text in _serving(outcome, name, state)]
-        if case.failure in ("fail", "kill") or (case.failure == "unreachable" and name != broken):
+        if (case.step, case.failure) == (ON_CONTROLLER, "kill"):
+            found += [] if told(outcome, name) else [f"{name}: nothing was told"]
+        elif case.failure in ("fail", "kill") or (case.failure == "unreachable" and name != broken):
             found += [f"{name}: {text}" for text in _undone(outcome, name, state)]
         elif case.failure == "second" and not told(outcome, name):
             found.append(f"{name}: the second run was not told who has the lock")

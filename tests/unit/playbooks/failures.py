@@ -71,6 +71,8 @@ def variables(step: str) -> dict[str, Any]:
     return {name: WANTED[name] for name in ("x", NEEDED.get(step, "x"))}
 
 
+# Runs in a process of Ansible itself, on the controller: where that is killed, Ansible ends.
+ON_CONTROLLER = "verify"
 FAIL = {"answer": {"msg": "scripted: it failed"}}
 OLD, NEW, NOTHING = "the old release", "the new release", "nothing"
 
@@ -286,7 +288,7 @@ class Slots:
 
 
 def run_cases(cases: list[Case], folder: Path) -> dict[Case, Outcome]:
-    """Run them, as many side by side as there are processors."""
+    """Run them, CRISPER_TEST_PARALLEL or as many as there are processors side by side."""
     slots = {hosts: Slots(folder, hosts) for hosts in {case.hosts for case in cases}}
     single = [case for case in cases if case.failure != "second"]
     outcomes: dict[Case, Outcome] = {}
@@ -304,7 +306,8 @@ def run_cases(cases: list[Case], folder: Path) -> dict[Case, Outcome]:
                 outcomes[outcome.case] = outcome
             slots[hosts].free.put(slot)
 
-    with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
+    beside = int(os.environ.get("CRISPER_TEST_PARALLEL", 0)) or os.cpu_count() or 2
+    with ThreadPoolExecutor(beside) as pool:
         waiting = [pool.submit(seconds, hosts) for hosts in slots]
         waiting += [pool.submit(one, case) for case in single]
         for each in waiting:
@@ -323,6 +326,8 @@ def told(outcome: Outcome, host: str) -> str:
     failure, text = outcome.case.failure, outcome.text
     if failure == "controller":
         return "nothing"
+    if failure == "kill" and outcome.case.step == ON_CONTROLLER:
+        return "that a process of Ansible is dead" if "dead state" in text else ""
     if failure == "second":
         found = re.search(r"has had the stack \S+ on \S+ since \S+ and is in step (\w+)", text)
         return f"refused: who has the lock since when, in step `{found[1]}`" if found else ""

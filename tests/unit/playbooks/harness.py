@@ -47,6 +47,7 @@ EMPTY_ENGINE: dict[str, Any] = {
     "commands": [],
     "volumes": {},
     "images": {},
+    "missing": [],
     "serving": "",
     "ledger": False,
     "database": [],

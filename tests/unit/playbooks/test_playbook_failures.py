@@ -9,7 +9,7 @@ import failure_table
 import pytest
 from failures import FAILURES, STEPS, Case, Outcome, run_cases
 
-# Of three hosts: before, in the middle of and after what changes them, in all ways.
+# Of three hosts: when the database, the containers and the requests change.
 THREE = ("migrate", "start the new containers", "stop the old containers")
 ONE_HOST = [
     Case(step, failure)

@@ -1,4 +1,4 @@
-"""Stub: every image is here, as pulled from its registry."""
+"""Stub: every image is here, as pulled from its registry, that is not said to be missing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ def act(module: Stub) -> dict[str, Any]:
     images = {}
     with module.world.engine() as engine:
         for reference in module.params["references"]:
+            if any(name in reference for name in engine["missing"]):
+                continue
             engine["images"][reference] = image_id(reference)
             images[reference] = {
                 "ref": reference,
