@@ -136,11 +136,25 @@ class World:
 
 
 def kill_controller(pid: int) -> None:
-    """Kill Ansible and its workers; modules that run go on, as they do on a server."""
+    """Kill Ansible and its workers, and wait until they have let go of their modules.
+
+    Modules that run go on, as they do on a server.
+    """
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    for process in (pid, *map(int, children)):
+    killed = (pid, *map(int, children))
+    for process in killed:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
+    while any(map(_lives, killed)):
+        time.sleep(0.005)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in ("Z", "X")
 
 
 def _holds(given: Any, wanted: Any) -> bool:
