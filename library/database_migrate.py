@@ -74,7 +74,6 @@ options:
   hooks:
     description: Commands before and after the migration.
     type: dict
-    default: {}
     suboptions:
       before_migrate: &point
         description: Commands, one after the other; the first that fails ends the module.
@@ -173,7 +172,6 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "backup": {"type": "bool", "default": True},
     "hooks": {
         "type": "dict",
-        "default": {},
         "apply_defaults": True,
         "options": {point: HOOK_SPEC for point in POINTS},
     },

@@ -81,6 +81,12 @@ def test_a_worker_of_a_release_that_fails_ends_its_tasks(failed_start: Any) -> N
     ]
 
 
-def test_a_worker_that_had_to_be_killed_is_told(failed_start: Any) -> None:
-    answer, _ = failed_start(exit_code=137)
-    assert "worker did not stop in time and was killed" in json.dumps(answer["warnings"])
+def test_a_worker_that_had_to_be_killed_is_told(
+    failed_start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(
+        compose_rollout.AnsibleModule, "warn", lambda _, text: warnings.append(text)
+    )
+    failed_start(exit_code=137)
+    assert "worker did not stop in time and was killed" in "\n".join(warnings)
