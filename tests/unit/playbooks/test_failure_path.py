@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,20 +66,19 @@ def test_who_lost_the_lock_acts_on_nothing_and_says_who_has_it(site: Site) -> No
     """Regression: the failure path undid the release of the deploy that had taken the lock."""
     host = site.one
     site.script({"point": "deploy_ledger", "do": "wait"})
-    first = site.start(build=2)
+    running = site.start(x="2")
     host.wait_for_point()
-    before = host.current
-    site.script({"point": "compose_rollout:swap", "do": "wait"})
-    second = site.start(build=2, x="3", gate_break=host.lock["run"], gate_quiet_timeout=0)
-    # No process of the first one acts; it goes on when the second one does.
-    host.wait_for_point()
-    run, staged = host.lock["run"], host.staged
-    assert staged != before
+    before, staged = host.current, host.staged
+    theirs = {"run": "theirs", "who": "kim", "purpose": "deploy", "step": "start"}
+    (host.root / "lock").write_text(json.dumps({**theirs, "until": time.time() + 900}))
     host.go()
-    first.wait().failed("lost its lock", f"This run has no lock: deploy {run}")
-    second.wait().succeeded()
-    assert host.serving == host.current == staged
+    running.wait().failed(
+        "lost its lock",
+        "This run has no lock: deploy theirs of kim has it (step start), and this run has undone",
+    )
+    assert (host.lock["run"], host.staged, host.current) == ("theirs", staged, before)
     assert not host.manifest(staged).get("failed")
+    assert host.journal[-1]["step"] == "stage"
 
 
 def test_a_part_of_a_deploy_is_undone_like_a_whole_one(site: Site) -> None:
@@ -198,7 +199,7 @@ def test_a_newer_release_waits_for_its_migrations_behind_the_page(newer: Site) -
     assert host.manifest(current)["database_behind"]
     newer.script()
     newer.deploy(build=2).succeeded("failed and could not be undone", "maintenance_off")
-    assert host.engine["database"] == database
+    assert set(host.engine["database"]) == set(database)
     assert not host.manifest(current)["database_behind"]
 
 
@@ -253,3 +254,30 @@ def test_a_host_that_cannot_be_put_back_keeps_no_other_from_it(three: tuple[Site
         assert host.releases == host.consuming == [before[name]]
     assert site.two.lock == {}
     assert site.two.journal[-1]["open"]
+
+
+def test_a_restore_that_had_only_stopped_starts_again(site: Site) -> None:
+    """Regression: the page stayed, although nothing had been overwritten."""
+    host = site.one
+    current = host.current
+    restore = {"playbook": "playbooks/restore.yml", "restore_confirmed": True}
+    site.script({"point": "docker_compose_v2:stopped", "do": "fail"})
+    site.deploy(**restore).failed("nothing was overwritten", f"release {current}, started again")
+    assert (host.serving, host.lock) == (current, {})
+    site.script({"point": "backup_set:restored", "do": "fail"})
+    site.deploy(**restore).failed("The maintenance page stays", "run this restore again")
+    assert (host.serving, host.lock, host.journal[-1]["open"]) == ("page", {}, True)
+
+
+def test_a_stack_is_not_taken_down_under_a_deploy(site: Site) -> None:
+    host = site.one
+    lock = host.root / "lock"
+    theirs = {"run": "theirs", "who": "kim", "controller": "far", "process": "1@1"}
+    theirs |= {"purpose": "deploy", "since": "now", "step": "start", "until": time.time() + 900}
+    lock.write_text(json.dumps(theirs))
+    down = {"playbook": "playbooks/down.yml", "down_delete_data": "no"}
+    site.deploy(**down).failed("Deploy theirs of kim", "This run has changed nothing")
+    assert (host.serving, host.lock["run"]) == (host.current, "theirs")
+    lock.unlink()
+    site.deploy(**down).succeeded()
+    assert (host.engine["containers"], host.lock) == ([], {})

@@ -14,10 +14,12 @@ def main() -> None:
         "services": {"type": "list", "elements": "str", "default": []},
         "state": {"type": "str", "default": "present"},
         "pull": {"type": "str"},
+        "recreate": {"type": "str"},
         "wait": {"type": "bool"},
         "wait_timeout": {"type": "int"},
         "timeout": {"type": "int"},
         "remove_orphans": {"type": "bool"},
+        "remove_volumes": {"type": "bool"},
     }
     module = Stub("docker_compose_v2", options)
     params = module.params

@@ -1,0 +1,13 @@
+"""Stub: there is nothing to prune."""
+
+from __future__ import annotations
+
+from ansible.module_utils.stub_module import Stub
+
+options = {
+    "volumes": {"type": "bool"},
+    "volumes_filters": {"type": "dict"},
+    "images": {"type": "bool"},
+    "images_filters": {"type": "dict"},
+}
+Stub("docker_prune", options).end()
