@@ -296,13 +296,19 @@ class Commands:
         """Return what the engine has of a command's container; empty when there is none.
 
         Raises:
-            CommandError: the engine does not answer for a while.
+            CommandError: the engine does not answer for a while, or somebody else has the name.
         """
         deadline = time.monotonic() + ENGINE_SECONDS
         while True:
             code, out, err = self.docker("container", "inspect", command.name(self.project))
             if code == 0:
-                return dict(json.loads(out)[0])
+                record = dict(json.loads(out)[0])
+                if LABEL in ((record.get("Config") or {}).get("Labels") or {}):
+                    return record
+                name = command.name(self.project)
+                raise CommandError(
+                    f"The container {name} is none of a deploy: rename or remove it, and run again."
+                )
             if "no such container" in err.lower():
                 return {}
             if time.monotonic() > deadline:

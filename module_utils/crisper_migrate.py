@@ -8,6 +8,7 @@ The manifest of a release has what is known of its migration under ``migration``
                 it was cut off, and nobody saw its end.
 ``uncertain``   whether any attempt was cut off, so that nobody knows all that was done.
 ``before``      whether an attempt before this one counted as irreversible.
+``dump``        name of the file that the dump is written to.
 ``hooks``       keys of the commands before and after it that have succeeded.
 ``command``, ``limit``, ``changed_pattern``, ``irreversible_pattern``   as they were given.
 ``started_at``, ``ended_at`` (Unix time), ``exit_code``, ``backup``     as they came.
@@ -94,7 +95,7 @@ def dump_name(release: str, taken: Iterable[str], record: Mapping[str, Any]) -> 
     """
     names = set(taken)
     if record.get("state") == DUMPING:
-        names.discard(f"{release}.dump")
+        names.discard(str(record.get("dump", "")))
     number = 1
     while (name := dump_file(release, number)) in names:
         number += 1

@@ -68,17 +68,36 @@ Note = Callable[..., None]
 
 
 # --- what a killed module left ---------------------------------------------------------------
+def record(root: Path, release: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Add facts to a release's manifest; return the whole.
+
+    Raises:
+        CommandError: it cannot be written.
+    """
+    try:
+        return annotate(root, release, facts)
+    except (OSError, ValueError) as error:
+        raise CommandError(
+            f"The manifest of release {release} cannot be written: {error}. Make its folder in"
+            f" {root / 'releases'} writable (df {root}, mount), and run again: what the release's"
+            " migration does is recorded then."
+        ) from error
+
+
 def record_outcome(root: Path, command: Command, outcome: Outcome) -> None:
-    """Write what became of a command into the manifest of its release, where that has a place."""
-    manifest = manifests(root).get(command.release, {})
-    record = manifest.get("migration") or {}
-    if not record:
+    """Write what became of a command into the manifest of its release, where that has a place.
+
+    Raises:
+        CommandError: it cannot be written.
+    """
+    entry = manifests(root).get(command.release, {}).get("migration") or {}
+    if not entry:
         return
     if command.kind == MIGRATE:
-        annotate(root, command.release, end(record, outcome, time.time()))
+        record(root, command.release, end(entry, outcome, time.time()))
     elif command.kind == HOOK and command.key.startswith(POINTS) and outcome.code == 0:
-        keys = [*(key for key in record.get("hooks", []) if key != command.key), command.key]
-        annotate(root, command.release, {"migration": {**record, "hooks": keys}})
+        keys = [*(key for key in entry.get("hooks", []) if key != command.key), command.key]
+        record(root, command.release, {"migration": {**entry, "hooks": keys}})
 
 
 def collect(commands: Commands, docker: Docker, begun: Note) -> list[str]:
@@ -109,7 +128,7 @@ def collect(commands: Commands, docker: Docker, begun: Note) -> list[str]:
         told.append(describe(command, outcome))
     for name, manifest in manifests(root).items():
         if facts := lost(manifest):
-            annotate(root, name, facts)
+            record(root, name, facts)
             told.append(
                 f"The migration of release {name} was cut off, and its container is gone: what it"
                 " did is unknown, so it counts as irreversible."
@@ -245,27 +264,34 @@ class Migration(Steps):
         manifest = manifests(self.root).get(release)
         if manifest is None:
             self.fail(f"Release {release} is not on this server ({self.folder}).")
-        record = valid_record(manifest, Journal(self.root, "").entries())
+        entry = valid_record(manifest, Journal(self.root, "").entries())
         first = not params["current"]
         result: dict[str, Any] = {"changed": False, "backup": {}, "output": ""}
         checked = None
         if wants_check(params["check_command"], first, params["command_changed"]):
             checked = self.check()
-        migrates = wants_migration(record, checked)
+        migrates = wants_migration(entry, checked)
         result["pending"] = migrates
         if migrates:
-            record = self.prepare(record, manifest, first)
-            result |= self.apply(record)
-            record = self.record()
-        elif record.get("state") not in BEGUN:
+            entry = self.prepare(entry, manifest, first)
+            result |= self.apply(entry)
+            entry = self.known()
+        elif entry.get("state") not in BEGUN:
             return result
-        self.hooks("after_migrate", params["hooks"]["after_migrate"], record.get("hooks", []))
+        self.hooks("after_migrate", params["hooks"]["after_migrate"], entry.get("hooks", []))
         result["changed"] |= self.acted
         return result
 
-    def record(self) -> dict[str, Any]:
+    def known(self) -> dict[str, Any]:
         """Return what the manifest has of the release's migration."""
         return dict(manifests(self.root)[self.release].get("migration") or {})
+
+    def write(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Add facts to the manifest of the release; return what it has of the migration."""
+        try:
+            return dict(record(self.root, self.release, facts)["migration"])
+        except CommandError as error:
+            self.fail(str(error))
 
     def check(self) -> int:
         """Ask the application whether migrations are pending; exit code of its answer."""
@@ -281,53 +307,51 @@ class Migration(Steps):
         return outcome.code
 
     def prepare(
-        self, record: dict[str, Any], manifest: Mapping[str, Any], first: bool
+        self, entry: dict[str, Any], manifest: Mapping[str, Any], first: bool
     ) -> dict[str, Any]:
-        """Dump the database and run the commands before the migration; its record since then."""
+        """Dump the database and run the commands before the migration; its entry since then."""
         params = self.params
-        record |= {
+        entry |= {
             "command": list(params["command"]),
             "limit": params["timeout"],
             "changed_pattern": params["changed_pattern"] or "",
             "irreversible_pattern": params["irreversible_pattern"],
         }
-        if wants_dump(record, params["backup"], first):
-            record = self.dump(record, manifest)
-        elif path := (record.get("backup") or {}).get("path"):
-            self.compare(Path(path), record["backup"]["sha256"])
+        if wants_dump(entry, params["backup"], first):
+            entry = self.dump(entry, manifest)
+        elif path := (entry.get("backup") or {}).get("path"):
+            self.compare(Path(path), entry["backup"]["sha256"])
         hooks = params["hooks"]["before_migrate"]
         if hooks:
             # What has come further is not set back by a resumed deploy.
-            state = PREPARING if record.get("state", DUMPING) == DUMPING else record["state"]
-            begun = {"started_at": record.get("started_at") or time.time()}
-            annotate(self.root, self.release, begin(record, manifest, state, **begun))
-            self.hooks("before_migrate", hooks, record.get("hooks", []))
-            record = self.record()
-        return record
+            state = PREPARING if entry.get("state", DUMPING) == DUMPING else entry["state"]
+            begun = {"started_at": entry.get("started_at") or time.time()}
+            self.write(begin(entry, manifest, state, **begun))
+            self.hooks("before_migrate", hooks, entry.get("hooks", []))
+            entry = self.known()
+        return entry
 
-    def dump(self, record: dict[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Dump the database into a file of its own; the record, with it."""
+    def dump(self, entry: dict[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Dump the database into a file of its own; the entry, with it."""
         folder = self.root / "backups"
-        make_folder(folder, 0o700)
         files = {path.name for path in folder.glob("*.dump")}
-        path = folder / dump_name(self.release, files, record)
+        path = folder / dump_name(self.release, files, entry)
         self.note("dump", path=str(path))
-        begun = {"started_at": time.time(), "backup": {}, "hooks": []}
-        annotate(self.root, self.release, begin(record, manifest, DUMPING, **begun))
+        begun = {"started_at": time.time(), "dump": path.name, "backup": {}, "hooks": []}
+        self.write(begin(entry, manifest, DUMPING, **begun))
         try:
             backup = self.dump_file(path)
-        except BackupError as error:
+        except (BackupError, OSError) as error:
             self.fail(f"The database was not dumped ({path}): {error}")
         self.acted = True
-        facts = begin(record, manifest, DUMPING, **{**begun, "backup": backup})
-        annotate(self.root, self.release, facts)
-        return dict(facts["migration"])
+        return self.write(begin(entry, manifest, DUMPING, **{**begun, "backup": backup}))
 
     def dump_file(self, path: Path) -> dict[str, Any]:
         """Dump the database into a file, whole or not at all; ``{path, bytes, sha256}``."""
         container = self.docker.container(self.params["project"], "postgres")
         if not container:
             raise BackupError(f"No container of postgres of {self.params['project']} runs.")
+        make_folder(path.parent, 0o700)
         draft = path.with_name(f".{path.name}")
         try:
             with written(draft, "", "") as target:
@@ -347,21 +371,20 @@ class Migration(Steps):
         what = "was altered (its SHA-256 is another one)" if found else "is gone"
         self.fail(
             f"The dump from before the migration of release {self.release}, {path}, {what}. Nothing"
-            " was migrated: the migration was cut off, so that no new dump can take its place. Put"
+            " was migrated: an attempt had begun, so that no new dump can take its place. Put"
             " the file back and deploy again; or change the inventory, which makes another release"
             " with a dump of its own, of the database as it is now."
         )
 
-    def apply(self, record: dict[str, Any]) -> dict[str, Any]:
+    def apply(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Run the migration and write down what came of it, at once: what is to be told of it."""
         params, argv = self.params, tuple(self.params["command"])
         manifest = manifests(self.root)[self.release]
         self.note("migrate")
-        facts = begin(record, manifest, STARTED, started_at=time.time())
-        annotate(self.root, self.release, facts)
+        self.write(begin(entry, manifest, STARTED, started_at=time.time()))
         command = Command(MIGRATE, self.release, argv, params["timeout"])
         outcome = self.run(command, lambda end: record_outcome(self.root, command, end))
-        backup = record.get("backup") or {}
+        backup = entry.get("backup") or {}
         kept = f"; the dump from before it is {backup['path']}" if backup.get("path") else ""
         remedy = (
             "Correct stack_app.migrate.command or the migration itself; if it only needs longer,"
@@ -373,7 +396,7 @@ class Migration(Steps):
             self.fail(failure, rc=outcome.code, backup=backup)
         known = manifests(self.root)[self.release]
         return {
-            "changed": changed(record, outcome),
+            "changed": changed(entry, outcome),
             "backup": backup,
             "irreversible": bool(known.get("irreversible")),
             "output": last_lines(outcome.output, 100),

@@ -105,13 +105,14 @@ def test_a_dump_is_made_only_while_nothing_has_begun(state: str) -> None:
     assert not wants_dump(record, False, first=False)
 
 
-@given(st.sampled_from(STATES), st.sets(st.integers(1, 5)))
+@given(st.sampled_from(STATES), st.sets(st.integers(1, 5)), st.integers(1, 5))
 def test_a_dump_takes_the_place_of_another_only_when_nothing_came_after_it(
-    state: str, numbers: set[int]
+    state: str, numbers: set[int], number: int
 ) -> None:
-    taken = {f"{ID}.dump" if number == 1 else f"{ID}.{number}.dump" for number in numbers}
-    name = dump_name(ID, taken, {"state": state})
-    assert name not in taken or (state == DUMPING and name == f"{ID}.dump")
+    names = {n: f"{ID}.dump" if n == 1 else f"{ID}.{n}.dump" for n in range(1, 6)}
+    taken = {names[n] for n in numbers}
+    name = dump_name(ID, taken, {"state": state, "dump": names[number]})
+    assert name not in taken or (state == DUMPING and name == names[number])
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -35,12 +35,13 @@ esac
 """
 RELEASE = "20261120t221500z-1a2b3c4d"
 ENDED = {
+    "Config": {"Labels": {"crisper.command": "migrate"}},
     "State": {
         "Status": "exited",
         "ExitCode": "CODE",
         "StartedAt": "2999-01-01T00:00:00.5Z",
         "FinishedAt": "2999-01-01T00:00:01.5Z",
-    }
+    },
 }
 PLAY = """
 - hosts: localhost
