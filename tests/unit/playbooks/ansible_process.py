@@ -43,7 +43,12 @@ def _run(arguments: list[str], output: str) -> None:
         os.dup2(descriptor, number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(Path(__file__).resolve().parents[3])
+    from ansible import constants
     from ansible.cli.playbook import PlaybookCLI
+
+    # Made when Ansible was imported; two runs in one folder would read each other's half files.
+    constants.DEFAULT_LOCAL_TMP = f"{constants.DEFAULT_LOCAL_TMP}-{os.getpid()}"
+    os.makedirs(constants.DEFAULT_LOCAL_TMP, 0o700)
 
     sys.argv = ["ansible-playbook", *arguments]
     PlaybookCLI.cli_executor(sys.argv)

@@ -11,6 +11,7 @@ from failures import (
     OLD,
     ON_CONTROLLER,
     STEPS,
+    Case,
     Outcome,
     State,
     told,
@@ -76,6 +77,16 @@ def committed() -> str:
     """The section as the page has it."""
     text = PAGE.read_text()
     return text[text.index(BEGIN) : text.index(END) + len(END)]
+
+
+def committed_row(case: Case) -> tuple[str, ...]:
+    """The cells that the page has for a case; none where it has no such row."""
+    one, _, three = committed().partition("Three hosts")
+    for line in (three if case.hosts > 1 else one).splitlines():
+        step, failures, *cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        if step == case.step and FAILURES[case.failure] in failures.split(", "):
+            return tuple(cells)
+    return ()
 
 
 def write(text: str) -> None:

@@ -223,6 +223,8 @@ class Slot:
         outcome.reached = rule["point"] in self.site.hosts[self.broken].points
         outcome.code, outcome.output = run.code, run.output
         outcome.text, outcome.seconds = run.text, run.seconds
+        for host in self.site.hosts.values():
+            host.settle()
         outcome.after = self.look()
         self.site.script()
         self.follow(outcome, wanted)

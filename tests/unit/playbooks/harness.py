@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -150,6 +151,12 @@ class Host:
         """Points that were reached, in their order."""
         path = self.folder / "points.log"
         return path.read_text().split() if path.exists() else []
+
+    def settle(self) -> None:
+        """Wait until no module acts any more whose controller is gone."""
+        if self.root.is_dir():
+            with (self.root / ".busy").open("a") as busy:
+                fcntl.flock(busy, fcntl.LOCK_EX)
 
     def wait_for_point(self, running: Running | None = None) -> str:
         """Until a run waits at a point; which. With `running`, empty when that has ended."""
