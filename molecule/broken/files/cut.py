@@ -20,12 +20,21 @@ import threading
 LONGEST = 300  # seconds
 # Steps of modules that take more than one, and go on.
 MODULES = ("start", "leave", "swap", "retire", "dump", "hook", "migrate")
+# Steps that run a container, which is to outlive the deploy: it has to be there.
+COMMANDS = ("hook", "migrate")
 
 
 def entry(line: str) -> tuple[str, str]:
     """(run, step) of a line of the journal."""
     read = json.loads(line)
     return read["run"], read["step"]
+
+
+def wait_for_container(server: str) -> None:
+    """Wait until the container of a hook or a migration runs on the server."""
+    ask = "docker ps --quiet --filter label=crisper.command --filter status=running"
+    wait = f"for i in $(seq 150); do [ -n \"$({ask})\" ] && exit; sleep 0.2; done; exit 1"
+    subprocess.run(["docker", "exec", server, "sh", "-c", wait], check=True)
 
 
 def main() -> int:
@@ -48,6 +57,8 @@ def main() -> int:
         watch.start()
         seen = map(entry, follower.stdout or ())
         reached = any(run not in known and name == step for run, name in seen)
+        if reached and step in COMMANDS:
+            wait_for_container(server)
         killed = deploy.poll() is None
         if killed:
             os.killpg(deploy.pid, signal.SIGKILL)
