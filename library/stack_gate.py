@@ -239,6 +239,7 @@ from ansible.module_utils.crisper_journal import (
     last_host,
     unfinished,
 )
+from ansible.module_utils.crisper_kept import proved
 from ansible.module_utils.crisper_migration import collect
 from ansible.module_utils.crisper_put_back import Kept
 from ansible.module_utils.crisper_registry import (
@@ -412,6 +413,25 @@ def refuse_busy(module: AnsibleModule, lock: dict[str, Any], result: dict[str, A
     raise AssertionError  # fail_json has ended the process
 
 
+def refuse_unlinked(module: AnsibleModule, root: Path, engine: Engine) -> None:
+    """End when a proved release runs, and the symlink ``current`` does not name it any more.
+
+    A deploy would take itself for the first one: no dump before its migration, and whatever fails
+    takes down what serves.
+    """
+    if not (root / "releases").is_dir() or not engine.available():
+        return
+    running = (c.release for c in engine.containers() if c.state == "running")
+    if not (names := proved(root, running)):
+        return
+    module.fail_json(
+        msg=f"Containers of release {', '.join(names)} run, but {root / 'current'} names no release"
+        " whose manifest.json can be read: this deploy would take itself for the first one. Put the"
+        f" symlink back (ln -sfn {root}/releases/{names[-1]} {root}/current), or take the stack"
+        " down first (playbooks/down.yml). This run has changed nothing."
+    )
+
+
 def take_lock(module: AnsibleModule, journal: Journal, result: dict[str, Any]) -> None:
     """Take the lock, or tell in `result` who has it."""
     params = module.params
@@ -457,6 +477,8 @@ def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, 
     params, root = module.params, journal.root
     engine = Engine(module, params["project"])
     manifest = current_manifest(root)
+    if not manifest and params["purpose"] == "deploy":
+        refuse_unlinked(module, root, engine)
     containers = engine.containers() if manifest and engine.available() else []
     entries = journal.entries()
     left = unfinished(entries)

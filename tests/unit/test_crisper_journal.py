@@ -63,7 +63,7 @@ def test_a_line_that_a_crash_cut_off_is_left_out():
 
 
 def test_half_a_line_swallows_no_other(tmp_path):
-    """Regression: a backup's begin was lost with it, and its end hid the deploy that was cut off."""
+    """Regression: a backup's begin was lost with it, and its end hid an earlier cut-off deploy."""
     journal = Journal(tmp_path, "d")
     assert journal.acquire(OWNER) == {}
     journal.note("start")

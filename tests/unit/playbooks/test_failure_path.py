@@ -41,6 +41,19 @@ def newer(kept: tuple[Site, Path, Path]) -> Site:
     return kept[0]
 
 
+def test_a_stack_that_runs_without_its_link_is_not_taken_for_a_first_deploy(site: Site) -> None:
+    """Regression: the failed deploy removed the containers that served, as those of a first one."""
+    host = site.one
+    release = host.current
+    (host.root / "current").unlink()
+    site.script({"point": "compose_rollout:start", "do": "fail"})
+    said = site.deploy(x="2")
+    said.failed(f"ln -sfn {host.root}/releases/{release} {host.root}/current")
+    said.said(f"What serves: no release is the current one, but containers of {release} run")
+    assert host.serving == release
+    assert (host.releases, host.consuming, host.lock) == ([release], [release], {})
+
+
 def test_a_gate_that_fails_leaves_the_other_run_alone(site: Site) -> None:
     """Regressions: the rescue undid another run's release, and verify judged what never served."""
     host = site.one
