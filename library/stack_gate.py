@@ -240,7 +240,8 @@ from ansible.module_utils.crisper_journal import (
     unfinished,
 )
 from ansible.module_utils.crisper_kept import proved
-from ansible.module_utils.crisper_migration import collect
+from ansible.module_utils.crisper_migrate import REPLACING
+from ansible.module_utils.crisper_migration import collect, end_sessions
 from ansible.module_utils.crisper_put_back import Kept
 from ansible.module_utils.crisper_registry import (
     FORMAT,
@@ -382,14 +383,17 @@ def fitness(module: AnsibleModule) -> dict[str, Any]:
     return look(module, given.validated_parameters)
 
 
-def collect_commands(module: AnsibleModule, journal: Journal) -> None:
+def collect_commands(module: AnsibleModule, journal: Journal, left: dict[str, Any]) -> None:
     """Wait for migrations and hooks that a killed deploy left running, and record their outcome.
 
-    Before anything is judged: what they did may stand against a rollback.
+    Before anything is judged: what they did may stand against a rollback. A restore of the run that
+    was `left` unfinished is ended: it would replace the database under what comes next.
     """
     cli = module.params["docker_cli"]
     commands = Commands(cli, module.params["project"], journal.root)
     try:
+        if REPLACING.intersection(left.get("steps", ())):
+            end_sessions(module.params["project"], Docker(cli))
         for sentence in collect(commands, Docker(cli), journal.note):
             module.warn(sentence)
     except (CommandError, NotOwnerError) as error:
@@ -516,7 +520,7 @@ def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, 
     if not result["unchanged"] and not module.check_mode:
         take_lock(module, journal, result)
     if result["locked"] and engine.available():  # else the deploy starts it, and migrates then
-        collect_commands(module, journal)
+        collect_commands(module, journal, left)
     if asked := params["put_back"]:
         wanted = (params["project"], asked["id"], asked["restore_database"], engine.call)
         release, problem = Kept(root).fit(*wanted)

@@ -166,6 +166,20 @@ def test_a_rollback_that_had_only_stopped_starts_again(newer: Site) -> None:
     assert "database_migrate" not in host.points  # no migration was needed
 
 
+def test_nobody_acts_while_a_restore_of_a_killed_rollback_goes_on(newer: Site) -> None:
+    """Regression: the next deploy checked, migrated and switched under a restore that still ran."""
+    host = newer.one
+    newer.script({"point": "database_dump:restored", "do": "wait"})
+    rollback = newer.start(*BACK, restore_database=True, build=2)
+    host.wait_for_point(rollback)
+    run, database = host.lock["run"], host.engine["database"]
+    said = newer.deploy(build=2, gate_break=run, gate_quiet_timeout=0)
+    said.failed("(step restore_database) is over or past its time", "a process of it still acts")
+    assert (host.lock["run"], host.engine["database"]) == (run, database)
+    host.go()
+    rollback.wait().succeeded()
+
+
 def test_a_rollback_that_had_restored_migrates_again(newer: Site) -> None:
     """Regression: newer code was put back on the older database without a word.
 
