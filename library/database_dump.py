@@ -37,6 +37,7 @@ options:
     description: The Docker client.
     type: str
     default: docker
+extends_documentation_fragment: [crisper]
 attributes:
   check_mode:
     description: Does nothing in check mode.
@@ -69,6 +70,7 @@ from ansible.module_utils.crisper_backup_data import (
     end_postgres_sessions,
     restore_postgres,
 )
+from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_migration import RESTORE_SESSION
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -78,6 +80,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "service": {"type": "str", "default": "postgres"},
     "timeout": {"type": "int", "default": 3600},
     "docker_cli": {"type": "str", "default": "docker"},
+    "run": RUN_SPEC,
 }
 
 
@@ -102,7 +105,11 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=True)
     try:
+        # While this module lives no other deploy begins, although its controller may be gone.
+        note(module.params, "restore_database", backup=module.params["path"])
         module.exit_json(**act(module.params))
+    except NotOwnerError as error:
+        module.fail_json(msg=str(error))
     except BackupError as error:
         what = f"The database was not restored ({module.params['path']})"
         module.fail_json(msg=f"{what}: {error}")

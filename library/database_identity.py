@@ -72,7 +72,12 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_data import ASK_POSTGRES, Docker
+from ansible.module_utils.crisper_backup_data import (
+    ASK_POSTGRES,
+    Docker,
+    end_postgres_sessions,
+)
+from ansible.module_utils.crisper_migration import RESTORE_SESSION
 
 # A restore drops the schema and makes it anew, so an empty database has another number too.
 IDENTITY = (
@@ -91,15 +96,24 @@ ARGUMENT_SPEC: dict[str, Any] = {
 }
 
 
-def identity_of(docker: Docker, project: str, service: str) -> str:
+def identity_of(docker: Docker, project: str, service: str, restored: bool) -> str:
     """Return the digest of a database's table numbers.
 
+    Args:
+        docker: how it is reached.
+        project: Compose project.
+        service: its service.
+        restored: whether a restore was begun; one whose module was killed is ended first, as it
+            may still replace the database after the look.
+
     Raises:
-        BackupError: the database does not answer.
+        BackupError: the database does not answer, or the restore does not end.
     """
     container = docker.container(project, service)
     if not container:
         raise BackupError(f"No container of {service} of {project} runs.")
+    if restored and not end_postgres_sessions(docker, container, [RESTORE_SESSION]):
+        raise BackupError(f"A restore does not end (session {RESTORE_SESSION}).")
     command = docker.inside(container, f'{ASK_POSTGRES} --command "{IDENTITY}"')
     return docker.text("PostgreSQL did not answer", command).strip()
 
@@ -111,7 +125,9 @@ def main() -> None:
     result: dict[str, Any] = {"changed": False, "identity": "", "state": "unknown", "error": ""}
     try:
         docker = Docker(params["docker_cli"], params["timeout"])
-        result["identity"] = identity_of(docker, params["project"], params["service"])
+        result["identity"] = identity_of(
+            docker, params["project"], params["service"], bool(params["before"])
+        )
     except BackupError as error:
         module.exit_json(**{**result, "error": str(error)})
     if params["before"]:

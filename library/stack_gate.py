@@ -239,7 +239,9 @@ from ansible.module_utils.crisper_journal import (
     last_host,
     unfinished,
 )
-from ansible.module_utils.crisper_migration import collect
+from ansible.module_utils.crisper_kept import proved
+from ansible.module_utils.crisper_migrate import REPLACING
+from ansible.module_utils.crisper_migration import collect, end_sessions
 from ansible.module_utils.crisper_put_back import Kept
 from ansible.module_utils.crisper_registry import (
     FORMAT,
@@ -381,14 +383,17 @@ def fitness(module: AnsibleModule) -> dict[str, Any]:
     return look(module, given.validated_parameters)
 
 
-def collect_commands(module: AnsibleModule, journal: Journal) -> None:
+def collect_commands(module: AnsibleModule, journal: Journal, left: dict[str, Any]) -> None:
     """Wait for migrations and hooks that a killed deploy left running, and record their outcome.
 
-    Before anything is judged: what they did may stand against a rollback.
+    Before anything is judged: what they did may stand against a rollback. A restore of the run that
+    was `left` unfinished is ended: it would replace the database under what comes next.
     """
     cli = module.params["docker_cli"]
     commands = Commands(cli, module.params["project"], journal.root)
     try:
+        if REPLACING.intersection(left.get("steps", ())):
+            end_sessions(module.params["project"], Docker(cli))
         for sentence in collect(commands, Docker(cli), journal.note):
             module.warn(sentence)
     except (CommandError, NotOwnerError) as error:
@@ -410,6 +415,25 @@ def refuse_busy(module: AnsibleModule, lock: dict[str, Any], result: dict[str, A
         **result,
     )
     raise AssertionError  # fail_json has ended the process
+
+
+def refuse_unlinked(module: AnsibleModule, root: Path, engine: Engine) -> None:
+    """End when a proved release runs, and the symlink ``current`` does not name it any more.
+
+    A deploy would take itself for the first one: no dump before its migration, and whatever fails
+    takes down what serves.
+    """
+    if not (root / "releases").is_dir() or not engine.available():
+        return
+    running = (c.release for c in engine.containers() if c.state == "running")
+    if not (names := proved(root, running)):
+        return
+    module.fail_json(
+        msg=f"Containers of release {', '.join(names)} run, but {root / 'current'} names no release"
+        " whose manifest.json can be read: this deploy would take itself for the first one. Put the"
+        f" symlink back (ln -sfn {root}/releases/{names[-1]} {root}/current), or take the stack"
+        " down first (playbooks/down.yml). This run has changed nothing."
+    )
 
 
 def take_lock(module: AnsibleModule, journal: Journal, result: dict[str, Any]) -> None:
@@ -457,6 +481,8 @@ def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, 
     params, root = module.params, journal.root
     engine = Engine(module, params["project"])
     manifest = current_manifest(root)
+    if not manifest and params["purpose"] == "deploy":
+        refuse_unlinked(module, root, engine)
     containers = engine.containers() if manifest and engine.available() else []
     entries = journal.entries()
     left = unfinished(entries)
@@ -494,7 +520,7 @@ def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, 
     if not result["unchanged"] and not module.check_mode:
         take_lock(module, journal, result)
     if result["locked"] and engine.available():  # else the deploy starts it, and migrates then
-        collect_commands(module, journal)
+        collect_commands(module, journal, left)
     if asked := params["put_back"]:
         wanted = (params["project"], asked["id"], asked["restore_database"], engine.call)
         release, problem = Kept(root).fit(*wanted)

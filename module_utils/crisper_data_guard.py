@@ -300,7 +300,13 @@ def find_problems(
         proc: the processes of this host.
     """
     manifest = _read_json(root / "current" / "manifest.json")
+    release = str(manifest.get("id", ""))
     wanted = data_volumes(manifest, project)
+    if not manifest and (root / "current").is_symlink():
+        # Damaged, or its folder is gone: the data is that of any release that is kept.
+        release = os.path.basename(os.readlink(root / "current"))
+        kept = map(_read_json, sorted((root / "releases").glob("*/manifest.json")))
+        wanted = sorted({name for each in kept for name in data_volumes(each, project)})
     code, out, _err = call("info", "--format", "{{json .DockerRootDir}}")
     if not wanted or code != 0:
         return []
@@ -313,7 +319,7 @@ def find_problems(
         pids = [int(word) for word in out.split() if word.isdigit()]
     volumes = {name: folders.get(name, "") for name in wanted}
     found = Found(
-        release=str(manifest.get("id", "")),
+        release=release,
         missing=[name for name in wanted if name not in folders],
         data_root=data_root,
         root=str(root),

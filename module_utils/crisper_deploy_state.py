@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.crisper_journal import Journal, steps_of
-from ansible.module_utils.crisper_kept import linked
+from ansible.module_utils.crisper_kept import linked, proved
 from ansible.module_utils.crisper_release import MANIFEST
 from ansible.module_utils.crisper_rollout import ROLLED, Container, parse_inspect
 from ansible.module_utils.crisper_upstream import Upstreams
@@ -28,7 +28,8 @@ class DeployState:
     """What was seen of a stack.
 
     `error` says why the engine could not be asked; `missing` names the services of the current
-    release that are not whole, with what there is of each.
+    release that are not whole, with what there is of each; `unlinked` the proved releases whose
+    containers run though none is the current one.
     """
 
     current: str
@@ -38,6 +39,7 @@ class DeployState:
     error: str = ""
     healthy: int = 0
     missing: list[str] = field(default_factory=list)
+    unlinked: list[str] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
@@ -50,6 +52,10 @@ class DeployState:
 
     def describe(self) -> str:
         """Return what serves, in words, and no more than was seen."""
+        if self.unlinked:
+            return (
+                f"no release is the current one, but containers of {', '.join(self.unlinked)} run"
+            )
         if not self.current:
             return "nothing; no release has been proved on this host"
         page = " Visitors see the maintenance page." if self.page else ""
@@ -136,7 +142,9 @@ def look(root: Path, project: str, docker_cli: str) -> DeployState:
         "page": (root / PAGE).exists(),
     }
     if not current:
-        return DeployState(**seen)
+        containers, _ = ask_engine(docker_cli, project)
+        running = (c.release for c in containers if c.state == "running")
+        return DeployState(**seen, unlinked=proved(root, running))
     try:
         manifest = json.loads((root / "current" / MANIFEST).read_text())
         services = manifest.get("model", {}).get("rollout", {})

@@ -136,7 +136,12 @@ def held_by_other(lock: Mapping[str, Any], run: str, now: float, dead: str = "")
     """The lock when another deploy has it and may be alive, else nothing."""
     if not lock or lock.get("run") in (run, dead or None):
         return {}
-    return {} if now > float(lock.get("until", 0)) else dict(lock)
+    return {} if now > _seconds(lock.get("until")) else dict(lock)
+
+
+def _seconds(value: Any) -> float:
+    """Return a Unix time from the lock; 0, which is long past, for anything else."""
+    return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 class Journal:
@@ -238,7 +243,7 @@ class Journal:
             if lock.get("run") != self.run:
                 return False
             now = time.time()
-            patience = float(lock.get("until", 0)) - now
+            patience = _seconds(lock.get("until")) - now
             self._write_lock(lock, now, max(0.0, patience - PATIENCE))
         return True
 
@@ -299,8 +304,13 @@ class Journal:
 
     def _append(self, entry: Mapping[str, Any], now: float) -> None:
         line = json.dumps({"at": _iso(now), "time": round(now, 2), "run": self.run, **entry})
-        with (self.root / JOURNAL).open("a") as stream:
-            stream.write(line + "\n")
+        with (self.root / JOURNAL).open("ab+") as stream:
+            # A crash or a full disk may have left half a line: it must not swallow this one.
+            if stream.tell():
+                stream.seek(-1, os.SEEK_END)
+                if stream.read(1) != b"\n":
+                    line = "\n" + line
+            stream.write((line + "\n").encode())
 
     def _trim(self) -> None:
         path = self.root / JOURNAL

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,12 @@ def linked(root: Path, link: str) -> str:
     """Id that a symlink names; empty when there is no such link."""
     path = root / link
     return path.resolve().name if path.is_symlink() else ""
+
+
+def proved(root: Path, releases: Iterable[str]) -> list[str]:
+    """Return those of the releases that were proved to work, by what the server keeps."""
+    kept = manifests(root)
+    return sorted({name for name in releases if kept.get(name, {}).get("verified")})
 
 
 def manifests(root: Path) -> dict[str, dict[str, Any]]:

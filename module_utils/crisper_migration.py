@@ -134,7 +134,7 @@ def collect(commands: Commands, docker: Docker, begun: Note) -> list[str]:
                 " did is unknown, so it counts as irreversible."
             )
     if drafts:
-        end_dumps(commands.project, docker)
+        end_sessions(commands.project, docker)
         for draft in drafts:
             draft.unlink(missing_ok=True)
     return told
@@ -155,21 +155,24 @@ def describe(command: Command, outcome: Outcome) -> str:
     return f"{what} was waited for; it ended{cut}."
 
 
-def end_dumps(project: str, docker: Docker) -> None:
-    """End dumps that go on in the database though nobody takes them.
+def end_sessions(project: str, docker: Docker) -> None:
+    """End dumps and restores that go on in the database though their module is gone.
 
     Raises:
         CommandError: PostgreSQL does not end a session.
     """
     try:
         container = docker.container(project, "postgres")
-        ended = not container or end_postgres_sessions(docker, container, [DUMP_SESSION])
+        ended = not container or end_postgres_sessions(
+            docker, container, [DUMP_SESSION, RESTORE_SESSION]
+        )
     except BackupError:
         return  # a PostgreSQL that does not answer has no sessions
     if not ended:
         raise CommandError(
-            f"A session of PostgreSQL named {DUMP_SESSION}, of a dump that was cut off, does not"
-            " end: look at pg_stat_activity, end it (pg_terminate_backend), and run again."
+            f"A session of PostgreSQL named {DUMP_SESSION} or {RESTORE_SESSION}, of a dump or"
+            " restore that was cut off, does not end: look at pg_stat_activity, end it"
+            " (pg_terminate_backend), and run again."
         )
 
 

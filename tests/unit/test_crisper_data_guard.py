@@ -263,6 +263,24 @@ def test_the_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not run(tmp_path, capsys).get("failed")
 
 
+def test_a_current_release_that_cannot_be_read_has_data_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: with a damaged manifest, a rollback made empty volumes without a word."""
+    stack(tmp_path, "demo_redis")
+    damaged = "20261127t080000z-00000000"
+    (tmp_path / "releases" / damaged).mkdir()
+    (tmp_path / "releases" / damaged / "manifest.json").write_text('{"id": ')
+    (tmp_path / "current").unlink()
+    (tmp_path / "current").symlink_to(f"releases/{damaged}")
+    told = run(tmp_path, capsys)
+    assert told["failed"]
+    assert f"the data of release {damaged}" in told["msg"]
+    assert "no volume demo_postgres." in told["msg"]
+    (tmp_path / "volumes" / "demo_postgres").mkdir()
+    assert not run(tmp_path, capsys).get("failed")
+
+
 def test_what_the_new_release_adds_may_be_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -59,6 +60,31 @@ def test_a_backup_that_ended_hides_no_deploy_that_was_cut_off():
 def test_a_line_that_a_crash_cut_off_is_left_out():
     whole = json.dumps({"run": "a", "step": "begin"})
     assert parse_lines(f'{whole}\n{{"run": "a", "st') == [{"run": "a", "step": "begin"}]
+
+
+def test_half_a_line_swallows_no_other(tmp_path):
+    """Regression: a backup's begin was lost with it, and its end hid an earlier cut-off deploy."""
+    journal = Journal(tmp_path, "d")
+    assert journal.acquire(OWNER) == {}
+    journal.note("start")
+    with (tmp_path / "journal.jsonl").open("a") as stream:
+        stream.write('{"at": "2026-11-27T19:00:00+00:00", "ru')
+    end_process()
+    backup = Journal(tmp_path, "b")
+    assert backup.acquire({**OWNER, "purpose": "backup"}, dead="d") == {}
+    backup.end("done")
+    assert unfinished(backup.entries())["run"] == "d"
+    assert [entry["step"] for entry in backup.entries()] == ["begin", "start", "begin", "end"]
+
+
+@pytest.mark.parametrize("until", ["soon", None, [], {}])
+def test_a_lock_whose_time_cannot_be_read_is_past_it(tmp_path, until):
+    """Regression: every deploy ended with a traceback."""
+    (tmp_path / "lock").write_text(json.dumps({"run": "x", "until": until}))
+    with (tmp_path / ".busy").open("a") as acting:
+        fcntl.flock(acting, fcntl.LOCK_SH)
+        assert Journal(tmp_path, "mine").acquire(OWNER)["busy"]
+    assert Journal(tmp_path, "mine").acquire(OWNER) == {}
 
 
 def test_seconds_are_those_between_steps_of_the_run():

@@ -41,6 +41,19 @@ def newer(kept: tuple[Site, Path, Path]) -> Site:
     return kept[0]
 
 
+def test_a_stack_that_runs_without_its_link_is_not_taken_for_a_first_deploy(site: Site) -> None:
+    """Regression: the failed deploy removed the containers that served, as those of a first one."""
+    host = site.one
+    release = host.current
+    (host.root / "current").unlink()
+    site.script({"point": "compose_rollout:start", "do": "fail"})
+    said = site.deploy(x="2")
+    said.failed(f"ln -sfn {host.root}/releases/{release} {host.root}/current")
+    said.said(f"What serves: no release is the current one, but containers of {release} run")
+    assert host.serving == release
+    assert (host.releases, host.consuming, host.lock) == ([release], [release], {})
+
+
 def test_a_gate_that_fails_leaves_the_other_run_alone(site: Site) -> None:
     """Regressions: the rescue undid another run's release, and verify judged what never served."""
     host = site.one
@@ -151,6 +164,20 @@ def test_a_rollback_that_had_only_stopped_starts_again(newer: Site) -> None:
     assert host.engine["database"] == database
     assert not host.manifest(current)["database_behind"]
     assert "database_migrate" not in host.points  # no migration was needed
+
+
+def test_nobody_acts_while_a_restore_of_a_killed_rollback_goes_on(newer: Site) -> None:
+    """Regression: the next deploy checked, migrated and switched under a restore that still ran."""
+    host = newer.one
+    newer.script({"point": "database_dump:restored", "do": "wait"})
+    rollback = newer.start(*BACK, restore_database=True, build=2)
+    host.wait_for_point(rollback)
+    run, database = host.lock["run"], host.engine["database"]
+    said = newer.deploy(build=2, gate_break=run, gate_quiet_timeout=0)
+    said.failed("(step restore_database) is over or past its time", "a process of it still acts")
+    assert (host.lock["run"], host.engine["database"]) == (run, database)
+    host.go()
+    rollback.wait().succeeded()
 
 
 def test_a_rollback_that_had_restored_migrates_again(newer: Site) -> None:

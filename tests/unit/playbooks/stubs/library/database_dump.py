@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.crisper_files import make_folder
+from ansible.module_utils.crisper_journal import note
 from ansible.module_utils.stub_module import Stub, stub
 
 
@@ -21,6 +22,7 @@ def act(module: Stub) -> dict[str, Any]:
                 "changed": True,
                 "backup": {"path": str(path), "bytes": path.stat().st_size, "sha256": ""},
             }
+    note(module.params, "restore_database", backup=str(path))
     module.point("restored")
     with module.world.engine() as engine:
         engine["database"] = json.loads(path.read_text())

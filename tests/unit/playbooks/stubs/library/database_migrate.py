@@ -22,5 +22,5 @@ def dump(docker: Any, container: str, target: Any, name: str = "") -> dict[str, 
 
 
 crisper_migration.dump_postgres = dump
-crisper_migration.end_dumps = lambda *_: None
+crisper_migration.end_sessions = lambda *_: None
 exec(compile((LIBRARY / "database_migrate.py").read_bytes(), "database_migrate", "exec"))
