@@ -109,8 +109,8 @@ def unproved(manifest: Mapping[str, Any]) -> list[str]:
     """Return why a release that was never proved is not put back."""
     if manifest.get("verified"):
         return []
-    failed = f": {first_line(str(manifest['failed']))}" if manifest.get("failed") else ""
-    return [f"it was never proved to work{failed}"]
+    failed = first_line(str(manifest.get("failed") or "")).rstrip(".")
+    return [f"it was never proved to work{': ' + failed if failed else ''}"]
 
 
 def misfits(docker: Docker, stack: str, images: Mapping[str, Mapping[str, str]]) -> list[str]:

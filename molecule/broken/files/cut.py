@@ -33,7 +33,7 @@ def entry(line: str) -> tuple[str, str]:
 def wait_for_container(server: str) -> None:
     """Wait until the container of a hook or a migration runs on the server."""
     ask = "docker ps --quiet --filter label=crisper.command --filter status=running"
-    wait = f"for i in $(seq 150); do [ -n \"$({ask})\" ] && exit; sleep 0.2; done; exit 1"
+    wait = f'for i in $(seq 150); do [ -n "$({ask})" ] && exit; sleep 0.2; done; exit 1'
     subprocess.run(["docker", "exec", server, "sh", "-c", wait], check=True)
 
 

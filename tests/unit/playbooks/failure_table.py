@@ -82,7 +82,8 @@ def committed() -> str:
 def committed_row(case: Case) -> tuple[str, ...]:
     """The cells that the page has for a case; none where it has no such row."""
     one, _, three = committed().partition("Three hosts")
-    for line in (three if case.hosts > 1 else one).splitlines():
+    rows = (three if case.hosts > 1 else one).splitlines()
+    for line in (row for row in rows if row.startswith("| ")):
         step, failures, *cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
         if step == case.step and FAILURES[case.failure] in failures.split(", "):
             return tuple(cells)
