@@ -15,11 +15,13 @@ options:
 """
 
 import getpass
+import hashlib
 import multiprocessing
 import os
 import platform
 import subprocess
 import time
+import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +49,23 @@ def started(pid: int) -> int | None:
     return int(time.mktime(time.strptime(text, "%a %b %d %H:%M:%S %Y"))) if text else None
 
 
+def machine() -> str:
+    """Return 12 hex digits for the processes that this one can see.
+
+    Two laptops may have one name, and a container on the host's network has the host's: a process
+    id of the one says nothing about the other.
+    """
+    try:
+        identity = Path("/etc/machine-id").read_text().strip() or str(uuid.getnode())
+    except OSError:
+        identity = str(uuid.getnode())
+    try:
+        identity += os.readlink("/proc/self/ns/pid")
+    except OSError:
+        identity += platform.system()  # no namespaces there
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+
 def this_run() -> dict[str, str]:
     """This run; tasks are templated in children of the Ansible process."""
     parent = multiprocessing.parent_process()
@@ -57,7 +76,7 @@ def this_run() -> dict[str, str]:
         "id": f"{moment:%Y%m%dt%H%M%Sz}-{pid}",
         "who": os.environ.get("SUDO_USER") or getpass.getuser(),
         "controller": platform.node(),
-        "process": f"{pid}@{since}",
+        "process": f"{pid}@{since}@{machine()}",
     }
 
 
@@ -65,8 +84,9 @@ def is_dead(lock: Mapping[str, Any]) -> bool:
     """Whether the owner of a lock is a process of this machine that is no more."""
     if lock.get("controller") != platform.node():
         return False
-    pid, _, since = str(lock.get("process", "")).partition("@")
-    if not (pid.isdecimal() and since.isdecimal()):
+    pid, since, where = [*str(lock.get("process", "")).split("@"), "", ""][:3]
+    # Locks of before do not tell the machine.
+    if not (pid.isdecimal() and since.isdecimal()) or where not in ("", machine()):
         return False
     # The boot time that the kernel tells moves by a second when the clock is set.
     now = started(int(pid))

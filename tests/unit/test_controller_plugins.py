@@ -28,6 +28,7 @@ def plugin(path: str) -> ModuleType:
 payloads = plugin("callback/crisper_payloads.py")
 secrets = plugin("action/stack_secrets.py")
 specs = plugin("lookup/crisper_argument_specs.py")
+runs = plugin("lookup/crisper_run.py")
 
 
 def play(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -165,3 +166,20 @@ def test_every_role_of_a_deploy_is_judged_at_its_start() -> None:
         if "rolespec_validate: false" in line
     } - {"stack"}
     assert unjudged == set(judged["vars"]["stack_roles"])
+
+
+def test_only_processes_of_this_machine_are_known_to_be_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Regression: of two controllers with one name each took the other's run for dead."""
+    mine = runs.this_run()
+    here = {"controller": mine["controller"]}
+    gone = "999999999@1@" + mine["process"].rpartition("@")[2]
+
+    assert not runs.is_dead(mine)
+    assert runs.is_dead({**here, "process": gone})
+    assert runs.is_dead({**here, "process": "999999999@1"}), "a lock of before"
+    assert not runs.is_dead({"controller": "elsewhere", "process": gone})
+    assert not runs.is_dead({**here, "process": "999999999@1@0123456789ab"})
+    monkeypatch.setattr(os, "readlink", lambda path: "pid:[1]")  # of another container
+    assert not runs.is_dead({**here, "process": gone})
