@@ -15,6 +15,7 @@ UNTOUCHED, RESTORED, UNKNOWN = "untouched", "restored", "unknown"
 START_ENGINE = (
     "Start the engine (systemctl status docker), then run this again: it goes on from here."
 )
+MEND = "Mend that, then run this again: it goes on from here."
 
 
 def may_act(state: Mapping[str, Any]) -> bool:
@@ -78,7 +79,8 @@ def deploy_outcome(
     if not state["locked"]:
         return f"{serves}. {lock_lost(state)}"
     if state["error"]:
-        return f"{serves}. Nothing was undone. {START_ENGINE}"
+        remedy = START_ENGINE if "the engine" in state["error"] else MEND
+        return f"{serves}. Nothing was undone. {remedy}"
     if not undo:
         return f"{serves}. {begun(state)}"
     if trouble:

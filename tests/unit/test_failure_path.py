@@ -36,6 +36,10 @@ SEEN: dict[str, Any] = {
     "serves": "release r1: all 9 containers of it were seen healthy",
 }
 OTHER = {"locked": False, "lock": {"run": "theirs", "who": "kim", "step": "leave"}}
+DAMAGED = {
+    "error": "the manifest of the release cannot be read (half of it)",
+    "serves": "could not look: the manifest of the release cannot be read (half of it)",
+}
 DEAD = {
     "error": "the engine does not answer (no socket)",
     "serves": "could not look: the engine does not answer (no socket). r1 is the current one.",
@@ -69,6 +73,7 @@ def test_without_the_lock_nothing_is_undone(state: dict[str, Any], passed: bool)
         (SEEN | OTHER, False, "", "deploy theirs of kim has it (step leave)"),
         (SEEN | {"locked": False, "lock": {}}, False, "", "nobody else has it"),
         (SEEN | DEAD, False, "", "Nothing was undone. Start the engine"),
+        (SEEN | DAMAGED, False, "", "(half of it). Nothing was undone. Mend that, then run this"),
         (SEEN, False, "", "This run has begun: stage, start. Nothing was undone."),
         (SEEN | {"steps": []}, False, "", "seen healthy. This run has changed nothing."),
         (SEEN, True, "", "release r1, put back and proved"),
