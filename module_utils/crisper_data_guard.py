@@ -308,9 +308,10 @@ def find_problems(
         kept = map(_read_json, sorted((root / "releases").glob("*/manifest.json")))
         wanted = sorted({name for each in kept for name in data_volumes(each, project)})
     code, out, _err = call("info", "--format", "{{json .DockerRootDir}}")
-    if not wanted or code != 0:
+    # With a format the client ends well, too, when the engine does not answer: it tells nothing.
+    data_root = str(json.loads(out) or "") if code == 0 else ""
+    if not wanted or not data_root:
         return []
-    data_root = str(json.loads(out) or "")
     folders = _folders(call, wanted)
     _code, out, _err = call("ps", "--quiet", "--no-trunc")
     pids = []
