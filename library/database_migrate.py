@@ -12,8 +12,8 @@ description:
     journal and into the release's manifest before it begins.
   - Commands run in one-off containers of the release, which go on when the module is killed. The
     next call waits for them and reads what became of them, whichever release they are of, before it
-    does anything itself. So there are never two migrations at once, and one that cannot be undone
-    is recorded in any case.
+    does anything itself. So there are never two migrations at once, and one that applied something
+    which cannot be undone is recorded in any case.
   - A dump is never overwritten once anything that may change the database has begun. Dumps are of
     PostgreSQL; MariaDB is not dumped.
 extends_documentation_fragment: [crisper]
