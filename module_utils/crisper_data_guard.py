@@ -308,8 +308,8 @@ def find_problems(
         kept = map(_read_json, sorted((root / "releases").glob("*/manifest.json")))
         wanted = sorted({name for each in kept for name in data_volumes(each, project)})
     code, out, _err = call("info", "--format", "{{json .DockerRootDir}}")
-    # With a format the client ends well, too, when the engine does not answer: it tells nothing.
-    data_root = str(json.loads(out) or "") if code == 0 else ""
+    # With a format some clients end well, with no text or an empty one, when no engine answers.
+    data_root = str(json.loads(out or '""')) if code == 0 else ""
     if not wanted or not data_root:
         return []
     folders = _folders(call, wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from ansible.module_utils.crisper_rollout import (
     ROLLED,
     Container,
     Step,
+    batches,
     decide,
     node_name,
     not_ready,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 # Between two looks at containers: when nothing happened, and when the engine tells no events.
 LOOK_SECONDS, POLL_SECONDS = 2.0, 0.25
+# New containers that start at once: an import of an application takes a processor for seconds.
+STARTING_PER_PROCESSOR = 4
 # The service that requests come in by, and what does things in its container.
 PROXY = "nginx"
 SCRIPT = "upstreams.sh"
@@ -201,25 +205,35 @@ class Rollout:
             self.engine.run("rm", "--force", *(container.id for container in dead))
         gone = {container.id for container in dead}
         before = {container.id for container in containers} - gone
-        scales = []
-        for step in wanted:
-            old = [identity for identity in step.old if identity not in gone]
-            scales += ["--scale", f"{step.service}={len(old) + step.replicas}"]
-        names = [step.service for step in wanted]
-        # --no-recreate leaves the old ones alone; --scale makes Compose add the new beside them.
-        arguments = ["up", "--detach", "--no-deps", "--no-recreate", "--no-build", *scales, *names]
+        old = {step.service: len(set(step.old) - gone) for step in wanted}
         self.watch = Watch(self.engine)
+        together = STARTING_PER_PROCESSOR * len(os.sched_getaffinity(0))
+        for number, batch in enumerate(batches(wanted, together)):
+            fresh = self.add(batch, old, before)
+            if number == 0:
+                self.compare()  # the containers take their time now
+            self.wait(fresh)
+        self.result["changed"] = True
+
+    def add(self, batch: dict[str, int], old: dict[str, int], before: set[str]) -> list[str]:
+        """Start containers of the release; return the ids of all that were started so far.
+
+        Args:
+            batch: service -> containers of the release that must run afterwards.
+            old: service -> containers beside them that stay.
+            before: ids of containers that were there before the first of the release.
+        """
+        scales = chain.from_iterable(
+            ("--scale", f"{service}={old[service] + number}") for service, number in batch.items()
+        )
+        # --no-recreate leaves the old ones alone; --scale makes Compose add the new beside them.
+        arguments = ["up", "--detach", "--no-deps", "--no-recreate", "--no-build", *scales, *batch]
         project = ("compose", "--project-name", self.params["project_name"])
         code, out, err = self.engine.call(*project, *arguments, folder=self.folder)
-        fresh = [
-            c.id for c in self.engine.containers() if c.service in names and c.id not in before
-        ]
+        fresh = [c.id for c in self.engine.containers() if c.service in old and c.id not in before]
         if code != 0:
             self.give_up(fresh, f"Compose could not start them: {compose_error(err or out)}")
-        # The containers take their time now.
-        self.compare()
-        self.wait(fresh)
-        self.result["changed"] = True
+        return fresh
 
     def wait(self, ids: list[str]) -> None:
         """Until all are healthy or answer; at the first that cannot become so, undo and fail."""
@@ -236,6 +250,8 @@ class Rollout:
             if time.monotonic() > deadline:
                 self.give_up(ids, f"Not healthy within {self.params['wait_timeout']} s")
             self.prepare(now)
+            if self.workers:
+                self.workers.ping(self.nodes(now)["new"])  # those of a later batch, too
             self.rest(*self.listen())
 
     def listen(self) -> Sequence[Any]:

@@ -77,6 +77,7 @@ class Workers:
         self.session: Session | None = None
         self.trouble: ShipError | None = None  # why nobody can be asked
         self.answering: set[str] = set()
+        self.pinged: set[str] = set()  # by what was asked last, until all have answered
         self.left_at = 0.0
         self.expected: dict[str, Any] = {}
         self.canaries: dict[str, Any] | None = None  # what came of them, when that is known
@@ -90,8 +91,15 @@ class Workers:
         command = [self.cli, "exec", "--interactive", container, self.asked["python"]]
         start = {"app": self.asked["app"], "import_timeout": self.asked["import_timeout"]}
         self.session = Session(command, SHIPPED, start)
-        if new:
-            self.session.send({"command": "answering", "nodes": list(new), "timeout": PING})
+        self.ping(new)
+
+    def ping(self, nodes: Sequence[str]) -> None:
+        """Have workers pinged until each has answered; nothing is sent twice for the same ones."""
+        wanted = set(nodes) - self.answering - self.pinged
+        if self.session is not None and not self.trouble and wanted:
+            self.pinged = set(nodes) - self.answering
+            asked = {"command": "answering", "nodes": sorted(self.pinged), "timeout": PING}
+            self.session.send(asked)
 
     def listen(self) -> Sequence[Any]:
         """Add those that have answered to `answering`; the streams on which more may come.

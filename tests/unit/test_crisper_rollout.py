@@ -144,3 +144,30 @@ def test_what_compose_would_recreate_is_read_from_its_dry_run():
 def test_the_node_name_is_pool_host_release_and_container():
     worker = container(10, "celery-worker", NEW, pool="default")
     assert rollout.node_name(worker, "app1") == f"default@app1-{NEW}-{'0' * 12}"
+
+
+def web_and_workers(workers: int, ready: int = 0) -> list[rollout.Step]:
+    return [
+        rollout.Step("celery-worker", "worker", rollout.ROLL, "", ("old",), workers, ready),
+        rollout.Step("backend", "web", rollout.ROLL, "", ("old",), 2),
+    ]
+
+
+def test_new_containers_start_in_batches_and_web_containers_first():
+    assert rollout.batches(web_and_workers(7), 4) == [
+        {"backend": 2, "celery-worker": 2},
+        {"celery-worker": 6},
+        {"celery-worker": 7},
+    ]
+    assert rollout.batches(web_and_workers(7, ready=6), 4) == [{"backend": 2, "celery-worker": 7}]
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 20))
+def test_every_container_is_in_one_batch_and_no_batch_is_too_large(workers, ready, size):
+    running = {"celery-worker": min(ready, workers), "backend": 0}
+    for batch in rollout.batches(web_and_workers(workers, running["celery-worker"]), size):
+        started = {service: number - running[service] for service, number in batch.items()}
+        assert min(started.values()) > 0
+        assert sum(started.values()) <= size
+        running.update(batch)
+    assert running == {"celery-worker": workers, "backend": 2}
