@@ -233,6 +233,7 @@ class LeaseMixin:
         self.keeper: LeaseKeeper | None = None
         self.registered: str | None = None  # the tag that the take script registered last
         self._waits = False  # for a message, else for the take script
+        self._asked_kombus_way = False  # the command under way is a BRPOP
         self._refused = False  # Redis takes no writes: the waiting changes nothing, and is longer
         super().__init__(*args, **kwargs)
 
@@ -267,6 +268,7 @@ class LeaseMixin:
         return super().basic_consume(queue, no_ack, *args, **kwargs)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
+        self._asked_kombus_way = self.keeper is None
         if self.keeper is None:
             return super()._brpop_start(timeout)
         queues = self._queue_cycle.consume(len(self.active_queues))
@@ -289,7 +291,9 @@ class LeaseMixin:
         return None
 
     def _brpop_read(self, **options: Any) -> bool:
-        if self.keeper is None:
+        # Mingle waits for answers on this channel before it has a keeper. One that comes after
+        # Mingle's time answers its BRPOP: read as the script's, it ended the worker.
+        if self.keeper is None or self._asked_kombus_way:
             return super()._brpop_read(**options)
         try:
             answer, refused = None, False
