@@ -142,14 +142,15 @@ def _step(
 
 
 def batches(steps: Iterable[Step], size: int) -> list[dict[str, int]]:
-    """Return in how many goes new containers start: each `size` of them, web services first.
+    """Return in how many goes new containers start, web services first.
 
     Fifty workers that import their application at once on two processors need minutes, and the
     engine's patience with each of them ends meanwhile (measured: load 113, start_period 60 s).
 
     Args:
         steps: what happens to services of kinds `ROLLED`.
-        size: most containers that start at once; at least 1.
+        size: most containers that start at once; at least 2. The first go has so many, each
+            later one half: it begins when half of those that start work.
 
     Returns:
         One mapping a go: service -> containers of the release that run when that go is over.
@@ -160,7 +161,9 @@ def batches(steps: Iterable[Step], size: int) -> list[dict[str, int]]:
         for step in sorted(steps, key=lambda step: step.kind != "web")
         for number in range(step.ready, step.replicas)
     ]
-    return [dict(waiting[first : first + size]) for first in range(0, len(waiting), size)]
+    later = range(size, len(waiting), size // 2)
+    goes = [waiting[:size], *(waiting[first : first + size // 2] for first in later)]
+    return [dict(go) for go in goes if go]
 
 
 def not_ready(steps: Iterable[Step]) -> list[str]:

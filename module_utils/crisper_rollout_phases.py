@@ -208,11 +208,15 @@ class Rollout:
         old = {step.service: len(set(step.old) - gone) for step in wanted}
         self.watch = Watch(self.engine)
         together = STARTING_PER_PROCESSOR * len(os.sched_getaffinity(0))
-        for number, batch in enumerate(batches(wanted, together)):
+        # None where a service has too many containers of the release, and nothing is missing.
+        fresh, goes = [], batches(wanted, together)
+        if goes:
+            fresh = self.add(goes[0], old, before)
+        self.compare()  # the containers take their time now
+        for batch in goes[1:]:
+            self.wait(fresh, together // 2)
             fresh = self.add(batch, old, before)
-            if number == 0:
-                self.compare()  # the containers take their time now
-            self.wait(fresh)
+        self.wait(fresh)
         self.result["changed"] = True
 
     def add(self, batch: dict[str, int], old: dict[str, int], before: set[str]) -> list[str]:
@@ -235,18 +239,21 @@ class Rollout:
             self.give_up(fresh, f"Compose could not start them: {compose_error(err or out)}")
         return fresh
 
-    def wait(self, ids: list[str]) -> None:
-        """Until all are healthy or answer; at the first that cannot become so, undo and fail."""
+    def wait(self, ids: list[str], starting: int = 0) -> None:
+        """Wait until all but `starting` are healthy or answer.
+
+        At the first that cannot become so, undo and fail.
+        """
         deadline = time.monotonic() + self.params["wait_timeout"]
         while True:
             self.listen()
             now = [self.answered(container) for container in self.engine.inspect(ids)]
-            if len(now) == len(ids) and all(container.fit for container in now):
-                return
             lost = [c for c in now if c.state in ("exited", "dead", "restarting")]
             lost += [c for c in now if c.health == "unhealthy"]
             if lost or len(now) < len(ids):
                 self.give_up(ids, "They did not become healthy")
+            if sum(not container.fit for container in now) <= starting:
+                return
             if time.monotonic() > deadline:
                 self.give_up(ids, f"Not healthy within {self.params['wait_timeout']} s")
             self.prepare(now)

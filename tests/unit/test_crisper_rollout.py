@@ -156,13 +156,14 @@ def web_and_workers(workers: int, ready: int = 0) -> list[rollout.Step]:
 def test_new_containers_start_in_batches_and_web_containers_first():
     assert rollout.batches(web_and_workers(7), 4) == [
         {"backend": 2, "celery-worker": 2},
+        {"celery-worker": 4},
         {"celery-worker": 6},
         {"celery-worker": 7},
     ]
     assert rollout.batches(web_and_workers(7, ready=6), 4) == [{"backend": 2, "celery-worker": 7}]
 
 
-@given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 20))
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(2, 20))
 def test_every_container_is_in_one_batch_and_no_batch_is_too_large(workers, ready, size):
     running = {"celery-worker": min(ready, workers), "backend": 0}
     for batch in rollout.batches(web_and_workers(workers, running["celery-worker"]), size):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import compose_rollout
+import pytest
 
 PROGRAM = """#!/usr/bin/env python3
 import json, sys
@@ -45,25 +46,45 @@ elif "up" in arguments and "--dry-run" not in arguments:
 NAMES = {"service": "com.docker.compose.service", "release": "crisper.release"}
 
 
-def test_the_next_batch_starts_when_the_one_before_works(run_module: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def start(run_module: Any, tmp_path: Path) -> Any:
+    """Run the phase `start` with so many workers; the result and each call of `up`."""
+
+    def run(workers: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        services = {
+            "backend": {"kind": "web", "replicas": 1},
+            "celery-worker": {"kind": "worker", "replicas": workers},
+        }
+        program, told = tmp_path / "docker", tmp_path / "told"
+        if not program.exists():
+            (tmp_path / "records").write_text("{}")
+            program.write_text(PROGRAM.format(folder=str(tmp_path), **NAMES))
+            program.chmod(0o755)
+        told.write_text("")
+        given = {"phases": ["start"], "project_src": str(tmp_path), "project_name": "demo"}
+        given |= {"release": "r2", "services": services, "docker_cli": str(program)}
+        answer = run_module(compose_rollout, **given)
+        return answer, [json.loads(line) for line in told.read_text().splitlines()]
+
+    return run
+
+
+def test_the_next_batch_starts_when_half_of_those_that_start_work(start: Any) -> None:
     """Regression: 50 workers started at once, and some had no heartbeat in time."""
     together = 4 * len(os.sched_getaffinity(0))
     workers = 2 * together + 1
-    services = {
-        "backend": {"kind": "web", "replicas": 1},
-        "celery-worker": {"kind": "worker", "replicas": workers},
-    }
-    (tmp_path / "records").write_text("{}")
-    program = tmp_path / "docker"
-    program.write_text(PROGRAM.format(folder=str(tmp_path), **NAMES))
-    program.chmod(0o755)
-    given = {"phases": ["start"], "project_src": str(tmp_path), "project_name": "demo"}
-    given |= {"release": "r2", "services": services, "docker_cli": str(program)}
-    answer = run_module(compose_rollout, **given)
+    answer, told = start(workers)
     assert answer["changed"]
     assert not answer.get("failed")
-    told = [json.loads(line) for line in (tmp_path / "told").read_text().splitlines()]
-    assert [each["added"] for each in told] == [together, together, 2]
-    assert [each["starting"] for each in told] == [0, 0, 0]
+    # Web and all workers but the last two, then half as many a time.
+    assert [each["added"] for each in told] == [together, *[together // 2] * 2, 2]
+    assert max(each["starting"] for each in told) <= together // 2
     assert told[0]["backend"] == "1"
     assert told[-1]["celery-worker"] == str(workers)
+
+
+def test_nothing_is_started_where_there_are_too_many(start: Any) -> None:
+    start(3)
+    answer, told = start(2)
+    assert not answer.get("failed")
+    assert told == []
