@@ -22,6 +22,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 COOKIE = "guest"
 DAYS = 180  # that a browser keeps the cookie
 GUEST = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{32})")
+PRIVATE = "private"  # an answer that depends on who asks
 UNKNOWN = "unknown"  # the address of a peer that has none, as on a Unix socket
 
 
@@ -118,6 +119,7 @@ def _peer(scope: Scope) -> str:
 
 def caller(request: Request) -> Caller:
     """Return who asks. 401 for a bearer token that is not valid: its sender thinks to be known."""
+    request.scope.setdefault("state", {})[PRIVATE] = True
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return Caller(
         user=user_of(token.strip()) if scheme.lower() == "bearer" else None,
@@ -149,29 +151,31 @@ Asking = Annotated[Caller, Depends(_caller)]
 Starting = Annotated[Caller, Depends(_starter)]
 
 
-class GuestCookie:
-    """ASGI middleware: give a new guest the cookie, with whatever the answer is."""
+class Answering:
+    """ASGI middleware: give a new guest the cookie, and let no cache keep what is one caller's."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the cookie to the answer's headers."""
+        """Add to the answer's headers, whatever the answer is."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
 
-        async def with_cookie(message: Message) -> None:
-            if message["type"] == "http.response.start" and COOKIE in state:
-                cookie = f"{COOKIE}={signed(state[COOKIE])}; Path=/; Max-Age={DAYS * 86400}"
-                cookie += "; HttpOnly; SameSite=Strict"
-                MutableHeaders(scope=message).append(
-                    "Set-Cookie", cookie + ("; Secure" if is_secure(scope) else "")
-                )
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                if PRIVATE in state:
+                    headers.setdefault("Cache-Control", "private, no-store")
+                if COOKIE in state:
+                    cookie = f"{COOKIE}={signed(state[COOKIE])}; Path=/; Max-Age={DAYS * 86400}"
+                    cookie += "; HttpOnly; SameSite=Strict"
+                    headers.append("Set-Cookie", cookie + ("; Secure" if is_secure(scope) else ""))
             await send(message)
 
-        await self.app(scope, receive, with_cookie)
+        await self.app(scope, receive, with_headers)
 
 
 def is_secure(scope: Scope) -> bool:

@@ -23,7 +23,6 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from backend.callers import Asking, Caller
-from backend.celery_app import app as celery
 from backend.settings import settings
 from backend.task_state import FINAL, describe, keys
 
@@ -248,7 +247,7 @@ async def research_may_start(who: Asking) -> None:
     if not (most := settings().research_waiting):
         return
     try:
-        waiting = await _broker().llen(celery.conf.task_routes["run_research"]["queue"])
+        waiting = await _broker().llen(settings().research_queue)
     except (RedisError, OSError):
         return  # the broker will say so itself: it takes no task either
     if waiting >= share(most, who):
