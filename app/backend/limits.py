@@ -271,11 +271,11 @@ async def research_starts(who: Caller, task_id: str) -> AsyncIterator[None]:
         raise
 
 
-def question(what: str) -> Callable[[Asking], AsyncIterator[None]]:
+def question(what: str, per_minute: int) -> Callable[[Asking], AsyncIterator[None]]:
     """Return the dependency of a route that costs much: the client's pace, and room for it."""
 
     async def asked(who: Asking) -> AsyncIterator[None]:
-        await limits().pass_at_pace(what, who, settings().questions_per_minute)
+        await limits().pass_at_pace(what, who, per_minute)
         async with limits().among_the_running(who):
             yield
 

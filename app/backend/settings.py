@@ -77,7 +77,9 @@ class Settings(BaseSettings):
     # Limits. One client is a logged-in user, else an IPv4 address or an IPv6 /64; 0 limits nothing.
     # What a client may start or ask in a minute, and at once after a minute of rest.
     research_per_minute: int = Field(default=60, ge=0)
-    questions_per_minute: int = Field(default=300, ge=0)  # rag, chat, itinerary: each of them
+    rag_per_minute: int = Field(default=300, ge=0)
+    chat_per_minute: int = Field(default=60, ge=0)  # what was said is read five times as often
+    itinerary_per_minute: int = Field(default=60, ge=0)  # one makes up to 40 searches
     research_unfinished: int = Field(default=30, ge=0)  # of one client, waiting and running
     events_per_client: int = Field(default=20, ge=0)  # streams of one client, over all processes
     # What everybody together may have, a quarter of it only those who are logged in.

@@ -15,6 +15,7 @@ from backend.api.text import Said
 from backend.callers import Asking, Caller, Starting, may_read, new_id
 from backend.history import Message
 from backend.limits import question as limited
+from backend.settings import settings
 
 router = APIRouter(prefix="/chat", tags=["chat"])
 REMEMBERED = 10  # messages that an answer may lean on
@@ -67,7 +68,11 @@ class Session(BaseModel):
     messages: list[Line]
 
 
-@router.post("", dependencies=[Depends(limited("chat"))], responses=errors(401, 404, 429))
+@router.post(
+    "",
+    dependencies=[Depends(limited("chat", settings().chat_per_minute))],
+    responses=errors(401, 404, 429),
+)
 def say(turn: Turn, who: Starting) -> Reply:
     """Answer, and keep both messages; 404 for a session that the caller did not begin."""
     session_id = turn.session_id or new_id(who.owners[0])
@@ -86,7 +91,7 @@ def say(turn: Turn, who: Starting) -> Reply:
 
 @router.get(
     "/{session_id}",
-    dependencies=[Depends(limited("history"))],
+    dependencies=[Depends(limited("history", 5 * settings().chat_per_minute))],
     responses=errors(401, 404, 429),
 )
 def show(

@@ -15,6 +15,7 @@ from backend.expansion import normalise
 from backend.limits import question as limited
 from backend.metrics import CACHE_HITS, CACHE_MISSES, RAG_SECONDS
 from backend.passages import Passage
+from backend.settings import settings
 
 router = APIRouter(tags=["rag"])
 
@@ -58,7 +59,10 @@ def sources(passages: Iterable[Passage]) -> list[Source]:
     return [Source(id=p.id, title=p.title, score=round(p.score, 4)) for p in passages]
 
 
-@router.post("/rag/query", dependencies=[Depends(limited("rag"))], responses=errors(401, 429))
+LIMITED = Depends(limited("rag", settings().rag_per_minute))
+
+
+@router.post("/rag/query", dependencies=[LIMITED], responses=errors(401, 429))
 def query(question: Question) -> Answer:
     """Answer in sentences of the items found; from the cache while the data is the same."""
     with RAG_SECONDS.time():

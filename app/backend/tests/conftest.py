@@ -114,7 +114,9 @@ def stack(
         # All tests are one client; test_limits.py sets limits of its own.
         "RESEARCH_PER_MINUTE": "0",
         "RESEARCH_UNFINISHED": "0",
-        "QUESTIONS_PER_MINUTE": "0",
+        "RAG_PER_MINUTE": "0",
+        "CHAT_PER_MINUTE": "0",
+        "ITINERARY_PER_MINUTE": "0",
         "EVENTS_PER_CLIENT": "0",
     }
     made = Stack(environment, tmp_path_factory.mktemp("stack"), redis_server)

@@ -21,7 +21,9 @@ LIMITS = {
     "RESEARCH_PER_MINUTE": "60",
     "RESEARCH_UNFINISHED": "30",
     "RESEARCH_WAITING": "200",
-    "QUESTIONS_PER_MINUTE": "300",
+    "RAG_PER_MINUTE": "300",
+    "CHAT_PER_MINUTE": "60",
+    "ITINERARY_PER_MINUTE": "60",
     "EVENTS_PER_CLIENT": "20",
 }
 QUERY = {"query": "palaces"}
@@ -131,7 +133,8 @@ def test_one_visitor_cannot_fill_the_queue(webs: list[Web], server: Redis) -> No
 
 
 def test_the_pace_of_one_client(start: Callable[..., Web], server: Redis) -> None:
-    web = start(RESEARCH_PER_MINUTE="5", RESEARCH_UNFINISHED="0", QUESTIONS_PER_MINUTE="4")
+    questions = dict.fromkeys(("RAG_PER_MINUTE", "CHAT_PER_MINUTE", "ITINERARY_PER_MINUTE"), "4")
+    web = start(RESEARCH_PER_MINUTE="5", RESEARCH_UNFINISHED="0", **questions)
     assert post(web, 20) == {202: 5, 429: 15}
     for path in ("/rag/query", "/itinerary", "/chat"):  # each by itself, and asked before it works
         assert post(web, 20, path)[429] == 16, path
@@ -168,7 +171,7 @@ def test_without_redis_every_process_counts_for_itself(
     start: Callable[..., Web], server: Redis
 ) -> None:
     """Questions need no Redis; without it the limit must neither fail them nor be gone."""
-    web = start(QUESTIONS_PER_MINUTE="10")
+    web = start(RAG_PER_MINUTE="10")
     begun = time.monotonic()
     server.stop()
     try:
