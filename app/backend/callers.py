@@ -64,15 +64,15 @@ def mac(*parts: str) -> bytes:
     return hmac.digest(key(), "\0".join(parts).encode(), "sha256")
 
 
-def signed(guest: str) -> str:
+def sign_guest(guest: str) -> str:
     """Return the value of a guest's cookie."""
     return f"{guest}.{mac('cookie', guest).hex()[:32]}"
 
 
-def guest_of(cookie: str) -> str | None:
+def read_cookie(cookie: str) -> str | None:
     """Return the guest whose cookie this is; None for a value that this site did not sign."""
     match = GUEST.fullmatch(cookie)
-    known = match is not None and hmac.compare_digest(signed(match[1]), cookie)
+    known = match is not None and hmac.compare_digest(sign_guest(match[1]), cookie)
     return match[1] if match and known else None
 
 
@@ -95,8 +95,8 @@ def client_address(peer: str, forwarded: str) -> str:
 
     Of X-Forwarded-For only the last address counts: the proxy itself wrote that one.
     """
-    told = forwarded.rpartition(",")[2].strip() if is_trusted(peer) else ""
-    return _client(told) or _client(peer) or UNKNOWN
+    named = forwarded.rpartition(",")[2].strip() if is_trusted(peer) else ""
+    return _client(named) or _client(peer) or UNKNOWN
 
 
 def _client(text: str) -> str:
@@ -123,7 +123,7 @@ def caller(request: Request) -> Caller:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return Caller(
         user=user_of(token.strip()) if scheme.lower() == "bearer" else None,
-        guest=guest_of(request.cookies.get(COOKIE, "")),
+        guest=read_cookie(request.cookies.get(COOKIE, "")),
         address=client_address(_peer(request.scope), request.headers.get("x-forwarded-for", "")),
     )
 
@@ -151,7 +151,7 @@ Asking = Annotated[Caller, Depends(_caller)]
 Starting = Annotated[Caller, Depends(_starter)]
 
 
-class Answering:
+class CallerHeaders:
     """ASGI middleware: give a new guest the cookie, and let no cache keep what is one caller's."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -170,7 +170,7 @@ class Answering:
                 if PRIVATE in state:
                     headers.setdefault("Cache-Control", "private, no-store")
                 if COOKIE in state:
-                    cookie = f"{COOKIE}={signed(state[COOKIE])}; Path=/; Max-Age={DAYS * 86400}"
+                    cookie = f"{COOKIE}={sign_guest(state[COOKIE])}; Path=/; Max-Age={DAYS * 86400}"
                     cookie += "; HttpOnly; SameSite=Strict"
                     headers.append("Set-Cookie", cookie + ("; Secure" if is_secure(scope) else ""))
             await send(message)
@@ -180,8 +180,8 @@ class Answering:
 
 def is_secure(scope: Scope) -> bool:
     """Whether the browser speaks HTTPS, as a trusted proxy says."""
-    told = Headers(scope=scope).get("x-forwarded-proto", "") if is_trusted(_peer(scope)) else ""
-    return (told or scope["scheme"]) == "https"
+    named = Headers(scope=scope).get("x-forwarded-proto", "") if is_trusted(_peer(scope)) else ""
+    return (named or scope["scheme"]) == "https"
 
 
 def new_id(owner: str | None) -> str:
@@ -192,13 +192,13 @@ def new_id(owner: str | None) -> str:
     be told from these. The mark needs no key: after a change of SECRET_KEY such an id is nobody's.
     Without an owner nobody can read by it.
     """
-    return _made(secrets.token_bytes(6), owner or secrets.token_hex(16))
+    return _derive_id(secrets.token_bytes(6), owner or secrets.token_hex(16))
 
 
 def is_owned(made_id: str) -> bool:
     """Whether `new_id` made this id, for whomever."""
     raw = _bytes(made_id)
-    return raw is not None and _made(raw[:6], "")[:26] == made_id[:26]
+    return raw is not None and _derive_id(raw[:6], "")[:26] == made_id[:26]
 
 
 def may_read(made_id: str, who: Caller) -> bool:
@@ -210,7 +210,7 @@ def may_read(made_id: str, who: Caller) -> bool:
     if not is_owned(made_id):
         return True
     seed = _bytes(made_id)[:6]
-    return any(hmac.compare_digest(_made(seed, owner), made_id) for owner in who.owners)
+    return any(hmac.compare_digest(_derive_id(seed, owner), made_id) for owner in who.owners)
 
 
 def _bytes(text: str) -> bytes | None:
@@ -219,7 +219,7 @@ def _bytes(text: str) -> bytes | None:
     return bytes.fromhex(text.replace("-", ""))
 
 
-def _made(seed: bytes, owner: str) -> str:
+def _derive_id(seed: bytes, owner: str) -> str:
     mark = hashlib.sha256(b"crisper owned id" + seed).digest()[:5]
     raw = bytearray(seed + mark + mac("id", seed.hex(), owner)[:5])
     raw[6] = raw[6] & 0x0F | 0x40

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from backend.callers import Caller
-from backend.limits import limits, share, too_many
+from backend.limits import limits, quota, too_many_requests
 from backend.settings import settings
 from backend.task_state import FINAL, describe, keys
 
@@ -60,14 +60,14 @@ _open: set[str] = set()
 
 
 @asynccontextmanager
-async def _counted(who: Caller) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+async def _stream_slot(who: Caller) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Be one of the streams of this process, and of the client's; yields what renews that.
 
     Each stream holds a connection to Redis. Guests leave a quarter of a process's for users.
     """
     stream, what = secrets.token_hex(8), "streams"
-    if len(_open) >= share(settings().events_streams, who):
-        raise too_many("Too many wait for tasks already; ask GET /api/task.", 5)
+    if len(_open) >= quota(settings().events_streams, who):
+        raise too_many_requests("Too many wait for tasks already; ask GET /api/task.", 5)
     _open.add(stream)
     due = time.monotonic() + RENEW
 
@@ -78,13 +78,15 @@ async def _counted(who: Caller) -> AsyncIterator[Callable[[], Awaitable[None]]]:
             await limits().renew(what, who, stream, LEASE)
 
     try:
-        if not await limits().enter(what, who, stream, LEASE, settings().events_per_client):
-            raise too_many("Too many of your streams are open; close one, or ask GET /api/task.", 5)
+        if not await limits().acquire(what, who, stream, LEASE, settings().events_per_client):
+            raise too_many_requests(
+                "Too many of your streams are open; close one, or ask GET /api/task.", 5
+            )
         try:
             yield renew
         finally:
             with anyio.CancelScope(shield=True):  # also of a client that hangs up
-                await limits().leave(what, who, stream)
+                await limits().release(what, who, stream)
     finally:
         _open.discard(stream)
 
@@ -103,7 +105,7 @@ async def following(
         HTTPException: 429, too many are being followed.
         redis.exceptions.RedisError: Redis is away.
     """
-    async with _counted(who) as renew, _redis().pubsub() as channel:
+    async with _stream_slot(who) as renew, _redis().pubsub() as channel:
         await channel.subscribe(keys(task_id)[0])
         yield _changes(task_id, channel, time.monotonic() + seconds, renew)
 

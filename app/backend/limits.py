@@ -47,7 +47,7 @@ redis.call('SET', KEYS[1], string.format('%.3f', taken), 'PX', math.ceil(taken -
 return 0
 """
 # KEYS: the client's. ARGV: a new member, seconds that it counts, the most members. 1: it is in.
-ENTER = """
+ACQUIRE = """
 local now = redis.call('TIME')[1]
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
@@ -62,12 +62,12 @@ redis.call('EXPIRE', KEYS[1], math.ceil(ARGV[2]))
 """
 
 
-def too_many(detail: str, seconds: float) -> HTTPException:
+def too_many_requests(detail: str, seconds: float) -> HTTPException:
     """Return a 429 that says when to come back."""
     return HTTPException(429, detail, headers={"Retry-After": str(max(1, math.ceil(seconds)))})
 
 
-class Pace:
+class RateLimiter:
     """Requests of clients over time, as one process counts them: TAKE without Redis."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -100,12 +100,12 @@ class Limits:
     """The limits of one process, with those of all processes in Redis."""
 
     def __init__(self) -> None:
-        self.pace, self.refused = Pace(), Pace()
+        self.local, self.refused = RateLimiter(), RateLimiter()
         self.members: dict[str, dict[str, float]] = {}
         self.running: Counter[str] = Counter()
         self.away_until = 0.0
 
-    async def shared(self, script: str, key: str, *arguments: Any) -> Any:
+    async def run_script(self, script: str, key: str, *arguments: Any) -> Any:
         """Return the answer of a script in Redis; None while Redis does not answer."""
         if time.monotonic() < self.away_until:
             return None
@@ -116,33 +116,33 @@ class Limits:
             log.warning("limits are counted by this process alone for %s s: %s", AWAY, error)
             return None
 
-    async def pass_at_pace(self, what: str, who: Caller, per_minute: int) -> None:
+    async def check_rate(self, what: str, who: Caller, per_minute: int) -> None:
         """Count a request of a client; 429 for one too many."""
         if not per_minute:
             return
         key = f"limits:{what}:{who.bucket}"
         if not (wait := self.refused.blocked(key)):
             each = MINUTE / per_minute * 1000
-            told = await self.shared(TAKE, key, each, MINUTE * 1000)
-            wait = self.pace.wait(key, per_minute) if told is None else told / 1000
-            if wait and told is not None:
+            reply = await self.run_script(TAKE, key, each, MINUTE * 1000)
+            wait = self.local.wait(key, per_minute) if reply is None else reply / 1000
+            if wait and reply is not None:
                 # Until then Redis would say the same: a flood does not reach it.
                 self.refused.remember(key, self.refused.clock() + wait)
         if wait:
             shown = max(1, math.ceil(wait))
-            raise too_many(
+            raise too_many_requests(
                 f"Too many requests: {per_minute} a minute are allowed. Try again in {shown} s.",
                 shown,
             )
 
-    async def enter(self, what: str, who: Caller, member: str, seconds: float, most: int) -> bool:
+    async def acquire(self, what: str, who: Caller, member: str, seconds: float, most: int) -> bool:
         """Count something of a client that lasts, for so many seconds; False beyond the most."""
         if not most:
             return True
         key = f"limits:{what}:{who.bucket}"
-        told = await self.shared(ENTER, key, member, seconds, most)
-        if told is not None:
-            return bool(told)
+        reply = await self.run_script(ACQUIRE, key, member, seconds, most)
+        if reply is not None:
+            return bool(reply)
         now = time.monotonic()
         here = {name: end for name, end in self.members.get(key, {}).items() if end > now}
         if len(here) >= most:
@@ -153,24 +153,24 @@ class Limits:
     async def renew(self, what: str, who: Caller, member: str, seconds: float) -> None:
         """Let something of a client count for so many seconds more."""
         key = f"limits:{what}:{who.bucket}"
-        await self.shared(RENEW, key, member, seconds)
+        await self.run_script(RENEW, key, member, seconds)
         if member in self.members.get(key, {}):
             self.members[key][member] = time.monotonic() + seconds
 
-    async def leave(self, what: str, who: Caller, *members: str) -> None:
+    async def release(self, what: str, who: Caller, *members: str) -> None:
         """Count these no more."""
         key = f"limits:{what}:{who.bucket}"
         for member in members:
             self.members.get(key, {}).pop(member, None)
         if not self.members.get(key, {"": 0.0}):
             del self.members[key]
-        await self.shared("return redis.call('ZREM', KEYS[1], unpack(ARGV))", key, *members)
+        await self.run_script("return redis.call('ZREM', KEYS[1], unpack(ARGV))", key, *members)
 
     async def unfinished(self, who: Caller) -> list[str]:
         """Return the researches of a client that are still to be finished; forget the others."""
         key = f"limits:research-unfinished:{who.bucket}"
-        found = await self.shared("return redis.call('ZRANGE', KEYS[1], 0, -1)", key)
-        started = [name.decode() for name in found or []]
+        members = await self.run_script("return redis.call('ZRANGE', KEYS[1], 0, -1)", key)
+        started = [name.decode() for name in members or []]
         if not started:
             return []
         values = await _results().mget([key for task in started for key in keys(task)])
@@ -179,19 +179,21 @@ class Limits:
             for number, task in enumerate(started)
         }
         if ended := [task for task, status in states.items() if status in FINAL]:
-            await self.leave("research-unfinished", who, *ended)
+            await self.release("research-unfinished", who, *ended)
         return [task for task in started if task not in ended]
 
     @asynccontextmanager
-    async def among_the_running(self, who: Caller) -> AsyncIterator[None]:
+    async def running_slot(self, who: Caller) -> AsyncIterator[None]:
         """Be one of the questions that this process answers; 429 when there is no room.
 
         They share the process's threads with all that is quick, and one client has half of them.
         """
         most = settings().questions_at_once
-        room = share(most, who) - self.running.total()
+        room = quota(most, who) - self.running.total()
         if most and (room <= 0 or self.running[who.bucket] >= max(1, most // 2)):
-            raise too_many("Too many questions are being answered; try again in a moment.", 2)
+            raise too_many_requests(
+                "Too many questions are being answered; try again in a moment.", 2
+            )
         self.running[who.bucket] += 1
         try:
             yield
@@ -201,7 +203,7 @@ class Limits:
                 del self.running[who.bucket]
 
 
-def share(most: int, who: Caller) -> int:
+def quota(most: int, who: Caller) -> int:
     """Return how much of what all share a caller may fill: the last quarter is for users."""
     return most if who.user else max(1, most * 3 // 4)
 
@@ -241,33 +243,35 @@ def _broker() -> Redis:
     return _client(settings().celery_broker_url)
 
 
-async def research_may_start(who: Asking) -> None:
+async def check_research(who: Asking) -> None:
     """Dependency of what starts a research: 429 for too many of a client, and for a full queue."""
-    await limits().pass_at_pace("research", who, settings().research_per_minute)
+    await limits().check_rate("research", who, settings().research_per_minute)
     if not (most := settings().research_waiting):
         return
     try:
         waiting = await _broker().llen(settings().research_queue)
     except (RedisError, OSError):
         return  # the broker will say so itself: it takes no task either
-    if waiting >= share(most, who):
-        raise too_many(f"Too many researches wait already ({waiting}); try again later.", BUSY)
+    if waiting >= quota(most, who):
+        raise too_many_requests(
+            f"Too many researches wait already ({waiting}); try again later.", BUSY
+        )
 
 
 @asynccontextmanager
-async def research_starts(who: Caller, task_id: str) -> AsyncIterator[None]:
+async def count_research(who: Caller, task_id: str) -> AsyncIterator[None]:
     """Count a research of a client until it has ended, if what is inside starts it."""
     what, most = "research-unfinished", settings().research_unfinished
-    if not await limits().enter(what, who, task_id, DAY, most):
+    if not await limits().acquire(what, who, task_id, DAY, most):
         unfinished = await limits().unfinished(who)
-        if not await limits().enter(what, who, task_id, DAY, most):
-            raise too_many(
+        if not await limits().acquire(what, who, task_id, DAY, most):
+            raise too_many_requests(
                 f"{len(unfinished)} of your researches are not finished; wait for one of them.", 10
             )
     try:
         yield
     except BaseException:
-        await limits().leave(what, who, task_id)
+        await limits().release(what, who, task_id)
         raise
 
 
@@ -275,8 +279,8 @@ def question(what: str, per_minute: int) -> Callable[[Asking], AsyncIterator[Non
     """Return the dependency of a route that costs much: the client's pace, and room for it."""
 
     async def asked(who: Asking) -> AsyncIterator[None]:
-        await limits().pass_at_pace(what, who, per_minute)
-        async with limits().among_the_running(who):
+        await limits().check_rate(what, who, per_minute)
+        async with limits().running_slot(who):
             yield
 
     return asked

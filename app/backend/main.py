@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolError
 from backend import logs, metrics, rehearsal
 from backend.api import admin, chat, docs, errors, health, itinerary, rag, research, tasks, workers
 from backend.body_limit import BodyLimit
-from backend.callers import Answering
+from backend.callers import CallerHeaders
 from backend.celery_app import app as celery
 from backend.following import ending_with_the_server
 from backend.history import MariadbAwayError
@@ -44,7 +44,7 @@ if settings().rehearsal:
 errors.document(app)
 app.add_middleware(BodyLimit, limit=settings().max_body_bytes)
 metrics.measure(app)
-app.add_middleware(Answering)
+app.add_middleware(CallerHeaders)
 app.add_middleware(RequestId)  # last, that is outermost: every answer has the id
 
 AWAY: dict[type[Exception], str] = {

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from backend.api.errors import errors
 from backend.callers import Caller, Starting, new_id
 from backend.following import following
-from backend.limits import research_may_start, research_starts
+from backend.limits import check_research, count_research
 from backend.queueing import UNWATCHED
 from backend.settings import settings
 from backend.tasks_research import run_research
@@ -65,11 +65,11 @@ def _queue(query: str, task_id: str) -> None:
 
 
 async def _start(query: str, task_id: str, who: Caller) -> None:
-    async with research_starts(who, task_id):
+    async with count_research(who, task_id):
         await run_in_threadpool(_queue, query, task_id)
 
 
-LIMITED = [Depends(research_may_start)]
+LIMITED = [Depends(check_research)]
 
 
 @router.post(

@@ -9,14 +9,14 @@ from backend.callers import (
     UNKNOWN,
     Caller,
     client_address,
-    guest_of,
     is_owned,
     key,
     may_read,
     new_id,
-    signed,
+    read_cookie,
+    sign_guest,
 )
-from backend.limits import KNOWN, Pace
+from backend.limits import KNOWN, RateLimiter
 from backend.settings import Settings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,11 +50,11 @@ def test_without_an_owner_nobody_reads() -> None:
 
 def test_another_key_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a change of SECRET_KEY an id is still known as one that has an owner."""
-    made, cookie = new_id("user:admin"), signed("0" * 32)
+    made, cookie = new_id("user:admin"), sign_guest("0" * 32)
     monkeypatch.setattr("backend.callers.key", lambda: b"another")
     assert is_owned(made)
     assert not may_read(made, who("admin"))
-    assert guest_of(cookie) is None
+    assert read_cookie(cookie) is None
 
 
 @given(st.text() | st.uuids(version=4).map(str))
@@ -70,12 +70,12 @@ def test_a_random_id_has_no_owner() -> None:
 
 @given(st.text())
 def test_no_text_is_a_cookie(text: str) -> None:
-    assert guest_of(text) is None
-    assert guest_of(f"{'0' * 32}.{text}") is None
+    assert read_cookie(text) is None
+    assert read_cookie(f"{'0' * 32}.{text}") is None
 
 
 def test_a_cookie_names_its_guest() -> None:
-    assert guest_of(signed("0" * 32)) == "0" * 32
+    assert read_cookie(sign_guest("0" * 32)) == "0" * 32
     assert len(key()) == 32
 
 
@@ -108,7 +108,7 @@ def test_every_header_names_some_client(peer: str, forwarded: str) -> None:
 
 def test_the_pace_is_a_minutes_worth_at_once_and_then_evenly() -> None:
     now = [0.0]
-    pace = Pace(lambda: now[0])
+    pace = RateLimiter(lambda: now[0])
     assert [pace.wait("a", 6) == 0 for _ in range(8)] == [True] * 6 + [False] * 2
     assert pace.wait("a", 6) == pytest.approx(10)
     assert pace.wait("b", 6) == 0
@@ -119,7 +119,7 @@ def test_the_pace_is_a_minutes_worth_at_once_and_then_evenly() -> None:
 
 
 def test_a_process_remembers_a_bounded_number_of_clients() -> None:
-    pace = Pace()
+    pace = RateLimiter()
     for number in range(2 * KNOWN + 5):
         pace.wait(f"client-{number}", 60)
     assert len(pace.taken) <= KNOWN
