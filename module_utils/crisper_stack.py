@@ -88,6 +88,7 @@ RESERVED_ENV = frozenset(
         "CELERY_TASK_SOFT_TIME_LIMIT",
         "CELERY_TASK_TIME_LIMIT",
         "CELERY_VISIBILITY_TIMEOUT",
+        "CELERY_WORKER_QUEUES",
         "DATABASE_URL",
         "MARIADB_URL",
         "QDRANT_API_KEY",

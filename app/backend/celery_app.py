@@ -6,7 +6,7 @@ from celery import Celery
 from crisper_worker import install
 
 from backend import logs, request_id, task_metrics
-from backend.settings import settings
+from backend.settings import DEFAULT, settings
 
 SIGNALS = (logs, request_id, task_metrics)  # connected by being imported, in web and workers alike
 
@@ -28,10 +28,10 @@ app.conf.update(
     accept_content=["json"],
     timezone="Asia/Seoul",
     enable_utc=True,
-    task_default_queue="default",
+    task_default_queue=DEFAULT,
     task_routes={
         "regenerate_embedding_task": {"queue": "embeddings"},
-        "run_research": {"queue": "default"},
+        "run_research": {"queue": settings().research_queue},
     },
     task_time_limit=settings().celery_task_time_limit,
     task_soft_time_limit=settings().celery_task_soft_time_limit,

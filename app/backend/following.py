@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
+import secrets
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from types import FrameType
 from typing import Any
 
-from fastapi import FastAPI, HTTPException
+import anyio
+from fastapi import FastAPI
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from backend.callers import Caller
+from backend.limits import limits, quota, too_many_requests
 from backend.settings import settings
 from backend.task_state import FINAL, describe, keys
 
 # Seconds. An announcement may be lost while Redis restarts, and a server that stops says nothing.
 LOOK = 2.0
+# Seconds that a stream counts unless it is renewed: a process that is killed says nothing.
+LEASE, RENEW = 60.0, 20.0
 RANKS = {"pending": 0, "progress": 1}  # the others are final
 
 
@@ -51,14 +56,45 @@ def _redis() -> Redis:
     )
 
 
-@lru_cache
-def _slots() -> asyncio.Semaphore:
-    """Each that follows a task holds a connection to Redis."""
-    return asyncio.Semaphore(settings().events_streams)
+_open: set[str] = set()
 
 
 @asynccontextmanager
-async def following(task_id: str, seconds: float) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+async def _stream_slot(who: Caller) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Be one of the streams of this process, and of the client's; yields what renews that.
+
+    Each stream holds a connection to Redis. Guests leave a quarter of a process's for users.
+    """
+    stream, what = secrets.token_hex(8), "streams"
+    if len(_open) >= quota(settings().events_streams, who):
+        raise too_many_requests("Too many wait for tasks already; ask GET /api/task.", 5)
+    _open.add(stream)
+    due = time.monotonic() + RENEW
+
+    async def renew() -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + RENEW
+            await limits().renew(what, who, stream, LEASE)
+
+    try:
+        if not await limits().acquire(what, who, stream, LEASE, settings().events_per_client):
+            raise too_many_requests(
+                "Too many of your streams are open; close one, or ask GET /api/task.", 5
+            )
+        try:
+            yield renew
+        finally:
+            with anyio.CancelScope(shield=True):  # also of a client that hangs up
+                await limits().release(what, who, stream)
+    finally:
+        _open.discard(stream)
+
+
+@asynccontextmanager
+async def following(
+    task_id: str, seconds: float, who: Caller
+) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
     """How a task goes on, from now on; inside, whatever is announced is not missed.
 
     Yields:
@@ -66,21 +102,20 @@ async def following(task_id: str, seconds: float) -> AsyncIterator[AsyncIterator
         one, after `seconds` without it, or when the server stops.
 
     Raises:
-        HTTPException: 503, too many are being followed.
+        HTTPException: 429, too many are being followed.
         redis.exceptions.RedisError: Redis is away.
     """
-    if _slots().locked():
-        raise HTTPException(
-            503, "Too many wait for tasks already; ask GET /api/task.", headers={"Retry-After": "5"}
-        )
-    async with _slots(), _redis().pubsub() as channel:
+    async with _stream_slot(who) as renew, _redis().pubsub() as channel:
         await channel.subscribe(keys(task_id)[0])
-        yield _changes(task_id, channel, time.monotonic() + seconds)
+        yield _changes(task_id, channel, time.monotonic() + seconds, renew)
 
 
-async def _changes(task_id: str, channel: PubSub, end: float) -> AsyncIterator[dict[str, Any]]:
+async def _changes(
+    task_id: str, channel: PubSub, end: float, renew: Callable[[], Awaitable[None]]
+) -> AsyncIterator[dict[str, Any]]:
     last = (-1, -1)
     while (left := end - time.monotonic()) > 0 and not _stopping.is_set():
+        await renew()
         message = await channel.get_message(timeout=min(left, LOOK))
         if message is not None and message["type"] == "message":
             shown = describe(task_id, [message["data"], None])

@@ -15,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolError
 from backend import logs, metrics, rehearsal
 from backend.api import admin, chat, docs, errors, health, itinerary, rag, research, tasks, workers
 from backend.body_limit import BodyLimit
+from backend.callers import CallerHeaders
 from backend.celery_app import app as celery
 from backend.following import ending_with_the_server
 from backend.history import MariadbAwayError
@@ -29,16 +30,21 @@ celery.conf.result_backend_always_retry = False
 app = FastAPI(
     title="Crisper reference application",
     version=settings().release,
+    openapi_url="/openapi.json" if settings().api_docs else None,
     docs_url=None,  # our own, see api/docs.py
+    redoc_url=None,
     lifespan=ending_with_the_server,
 )
-for module in (health, docs, admin, workers, tasks, research, rag, chat, itinerary, metrics):
+for module in (health, admin, workers, tasks, research, rag, chat, itinerary, metrics):
     app.include_router(module.router)
+if settings().api_docs:
+    app.include_router(docs.router)
 if settings().rehearsal:
     app.include_router(rehearsal.router)
 errors.document(app)
 app.add_middleware(BodyLimit, limit=settings().max_body_bytes)
 metrics.measure(app)
+app.add_middleware(CallerHeaders)
 app.add_middleware(RequestId)  # last, that is outermost: every answer has the id
 
 AWAY: dict[type[Exception], str] = {

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
-from pydantic_settings import BaseSettings
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode
 
 Level = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)
 ]
+
+
+DEFAULT, RESEARCH = "default", "research"  # queues
+PRIVATE = (
+    *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
+    *("::1/128", "fc00::/7", "fe80::/10"),
+)
+
+
+def _names(text: str | Iterable[str]) -> tuple[str, ...]:
+    parts = text.split(",") if isinstance(text, str) else text
+    return tuple(name for part in parts if (name := part.strip()))
+
+
+def _networks(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(str(ip_network(name)) for name in names)
+
+
+# With commas in the environment, not as JSON.
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_networks)]
 
 
 class Settings(BaseSettings):
@@ -48,6 +71,28 @@ class Settings(BaseSettings):
     research_wait_seconds: float = Field(default=30, gt=0)  # how long POST /api/research waits
     events_seconds: float = Field(default=900, gt=0)  # then a stream ends and clients come back
     events_streams: int = Field(default=100, ge=1)  # at once, per web process
+    # Queues that workers consume, as the deploy names them. Research has a queue of its own where
+    # workers consume it, and else goes to `default`, which workers of every inventory consume.
+    celery_worker_queues: Names = ()
+    # Limits. One client is a logged-in user, else an IPv4 address or an IPv6 /64; 0 limits nothing.
+    # What a client may start or ask in a minute, and at once after a minute of rest.
+    research_per_minute: int = Field(default=60, ge=0)
+    rag_per_minute: int = Field(default=300, ge=0)
+    chat_per_minute: int = Field(default=60, ge=0)  # what was said is read five times as often
+    itinerary_per_minute: int = Field(default=60, ge=0)  # one makes up to 40 searches
+    research_unfinished: int = Field(default=30, ge=0)  # of one client, waiting and running
+    events_per_client: int = Field(default=20, ge=0)  # streams of one client, over all processes
+    # What everybody together may have, a quarter of it only those who are logged in.
+    research_waiting: int = Field(default=200, ge=0)  # in the queue
+    questions_at_once: int = Field(default=32, ge=0)  # per web process; half of it for one client
+    # Proxies whose X-Forwarded-For and -Proto are believed: by default those of private networks.
+    trusted_proxies: Networks = PRIVATE
+    api_docs: bool = False  # /docs and /openapi.json
+
+    @property
+    def research_queue(self) -> str:
+        """The queue that research tasks are sent to."""
+        return RESEARCH if RESEARCH in self.celery_worker_queues else DEFAULT
 
 
 @lru_cache

@@ -22,7 +22,6 @@ IMPORT_LIMIT = 30.0  # seconds, on a slow machine the first time
 ASK = 4.0  # seconds that workers have to answer
 SECRET = 32  # characters; PyJWT warns of shorter ones
 TASKS = {"health_check", "regenerate_embedding_task", "run_research"}
-QUEUES = {"default", "embeddings"}
 ROUTES = {
     ("get", "/health"),
     ("get", "/ready"),
@@ -135,6 +134,7 @@ def vector_database() -> str:
 def workers() -> str:
     """What live workers know, and whether someone consumes every queue."""
     from backend.celery_app import app
+    from backend.queue_depths import names
 
     with app.connection_for_read() as connection:
         connection.ensure_connection(max_retries=1, timeout=2)
@@ -148,7 +148,7 @@ def workers() -> str:
         if missing:
             told = ", ".join(sorted(missing))
             raise WrongError(f"{worker} does not know {told}; it runs another release: restart it")
-    idle = QUEUES - {each["name"] for queues in consumed.values() for each in queues}
+    idle = set(names()) - {each["name"] for queues in consumed.values() for each in queues}
     if idle:
         raise WrongError(f"nobody consumes {', '.join(sorted(idle))}; start a worker for it")
     return f"{len(known)} answer, and consume every queue"

@@ -15,6 +15,6 @@ command -v celery >/dev/null || {
 # exec: signals reach Celery itself, so that Ctrl+C and SIGTERM let running tasks finish.
 exec celery -A backend.celery_app worker \
     --hostname="${WORKER_NAME:-default}@%h" \
-    --queues="${WORKER_QUEUES:-default,embeddings}" \
+    --queues="${WORKER_QUEUES:-default,embeddings,research}" \
     --concurrency="${WORKER_CONCURRENCY:-2}" \
     --loglevel="${LOG_LEVEL:-INFO}" "$@"

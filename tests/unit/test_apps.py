@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from rendering import Inventory
@@ -32,6 +33,26 @@ def test_inventories_of_the_applications_have_no_findings(file: str):
 def test_a_mode_makes_another_release_of_the_awkward_application():
     text = (APPS / "awkward/stack_app.yml").read_text() + GIVEN + 'awkward_mode: "warming 20"\n'
     assert "MODE='warming 20'" in Inventory(text).files()[".env.prod"].replace('"', "'")
+
+
+def test_the_application_is_told_the_queues_that_workers_consume():
+    """Of an inventory of before, the reference application sends nothing to a newer queue."""
+    text = (APPS / "awkward/on_reference.yml").read_text() + GIVEN
+    assert 'CELERY_WORKER_QUEUES="default,embeddings"' in Inventory(text).files()[".env.prod"]
+    pools = yaml.safe_load(text)["celery_workers"]
+    pools = [*pools, {"name": "research", "queues": ["research"]}]
+    text = yaml.safe_dump({**yaml.safe_load(text), "celery_workers": pools})
+    told = 'CELERY_WORKER_QUEUES="default,embeddings,research"'
+    assert told in Inventory(text).files()[".env.prod"]
+
+
+@pytest.mark.parametrize("site", ["local", "example"])
+def test_workers_of_our_inventories_consume_every_queue_of_the_application(site: str):
+    text = (APPS.parents[1] / f"inventories/{site}/group_vars/all/stack.yml").read_text()
+    consumed = {
+        queue for pool in yaml.safe_load(text)["celery_workers"] for queue in pool["queues"]
+    }
+    assert consumed == {"default", "embeddings", "research"}
 
 
 # awkward.py

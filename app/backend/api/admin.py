@@ -126,7 +126,7 @@ def delete_item(item_id: ItemId, _: Admin) -> None:
 
 
 @router.post("/api/admin/bulk/regenerate-embeddings", status_code=202)
-def bulk_regenerate_embeddings(bulk: Bulk, _: Admin) -> Queued:
+def bulk_regenerate_embeddings(bulk: Bulk, admin: Admin) -> Queued:
     """Queue one task per known item and answer at once; unknown ids are reported."""
     wanted = list(dict.fromkeys(bulk.item_ids))
     if not wanted:
@@ -136,7 +136,8 @@ def bulk_regenerate_embeddings(bulk: Bulk, _: Admin) -> Queued:
     with session() as current:
         query = update(Item).where(Item.id.in_(wanted)).returning(Item.id)
         known = set(current.scalars(query.values(status=Status.PENDING, error=None)))
-        tasks = publish(regenerate_embedding_task, [(i,) for i in wanted if i in known])
+        calls = [(i,) for i in wanted if i in known]
+        tasks = publish(regenerate_embedding_task, calls, owner=f"user:{admin}")
     return Queued(
         queued_count=len(tasks),
         task_ids=tasks,

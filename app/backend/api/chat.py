@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Literal
-from uuid import uuid4
 
-from fastapi import APIRouter, HTTPException, Path, Query
+from fastapi import APIRouter, Depends, HTTPException, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from backend import chat, history, retrieval
 from backend.api.errors import errors
 from backend.api.rag import Source, sources
 from backend.api.text import Said
+from backend.callers import Asking, Caller, Starting, may_read, new_id
 from backend.history import Message
+from backend.limits import question as limited
+from backend.settings import settings
 
 router = APIRouter(prefix="/chat", tags=["chat"])
 REMEMBERED = 10  # messages that an answer may lean on
 PASSAGES = 5
-# As uuid4 writes them and no other way: one session has one name.
+# As random UUIDs are written and no other way: one session has one name.
 SessionId = Annotated[
     str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
 ]
@@ -66,11 +68,15 @@ class Session(BaseModel):
     messages: list[Line]
 
 
-@router.post("", responses=errors(404))
-def say(turn: Turn) -> Reply:
-    """Answer, and keep both messages; 404 for a session that this server did not begin."""
-    session_id = turn.session_id or str(uuid4())
-    said = _said(session_id, REMEMBERED) if turn.session_id else []
+@router.post(
+    "",
+    dependencies=[Depends(limited("chat", settings().chat_per_minute))],
+    responses=errors(401, 404, 429),
+)
+def say(turn: Turn, who: Starting) -> Reply:
+    """Answer, and keep both messages; 404 for a session that the caller did not begin."""
+    session_id = turn.session_id or new_id(who.owners[0])
+    said = _said(session_id, REMEMBERED, who) if turn.session_id else []
     found = retrieval.find(chat.question(turn.message, said), PASSAGES)
     answer = Reply(
         session_id=session_id,
@@ -83,18 +89,24 @@ def say(turn: Turn) -> Reply:
     return answer
 
 
-@router.get("/{session_id}", responses=errors(404))
+@router.get(
+    "/{session_id}",
+    dependencies=[Depends(limited("history", 5 * settings().chat_per_minute))],
+    responses=errors(401, 404, 429),
+)
 def show(
     session_id: Annotated[SessionId, Path()],
+    who: Asking,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Session:
-    """The last messages; who knows the id of a session may read it, and ids cannot be guessed."""
-    lines = [Line.model_validate(message) for message in _said(session_id, limit)]
+    """The last messages, for who began the session."""
+    lines = [Line.model_validate(message) for message in _said(session_id, limit, who)]
     return Session(session_id=session_id, messages=lines)
 
 
-def _said(session_id: str, limit: int) -> list[Message]:
-    said = history.last(session_id, limit)
+def _said(session_id: str, limit: int, who: Caller) -> list[Message]:
+    # Another's session is none: whether it is there is nobody else's business.
+    said = history.last(session_id, limit) if may_read(session_id, who) else []
     if not said:
         raise HTTPException(404, f"There is no session {session_id}.")
     return said

@@ -13,6 +13,7 @@ MEANING = {
     404: "There is no such thing.",
     409: "It is in a state that does not allow this.",
     413: "The body is too large.",
+    429: "Too many, of this client or of all; `Retry-After` has the seconds to wait.",
     503: "A dependency is not available; `detail` names it.",
 }
 NEEDS_NOTHING = {"/health"}  # paths that answer whatever is away

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from celery.states import READY_STATES
@@ -68,10 +68,14 @@ async def _timed(check: Callable[[], None]) -> dict[str, Any]:
     return {"ok": True, "latency_ms": round((time.monotonic() - started) * 1000, 1)}
 
 
+async def _check_all() -> list[dict[str, Any]]:
+    return list(await asyncio.gather(*(_timed(check) for check in CHECKS.values())))
+
+
 @router.get("/ready", responses=DOWN)
 async def ready(response: Response) -> dict[str, Any]:
     """Ready: every dependency answers; 503 and which one is down otherwise."""
-    results = await asyncio.gather(*(_timed(check) for check in CHECKS.values()))
+    results = await _checking.answer()
     shown = dict(zip(CHECKS, results, strict=True))
     down = [name for name, result in shown.items() if not result["ok"]]
     if down:
@@ -100,19 +104,25 @@ class NoAnswerError(Exception):
     """The broker took the task, and no worker ran it in time."""
 
 
+async def _ask_in_time() -> dict[str, Any]:
+    return await asyncio.wait_for(asyncio.to_thread(_ask_worker), LIMIT)
+
+
 class _Asking:
     """One question at a time: whoever asks meanwhile gets the same answer."""
 
-    task: asyncio.Task[dict[str, Any]] | None = None
+    def __init__(self, ask: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        self.ask = ask
+        self.task: asyncio.Task[Any] | None = None
 
-    async def answer(self) -> dict[str, Any]:
+    async def answer(self) -> Any:
         if self.task is None or self.task.done():
-            self.task = asyncio.create_task(asyncio.wait_for(asyncio.to_thread(_ask_worker), LIMIT))
+            self.task = asyncio.create_task(self.ask())
         # One who hangs up takes the answer from nobody else.
         return await asyncio.shield(self.task)
 
 
-_asking = _Asking()
+_asking, _checking = _Asking(_ask_in_time), _Asking(_check_all)
 
 
 @router.get("/api/celery/health", responses=DOWN)

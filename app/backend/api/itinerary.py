@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from backend import itinerary, retrieval
+from backend.api.errors import errors
 from backend.api.text import Said
 from backend.expansion import is_korean
+from backend.limits import question
+from backend.settings import settings
 
 router = APIRouter(tags=["itinerary"])
 
@@ -55,7 +58,10 @@ class Itinerary(BaseModel):
     note: str | None
 
 
-@router.post("/itinerary")
+LIMITED = Depends(question("itinerary", settings().itinerary_per_minute))
+
+
+@router.post("/itinerary", dependencies=[LIMITED], responses=errors(401, 429))
 def plan(trip: Trip) -> Itinerary:
     """Places for the interests, none twice, spread over the days."""
     korean = trip.language == "ko" if trip.language else any(map(is_korean, trip.interests))

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from backend import extract, rag_cache, retrieval
+from backend.api.errors import errors
 from backend.api.text import Said
 from backend.expansion import normalise
+from backend.limits import question as limited
 from backend.metrics import CACHE_HITS, CACHE_MISSES, RAG_SECONDS
 from backend.passages import Passage
+from backend.settings import settings
 
 router = APIRouter(tags=["rag"])
 
@@ -56,7 +59,10 @@ def sources(passages: Iterable[Passage]) -> list[Source]:
     return [Source(id=p.id, title=p.title, score=round(p.score, 4)) for p in passages]
 
 
-@router.post("/rag/query")
+LIMITED = Depends(limited("rag", settings().rag_per_minute))
+
+
+@router.post("/rag/query", dependencies=[LIMITED], responses=errors(401, 429))
 def query(question: Question) -> Answer:
     """Answer in sentences of the items found; from the cache while the data is the same."""
     with RAG_SECONDS.time():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, Depends, HTTPException
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
+from backend.api.errors import errors
+from backend.callers import Caller, Starting, new_id
 from backend.following import following
+from backend.limits import check_research, count_research
 from backend.queueing import UNWATCHED
 from backend.settings import settings
 from backend.tasks_research import run_research
@@ -58,23 +60,33 @@ def _no_report(status: int, task_id: str, error: str) -> HTTPException:
     return HTTPException(status, Unfinished(task_id=task_id, error=error).model_dump())
 
 
-def _start(query: str, task_id: str) -> None:
+def _queue(query: str, task_id: str) -> None:
     run_research.apply_async((query,), task_id=task_id, **UNWATCHED)
+
+
+async def _start(query: str, task_id: str, who: Caller) -> None:
+    async with count_research(who, task_id):
+        await run_in_threadpool(_queue, query, task_id)
+
+
+LIMITED = [Depends(check_research)]
 
 
 @router.post(
     "",
+    dependencies=LIMITED,
     responses={
+        **errors(401, 429),
         502: {"model": NoReport, "description": "The task failed or was revoked."},
         504: {"model": NoReport, "description": "The task takes longer; it goes on."},
     },
 )
-async def research(question: Subject) -> Report:
+async def research(question: Subject, who: Starting) -> Report:
     """The report. A 504 after RESEARCH_WAIT_SECONDS names the task, which goes on."""
-    task_id = str(uuid.uuid4())
+    task_id = new_id(who.owners[0])
     ended: dict[str, Any] = {"status": "pending"}
-    async with following(task_id, settings().research_wait_seconds) as states:
-        await run_in_threadpool(_start, question.query, task_id)
+    async with following(task_id, settings().research_wait_seconds, who) as states:
+        await _start(question.query, task_id, who)
         async for state in states:
             ended = state
     match ended["status"]:
@@ -85,9 +97,9 @@ async def research(question: Subject) -> Report:
     raise _no_report(504, task_id, f"It takes longer; ask GET /api/task/{task_id} for it.")
 
 
-@router.post("/async", status_code=202)
-def start_research(question: Subject) -> Started:
-    """Queue it and answer at once."""
-    task_id = str(uuid.uuid4())
-    _start(question.query, task_id)
+@router.post("/async", status_code=202, dependencies=LIMITED, responses=errors(401, 429))
+async def start_research(question: Subject, who: Starting) -> Started:
+    """Queue it and answer at once; only who started it may ask for it."""
+    task_id = new_id(who.owners[0])
+    await _start(question.query, task_id, who)
     return Started(task_id=task_id, status="pending")

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from backend.api.errors import errors
 from backend.auth import Admin
+from backend.callers import Asking, may_read
 from backend.celery_app import app as celery
 from backend.following import following
 from backend.revoking import revoke
@@ -25,9 +26,19 @@ def _state(task_id: str) -> dict[str, Any]:
     return describe(task_id, celery.backend.client.mget(keys(task_id)))
 
 
-@router.get("/{task_id}")
-def show_task(task_id: TaskId) -> dict[str, Any]:
-    """State with stage and percentage, and the result or the error."""
+async def _readable(task_id: TaskId, who: Asking) -> str:
+    """The id of a task that the caller may read; 404 for another's."""
+    if not may_read(task_id, who):
+        raise HTTPException(404, f"There is no task {task_id} of yours.")
+    return task_id
+
+
+OwnTask = Annotated[str, Depends(_readable)]
+
+
+@router.get("/{task_id}", responses=errors(401, 404))
+def show_task(task_id: OwnTask) -> dict[str, Any]:
+    """State with stage and percentage, and the result or the error; for who started the task."""
     return _state(task_id)
 
 
@@ -41,13 +52,15 @@ def revoke_task(task_id: TaskId, _: Admin) -> dict[str, Any]:
     return _state(task_id)
 
 
-async def _feed(task_id: TaskId) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+async def _feed(task_id: OwnTask, who: Asking) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
     """Before the answer starts, so that a Redis that is away is a 503; closed when it ends."""
-    async with following(task_id, settings().events_seconds) as feed:
+    async with following(task_id, settings().events_seconds, who) as feed:
         yield feed
 
 
-@router.get("/{task_id}/events", response_class=EventSourceResponse)
+@router.get(
+    "/{task_id}/events", response_class=EventSourceResponse, responses=errors(401, 404, 429)
+)
 async def task_events(
     feed: Annotated[AsyncIterator[dict[str, Any]], Depends(_feed)],
 ) -> AsyncIterator[dict[str, Any]]:

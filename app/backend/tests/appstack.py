@@ -43,7 +43,7 @@ class Stack:
         wait_until(lambda: is_open(port), "the web process listens", log=web.log)
         return web
 
-    def worker(self, queues: str = "default,embeddings", **changed: str) -> Process:
+    def worker(self, queues: str = "default,embeddings,research", **changed: str) -> Process:
         """Started, and answering."""
         number = free_port()
         beat = self.folder / f"beat-{number}"

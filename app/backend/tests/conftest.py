@@ -109,6 +109,15 @@ def stack(
         "ADMIN_USERNAME": "admin",
         "ADMIN_PASSWORD": PASSWORD,
         "RELEASE": "20261120t000000z-0badcafe",
+        "CELERY_WORKER_QUEUES": "default,embeddings,research",
+        "API_DOCS": "true",
+        # All tests are one client; test_limits.py sets limits of its own.
+        "RESEARCH_PER_MINUTE": "0",
+        "RESEARCH_UNFINISHED": "0",
+        "RAG_PER_MINUTE": "0",
+        "CHAT_PER_MINUTE": "0",
+        "ITINERARY_PER_MINUTE": "0",
+        "EVENTS_PER_CLIENT": "0",
     }
     made = Stack(environment, tmp_path_factory.mktemp("stack"), redis_server)
     first = made.migration()
@@ -172,10 +181,12 @@ def make_items(admin: httpx.Client) -> Callable[..., list[int]]:
 
 
 @pytest.fixture
-def finish(guest: httpx.Client) -> Callable[[str], dict]:
-    def wait(task_id: str, seconds: float = 30) -> dict:
+def finish(admin: httpx.Client) -> Callable[..., dict]:
+    """Wait for the end of a task, as who started it."""
+
+    def wait(task_id: str, seconds: float = 30, who: httpx.Client = admin) -> dict:
         def ended() -> dict | None:
-            task = guest.get(f"/api/task/{task_id}").json()
+            task = who.get(f"/api/task/{task_id}").json()
             return task if task["status"] not in ("pending", "progress") else None
 
         return wait_until(ended, f"task {task_id} ends", seconds)

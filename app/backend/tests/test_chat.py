@@ -121,6 +121,37 @@ def test_a_session_that_nobody_began_is_not_there(client: httpx.Client) -> None:
         assert unknown in answer.json()["detail"]
 
 
+def test_a_conversation_is_for_who_began_it(client: httpx.Client, places: dict[int, str]) -> None:
+    """The id was enough to read what others had said, and to go on with it."""
+    session = say(client, "beach")["session_id"]
+    with httpx.Client(base_url=client.base_url, timeout=15) as other:
+        for known in (False, True):
+            body = {"message": "beach", "session_id": session}
+            for answer in (other.get(f"/chat/{session}"), other.post("/chat", json=body)):
+                assert answer.status_code == 404
+                assert answer.json() == {"detail": f"There is no session {session}."}
+            if not known:
+                say(other, "beach")  # a guest too, and another one
+    assert len(client.get(f"/chat/{session}").json()["messages"]) == 2
+
+
+def test_a_conversation_of_an_earlier_release_goes_on(
+    in_postgres: Web, stack: Stack, places: dict[int, str]
+) -> None:
+    """Its id has no owner: who knew it then may go on after the deploy."""
+    session = str(uuid4())
+    url = stack.environment["DATABASE_URL"].replace("+psycopg", "")
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "INSERT INTO chat_messages (session_id, role, content, sources, created_at)"
+            " VALUES (%s, 'user', 'A sandy beach, please', '[]', now())",
+            [session],
+        )
+    with in_postgres.client() as client:
+        assert say(client, "Where?", session)["reply"].startswith("Beach: ")
+        assert len(client.get(f"/chat/{session}").json()["messages"]) == 3
+
+
 @pytest.mark.parametrize(
     "session",
     ["", "1", "x" * 36, "../../admin", str(UUID(int=0)), SESSION.upper(), f"{SESSION}\n", 7],

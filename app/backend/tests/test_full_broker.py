@@ -49,7 +49,7 @@ def test_a_full_broker_refuses_and_loses_nothing(
                 assert (answer.status_code, answer.json()) == (503, {"detail": FULL}), path
                 assert int(answer.headers["Retry-After"]) > 0
             assert redis.llen("embeddings") == 2
-            assert redis.llen("default") == 0
+            assert redis.llen("research") == 0
             for item, shown in before.items():
                 assert client.get(f"/api/admin/items/{item}").json() == shown
             assert client.get("/health").status_code == 200

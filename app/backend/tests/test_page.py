@@ -275,7 +275,7 @@ def test_an_itinerary(inside: Page, fakes: Fakes) -> None:
 def test_workers_and_queues(inside: Page, worker: Process) -> None:
     inside.go("workers")
     inside.sees("#worker-rows", "@test")
-    assert "default, embeddings" in inside.text("#worker-rows")
+    assert "default, embeddings, research" in inside.text("#worker-rows")
     assert "prefork × 1" in inside.text("#worker-rows")
     assert "embeddings" in inside.text("#queue-rows")
     asked_at = inside.text("#unacked")

@@ -29,7 +29,7 @@ QUERY = "Where was the palace built? Who built it?"
 def empty_queue(stack: Stack) -> Iterator[None]:
     """What a test leaves to nobody is not the next one's."""
     yield
-    stack.redis.client(0).delete("default")
+    stack.redis.client(0).delete("research")
 
 
 def events(client: httpx.Client, task_id: str, started: threading.Event) -> list[dict[str, Any]]:
@@ -61,8 +61,9 @@ def test_progress_in_order_and_a_report(
     started = threading.Event()
 
     def follow() -> None:
-        with web.client() as guest:
-            told.extend(events(guest, task_id, started))
+        with web.client() as client:
+            client.headers = admin.headers
+            told.extend(events(client, task_id, started))
 
     thread = threading.Thread(target=follow)
     thread.start()
@@ -96,7 +97,7 @@ def test_progress_in_order_and_a_report(
 def test_waiting_for_the_report(stack: Stack, guest: httpx.Client, finish: Callable) -> None:
     worker = stack.worker()
     try:
-        finish(ask(guest), 60)  # the first one takes seconds longer
+        finish(ask(guest), 60, guest)  # the first one takes seconds longer
         answer = guest.post("/api/research", json={"query": "  A  palace?\n"}, timeout=40)
     finally:
         worker.kill()
@@ -110,19 +111,20 @@ def test_waiting_has_an_end_and_the_task_goes_on(
 ) -> None:
     web = stack.web(RESEARCH_WAIT_SECONDS="1")
     try:
-        with web.client() as client:
+        with web.client() as client:  # a new guest: the 504 brings the cookie
             answer = client.post("/api/research", json={"query": QUERY})
-        assert answer.status_code == 504, answer.text
-        task_id = answer.json()["detail"]["task_id"]
-        assert guest.get(f"/api/task/{task_id}").json() == {
-            "task_id": task_id,
-            "status": "pending",
-        }
-        worker = stack.worker()
-        try:
-            assert finish(task_id, 60)["status"] == "success"
-        finally:
-            worker.kill()
+            assert answer.status_code == 504, answer.text
+            task_id = answer.json()["detail"]["task_id"]
+            assert client.get(f"/api/task/{task_id}").json() == {
+                "task_id": task_id,
+                "status": "pending",
+            }
+            assert guest.get(f"/api/task/{task_id}").status_code == 404
+            worker = stack.worker()
+            try:
+                assert finish(task_id, 60, client)["status"] == "success"
+            finally:
+                worker.kill()
     finally:
         web.kill()
 
@@ -272,7 +274,7 @@ def test_the_time_limit_ends_it_readably(stack: Stack, model: Provider, finish: 
     web = stack.web(**settings)  # the message carries the limit
     try:
         with web.client() as client:
-            task = finish(ask(client), 60)
+            task = finish(ask(client), 60, client)
             answer = client.post("/api/research", json={"query": QUERY}, timeout=40)
     finally:
         worker.kill()
@@ -303,7 +305,8 @@ def test_streams_are_bounded_and_leave_nothing_behind(stack: Stack) -> None:
     def followed() -> int:
         return len(redis.pubsub_channels("celery-task-meta-stream-*"))
 
-    web = stack.web(EVENTS_STREAMS="2", EVENTS_SECONDS="17")
+    # Of three, guests have two.
+    web = stack.web(EVENTS_STREAMS="3", EVENTS_SECONDS="17")
     try:
         with web.client() as client:
             with (
@@ -319,9 +322,13 @@ def test_streams_are_bounded_and_leave_nothing_behind(stack: Stack) -> None:
                     client.get("/api/task/stream-3/events"),
                     client.post("/api/research", json={"query": QUERY}),
                 ):
-                    assert ask_again.status_code == 503
+                    assert ask_again.status_code == 429
                     assert ask_again.headers["Retry-After"] == "5"
                 assert client.get("/health").status_code == 200
+                mine = {"headers": login(client), "timeout": 5}
+                with client.stream("GET", "/api/task/stream-3/events", **mine) as third:
+                    assert third.status_code == 200  # the room that is left for users
+                wait_until(lambda: followed() == 2, "its connection is given back", 10)
                 second.close()  # this client hangs up
                 wait_until(lambda: followed() == 1, "its connection is given back", 10)
                 assert ": ping" in list(lines)  # a heartbeat, and the end of the stream

@@ -33,7 +33,7 @@ def test_a_running_worker_has_the_settings_and_the_tasks(stack: Stack) -> None:
         tasks = {name.split(" ")[0] for name in inspect(stack, "registered")}
         assert {"health_check", "regenerate_embedding_task", "run_research"} <= tasks
         queues = {queue["name"] for queue in inspect(stack, "active_queues")}
-        assert queues == {"default", "embeddings"}
+        assert queues == {"default", "embeddings", "research"}
     finally:
         worker.kill()
 

@@ -39,7 +39,7 @@ def test_it_runs_a_worker_that_works_and_stops_on_sigterm(
         wait_until(beat.exists, "the worker beats", log=worker.log)
         (shown,) = admin.get("/api/admin/workers").json()["workers"]
         assert shown["name"].startswith("by-hand@")
-        assert shown["queues"] == ["default", "embeddings"]
+        assert shown["queues"] == ["default", "embeddings", "research"]
         assert shown["pool"] == {"kind": "prefork", "size": 1}
         queued = admin.post(BULK, json={"item_ids": make_items("Ganghwa")}).json()
         assert finish(queued["task_ids"][0])["status"] == "success"
@@ -63,6 +63,6 @@ def test_the_two_scripts_start_the_same_worker() -> None:
     for option in ("-A backend.celery_app worker", "--hostname=", "--queues=", "--concurrency="):
         assert option in unix
         assert option in windows
-    queues = "default,embeddings"
+    queues = "default,embeddings,research"
     assert f"WORKER_QUEUES:-{queues}" in unix
     assert f"WORKER_QUEUES={queues}" in windows

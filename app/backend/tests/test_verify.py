@@ -134,7 +134,7 @@ def test_without_a_worker_it_says_so(stack: Stack) -> None:
 
 def test_a_queue_that_nobody_consumes_is_told(stack: Stack) -> None:
     broker = {"CELERY_BROKER_URL": stack.redis.url(8)}
-    worker = stack.worker("default", **broker)
+    worker = stack.worker("default,research", **broker)
     try:
         verdict = verify(stack, **broker)
     finally:

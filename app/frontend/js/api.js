@@ -21,10 +21,12 @@ function told(answer, path, status) {
   return detail || `${path}: ${status}`;
 }
 
+// Who asks: things belong to who started them.
+export const authorization = () => (token ? { Authorization: `Bearer ${token}` } : {});
+
 export async function call(method, path, body, signal) {
-  const headers = {};
+  const headers = authorization();
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  if (token) headers.Authorization = `Bearer ${token}`;
   const response = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body) });
   if (response.status === 204) return {};
   const answer = await response.json().catch(() => null);
