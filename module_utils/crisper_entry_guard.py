@@ -249,7 +249,7 @@ def guard_model(
     Returns:
         ``logins`` (``patterns`` of paths, ``exempt`` patterns before them, ``rate``, ``burst``;
         without patterns there is no limit), ``waits`` (pattern of "<method> <path>" and the
-        seconds of Retry-After, the longest first), ``hosts`` (pattern of accepted names, or empty),
+        seconds of Retry-After, the longest first), ``hosts`` (patterns of accepted names; empty),
         ``header_timeout``, ``body_timeout``, ``client_connections``, ``believed_headers`` and
         ``dropped_headers``.
     """
@@ -313,9 +313,13 @@ def accepted_hosts(values: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(name.rstrip(".") for name in (*names, *extra)))
 
 
-def _hosts(values: Mapping[str, Any]) -> str:
-    """Return the accepted names as an alternative of a regular expression; empty for any."""
-    return "|".join(_host_pattern(host) for host in accepted_hosts(values))
+def _hosts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return patterns of accepted names, and of these as a Host header has them; empty for any."""
+    hosts = "|".join(_host_pattern(host) for host in accepted_hosts(values))
+    if not hosts:
+        return {}
+    name = rf"~*^(?:{hosts})\.?"
+    return {"name": rf"{name}\z", "header": rf"{name}(?::[0-9]{{1,5}})?\z"}
 
 
 def _host_pattern(host: str) -> str:
