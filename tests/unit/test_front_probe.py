@@ -330,6 +330,11 @@ def test_nginx_is_asked_from_inside_with_the_scheme_of_the_site(run_module, port
     assert "inside the container of nginx answered 301" in http_finding(answer, "app.example")
 
 
+def test_a_host_that_nginx_refuses_is_told_with_the_variable():
+    told = http_finding({"url": "http://x/", "status": 421, "expected": [200]}, "x")
+    assert "add the name to stack_server_names or stack_accepted_hosts" in told
+
+
 def test_the_token_is_sent_and_stands_in_no_argument(run_module, port, docker):
     given = {"project": "x", "port": port, "docker_cli": docker, "retries": 0}
     given["paths"] = [{"path": "/pass", "status": [200]}]
