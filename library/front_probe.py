@@ -36,6 +36,11 @@ options:
     description: Headers of every request; C(Host) takes the place of that of O(url).
     type: dict
     default: {}
+  maintenance_pass:
+    description: Token that passes the maintenance page, sent as C(X-Crisper-Pass); empty for a
+      stack of an older edition, which has none.
+    type: str
+    default: ""
   retries:
     description: How often a path that did not answer as expected is asked for again, a second
       apart.
@@ -133,6 +138,7 @@ from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_https import connect, get, reason, trusting
+from ansible.module_utils.crisper_pass import HEADER, header_value
 from ansible.module_utils.crisper_verify import leads_to
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -141,6 +147,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "status": {"type": "list", "elements": "int", "default": [200]},
     "redirects_to": {"type": "str", "default": ""},
     "headers": {"type": "dict", "default": {}},
+    "maintenance_pass": {"type": "str", "default": "", "no_log": True},
     "retries": {"type": "int", "default": 3},
     "connect_to": {"type": "str", "default": ""},
     "certificates": {"type": "str", "default": ""},
@@ -194,7 +201,8 @@ def ask(path: str, expected: list[int], params: dict[str, Any]) -> dict[str, Any
     status, location, why = -1, "", ""
     try:
         asked = urlsplit(params["url"]).path + path
-        status, location = get(open_connection(params), asked, params["headers"])
+        headers = {**params["headers"], HEADER: header_value(params["maintenance_pass"])}
+        status, location = get(open_connection(params), asked, headers)
     except (OSError, ValueError, http.client.HTTPException) as error:
         why = reason(error)
     site = params["redirects_to"]

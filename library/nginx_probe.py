@@ -34,6 +34,11 @@ options:
     description: Headers of every request.
     type: dict
     default: {}
+  maintenance_pass:
+    description: Token that passes the maintenance page, sent as C(X-Crisper-Pass); empty for a
+      stack of an older edition, which has none.
+    type: str
+    default: ""
   retries:
     description: How often all paths are asked for again while one does not answer as expected, a
       second apart.
@@ -85,6 +90,7 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_pass import HEADER, header_value
 from ansible.module_utils.crisper_probe import running
 from ansible.module_utils.crisper_verify import inner_answers
 
@@ -94,6 +100,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "port": {"type": "int", "default": 8081},
     "paths": {"type": "list", "elements": "dict", "required": True},
     "headers": {"type": "dict", "default": {}},
+    "maintenance_pass": {"type": "str", "default": "", "no_log": True},
     "retries": {"type": "int", "default": 3},
     "timeout": {"type": "int", "default": 10},
     "docker_cli": {"type": "str", "default": "docker"},
@@ -101,8 +108,20 @@ ARGUMENT_SPEC: dict[str, Any] = {
 
 
 def curl(params: dict[str, Any]) -> list[str]:
-    """Return the command that asks for every path and prints a line for each."""
-    command = ["curl", "-qsSg", "--noproxy", "*", "--max-time", str(params["timeout"])]
+    """Return the command that asks for every path and prints a line for each.
+
+    It reads further headers from standard input: its arguments stand in the list of processes.
+    """
+    command = [
+        "curl",
+        "-qsSg",
+        "--header",
+        "@-",
+        "--noproxy",
+        "*",
+        "--max-time",
+        str(params["timeout"]),
+    ]
     command += ["--write-out", "%{http_code} %{redirect_url}\\n"]
     for name, value in params["headers"].items():
         command += ["--header", f"{name}: {value}"]
@@ -117,10 +136,12 @@ def ask(module: AnsibleModule) -> list[dict[str, Any]]:
     container, problem = running(module, params["service"])
     out, err = "", problem
     if container:
-        command = [params["docker_cli"], "exec", container, *curl(params)]
+        command = [params["docker_cli"], "exec", "--interactive", container, *curl(params)]
+        header = f"{HEADER}: {header_value(params['maintenance_pass'])}\n"
         # curl keeps the time of each request; this ends a Docker client that hangs.
         limit = str(params["timeout"] * len(params["paths"]) + 30)
-        _, out, err = module.run_command(["timeout", "--kill-after=5", limit, *command])
+        command = ["timeout", "--kill-after=5", limit, *command]
+        _, out, err = module.run_command(command, data=header)
     answers = inner_answers(params["paths"], f"http://127.0.0.1:{params['port']}", out, err)
     return [{**answer, "inside": True} for answer in answers]
 

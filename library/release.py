@@ -189,6 +189,7 @@ from ansible.module_utils.crisper_journal import (
 from ansible.module_utils.crisper_kept import prune
 from ansible.module_utils.crisper_ledger_end import SPEC as LEDGER_SPEC
 from ansible.module_utils.crisper_ledger_end import end
+from ansible.module_utils.crisper_pass import place
 from ansible.module_utils.crisper_put_back import known_images
 from ansible.module_utils.crisper_release import (
     DRAFT,
@@ -563,7 +564,16 @@ def main() -> None:
     )
     releases = Releases(module)
     actions = {"info": releases.info, "staged": releases.stage, "current": releases.promote}
-    module.exit_json(**actions[module.params["state"]]())
+    result = actions[module.params["state"]]()
+    if module.params["state"] == "staged" and not module.check_mode:
+        try:
+            result["changed"] = place(Path(module.params["root"])) or result["changed"]
+        except (OSError, ValueError) as error:
+            module.fail_json(
+                msg="The token that passes the maintenance page could not be put in place of"
+                f" {module.params['root']}/secrets.json: {error}. What serves is as it was."
+            )
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,13 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.crisper_call import nearest
+from ansible.module_utils.crisper_entry_guard import (
+    DEFAULT_BURST,
+    guard_model,
+    guard_problems,
+    limit_problems,
+    request_pattern,
+)
 from ansible.module_utils.crisper_forms import (
     BODY,
     BOOLEAN,
@@ -40,13 +47,11 @@ WIDEST = 7
 MAX_TIMEOUT = 7 * 86400
 MAX_AGE = 10 * 365 * 86400
 YEAR = 365 * 86400
-RATE = re.compile(r"[1-9][0-9]{0,5}r/[sm]\Z")
 # No `$`, quote, space, `;` or brace of nginx; `//host` would lead to another site.
 TARGET = re.compile(
     r"(?:https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?)?(?:/(?!/)[A-Za-z0-9._~!&()*+,=:@%/?-]{0,1000})?\Z"
 )
 LIKE = 0.5
-DEFAULT_BURST = 10
 
 
 class Field(NamedTuple):
@@ -88,11 +93,6 @@ TO = Form(
     "give a path such as /new/ or a URL such as https://www.example.com/new, of the characters"
     " that URLs have, without '$'.",
 )
-RATE_FORM = Form(
-    lambda value: isinstance(value, str) and bool(RATE.match(value)),
-    "give requests per second or minute, such as 10r/s or 100r/m.",
-)
-BURST = Form(_within(0, 100_000), "give a whole number of requests from 0 to 100000.")
 ALIAS = Form(
     FOLDER.fits,
     "give an absolute path of plain characters in the application's containers, such as"
@@ -124,6 +124,7 @@ def entry_problems(values: Mapping[str, Any]) -> list[str]:
         *_duplicate_problems(app),
         *_destination_problems(app),
         *_rate_problems(values),
+        *guard_problems(values),
     ]
 
 
@@ -275,7 +276,7 @@ def _kind_problems(
         elif not isinstance(limit, Mapping):
             yield f"{place}.rate_limit is {shown(limit)}: give a mapping with rate and burst."
         else:
-            yield from _limit_problems(f"{place}.rate_limit", limit)
+            yield from limit_problems(f"{place}.rate_limit", limit)
 
 
 def _duplicate_problems(app: Mapping[str, Any]) -> Iterator[str]:
@@ -370,18 +371,11 @@ def _rate_problems(values: Mapping[str, Any]) -> Iterator[str]:
             continue
         if not PATH.fits(limit.get("path")):
             yield f"{where}[{index}].path is {shown(limit.get('path'))}: {PATH.remedy}"
-        yield from _limit_problems(f"{where}[{index}]", limit)
+        yield from limit_problems(f"{where}[{index}]", limit)
     paths = Counter(str(_mapping(limit).get("path")) for limit in limits)
     for path, count in paths.items():
         if count > 1:
             yield f"{where}: {shown(path)} stands there {count} times: give each path one limit."
-
-
-def _limit_problems(place: str, limit: Mapping[str, Any]) -> Iterator[str]:
-    if not RATE_FORM.fits(limit.get("rate")):
-        yield f"{place}.rate is {shown(limit.get('rate'))}: {RATE_FORM.remedy}"
-    if not BURST.fits(limit.get("burst", DEFAULT_BURST)):
-        yield f"{place}.burst is {shown(limit['burst'])}: {BURST.remedy}"
 
 
 def _statuses(kind: str) -> tuple[int, ...]:
@@ -409,12 +403,15 @@ def entry_model(values: Mapping[str, Any]) -> dict[str, Any]:
         ``streams`` (named locations without buffering, for those who accept an event stream),
         ``agains`` (named locations for second tries; each location's and stream's ``again``),
         ``caches`` (values of Cache-Control for services that send none),
-        ``limits`` (each with its zone's ``name``, ``pattern`` of paths, ``rate``, ``burst``),
-        ``unlimited`` (pattern of the path that health checks ask, or empty), ``uploads`` (whether
-        nginx has the volume), ``static`` (folders that come out of the application's image) and
-        ``internal_port``.
+        ``limits`` (each with its zone's ``name``, the ``source`` of its map, ``pattern`` and
+        ``unlimited`` of that, ``rate``, ``burst``), ``unlimited`` (pattern of the path that health
+        checks ask, or empty), ``uploads`` (whether nginx has the volume), ``static`` (folders that
+        come out of the application's image), ``internal_port``, and what `guard_model` returns.
     """
     app = _mapping(values.get("stack_app"))
+    limits = _limits(values, app)
+    given = app.get("locations") or []
+    own = [item["path"] for item in given if "rate_limit" in item and _is_exact(item)]
     locations = [_location(item, app) for item in _given_locations(app)]
     streams: dict[tuple[Any, ...], dict[str, Any]] = {}
     for location in locations:
@@ -434,11 +431,17 @@ def entry_model(values: Mapping[str, Any]) -> dict[str, Any]:
         "streams": list(streams.values()),
         "agains": agains,
         "caches": _caches(locations),
-        "limits": _limits(values, app),
+        "limits": limits,
         "unlimited": _unlimited(app),
         "uploads": any(item["uploads"] for item in locations),
         "static": sorted(one for one in static if not any(_below(one, other) for other in static)),
         "internal_port": INTERNAL_PORT,
+        **guard_model(
+            values,
+            limits,
+            [location["path"] for location in locations if location["login"]],
+            [_pattern(path, exact=True) for path in own],
+        ),
     }
 
 
@@ -462,6 +465,7 @@ def _location(item: Mapping[str, Any], app: Mapping[str, Any]) -> dict[str, Any]
     exact = _is_exact(item)
     return {
         "kind": kind,
+        "path": path,
         "match": f"= {path}" if exact else path,
         # With a limit of its own the built-in one does not count.
         "login": kind == "backend" and _is_login(path) and "rate_limit" not in item,
@@ -541,15 +545,22 @@ def _limits(values: Mapping[str, Any], app: Mapping[str, Any]) -> list[dict[str,
     for item in app.get("locations") or []:
         if "rate_limit" in item:
             given.append(({**item["rate_limit"], "path": item["path"]}, _is_exact(item)))
-    return [
-        {
-            "name": f"limit_{index}",
-            "pattern": _pattern(limit["path"], exact),
-            "rate": limit["rate"],
-            "burst": int(limit.get("burst", DEFAULT_BURST)),
-        }
-        for index, (limit, exact) in enumerate(given)
-    ]
+    unlimited = _unlimited(app)
+    found = []
+    for index, (limit, exact) in enumerate(given):
+        methods = list(limit.get("methods") or [])
+        found.append(
+            {
+                "name": f"limit_{index}",
+                "source": '"$request_method $uri"' if methods else "$uri",
+                "pattern": request_pattern(_pattern(limit["path"], exact), methods),
+                "unlimited": request_pattern(unlimited, methods) if unlimited else "",
+                "methods": methods,
+                "rate": limit["rate"],
+                "burst": int(limit.get("burst", DEFAULT_BURST)),
+            }
+        )
+    return found
 
 
 def _pattern(path: str, exact: bool) -> str:

@@ -43,7 +43,10 @@ def body_bytes(size: Any) -> int:
 
 
 def entry_resources(
-    limit: Mapping[str, Any], max_body_size: Any, locations: Sequence[Mapping[str, Any]] = ()
+    limit: Mapping[str, Any],
+    max_body_size: Any,
+    locations: Sequence[Mapping[str, Any]] = (),
+    client_connections: Any = "auto",
 ) -> dict[str, int]:
     """Return the numbers of nginx that follow from its container's limit.
 
@@ -52,18 +55,21 @@ def entry_resources(
         max_body_size: ``stack_max_body_size``.
         locations: ``front.locations`` of the model; those with a ``body_size`` of their own count
             where bodies are buffered.
+        client_connections: stack_client_connections, a number or ``auto``.
 
     Returns:
         ``workers``; ``connections`` of each worker; ``worker_files``, the open files of a worker
         (two temporary files for a connection to the backend, one for the body and one for the
         answer; the rest is for logs and listening sockets); ``open_files``, the limit of each
-        container; ``bodies``, the number of request bodies that may be on disk at once.
+        container; ``bodies``, the number of request bodies that may be on disk at once;
+        ``clients``, the number of requests that one client may have under way, 0 for any.
     """
     workers = min(max(math.ceil(float(limit["cpus"])), MIN_WORKERS), MAX_WORKERS)
     memory = size_bytes(limit["memory"]) or 0
     requests = max(int(memory * REQUESTS_SHARE) // REQUEST_MEMORY, MIN_REQUESTS)
     # Two for each request: the client's and the backend's.
     connections = min(max(math.ceil(2 * requests / workers), MIN_CONNECTIONS), MAX_CONNECTIONS)
+    capacity = min(requests, workers * connections // 2)
     own = [given["body_size"] for given in locations if given.get("request_buffering")]
     sizes = [body_bytes(size) for size in [max_body_size, *own] if size != ""]
     bodies = BODIES_DISK // max(sizes) if all(sizes) else MIN_BODIES
@@ -73,4 +79,7 @@ def entry_resources(
         "worker_files": 4 * connections,
         "open_files": OPEN_FILES,
         "bodies": min(max(bodies, MIN_BODIES), MAX_BODIES),
+        # Half of them: load tests and the people behind one address share it, and one client that
+        # keeps all of its requests open leaves the other half to everybody else.
+        "clients": int(capacity / 2 if client_connections == "auto" else client_connections),
     }

@@ -167,6 +167,11 @@ def http_finding(answer: Mapping[str, Any], host: str = "") -> str:
                 " Most often the application does not accept that Host (Django: ALLOWED_HOSTS): set"
                 " stack_server_names or stack_public_url to what browsers use."
             )
+        elif status == 421:
+            text += (
+                " nginx refuses hosts that it does not know: add the name to stack_server_names or"
+                " stack_accepted_hosts, or ask for a known one (verify_url)."
+            )
         elif location:
             text += (
                 " Redirects are not followed. To HTTPS: set stack_public_url, and let the"

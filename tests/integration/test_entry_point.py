@@ -216,7 +216,7 @@ def site(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
             ),
         }
         yield Site(
-            gateway=gateway, **_start(texts, files, tmp_path_factory.mktemp("configuration"))
+            gateway=gateway, **start_servers(texts, files, tmp_path_factory.mktemp("configuration"))
         )
     finally:
         names = docker("ps", "--all", "--quiet", "--filter", f"network={STACK}").split()
@@ -224,12 +224,20 @@ def site(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
         docker("network", "rm", STACK)
 
 
-def _start(texts: dict[str, str], files: Path, folder: Path) -> dict[str, Server]:
+def start_servers(
+    texts: dict[str, str], files: Path, folder: Path, edits: dict[str, dict[str, str]] | None = None
+) -> dict[str, Server]:
+    """Start an nginx for each inventory; `edits` replaces texts of its configuration."""
+
     def start(name: str, release: dict[str, str]) -> Server:
         place = folder / name
         place.mkdir(mode=0o755)
         for path in ("nginx.conf", "maintenance.html", "upstreams.sh"):
-            (place / path).write_text(release[f"nginx/{path}"])
+            text = release[f"nginx/{path}"]
+            for old, new in (edits or {}).get(name, {}).items():
+                assert path != "nginx.conf" or old in text
+                text = text.replace(old, new)
+            (place / path).write_text(text)
         upstreams = Upstreams(str(place), {"backend": {"port": 8000}, "frontend": {"port": 3000}})
         upstreams.prepare("r1")
         upstreams.switch("r1")

@@ -9,6 +9,7 @@ from typing import Any
 
 import conftest  # noqa: F401  (where modules and their utilities are)
 from ansible.module_utils import crisper_entry as entry
+from ansible.module_utils import crisper_entry_guard as guard
 from ansible.module_utils import crisper_stack as stack
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -35,9 +36,14 @@ PATH = st.from_regex(entry.LOCATION, fullmatch=True).filter(
 FOLDER = st.from_regex(r"/[A-Za-z0-9._-]{1,20}(/[A-Za-z0-9_-]{1,9})?", fullmatch=True).filter(
     entry.ALIAS.fits
 )
+RATE = st.from_regex(guard.RATE, fullmatch=True)
+BURST = st.integers(0, guard.MAX_BURST)
 LIMIT = st.fixed_dictionaries(
-    {"rate": st.from_regex(entry.RATE, fullmatch=True)}, optional={"burst": st.integers(0, 100_000)}
+    {"rate": RATE},
+    optional={"burst": BURST, "methods": st.lists(st.sampled_from(guard.METHODS), max_size=3)},
 )
+NAME = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,9}[a-z0-9])?(\.[a-z]{1,9}){0,2}", fullmatch=True)
+HOST = NAME | NAME.map(lambda name: f"*.{name}") | st.ip_addresses().map(str) | st.just("*")
 CACHE = st.sampled_from(["immutable", "none"]) | st.integers(0, entry.MAX_AGE)
 PROXIED = st.fixed_dictionaries(
     {"kind": st.sampled_from(entry.PROXIED), "path": PATH},
@@ -82,6 +88,12 @@ SITE = st.fixed_dictionaries(
         "stack_rate_limits": st.lists(
             st.builds(lambda limit, path: limit | {"path": path}, LIMIT, PATH), max_size=3
         ),
+        "stack_login_paths": st.lists(PATH.filter(guard._is_login), max_size=3),
+        "stack_login_limit": st.fixed_dictionaries({}, optional={"rate": RATE, "burst": BURST}),
+        "stack_client_connections": st.just("auto") | st.integers(0, guard.MAX_CONNECTIONS),
+        "stack_header_timeout": st.integers(1, guard.MAX_TIMEOUT),
+        "stack_body_timeout": st.integers(1, guard.MAX_TIMEOUT),
+        "stack_accepted_hosts": st.lists(HOST, max_size=3),
     }
 )
 

@@ -107,7 +107,7 @@ def test_paths_and_ports_are_told(run_module, port):
             front_probe,
             url=f"http://127.0.0.1:{port}",
             paths=["/ok", "/late", "/broken", "/pass"],
-            headers={"X-Crisper-Pass": "verify"},
+            maintenance_pass="verify",
             address="127.0.0.1",
             ports=[port, closed.getsockname()[1]],
         )
@@ -312,7 +312,7 @@ def test_no_location_leads_astray(status, location):
 def docker(tmp_path: Path) -> str:
     """A Docker whose containers are this machine."""
     path = tmp_path / "docker"
-    path.write_text('#!/bin/sh\ncase "$1" in ps) echo abc;; exec) shift 2; exec "$@";; esac\n')
+    path.write_text('#!/bin/sh\ncase "$1" in ps) echo abc;; exec) shift 3; exec "$@";; esac\n')
     path.chmod(0o755)
     return str(path)
 
@@ -328,6 +328,22 @@ def test_nginx_is_asked_from_inside_with_the_scheme_of_the_site(run_module, port
     answer = result["answers"][0]
     assert (answer["status"], answer["location"]) == (301, f"{SITE}/django")
     assert "inside the container of nginx answered 301" in http_finding(answer, "app.example")
+
+
+def test_a_host_that_nginx_refuses_is_told_with_the_variable():
+    told = http_finding({"url": "http://x/", "status": 421, "expected": [200]}, "x")
+    assert "add the name to stack_server_names or stack_accepted_hosts" in told
+
+
+def test_the_token_is_sent_and_stands_in_no_argument(run_module, port, docker):
+    given = {"project": "x", "port": port, "docker_cli": docker, "retries": 0}
+    given["paths"] = [{"path": "/pass", "status": [200]}]
+    assert run_module(nginx_probe, **given)["answers"][0]["ok"]  # of an older edition
+    assert (
+        run_module(nginx_probe, **given, maintenance_pass="t" * 43)["answers"][0]["status"] == 503
+    )
+    params = {**given, "headers": {}, "timeout": 1, "maintenance_pass": "t" * 43}
+    assert "t" * 43 not in " ".join(nginx_probe.curl(params))
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "all_proxy"])

@@ -75,7 +75,7 @@ def test_without_tls_there_is_one_server_and_one_port():
     text = nginx()
     assert len(blocks(text, "server")) == 1
     assert "8443" not in text
-    assert "ssl_" not in text
+    assert " ssl_" not in text
     assert "return 301" not in text
     compose = yaml.safe_load(rendered("docker-compose.prod.yml.j2"))
     assert compose["services"]["nginx"]["ports"] == ["0.0.0.0:80:8080"]

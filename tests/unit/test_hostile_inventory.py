@@ -60,6 +60,10 @@ PLACES = (
     *("stack_trusted_proxies", "stack_trusted_proxies.0", "stack_proxy_protocol"),
     *("stack_rate_limits", "stack_rate_limits.0", "stack_rate_limits.0.path"),
     *("stack_rate_limits.0.rate", "stack_rate_limits.0.burst", "stack_access_log"),
+    *("stack_rate_limits.0.methods", "stack_login_paths", "stack_login_paths.0"),
+    *("stack_login_limit", "stack_login_limit.rate", "stack_login_limit.burst"),
+    *("stack_client_connections", "stack_header_timeout", "stack_body_timeout"),
+    *("stack_accepted_hosts", "stack_accepted_hosts.0", "stack_security_headers"),
     *("stack_app.locations", "stack_app.locations.0", "stack_app.locations.0.path"),
     *(f"stack_app.locations.0.{key}" for key in ("kind", "exact", "body_size", "timeout", "cache")),
     *("stack_app.locations.0.buffering", "stack_app.locations.0.request_buffering"),
@@ -106,6 +110,7 @@ def site() -> dict[str, Any]:
     values["registry_logins"] = [{"registry": "r.example:5000", "username": "u", "password": "p"}]
     values["stack_trusted_proxies"] = ["10.0.0.0/8"]
     values["stack_rate_limits"] = [{"path": "/some", "rate": "10r/s", "burst": 1}]
+    values["stack_accepted_hosts"] = ["app.example"]
     limit = {"rate": "5r/m", "burst": 5}
     values["stack_app"]["locations"] = [
         {"path": "/own/x", "kind": "backend", "timeout": 5, "rate_limit": limit, "cache": 5},
@@ -538,6 +543,8 @@ def test_what_is_fit_arrives_and_injects_nothing(drawn):
         ("default", values["stack_http_port"]),
         # The health path, which no limit counts.
         (stack.nginx_value(entry_model(values)["unlimited"]), '""'),
+        # And which answers to every host.
+        (stack.nginx_value(entry_model(values)["unlimited"]), "yes"),
     ]
     found = directives(files["nginx/nginx.conf"]) - directives(plain["nginx/nginx.conf"])
     assert [words for _depth, *words in found if tuple(words) not in allowed] == []

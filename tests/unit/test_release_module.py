@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import release
 import stack_secrets
+from ansible.module_utils import crisper_pass
 from ansible.module_utils.crisper_journal import Journal
 from ansible.module_utils.crisper_release import RELEASE_ID
 from ansible.module_utils.testing import patch_module_args
@@ -408,9 +409,10 @@ def test_given_secrets_win_and_come_to_the_templates_as_they_are(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen.pop("made") != seen.pop("empty")
+    assert crisper_pass.TOKEN.match(seen.pop("maintenance_pass"))
     assert seen == {"given": SENTINEL, "short": "e", "old": "kept"}
     assert json.loads((tmp_path / "secrets.json").read_text()).keys() == {
-        *("old", "given", "made", "empty")
+        *("old", "given", "made", "empty", "maintenance_pass")
     }
 
 
@@ -450,3 +452,21 @@ def test_files_are_never_readable_by_others_while_written(run, tmp_path):
     folder = Path(staged["release"]["path"])
     assert stat.S_IMODE((folder / ".env.prod").stat().st_mode) == 0o600
     assert stat.S_IMODE((folder / "secrets").stat().st_mode) == 0o700
+
+
+def test_the_token_of_the_maintenance_page_is_in_place_with_the_release(run, tmp_path):
+    secrets, passes = tmp_path / "secrets.json", tmp_path / crisper_pass.FOLDER
+    secrets.write_text(json.dumps({"maintenance_pass": "a" * 43}))
+    run(release, check=True, **arguments(tmp_path))
+    assert not passes.exists()
+    run(release, **arguments(tmp_path))
+    assert [path.name for path in passes.iterdir()] == ["a" * 43]
+    # Another one counts, although the release is the same.
+    secrets.write_text(json.dumps({"maintenance_pass": "b" * 43}))
+    assert run(release, **arguments(tmp_path))["changed"]
+    assert [path.name for path in passes.iterdir()] == ["b" * 43]
+    secrets.write_text(json.dumps({"maintenance_pass": "../x"}))
+    result = run(release, **arguments(tmp_path))
+    assert result["failed"]
+    assert "the next deploy makes another" in result["msg"]
+    assert "../x" not in result["msg"]

@@ -55,7 +55,7 @@ def test_a_site_whose_tls_ends_in_front_is_asked_by_its_host_and_inside():
     door = value("__verify_door", model)
     assert (door["url"], door["redirects_to"]) == ("http://192.0.2.1:80", "https://app.example")
     assert door["inside"]
-    headers = {"X-Crisper-Pass": "verify", "Host": "app.example"}
+    headers = {"Host": "app.example"}
     assert value("__verify_headers", model) == headers
     inner = {**headers, "X-Forwarded-Proto": "https"}
     assert value("__verify_inner_headers", model) == inner
@@ -71,12 +71,27 @@ def test_a_site_without_a_name_is_asked_by_its_address(model):
     door = value("__verify_door", model)
     assert (door["url"], door["host"]) == ("http://192.0.2.1:80", "")
     assert not door["inside"]
-    assert value("__verify_headers", model) == {"X-Crisper-Pass": "verify"}
+    assert value("__verify_headers", model) == {}
     (entry,) = value("__verify_requests", model)
     assert 200 in entry["status"]
     # The redirects of releases of before were followed when they were deployed.
     assert (302 in entry["status"]) is ("probes" not in model)
     assert value("__verify_findings", model) == []
+
+
+@pytest.mark.parametrize(
+    ("read", "token"),
+    [
+        ({"secrets": {"maintenance_pass": "t", "other": "x"}}, "t"),
+        # Of an older edition, and one whose file cannot be read.
+        ({"secrets": {"other": "x"}}, ""),
+        ({"failed": True, "msg": "why"}, ""),
+    ],
+)
+def test_the_token_of_the_maintenance_page_is_that_of_the_server(
+    read: dict[str, Any], token: str
+) -> None:
+    assert value("__verify_pass", stack.stack_model(GOOD), __verify_secrets=read) == token
 
 
 def test_a_release_is_asked_for_its_own_health_path():

@@ -31,6 +31,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.echo_frames()
         elif "events" in self.path:
             self.send_events()
+        elif "no-slash" in self.path and not self.path.endswith("/"):
+            # As Starlette: with the scheme that it was asked by, which is plain HTTP.
+            self.send_response(307)
+            self.send_header("Location", f"http://{self.headers['Host']}{self.path}/")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
         elif "slow" in self.path:
             time.sleep(2)
             self.tell({})

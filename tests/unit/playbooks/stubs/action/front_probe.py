@@ -32,7 +32,7 @@ class ActionModule(ActionBase):
         if answer and answer != UNREACHABLE:
             return dict(answer)
         # Verification goes past the maintenance page.
-        passes = "X-Crisper-Pass" in (self._task.args.get("headers") or {})
+        passes = bool(self._task.args.get("maintenance_pass"))
         ok = bool(world.serving(passes)) and answer != UNREACHABLE
         answers = [
             {
