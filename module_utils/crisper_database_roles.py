@@ -1,4 +1,4 @@
-"""Roles of a stack's PostgreSQL: a superuser of its own, and one without powers for the application.
+"""Roles of a stack's PostgreSQL: a superuser, and the application's, which has no powers.
 
 The official image makes ``POSTGRES_USER`` the bootstrap superuser, and PostgreSQL lets nobody take
 that from it. Until this edition it was the application's role. Such a stack is moved once: its
@@ -37,8 +37,9 @@ VERIFIERS = re.compile(r"(?:SCRAM-SHA-256\$|md5)[A-Za-z0-9+/=:$]{20,}")
 LOCK_MILLISECONDS = 500
 
 # Whatever the bootstrap superuser (role 10) owns and a plain role may own. Objects of initdb have
-# numbers below 16384 (a large object has whatever its maker says); members of extensions stay with who made the extension. A superuser must own
-# event triggers, foreign-data wrappers, subscriptions and publications of all tables.
+# numbers below 16384, a large object has whatever its maker says. Members of an extension stay with
+# its owner. Event triggers, foreign-data wrappers, subscriptions and publications of all tables
+# need a superuser.
 _OBJECTS = """
   SELECT kind, (pg_identify_object(class, number, 0)).identity AS identity
   FROM (
@@ -48,8 +49,8 @@ _OBJECTS = """
       FROM pg_class WHERE relowner = 10 AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
         AND relpersistence <> 't'
         -- a column's sequence follows its table
-        AND NOT (relkind = 'S' AND EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass
-          AND objid = pg_class.oid AND deptype IN ('a', 'i') AND refobjsubid > 0))
+        AND NOT (relkind = 'S' AND EXISTS (SELECT FROM pg_depend
+          WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype IN ('a', 'i') AND refobjsubid > 0))
     UNION ALL SELECT 'pg_type'::regclass, oid, 'TYPE' FROM pg_type t WHERE typowner = 10
         AND (typtype IN ('d', 'e', 'r', 'b') OR typtype = 'c'
           AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
@@ -86,7 +87,7 @@ _OBJECTS = """
 """
 # Each change is a transaction of its own that waits LOCK_MILLISECONDS for its lock at most: what
 # the application asks meanwhile is late by that, and does not fail.
-TRANSFER = f"""
+TRANSFER = """
 DO $crisper$
 DECLARE
   target text := current_setting('crisper.target');
@@ -97,7 +98,7 @@ DECLARE
 BEGIN
   LOOP
     SELECT array_agg(format('ALTER %s %s OWNER TO %I', kind, identity, target)) INTO pending
-    FROM ({_OBJECTS}) objects;
+    FROM (@objects@) objects;
     EXIT WHEN pending IS NULL;
     failed := NULL;
     FOREACH each IN ARRAY pending LOOP
@@ -116,18 +117,18 @@ BEGIN
     COMMIT;
   END LOOP;
 END $crisper$;
-"""
+""".replace("@objects@", _OBJECTS)
 # The same within a transaction.
-_TRANSFER_REST = f"""
+_TRANSFER_REST = """
 DO $crisper$
 DECLARE each text;
 BEGIN
   FOR each IN SELECT format('ALTER %s %s OWNER TO %I', kind, identity,
-      current_setting('crisper.target')) FROM ({_OBJECTS}) objects LOOP
+      current_setting('crisper.target')) FROM (@objects@) objects LOOP
     EXECUTE each;
   END LOOP;
 END $crisper$;
-"""
+""".replace("@objects@", _OBJECTS)
 # What follows a role by its number and is no object: default privileges, user mappings, policies.
 CARRY = """
 DO $crisper$
@@ -162,8 +163,9 @@ BEGIN
       (SELECT ' OPTIONS (' || string_agg(format('%I %L', option_name, option_value), ', ') || ')'
         FROM pg_options_to_table(each.umoptions)));
   END LOOP;
-  FOR each IN SELECT polname, polrelid::regclass AS relation, array_remove(polroles, 10::oid) AS roles
-      FROM pg_policy WHERE 10 = ANY (polroles) LOOP
+  FOR each IN SELECT polname, polrelid::regclass AS relation,
+      array_remove(polroles, 10::oid) AS roles FROM pg_policy
+      WHERE 10 = ANY (polroles) LOOP
     EXECUTE format('ALTER POLICY %I ON %s TO %s', each.polname, each.relation, array_to_string(
       array(SELECT quote_ident(pg_get_userbyid(role)) FROM unnest(each.roles) AS role)
       || quote_ident(target), ', '));
@@ -193,10 +195,7 @@ END $crisper$;
 """
 # Role 10 gets another name, and the role that holds its objects gets its old one. Nobody may rename
 # the role that he is: a superuser who exists in this transaction alone does.
-FLIP = f"""
-BEGIN;
-{_TRANSFER_REST}
-{CARRY}
+_EXCHANGE = """
 UPDATE pg_db_role_setting SET setrole =
   (SELECT oid FROM pg_roles WHERE rolname = current_setting('crisper.target')) WHERE setrole = 10;
 DO $crisper$
@@ -236,6 +235,7 @@ RESET SESSION AUTHORIZATION;
 DROP ROLE crisper_renames;
 COMMIT;
 """
+FLIP = "BEGIN;\n" + _TRANSFER_REST + CARRY + _EXCHANGE
 # The privileges that CARRY has copied.
 DROP_CARRIED = """
 DELETE FROM pg_depend WHERE classid = 'pg_default_acl'::regclass
@@ -245,7 +245,7 @@ DELETE FROM pg_shdepend WHERE classid = 'pg_default_acl'::regclass
   AND objid IN (SELECT oid FROM pg_default_acl WHERE defaclrole = 10);
 DELETE FROM pg_default_acl WHERE defaclrole = 10;
 """
-STATE = f"""
+STATE = """
 SELECT json_build_object(
   'superuser', (SELECT rolname FROM pg_authid WHERE oid = 10),
   'superuser_verifier', (SELECT coalesce(rolpassword, '') FROM pg_authid WHERE oid = 10),
@@ -262,14 +262,14 @@ SELECT json_build_object(
     WHERE datname = current_database()),
   'public_owner', (SELECT coalesce(min(pg_get_userbyid(nspowner)), '') FROM pg_namespace
     WHERE nspname = 'public'),
-  'objects', (SELECT count(*) FROM ({_OBJECTS}) objects),
+  'objects', (SELECT count(*) FROM (@objects@) objects),
   'default_privileges', (SELECT count(*) FROM pg_default_acl WHERE defaclrole = 10),
   'extensions', (SELECT json_agg(extname) FROM pg_extension),
   'restore', to_regnamespace('crisper_restore') IS NOT NULL,
   'databases', (SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database
     WHERE datdba = 10 AND datallowconn AND NOT datistemplate
     AND datname NOT IN ('postgres', current_database())))
-"""
+""".replace("@objects@", _OBJECTS)
 BLOCKERS = (
     "SELECT format('session %s of %s (%s, transaction open for %s s)', pid, usename,"
     " coalesce(nullif(application_name, ''), 'without a name'),"

@@ -46,7 +46,7 @@ class Server:
 
 
 @contextmanager
-def running_postgres(user: str, database: str, password: str = "x") -> Iterator[Server]:
+def running_postgres(user: str, database: str, password: str) -> Iterator[Server]:
     """Run a server whose superuser is `user`; the scripts for containers reach it."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     assert found, "PostgreSQL's server is missing: apt-get install postgresql"
