@@ -50,7 +50,8 @@ _OBJECTS = """
         AND relpersistence <> 't'
         -- a column's sequence follows its table
         AND NOT (relkind = 'S' AND EXISTS (SELECT FROM pg_depend
-          WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype IN ('a', 'i') AND refobjsubid > 0))
+          WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid
+          AND deptype IN ('a', 'i') AND refobjsubid > 0))
     UNION ALL SELECT 'pg_type'::regclass, oid, 'TYPE' FROM pg_type t WHERE typowner = 10
         AND (typtype IN ('d', 'e', 'r', 'b') OR typtype = 'c'
           AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
