@@ -1,11 +1,11 @@
 #!/usr/bin/python
-"""Roles of a stack's PostgreSQL: a superuser of its own, and the application without powers."""
+"""Accounts of a stack's databases: a superuser, and the application without powers."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: database_roles
-short_description: Keep the application's PostgreSQL role without powers
+short_description: Keep the application's database accounts without powers
 description:
   - The role and the database of the application have the same name. The role owns the database,
     its schema V(public) and all that is in it, and has neither SUPERUSER nor CREATEROLE, CREATEDB,
@@ -14,6 +14,8 @@ description:
   - A stack whose application was the superuser is moved once. Sessions stay open. A table is
     locked for half a second at most; where a long transaction holds one, RV(postponed) says so,
     the application stays what it was, and the next call goes on.
+  - MariaDB's root can log in within its container alone, and the application has no rights beyond
+    its own database.
   - A release without a password for the superuser is of an earlier edition, and is left as it is.
 options:
   project:
@@ -37,6 +39,10 @@ options:
     type: list
     elements: str
     default: []
+  mariadb:
+    description: Whether the stack has a MariaDB.
+    type: bool
+    default: false
   wait:
     description: Seconds to wait for tables that running transactions hold.
     type: int
@@ -96,6 +102,7 @@ from ansible.module_utils.crisper_backup import BackupError
 from ansible.module_utils.crisper_backup_data import Docker
 from ansible.module_utils.crisper_database_roles import EXTENSION, Roles, plan
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
+from ansible.module_utils.crisper_mariadb_accounts import find_excess, remove_excess
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "project": {"type": "str", "required": True},
@@ -103,6 +110,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "application": {"type": "str", "required": True},
     "release": {"type": "path", "required": True},
     "extensions": {"type": "list", "elements": "str", "default": []},
+    "mariadb": {"type": "bool", "default": False},
     "wait": {"type": "int", "default": 30},
     "timeout": {"type": "int", "default": 3600},
     "docker_cli": {"type": "str", "default": "docker"},
@@ -143,12 +151,19 @@ def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
     roles = Roles(docker, container, params["application"], params["wait"])
     state = roles.state()
     wanted = plan(state, secret, params["extensions"])
+    other = docker.container(params["project"], "mariadb") if params["mariadb"] else ""
+    excess = find_excess(docker, other, params["application"]) if other else []
+    told = [f"MariaDB: {statement}" for statement in excess]
     if check:
-        return {**result, "changed": bool(wanted), "done": wanted}
+        return {**result, "changed": bool(wanted or told), "done": [*wanted, *told]}
+    if excess:
+        note(params, "database_roles", mariadb=excess)
+        remove_excess(docker, other, excess)
     if wanted:
         note(params, "database_roles", moved=state.unmoved)
         own = password(Path(params["release"]) / APPLICATION_FILE)
         result |= roles.apply(secret, own, params["extensions"])
+    result["done"] += told
     return {**result, "changed": bool(result["done"])}
 
 
@@ -162,8 +177,8 @@ def main() -> None:
         module.fail_json(msg=str(error))
     except BackupError as error:
         module.fail_json(
-            msg=f"The roles of PostgreSQL were not put in order: {error}. The application's role"
-            " can still log in with its password; the next deploy goes on."
+            msg=f"The accounts of the databases were not put in order: {error}. The application can"
+            " log in as before; the next deploy goes on."
         )
 
 
