@@ -140,14 +140,14 @@ def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
                 " (letters, digits, '_' and '-')"
             )
     docker = Docker(params["docker_cli"], params["timeout"])
-    container = docker.container(params["project"], params["service"])
     secret = password(Path(params["release"]) / SUPERUSER_FILE)
-    if check and not container:
+    if not secret and not check:
+        return result
+    container = docker.container(params["project"], params["service"])
+    if not container and check:
         return result
     if not container:
         raise BackupError(f"no container of {params['service']} of {params['project']} runs")
-    if not secret and not check:
-        return result
     roles = Roles(docker, container, params["application"], params["wait"])
     state = roles.state()
     wanted = plan(state, secret, params["extensions"])
