@@ -227,7 +227,7 @@ def test_requests_go_on_while_a_transaction_holds_a_table(
     client = threading.Thread(target=ask)
     client.start()
     try:
-        result = Roles(docker, "x", "shop", wait=3).apply(SECRET, "", [])
+        result = Roles(docker, "x", "shop", wait=1).apply(SECRET, "", [])
         assert not result["moved"]
         assert "holds a lock" in result["postponed"]
         assert "public.items" in result["postponed"]
@@ -282,12 +282,12 @@ def test_what_a_dump_brings_does_not_run_as_superuser(docker: Docker) -> None:
 
 
 def test_a_fresh_server_gets_its_application(docker: Docker) -> None:
-    with running_postgres("postgres", "shop", "of the entrypoint") as server:
+    with running_postgres("postgres", "shop", "x") as server:
         result = Roles(docker, "x", "shop").apply(SECRET, OWN, ["hstore", "pageinspect"])
         assert not result["moved"]
         assert len(result["done"]) == 4
         assert server.log_in("shop", OWN) == "shop"
-        assert "authentication failed" in server.log_in("postgres", "of the entrypoint")
+        assert "authentication failed" in server.log_in("postgres", "x")
         assert server.log_in("postgres", SECRET) == "postgres"
         for statement in ATTACKS:
             assert REFUSED.search(server.log_in("shop", OWN, statement)), statement
