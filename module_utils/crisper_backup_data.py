@@ -9,6 +9,7 @@ import gzip
 import http.client
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -115,6 +116,7 @@ ASK_POSTGRES = FIND_SUPERUSER + (
     " exec psql --quiet --no-psqlrc --tuples-only --no-align --set ON_ERROR_STOP=1"
     ' --username "$superuser" --dbname "$POSTGRES_DB"'
 )
+NEEDS_SUPERUSER = re.compile("permission denied|must be (superuser|owner)|[Mm]ust have")
 END_SESSIONS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND"
 )
@@ -416,7 +418,15 @@ def restore_postgres(docker: Docker, container: str, source: IO[bytes], name: st
     `name` is what PostgreSQL knows its session by.
     """
     command = docker.inside(container, RESTORE_POSTGRES, **_named(name))
-    docker.into("PostgreSQL was not restored, and is as it was", command, source)
+    try:
+        docker.into("PostgreSQL was not restored, and is as it was", command, source)
+    except BackupError as error:
+        if not NEEDS_SUPERUSER.search(str(error)):
+            raise
+        raise BackupError(
+            f"{error}. The application's role restores, and the dump holds what only a superuser"
+            " may make: docs/BACKUP.md says how to restore that by hand"
+        ) from error
 
 
 # --- MariaDB ---------------------------------------------------------------------------------

@@ -281,6 +281,20 @@ def test_what_a_dump_brings_does_not_run_as_superuser(docker: Docker) -> None:
         assert server.sql("SELECT rolsuper FROM pg_roles WHERE rolname = 'shop'") == "f"
 
 
+def test_a_dump_that_needs_a_superuser_is_told_and_changes_nothing(docker: Docker) -> None:
+    with running_postgres("postgres", "shop", "x") as server:
+        Roles(docker, "x", "shop").apply(SECRET, OWN, [])
+        server.sql("CREATE TABLE a (b int); INSERT INTO a VALUES (1)")
+        server.sql("CREATE PUBLICATION everything FOR ALL TABLES", "postgres")
+        dump = io.BytesIO()
+        dump_postgres(docker, "x", dump)
+        dump.seek(0)
+        server.sql("INSERT INTO a VALUES (2)")
+        with pytest.raises(BackupError, match=r"superuser to create .*docs/BACKUP.md"):
+            restore_postgres(docker, "x", dump)
+        assert server.sql("SELECT count(*) FROM a") == "2"
+
+
 def test_a_fresh_server_gets_its_application(docker: Docker) -> None:
     with running_postgres("postgres", "shop", "x") as server:
         result = Roles(docker, "x", "shop").apply(SECRET, OWN, ["hstore", "pageinspect"])
