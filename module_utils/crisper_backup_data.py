@@ -9,6 +9,7 @@ import gzip
 import http.client
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -21,23 +22,101 @@ from urllib.parse import quote
 
 from .crisper_backup import BackupError
 
-DUMP_POSTGRES = (
-    'exec pg_dump --username "$POSTGRES_USER" --format custom ${SNAPSHOT:+--snapshot "$SNAPSHOT"}'
-    ' "$POSTGRES_DB"'
+# The application's role and its database have the stack's name; the bootstrap superuser (role 10)
+# may be that role still, or whatever POSTGRES_USER is. Within its container all may log in.
+FIND_SUPERUSER = (
+    'for role in "$POSTGRES_USER" "$POSTGRES_DB"; do superuser=$(psql --quiet --no-psqlrc'
+    ' --tuples-only --no-align --username "$role" --dbname "$POSTGRES_DB"'
+    " --command 'SELECT rolname FROM pg_roles WHERE oid = 10' 2>&1) && break; done"
+    ' || { echo "$superuser" >&2; exit 2; };'
 )
-# `--clean` drops what the dump has; what a later migration added would stay in the way, so the
-# schema goes whole. One transaction, ended by pg_restore's success: half a file changes nothing.
-RESTORE_POSTGRES = (
-    "{ echo 'BEGIN; DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION"
-    " pg_database_owner; GRANT USAGE ON SCHEMA public TO PUBLIC;';"
-    " pg_restore --no-owner --file - && echo 'COMMIT;'; } |"
-    ' psql --quiet --no-psqlrc --username "$POSTGRES_USER" --dbname "$POSTGRES_DB"'
-    " --file - --set ON_ERROR_STOP=1 --output /dev/null"
+DUMP_POSTGRES = FIND_SUPERUSER + (
+    ' exec pg_dump --username "$superuser" --format custom --exclude-schema crisper_restore'
+    ' ${SNAPSHOT:+--snapshot "$SNAPSHOT"} "$POSTGRES_DB"'
 )
-ASK_POSTGRES = (
-    "exec psql --quiet --no-psqlrc --tuples-only --no-align --set ON_ERROR_STOP=1"
-    ' --username "$POSTGRES_USER" --dbname "$POSTGRES_DB"'
+# A restore is the application's: what it may have planted in its dump (a check constraint runs a
+# function) does not run as superuser, and all that is made belongs to it. Extensions alone are the
+# superuser's, by a function that makes one, opens the tables of it that a dump fills, and can
+# nothing else.
+RESTORE_PREPARATION = """
+SELECT format('CREATE ROLE %I LOGIN', :'application')
+  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'application') \\gexec
+SELECT format('ALTER DATABASE %I OWNER TO %I', current_database(), :'application')
+  FROM pg_database WHERE datname = current_database()
+  AND pg_get_userbyid(datdba) <> :'application' \\gexec
+DROP SCHEMA IF EXISTS crisper_restore CASCADE;
+CREATE SCHEMA crisper_restore;
+CREATE FUNCTION crisper_restore.extension(statement text) RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $crisper$
+DECLARE
+  words text[] := regexp_match(statement, '^CREATE EXTENSION IF NOT EXISTS ("[^"]+"|[a-z0-9_]+)'
+    ' WITH SCHEMA ("[^"]+"|[a-z0-9_]+);$');
+  relation oid;
+BEGIN
+  IF words IS NULL THEN RAISE EXCEPTION 'no extension: %', statement; END IF;
+  EXECUTE format('CREATE EXTENSION IF NOT EXISTS %s WITH SCHEMA %s', words[1], words[2]);
+  FOR relation IN SELECT unnest(extconfig) FROM pg_extension WHERE quote_ident(extname) = words[1]
+  LOOP
+    EXECUTE format('GRANT ALL ON %s TO %I', relation::regclass, session_user);
+  END LOOP;
+END $crisper$;
+REVOKE ALL ON FUNCTION crisper_restore.extension FROM PUBLIC;
+GRANT USAGE ON SCHEMA crisper_restore TO :"application";
+GRANT EXECUTE ON FUNCTION crisper_restore.extension TO :"application";
+"""
+RESTORE_CLEANUP = """
+SELECT format('REVOKE ALL ON %s FROM %I', relation::regclass, pg_get_userbyid(datdba))
+  FROM pg_extension, unnest(extconfig) AS relation, pg_database
+  WHERE datname = current_database() AND datdba <> 10 \\gexec
+DROP SCHEMA IF EXISTS crisper_restore CASCADE;
+"""
+# `--clean` drops what the dump has; what a later migration added would stay in the way, so all
+# schemas go whole. One transaction, ended by pg_restore's success: half a file changes nothing.
+RESTORE_BEGIN = """
+SET statement_timeout = 0;
+BEGIN;
+SELECT format('DROP SCHEMA %I CASCADE', nspname) FROM pg_namespace WHERE nspname !~ '^pg_'
+  AND nspname NOT IN ('information_schema', 'crisper_restore')
+  AND pg_has_role(current_user, nspowner, 'USAGE') \\gexec
+SELECT lo_unlink(oid) FROM pg_largeobject_metadata WHERE pg_get_userbyid(lomowner) = current_user;
+SELECT format('DROP PUBLICATION %I', pubname) FROM pg_publication
+  WHERE pg_get_userbyid(pubowner) = current_user \\gexec
+CREATE SCHEMA public AUTHORIZATION pg_database_owner;
+GRANT USAGE ON SCHEMA public TO PUBLIC;
+"""
+_EXTENSIONS = (
+    "/^-- Name: .*; Type: EXTENSION; /,/^CREATE EXTENSION /s/^CREATE EXTENSION .*;$/"
+    "SELECT crisper_restore.extension($crisper$&$crisper$);/;"
+    # They are the extension's own words, and its owner's to change.
+    " /^-- Name: EXTENSION .*; Type: COMMENT; /,/^COMMENT ON EXTENSION /"
+    "{/^COMMENT ON EXTENSION /d}"
 )
+RESTORE_POSTGRES = f"""{FIND_SUPERUSER}
+export PGOPTIONS='-c client_min_messages=warning'
+ask() {{
+    psql --quiet --no-psqlrc --tuples-only --username "$1" --dbname "$POSTGRES_DB" --file - \
+        --set ON_ERROR_STOP=1 --set application="$POSTGRES_DB" --output /dev/null
+}}
+ask "$superuser" <<'SQL' || exit
+{RESTORE_PREPARATION}
+SQL
+{{
+    cat <<'SQL'
+{RESTORE_BEGIN}
+SQL
+    pg_restore --no-owner --file - | LC_ALL=C sed '{_EXTENSIONS}' && echo 'COMMIT;'
+}} | ask "$POSTGRES_DB"
+code=$?
+ask "$superuser" <<'SQL' || exit
+{RESTORE_CLEANUP}
+SQL
+exit $code
+"""
+ASK_POSTGRES = FIND_SUPERUSER + (
+    " exec psql --quiet --no-psqlrc --tuples-only --no-align --set ON_ERROR_STOP=1"
+    ' --username "$superuser" --dbname "$POSTGRES_DB"'
+)
+NEEDS_SUPERUSER = re.compile("permission denied|must be (superuser|owner)|[Mm]ust have")
 END_SESSIONS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND"
 )
@@ -186,6 +265,21 @@ class Docker:
             answer.seek(0)
             return answer.read().decode().strip()
 
+    def answer(self, what: str, command: list[str], question: bytes) -> str:
+        """Return what a command says to what it is told, stripped.
+
+        Raises:
+            BackupError: it failed.
+        """
+        with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as target:
+            source.write(question)
+            source.seek(0)
+            with _started(command, stdin=source, stdout=target) as running:
+                running.wait()
+            self.judge(what, running)
+            target.seek(0)
+            return target.read().decode().strip()
+
     def version(self, service: str, container: str) -> str:
         """Version of the service that runs in a container, as it tells it."""
         if service == "uploads":
@@ -324,7 +418,15 @@ def restore_postgres(docker: Docker, container: str, source: IO[bytes], name: st
     `name` is what PostgreSQL knows its session by.
     """
     command = docker.inside(container, RESTORE_POSTGRES, **_named(name))
-    docker.into("PostgreSQL was not restored, and is as it was", command, source)
+    try:
+        docker.into("PostgreSQL was not restored, and is as it was", command, source)
+    except BackupError as error:
+        if not NEEDS_SUPERUSER.search(str(error)):
+            raise
+        raise BackupError(
+            f"{error}. The application's role restores, and the dump holds what only a superuser"
+            " may make: docs/BACKUP.md says how to restore that by hand"
+        ) from error
 
 
 # --- MariaDB ---------------------------------------------------------------------------------

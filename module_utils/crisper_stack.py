@@ -59,6 +59,8 @@ SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 MINIMUM_MEMORY = 6 * 1024**2  # the engine refuses less
 SECRETS = ("postgres_password", "redis_password", "qdrant_api_key", "secret_key")
+# No client outside the stack has them: the server makes those that nobody gives.
+OWN_SECRETS = ("postgres_superuser_password",)
 HSTS = "Strict-Transport-Security"
 MARIADB_SECRETS = ("mariadb_password", "mariadb_root_password")
 # Longer ones do not fit every client: they stand in URLs, prompts and HTTP headers.
@@ -150,7 +152,7 @@ def pool_service(name: str) -> str:
 
 def required_secrets(values: Mapping[str, Any]) -> list[str]:
     """Names of the secrets this stack cannot run without."""
-    names = list(SECRETS)
+    names = [*SECRETS, *OWN_SECRETS]
     if values.get("mariadb_enabled"):
         names += MARIADB_SECRETS
     app = _mapping(values.get("stack_app"))
@@ -583,7 +585,7 @@ def _secret_problems(values: Mapping[str, Any]) -> Iterator[str]:
     for name in required_secrets(values):
         value, where = secrets.get(name), f"stack_secrets.{name}"
         if value is None or value == "":
-            if values.get("stack_secrets_generate") is not True:
+            if values.get("stack_secrets_generate") is not True and name not in OWN_SECRETS:
                 yield (
                     f"{where} is missing: set vault_{name} with"
                     " `ansible-vault edit` (inventories/example shows how),"
@@ -591,7 +593,7 @@ def _secret_problems(values: Mapping[str, Any]) -> Iterator[str]:
                 )
         elif not isinstance(value, str):
             yield f"{where} is no text: quote it (YAML reads 0123 as 83, and yes as true)."
-        elif name in (*SECRETS, *MARIADB_SECRETS):
+        elif name in (*SECRETS, *OWN_SECRETS, *MARIADB_SECRETS):
             yield from _password_problems(where, value)
 
 

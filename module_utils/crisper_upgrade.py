@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +51,8 @@ ELSE_DATABASES = (
     " AND datname NOT IN ('postgres', current_database()) ORDER BY 1"
 )
 ELSE_ROLES = (
-    "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' AND rolname <> current_user ORDER BY 1"
+    "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' AND oid <> 10"
+    " AND rolname NOT IN (current_database(), current_database() || '_application') ORDER BY 1"
 )
 SETTINGS = (
     "SELECT name || ' = ' || setting FROM pg_file_settings"
@@ -313,16 +315,19 @@ class Upgrade:
         service = self.definition()
         docker.run("volume", "create", "--label", self.label, self.scratch)
         mount = next(v["target"] for v in service["volumes"] if v.get("source") == "postgres")
-        secret = self.root / "live" / "secrets" / "postgres_password"
         limits = str(docker.inspect(running)["HostConfig"]["Memory"])
-        pairs = service.get("environment") or {}
+        # The deploy gives the superuser his own when the new cluster has its place.
+        pairs = {
+            **(service.get("environment") or {}),
+            "POSTGRES_PASSWORD": secrets.token_urlsafe(24),
+        }
+        pairs.pop("POSTGRES_PASSWORD_FILE", None)
         container = docker.run(
             *("run", "--detach", "--pull", "never", "--label", self.label, "--init"),
             *("--name", self.scratch, "--network", "none", "--memory", limits),
             *("--user", str(service.get("user", "999:999"))),
             *(piece for name in pairs for piece in ("--env", f"{name}={pairs[name]}")),
             *("--volume", f"{self.scratch}:{mount}"),
-            *("--volume", f"{secret}:/run/secrets/postgres_password:ro"),
             self.images()["postgres"]["id"],
         ).strip()
         try:

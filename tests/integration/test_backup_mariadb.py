@@ -19,6 +19,7 @@ from ansible.module_utils.crisper_backup_data import (
     mariadb_state,
     restore_mariadb,
 )
+from ansible.module_utils.crisper_mariadb_accounts import find_excess, remove_excess
 
 NAME, PASSWORD = "shop_1", "p@ss'w\"rd"
 Sql = Callable[..., str]
@@ -97,3 +98,23 @@ def test_a_server_that_refuses_is_told(
     monkeypatch.setenv("MARIADB_ROOT_PASSWORD", "another")
     with pytest.raises(BackupError, match=r"MariaDB did not answer: .*Access denied"):
         dump_mariadb(docker, "x", io.BytesIO())
+
+
+def test_accounts_lose_what_they_do_not_need(sql: Sql, docker: Docker) -> None:
+    """Root of every host, and powers over the server, which read and write its files."""
+    sql("CREATE USER root@'%' IDENTIFIED BY 'x'; CREATE USER shop_1@'%'; CREATE USER shopx1@'%'")
+    sql(f"GRANT ALL ON `{NAME}`.* TO shop_1@'%'; GRANT ALL ON *.* TO shopx1@'%'")
+    others = find_excess(docker, "x", NAME)  # installing makes one of this host's name
+    assert "DROP USER 'root'@'%'" in others
+    assert all(line.startswith("DROP USER 'root'@") for line in others)
+    sql("GRANT FILE, PROCESS ON *.* TO shop_1@'%' WITH GRANT OPTION")
+    statements = find_excess(docker, "x", NAME)
+    assert len(statements) == len(others) + 2
+    remove_excess(docker, "x", statements)
+    assert find_excess(docker, "x", NAME) == []
+    grants = sql("SHOW GRANTS FOR shop_1@'%'").splitlines()
+    assert [line.partition(" TO ")[0] for line in grants] == [
+        "GRANT USAGE ON *.*",
+        f"GRANT ALL PRIVILEGES ON `{NAME}`.*",
+    ]
+    assert "ALL PRIVILEGES ON *.*" in sql("SHOW GRANTS FOR shopx1@'%'")

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from ansible.module_utils.crisper_backup import BackupError
@@ -18,6 +13,7 @@ from ansible.module_utils.crisper_backup_data import (
     postgres_state,
     restore_postgres,
 )
+from postgres_server import running_postgres
 
 NAME = "shop_1"
 Sql = Callable[[str], str]
@@ -26,42 +22,8 @@ Sql = Callable[[str], str]
 @pytest.fixture(scope="module")
 def sql() -> Iterator[Sql]:
     """A PostgreSQL with a database and its user, as the image makes them; runs statements."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    assert found, "PostgreSQL's server is missing: apt-get install postgresql"
-    programs = found[-1].parent
-    folder = Path(tempfile.mkdtemp(prefix="crisper-backup-", dir="/tmp"))
-    folder.chmod(0o755)
-    user: list[str] = []
-    if os.getuid() == 0:  # which PostgreSQL refuses to run as
-        shutil.chown(folder, "postgres", "postgres")
-        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-
-    def run(*command: str) -> str:
-        done = subprocess.run(
-            [*user, *command], check=True, capture_output=True, text=True, cwd=folder
-        )
-        return done.stdout.strip()
-
-    run(f"{programs}/initdb", "--username", NAME, "--auth", "trust", "-D", f"{folder}/data")
-    control = [f"{programs}/pg_ctl", "--wait", "-D", f"{folder}/data", "-l", f"{folder}/log"]
-    subprocess.run(
-        [*user, *control, "start", "-o", f"-c listen_addresses='' -k {folder}"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        cwd=folder,
-    )
-    client = ["psql", "-XAtq", "--host", str(folder), "--username", NAME]
-    run(*client, "postgres", "--command", f"CREATE DATABASE {NAME}")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (
-            ("POSTGRES_USER", NAME),
-            ("POSTGRES_DB", NAME),
-            ("PGHOST", str(folder)),
-        ):
-            patch.setenv(name, value)
-        yield lambda statement: run(*client, NAME, "--command", statement)
-    run(*control, "stop", "-m", "fast")
-    shutil.rmtree(folder)
+    with running_postgres(NAME, NAME, "x") as server:
+        yield server.sql
 
 
 @pytest.fixture

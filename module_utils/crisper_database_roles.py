@@ -1,0 +1,569 @@
+"""Roles of a stack's PostgreSQL: a superuser, and the application's, which has no powers.
+
+The official image makes ``POSTGRES_USER`` the bootstrap superuser, and PostgreSQL lets nobody take
+that from it. Until this edition it was the application's role. Such a stack is moved once: its
+objects go to a new role, a few at a time, while the old one still may everything; then one
+transaction gives the superuser another name and the new role the old one. Sessions that are open
+keep the superuser; whoever connects afterwards, with the same name and password, has the new role.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import re
+import stringprep
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .crisper_backup import BackupError
+from .crisper_backup_data import ASK_POSTGRES, FIND_SUPERUSER, RESTORE_CLEANUP, Docker
+
+SUPERUSER = "postgres"
+# Holds the objects until the application's role has its place.
+SUFFIX = "_application"
+# Names that CREATE EXTENSION takes.
+EXTENSION = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}\Z")
+FORBIDDEN = ("SUPERUSER", "CREATEROLE", "CREATEDB", "REPLICATION", "BYPASSRLS")
+ITERATIONS = 4096
+VERIFIER = re.compile(r"SCRAM-SHA-256\$(\d+):([^$]+)\$([^:]+):(.+)\Z")
+VERIFIERS = re.compile(r"(?:SCRAM-SHA-256\$|md5)[A-Za-z0-9+/=:$]{20,}")
+# Longest that a request waits behind a change of owner that cannot have its lock yet.
+LOCK_MILLISECONDS = 500
+
+# Whatever the bootstrap superuser (role 10) owns and a plain role may own. Objects of initdb have
+# numbers below 16384, a large object has whatever its maker says. Members of an extension stay with
+# its owner. Event triggers, foreign-data wrappers, subscriptions and publications of all tables
+# need a superuser.
+_OBJECTS = """
+  SELECT kind, (pg_identify_object(class, number, 0)).identity AS identity
+  FROM (
+    SELECT 'pg_class'::regclass AS class, oid AS number, CASE relkind WHEN 'r' THEN 'TABLE'
+        WHEN 'p' THEN 'TABLE' WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
+        WHEN 'S' THEN 'SEQUENCE' WHEN 'f' THEN 'FOREIGN TABLE' END AS kind
+      FROM pg_class WHERE relowner = 10 AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+        AND relpersistence <> 't'
+        -- a column's sequence follows its table
+        AND NOT (relkind = 'S' AND EXISTS (SELECT FROM pg_depend
+          WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid
+          AND deptype IN ('a', 'i') AND refobjsubid > 0))
+    UNION ALL SELECT 'pg_type'::regclass, oid, 'TYPE' FROM pg_type t WHERE typowner = 10
+        AND (typtype IN ('d', 'e', 'r', 'b') OR typtype = 'c'
+          AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
+        AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)
+    UNION ALL SELECT 'pg_proc'::regclass, oid, CASE prokind WHEN 'a' THEN 'AGGREGATE'
+        WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END FROM pg_proc WHERE proowner = 10
+        -- those of a range type are the superuser's whoever made it
+        AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass
+          AND objid = pg_proc.oid AND deptype = 'i')
+    UNION ALL SELECT 'pg_operator'::regclass, oid, 'OPERATOR' FROM pg_operator WHERE oprowner = 10
+    UNION ALL SELECT 'pg_opclass'::regclass, oid, 'OPERATOR CLASS'
+      FROM pg_opclass WHERE opcowner = 10
+    UNION ALL SELECT 'pg_opfamily'::regclass, oid, 'OPERATOR FAMILY'
+      FROM pg_opfamily WHERE opfowner = 10
+    UNION ALL SELECT 'pg_collation'::regclass, oid, 'COLLATION'
+      FROM pg_collation WHERE collowner = 10
+    UNION ALL SELECT 'pg_conversion'::regclass, oid, 'CONVERSION'
+      FROM pg_conversion WHERE conowner = 10
+    UNION ALL SELECT 'pg_ts_config'::regclass, oid, 'TEXT SEARCH CONFIGURATION'
+      FROM pg_ts_config WHERE cfgowner = 10
+    UNION ALL SELECT 'pg_ts_dict'::regclass, oid, 'TEXT SEARCH DICTIONARY'
+      FROM pg_ts_dict WHERE dictowner = 10
+    UNION ALL SELECT 'pg_statistic_ext'::regclass, oid, 'STATISTICS'
+      FROM pg_statistic_ext WHERE stxowner = 10
+    UNION ALL SELECT 'pg_foreign_server'::regclass, oid, 'SERVER'
+      FROM pg_foreign_server WHERE srvowner = 10
+    UNION ALL SELECT 'pg_namespace'::regclass, oid, 'SCHEMA' FROM pg_namespace
+      WHERE nspowner = 10 AND nspname !~ '^pg_' AND nspname <> 'crisper_restore'
+    UNION ALL SELECT 'pg_largeobject'::regclass, oid, 'LARGE OBJECT'
+      FROM pg_largeobject_metadata WHERE lomowner = 10
+  ) owned
+  WHERE (number >= 16384 OR kind = 'LARGE OBJECT') AND NOT EXISTS (SELECT FROM pg_depend d
+    WHERE d.classid = owned.class AND d.objid = owned.number AND d.deptype = 'e')
+"""
+# Each change is a transaction of its own that waits LOCK_MILLISECONDS for its lock at most: what
+# the application asks meanwhile is late by that, and does not fail.
+TRANSFER = """
+DO $crisper$
+DECLARE
+  target text := current_setting('crisper.target');
+  deadline timestamptz := clock_timestamp() + current_setting('crisper.wait')::interval;
+  pending text[];
+  each text;
+  failed text;
+BEGIN
+  LOOP
+    SELECT array_agg(format('ALTER %s %s OWNER TO %I', kind, identity, target)) INTO pending
+    FROM (@objects@) objects;
+    EXIT WHEN pending IS NULL;
+    failed := NULL;
+    FOREACH each IN ARRAY pending LOOP
+      BEGIN
+        EXECUTE each;
+      EXCEPTION WHEN lock_not_available OR deadlock_detected OR undefined_table
+          OR undefined_object OR undefined_function OR invalid_schema_name THEN
+        failed := each;  -- locked, or dropped meanwhile
+      END;
+      COMMIT;
+    END LOOP;
+    IF clock_timestamp() > deadline THEN
+      RAISE EXCEPTION '%', coalesce(failed, pending[1]) USING ERRCODE = 'lock_not_available';
+    END IF;
+    IF failed IS NOT NULL THEN PERFORM pg_sleep(0.3); END IF;
+    COMMIT;
+  END LOOP;
+END $crisper$;
+""".replace("@objects@", _OBJECTS)
+# The same within a transaction.
+_TRANSFER_REST = """
+DO $crisper$
+DECLARE each text;
+BEGIN
+  FOR each IN SELECT format('ALTER %s %s OWNER TO %I', kind, identity,
+      current_setting('crisper.target')) FROM (@objects@) objects LOOP
+    EXECUTE each;
+  END LOOP;
+END $crisper$;
+""".replace("@objects@", _OBJECTS)
+# What follows a role by its number and is no object: default privileges, user mappings, policies.
+CARRY = """
+DO $crisper$
+DECLARE
+  target text := current_setting('crisper.target');
+  scope text;
+  things text;
+  each record;
+  rule record;
+BEGIN
+  FOR each IN SELECT a.oid, a.defaclobjtype, a.defaclacl, n.nspname FROM pg_default_acl a
+      LEFT JOIN pg_namespace n ON n.oid = a.defaclnamespace WHERE a.defaclrole = 10 LOOP
+    scope := format('ALTER DEFAULT PRIVILEGES FOR ROLE %I%s', target,
+      CASE WHEN each.nspname IS NULL THEN '' ELSE format(' IN SCHEMA %I', each.nspname) END);
+    things := CASE each.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES'
+      WHEN 'f' THEN 'ROUTINES' WHEN 'T' THEN 'TYPES' WHEN 'n' THEN 'SCHEMAS'
+      ELSE 'LARGE OBJECTS' END;
+    IF each.nspname IS NULL THEN
+      EXECUTE format('%s REVOKE ALL ON %s FROM PUBLIC', scope, things);
+    END IF;
+    FOR rule IN SELECT grantee, privilege_type, is_grantable FROM aclexplode(each.defaclacl)
+        WHERE grantee <> 10 LOOP
+      EXECUTE format('%s GRANT %s ON %s TO %s%s', scope, rule.privilege_type, things,
+        CASE rule.grantee WHEN 0 THEN 'PUBLIC'
+          ELSE quote_ident(pg_get_userbyid(rule.grantee)) END,
+        CASE WHEN rule.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
+    END LOOP;
+  END LOOP;
+  FOR each IN SELECT srvname, umoptions FROM pg_user_mapping m
+      JOIN pg_foreign_server s ON s.oid = m.umserver WHERE m.umuser = 10 LOOP
+    EXECUTE format('CREATE USER MAPPING IF NOT EXISTS FOR %I SERVER %I%s', target, each.srvname,
+      (SELECT ' OPTIONS (' || string_agg(format('%I %L', option_name, option_value), ', ') || ')'
+        FROM pg_options_to_table(each.umoptions)));
+  END LOOP;
+  FOR each IN SELECT polname, polrelid::regclass AS relation,
+      array_remove(polroles, 10::oid) AS roles FROM pg_policy
+      WHERE 10 = ANY (polroles) LOOP
+    EXECUTE format('ALTER POLICY %I ON %s TO %s', each.polname, each.relation, array_to_string(
+      array(SELECT quote_ident(pg_get_userbyid(role)) FROM unnest(each.roles) AS role)
+      || quote_ident(target), ', '));
+  END LOOP;
+END $crisper$;
+"""
+# The application was a superuser, to whom no object was closed: those of other roles stay open.
+OPEN_OTHERS = """
+DO $crisper$
+DECLARE
+  target text := current_setting('crisper.target');
+  role oid := (SELECT oid FROM pg_roles WHERE rolname = target);
+  each record;
+BEGIN
+  FOR each IN SELECT format('SCHEMA %I', nspname) AS thing FROM pg_namespace
+      WHERE nspowner <> 10 AND nspowner <> role AND nspname !~ '^pg_'
+      AND nspname NOT IN ('public', 'information_schema')
+    UNION ALL SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE relowner <> 10 AND relowner <> role AND relpersistence <> 't'
+      AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.oid >= 16384 AND NOT EXISTS (
+        SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid
+        AND deptype = 'e') LOOP
+    EXECUTE format('GRANT ALL ON %s TO %I', each.thing, target);
+  END LOOP;
+END $crisper$;
+"""
+# Role 10 gets another name, and the role that holds its objects gets its old one. Nobody may rename
+# the role that he is: a superuser who exists in this transaction alone does.
+_EXCHANGE = """
+UPDATE pg_db_role_setting SET setrole =
+  (SELECT oid FROM pg_roles WHERE rolname = current_setting('crisper.target')) WHERE setrole = 10;
+DO $crisper$
+DECLARE
+  old text := (SELECT rolname FROM pg_authid WHERE oid = 10);
+  holder text := current_setting('crisper.target');
+  superuser text := current_setting('crisper.superuser');
+  secret text := (SELECT rolpassword FROM pg_authid WHERE oid = 10);
+  most int := (SELECT rolconnlimit FROM pg_authid WHERE oid = 10);
+  until text := (SELECT rolvaliduntil FROM pg_authid WHERE oid = 10);
+  each record;
+BEGIN
+  EXECUTE format('REVOKE %I FROM %I', old, holder);
+  FOR each IN SELECT r.rolname, m.admin_option AS admin, m.grantor FROM pg_auth_members m
+      JOIN pg_roles r ON r.oid = m.member WHERE m.roleid = 10 LOOP
+    EXECUTE format('GRANT %I TO %I%s', holder, each.rolname,
+      CASE WHEN each.admin THEN ' WITH ADMIN OPTION' ELSE '' END);
+    -- Since PostgreSQL 16 a role is a member by each of those who granted it.
+    EXECUTE format('REVOKE %I FROM %I%s CASCADE', old, each.rolname,
+      CASE WHEN current_setting('server_version_num')::int < 160000 THEN ''
+        ELSE format(' GRANTED BY %I', pg_get_userbyid(each.grantor)) END);
+  END LOOP;
+  FOR each IN SELECT DISTINCT r.rolname FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid
+      WHERE m.member = 10 AND NOT r.rolsuper AND r.rolname !~ '^pg_' LOOP
+    EXECUTE format('GRANT %I TO %I', each.rolname, holder);
+  END LOOP;
+  CREATE ROLE crisper_renames SUPERUSER NOLOGIN;
+  SET LOCAL SESSION AUTHORIZATION crisper_renames;
+  EXECUTE format('ALTER ROLE %I RENAME TO %I', old, superuser);
+  EXECUTE format('ALTER ROLE %I RENAME TO %I', holder, old);
+  EXECUTE format('ALTER ROLE %I LOGIN INHERIT CONNECTION LIMIT %s PASSWORD %L%s', old, most,
+    secret, CASE WHEN until IS NULL THEN '' ELSE format(' VALID UNTIL %L', until) END);
+  EXECUTE format('ALTER ROLE %I CONNECTION LIMIT -1 VALID UNTIL %L PASSWORD %L', superuser,
+    'infinity', current_setting('crisper.verifier'));
+END $crisper$;
+RESET SESSION AUTHORIZATION;
+DROP ROLE crisper_renames;
+COMMIT;
+"""
+FLIP = "BEGIN;\n" + _TRANSFER_REST + CARRY + _EXCHANGE
+# The privileges that CARRY has copied.
+DROP_CARRIED = """
+DELETE FROM pg_depend WHERE classid = 'pg_default_acl'::regclass
+  AND objid IN (SELECT oid FROM pg_default_acl WHERE defaclrole = 10);
+DELETE FROM pg_shdepend WHERE classid = 'pg_default_acl'::regclass
+  AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND objid IN (SELECT oid FROM pg_default_acl WHERE defaclrole = 10);
+DELETE FROM pg_default_acl WHERE defaclrole = 10;
+"""
+STATE = """
+SELECT json_build_object(
+  'superuser', (SELECT rolname FROM pg_authid WHERE oid = 10),
+  'superuser_verifier', (SELECT coalesce(rolpassword, '') FROM pg_authid WHERE oid = 10),
+  'roles', (SELECT json_agg(rolname) FROM pg_authid),
+  'application', (SELECT json_build_object('SUPERUSER', rolsuper, 'CREATEROLE', rolcreaterole,
+      'CREATEDB', rolcreatedb, 'REPLICATION', rolreplication, 'BYPASSRLS', rolbypassrls,
+      'login', rolcanlogin, 'password', rolpassword IS NOT NULL) FROM pg_authid
+    WHERE rolname = current_database() AND oid <> 10),
+  'memberships', (SELECT coalesce(json_agg(DISTINCT r.rolname), '[]') FROM pg_auth_members m
+    JOIN pg_authid r ON r.oid = m.roleid JOIN pg_authid a ON a.oid = m.member
+    WHERE a.rolname = current_database() AND a.oid <> 10 AND (r.rolsuper OR r.rolname IN
+    ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'))),
+  'database_owner', (SELECT pg_get_userbyid(datdba) FROM pg_database
+    WHERE datname = current_database()),
+  'public_owner', (SELECT coalesce(min(pg_get_userbyid(nspowner)), '') FROM pg_namespace
+    WHERE nspname = 'public'),
+  'objects', (SELECT count(*) FROM (@objects@) objects),
+  'default_privileges', (SELECT count(*) FROM pg_default_acl WHERE defaclrole = 10),
+  'extensions', (SELECT json_agg(extname) FROM pg_extension),
+  'restore', to_regnamespace('crisper_restore') IS NOT NULL,
+  'databases', (SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database
+    WHERE datdba = 10 AND datallowconn AND NOT datistemplate
+    AND datname NOT IN ('postgres', current_database())))
+""".replace("@objects@", _OBJECTS)
+BLOCKERS = (
+    "SELECT format('session %s of %s (%s, transaction open for %s s)', pid, usename,"
+    " coalesce(nullif(application_name, ''), 'without a name'),"
+    " extract(epoch FROM now() - xact_start)::int) FROM pg_stat_activity"
+    " WHERE xact_start < now() - interval '2 s' AND pid <> pg_backend_pid()"
+    " AND backend_type = 'client backend' ORDER BY xact_start LIMIT 3"
+)
+LOCKED = "ERROR:  55P03:"
+
+
+# --- Passwords -------------------------------------------------------------------------------
+def saslprep(text: str) -> str:
+    """Return a password as PostgreSQL prepares it (RFC 4013); what it refuses stays as it is."""
+    if text.isascii():
+        return text
+    mapped = "".join(
+        " " if stringprep.in_table_c12(char) else char
+        for char in text
+        if not stringprep.in_table_b1(char)
+    )
+    ready = unicodedata.normalize("NFKC", mapped)
+    tables = ("c12", "c21_c22", "c3", "c4", "c5", "c6", "c7", "c8", "c9", "a1")
+    checks = [getattr(stringprep, f"in_table_{table}") for table in tables]
+    if not ready or any(check(char) for check in checks for char in ready):
+        return text
+    if any(map(stringprep.in_table_d1, ready)):
+        ends = stringprep.in_table_d1(ready[0]) and stringprep.in_table_d1(ready[-1])
+        if not ends or any(map(stringprep.in_table_d2, ready)):
+            return text
+    return ready
+
+
+def scram_verifier(password: str, salt: bytes = b"", iterations: int = ITERATIONS) -> str:
+    """Return what PostgreSQL stores of a password: it need not be told the password itself."""
+    salt = salt or os.urandom(16)
+    word = saslprep(password).encode()
+    salted = hashlib.pbkdf2_hmac("sha256", word, salt, iterations)
+    client = hmac.new(salted, b"Client Key", "sha256").digest()
+    server = hmac.new(salted, b"Server Key", "sha256").digest()
+    parts = (salt, hashlib.sha256(client).digest(), server)
+    told = [base64.b64encode(part).decode() for part in parts]
+    return f"SCRAM-SHA-256${iterations}:{told[0]}${told[1]}:{told[2]}"
+
+
+def matches(password: str, verifier: str) -> bool:
+    """Return whether a stored verifier is that of a password."""
+    match = VERIFIER.match(verifier)
+    if not match:
+        return False
+    salt = base64.b64decode(match[2])
+    return hmac.compare_digest(scram_verifier(password, salt, int(match[1])), verifier)
+
+
+# --- What there is, and what is to be done ----------------------------------------------------
+@dataclass
+class State:
+    """Roles of a PostgreSQL server, and who owns what in the stack's database."""
+
+    application: str  # its role and its database have one name
+    superuser: str
+    superuser_verifier: str = ""
+    roles: Sequence[str] = ()
+    role: dict[str, Any] = field(default_factory=dict)  # attributes; empty without one
+    memberships: Sequence[str] = ()  # roles by which the application's would be more than itself
+    database_owner: str = ""
+    public_owner: str = ""
+    objects: int = 0
+    default_privileges: int = 0
+    extensions: Sequence[str] = ()
+    databases: Sequence[str] = ()  # others of the superuser
+    restore: bool = False  # a restore was killed, and its function is still there
+
+    @property
+    def unmoved(self) -> bool:
+        """Return whether the application's role is the superuser that PostgreSQL cannot demote."""
+        return self.superuser == self.application
+
+
+def free_name(state: State) -> str:
+    """Return the name that the superuser gets: one that no role has."""
+    for name in (SUPERUSER, f"{state.application}_superuser", f"{state.application}_superuser_2"):
+        if name not in state.roles:
+            return name
+    raise BackupError(
+        f"PostgreSQL has roles {SUPERUSER} and {state.application}_superuser already, and the"
+        " superuser needs a name of its own: drop or rename one of them. Nothing was changed."
+    )
+
+
+def plan(state: State, password: str, extensions: Iterable[str]) -> list[str]:
+    """Return what has to be done, a sentence each; nothing when all is as wanted.
+
+    Args:
+        password: the superuser's.
+        extensions: those that the database must have.
+    """
+    name, found = state.application, []
+    if state.unmoved:
+        return [
+            f"once: PostgreSQL's role {name} is superuser; a new superuser role {free_name(state)}"
+            f" takes that over, {name} keeps its password and owns its database and {state.objects}"
+            " objects. Sessions stay open; a table is locked for an instant."
+        ]
+    if not state.role:
+        found.append(f"the role {name} is made, without powers")
+    if extra := [word for word in FORBIDDEN if state.role.get(word)]:
+        found.append(f"the role {name} loses {', '.join(extra)}")
+    if state.memberships:
+        found.append(f"the role {name} leaves {', '.join(state.memberships)}")
+    if state.role and not state.role.get("login"):
+        found.append(f"the role {name} may log in")
+    if state.role and not state.role.get("password"):
+        found.append(f"the role {name} gets its password")
+    if state.database_owner != name:
+        found.append(f"the database {name} belongs to the role {name}")
+    if state.public_owner == state.superuser:
+        found.append("the schema public belongs to the owner of the database")
+    if state.objects or state.default_privileges:
+        found.append(f"{state.objects} objects of {state.superuser} belong to {name}")
+    if not matches(password, state.superuser_verifier):
+        found.append(f"the role {state.superuser} gets its password")
+    if missing := [each for each in extensions if each not in state.extensions]:
+        found.append(f"extensions are made: {', '.join(missing)}")
+    if state.restore:
+        found.append("what a restore that was killed left is removed")
+    return found
+
+
+# --- The edge --------------------------------------------------------------------------------
+def literal(text: str) -> str:
+    """Return a text as a literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def identifier(text: str) -> str:
+    """Return a name as an identifier of SQL."""
+    return '"' + text.replace('"', '""') + '"'
+
+
+class Roles:
+    """The roles of the PostgreSQL in a container.
+
+    Args:
+        application: name of the application's role and database.
+        wait: seconds to wait for locks that running transactions hold.
+    """
+
+    def __init__(self, docker: Docker, container: str, application: str, wait: int = 60) -> None:
+        self.docker, self.container, self.application = docker, container, application
+        self.wait = wait
+
+    def sql(self, script: str, what: str, database: str = "", **settings: str) -> str:
+        """Return the output of statements that the superuser runs; no password gets logged.
+
+        Raises:
+            BackupError: one of them failed.
+        """
+        lines = [
+            "SET log_statement = 'none'; SET log_min_duration_statement = -1;"
+            " SET log_min_error_statement = panic; SET client_min_messages = error;"
+            f" SET lock_timeout = '{LOCK_MILLISECONDS}ms'; SET statement_timeout = 0;"
+            " SET idle_in_transaction_session_timeout = 0;",
+            "\\o /dev/null",
+        ]
+        for name, value in settings.items():
+            lines.append(f"SELECT set_config('crisper.{name}', {literal(value)}, false);")
+        text = "\n".join([*lines, "\\o", script, ""])
+        command = FIND_SUPERUSER + (
+            ' exec psql --quiet --no-psqlrc --tuples-only --no-align --username "$superuser"'
+            ' --dbname "${IN_DATABASE:-$POSTGRES_DB}" --set ON_ERROR_STOP=1'
+            " --set VERBOSITY=verbose --file -"
+        )
+        words = self.docker.inside(self.container, command, IN_DATABASE=database)
+        try:
+            return self.docker.answer(what, words, text.encode())
+        except BackupError as error:
+            raise BackupError(VERIFIERS.sub("…", str(error))) from None
+
+    def state(self) -> State:
+        """Return what there is.
+
+        Raises:
+            BackupError: PostgreSQL does not answer.
+        """
+        told = json.loads(self.sql(f"{STATE};", "PostgreSQL's roles were not told"))
+        role = told.pop("application") or {}
+        return State(self.application, role=role, **told)
+
+    def apply(self, password: str, own: str, extensions: Sequence[str]) -> dict[str, Any]:
+        """Make all as it has to be.
+
+        Args:
+            password: the superuser's.
+            own: the application's, for a role that has none yet.
+            extensions: those that the database must have.
+
+        Returns:
+            ``{moved, done, postponed}``: whether the stack was moved, sentences on what was done,
+            and why the move has to wait, or nothing.
+
+        Raises:
+            BackupError: it failed; the next call goes on.
+        """
+        state = self.state()
+        result: dict[str, Any] = {"moved": False, "done": [], "postponed": ""}
+        if state.unmoved:
+            result["done"] = plan(state, password, extensions)
+            try:
+                self.move(state, password)
+            except BackupError as error:
+                if LOCKED not in str(error):
+                    raise
+                holders = self.docker.text(
+                    "PostgreSQL did not answer",
+                    self.docker.inside(self.container, f'{ASK_POSTGRES} --command "{BLOCKERS}"'),
+                )
+                return {
+                    "moved": False,
+                    "done": [],
+                    "postponed": f"{'; '.join(holders.splitlines()) or 'a session'} holds a lock"
+                    f" ({str(error)[-200:]})",
+                }
+            result["moved"] = True
+            state = self.state()
+        rest = plan(state, password, extensions)
+        if rest:
+            self.ensure(state, password, own, extensions)
+            result["done"] += rest
+        return result
+
+    def move(self, state: State, password: str) -> None:
+        """Give the application's role, which is the bootstrap superuser, another place.
+
+        Killed at any point, the next call goes on: until the last transaction the application's
+        role is what it was.
+        """
+        name, holder = identifier(state.application), f"{state.application}{SUFFIX}"
+        superuser = free_name(state)
+        target = identifier(holder)
+        begin = "" if holder in state.roles else f"CREATE ROLE {target} NOLOGIN;"
+        # What it owns already must reach what it does not own yet: views, keys, functions.
+        self.sql(f"{begin} GRANT {name} TO {target};", "The application's role was not made")
+        what = "The objects of the application were not given to its role"
+        settings = {"target": holder, "wait": f"{self.wait} s"}
+        for database in ("", *state.databases):
+            self.sql(TRANSFER + OPEN_OTHERS + CARRY, what, database, **settings)
+            own = identifier(database or state.application)
+            self.sql(f"ALTER DATABASE {own} OWNER TO {target};", what)
+        what = "The application's role was not exchanged, and is as it was"
+        settings |= {"superuser": superuser, "verifier": scram_verifier(password)}
+        for attempt in range(10):
+            try:
+                self.sql(FLIP, what, **settings)
+                return
+            except BackupError as error:
+                if LOCKED not in str(error) or attempt == 9:
+                    raise
+
+    def ensure(self, state: State, password: str, own: str, extensions: Sequence[str]) -> None:
+        """Bring a stack whose superuser is a role of its own to what :func:`plan` says."""
+        name, superuser = identifier(state.application), identifier(state.superuser)
+        lines = []
+        if not state.role:
+            lines.append(f"CREATE ROLE {name};")
+        wanted = " ".join(f"NO{word}" for word in FORBIDDEN)
+        lines.append(f"ALTER ROLE {name} LOGIN INHERIT {wanted};")
+        lines += [f"REVOKE {identifier(each)} FROM {name};" for each in state.memberships]
+        if not state.role.get("password"):
+            lines.append(f"ALTER ROLE {name} PASSWORD {literal(scram_verifier(own))};")
+        if not matches(password, state.superuser_verifier):
+            lines.append(f"ALTER ROLE {superuser} PASSWORD {literal(scram_verifier(password))};")
+        if state.database_owner != state.application:
+            lines.append(f"ALTER DATABASE {name} OWNER TO {name};")
+        if state.public_owner == state.superuser:
+            lines.append("ALTER SCHEMA public OWNER TO pg_database_owner;")
+        if state.restore:
+            lines.append(RESTORE_CLEANUP)
+        what = "The roles of PostgreSQL were not put in order"
+        self.sql("\n".join(["BEGIN;", *lines, "COMMIT;"]), what)
+        if state.objects or state.default_privileges:
+            settings = {"target": state.application, "wait": f"{self.wait} s"}
+            self.sql(TRANSFER + CARRY + DROP_CARRIED, what, **settings)
+        for each in extensions:
+            if each not in state.extensions:
+                self.create_extension(each)
+
+    def create_extension(self, name: str) -> None:
+        """Make an extension, which belongs to the superuser then."""
+        try:
+            self.sql(f"CREATE EXTENSION IF NOT EXISTS {identifier(name)};", "PostgreSQL refused")
+        except BackupError as error:
+            raise BackupError(
+                f"database_extensions names {name!r}, and the extension was not made: {error}."
+                " Take an image of PostgreSQL that has it (image_refs.postgres), or remove the"
+                " name from database_extensions."
+            ) from error

@@ -1,0 +1,340 @@
+"""The application's role and the superuser, on a real PostgreSQL of this machine."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from ansible.module_utils import crisper_database_roles as module
+from ansible.module_utils.crisper_backup import BackupError
+from ansible.module_utils.crisper_backup_data import Docker, dump_postgres, restore_postgres
+from ansible.module_utils.crisper_database_roles import Roles, matches, scram_verifier
+from postgres_server import Server, running_postgres
+
+OWN, SECRET = "p@ss'w\"rd \\ 한국어", "superuser's secret"
+OWNERS = """
+SELECT json_object_agg(kind || ' ' || name, pg_get_userbyid(owner)) FROM (
+  SELECT c.oid, relkind::text AS kind, n.nspname || '.' || relname AS name, relowner AS owner
+    FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE n.nspname !~ '^pg_'
+  UNION ALL SELECT oid, 'type', typname::text, typowner FROM pg_type
+  UNION ALL SELECT oid, 'function', proname::text, proowner FROM pg_proc
+  UNION ALL SELECT oid, 'schema', nspname::text, nspowner FROM pg_namespace WHERE nspname !~ '^pg_'
+    AND nspname <> 'public'
+  UNION ALL SELECT oid, 'operator', oprname::text, oprowner FROM pg_operator
+  UNION ALL SELECT oid, 'collation', collname::text, collowner FROM pg_collation
+  UNION ALL SELECT oid, 'statistics', stxname::text, stxowner FROM pg_statistic_ext
+  UNION ALL SELECT oid, 'search', cfgname::text, cfgowner FROM pg_ts_config
+  UNION ALL SELECT oid, 'database', datname::text, datdba FROM pg_database
+    WHERE datname = current_database()
+  UNION ALL SELECT 99999, 'large', oid::text, lomowner FROM pg_largeobject_metadata
+) owned WHERE oid >= 16384 AND name !~ '^pg_toast'
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = owned.oid
+    AND (d.deptype = 'e' OR d.deptype = 'i' AND kind IN ('function', 'type')))
+"""
+# What an application, its migrations and its operators may have made as superuser.
+OBJECTS = """
+CREATE ROLE readonly LOGIN; CREATE ROLE reporting LOGIN; CREATE ROLE helper NOLOGIN;
+GRANT shop TO readonly; GRANT helper TO shop;
+ALTER ROLE shop SET search_path = "$user", public, other;
+ALTER ROLE shop IN DATABASE shop SET work_mem = '5MB';
+ALTER ROLE shop CONNECTION LIMIT 90;
+CREATE SCHEMA other;
+CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE TYPE pair AS (a int, b int);
+CREATE TYPE span AS RANGE (subtype = int4); CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+CREATE TABLE items (id serial PRIMARY KEY, title text, feeling mood, n positive);
+CREATE TABLE parts (id int GENERATED ALWAYS AS IDENTITY, item int REFERENCES items);
+CREATE TABLE split (id int) PARTITION BY RANGE (id);
+CREATE TABLE split_1 PARTITION OF split FOR VALUES FROM (0) TO (1000);
+CREATE SEQUENCE numbers; CREATE TABLE other."Odd|Name" (x int);
+INSERT INTO items (title) SELECT md5(n::text) FROM generate_series(1, 500) n;
+CREATE VIEW listed AS SELECT id, title FROM items;
+CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM items;
+CREATE FUNCTION doubled(int) RETURNS int LANGUAGE sql AS 'SELECT 2 * $1';
+CREATE FUNCTION whoami() RETURNS name LANGUAGE sql SECURITY DEFINER AS 'SELECT current_user';
+CREATE PROCEDURE nothing() LANGUAGE sql AS 'SELECT 1';
+CREATE AGGREGATE total(int) (sfunc = int4pl, stype = int, initcond = '0');
+CREATE OPERATOR === (leftarg = int, rightarg = int, function = int4eq);
+CREATE COLLATION plain FROM "C"; CREATE STATISTICS tied ON title, n FROM items;
+CREATE TEXT SEARCH CONFIGURATION words (COPY = simple);
+SELECT lo_from_bytea(4711, 'large');
+ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO readonly;
+ALTER DEFAULT PRIVILEGES IN SCHEMA other GRANT USAGE ON SEQUENCES TO readonly;
+ALTER TABLE items ENABLE ROW LEVEL SECURITY; CREATE POLICY mine ON items TO shop USING (true);
+CREATE SCHEMA reports AUTHORIZATION reporting;
+SET ROLE reporting; CREATE TABLE reports.figures (x int); INSERT INTO reports.figures VALUES (7);
+RESET ROLE; CREATE EXTENSION hstore; CREATE EXTENSION pageinspect;
+"""
+MADE = (
+    *("function doubled", "function whoami", "function nothing", "function total"),
+    *("r public.items", "S public.items_id_seq", "p public.split", "r public.split_1"),
+    *("S public.numbers", "r other.Odd|Name", "v public.listed", "m public.counted"),
+    *("type mood", "type pair", "type span", "type positive", "schema other", "large 4711"),
+    *("operator ===", "collation plain", "statistics tied", "search words", "database shop"),
+)
+REFUSED = re.compile("permission denied|must be superuser|must have")
+ATTACKS = (
+    "COPY pg_class FROM PROGRAM 'id'",
+    "CREATE TABLE IF NOT EXISTS attack (x text); COPY attack FROM PROGRAM 'id'",
+    "CREATE TABLE IF NOT EXISTS attack (x text); COPY attack TO '/tmp/crisper-attack'",
+    "SELECT pg_read_file('/etc/passwd')",
+    "CREATE ROLE more SUPERUSER",
+    "CREATE ROLE more",
+    "ALTER ROLE shop SUPERUSER",
+    "ALTER ROLE shop REPLICATION",
+    "CREATE DATABASE more",
+    "SET ROLE postgres",
+    "SELECT rolpassword FROM pg_authid",
+    "ALTER SYSTEM SET archive_command = 'id'",
+    "CREATE EXTENSION file_fdw",
+    "GRANT pg_execute_server_program TO shop",
+    "SET session_replication_role = replica",
+)
+
+
+@pytest.fixture
+def old() -> Iterator[Server]:
+    """A stack of an edition whose application was superuser, and what may be in it."""
+    with running_postgres("shop", "shop", OWN) as server:
+        server.sql(OBJECTS)
+        yield server
+
+
+def owners(server: Server) -> dict[str, str]:
+    """Return the owner of everything in the database."""
+    return json.loads(server.sql(OWNERS, "postgres"))
+
+
+def test_an_application_that_was_superuser_is_moved(old: Server, docker: Docker) -> None:
+    assert old.log_in("shop", OWN, "COPY items (title) FROM PROGRAM 'id'; SELECT 1") == "1"
+    open_session = subprocess.Popen(
+        old.command("shop"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert open_session.stdin
+    assert open_session.stdout
+    open_session.stdin.write("SELECT count(*) FROM items;\n")
+    open_session.stdin.flush()
+    before = int(open_session.stdout.readline())
+
+    result = Roles(docker, "x", "shop").apply(SECRET, "", [])
+    assert result["moved"]
+    assert "takes that over" in result["done"][0]
+
+    found = owners(old)
+    assert {name for name, owner in found.items() if owner not in ("shop", "reporting")} == set()
+    for each in MADE:
+        assert found[each] == "shop", each
+    assert found["schema reports"] == "reporting"
+
+    for statement in ATTACKS:
+        assert REFUSED.search(old.log_in("shop", OWN, statement)), statement
+    assert old.log_in("shop", OWN, "SELECT whoami()") == "shop"
+    settings = old.log_in("shop", OWN, "SHOW search_path; ")
+    assert settings == '"$user", public, other'
+    assert old.log_in("shop", OWN, "SHOW work_mem") == "5MB"
+    assert old.log_in("shop", OWN, "SELECT x FROM reports.figures") == "7"
+    # Whoever was a member of the application's role is not one of the superuser's.
+    assert old.sql("SELECT count(*) FROM pg_auth_members WHERE roleid = 10", "postgres") == "0"
+    assert "permission denied" in error_of(old, "SET ROLE postgres", "readonly")
+    assert old.sql("SET ROLE shop; SELECT current_user", "readonly") == "shop"
+    assert old.sql("SELECT pg_has_role('shop', 'helper', 'USAGE')") == "t"
+    assert old.sql("SELECT rolconnlimit FROM pg_roles WHERE rolname = 'shop'") == "90"
+    new = "CREATE TABLE later (id int); SELECT has_table_privilege('readonly', 'later', 'SELECT')"
+    assert old.log_in("shop", OWN, new).splitlines()[-1] == "t"
+    assert old.sql("SELECT count(*) FROM pg_default_acl WHERE defaclrole = 10", "postgres") == "0"
+    alembic = "ALTER TABLE items ADD y int; DROP VIEW listed; CREATE EXTENSION pgcrypto; SELECT 1"
+    assert old.log_in("shop", OWN, alembic) == "1"
+    assert old.log_in("postgres", SECRET) == "postgres"
+
+    # Who was connected notices nothing, and what it makes is given to the application later.
+    open_session.stdin.write("SELECT count(*) FROM items; CREATE TABLE late (id int);\n")
+    open_session.stdin.close()
+    assert int(open_session.stdout.readline()) == before
+    assert open_session.wait() == 0
+    again = Roles(docker, "x", "shop").apply(SECRET, "", [])
+    assert again["done"] == ["1 objects of postgres belong to shop"]
+    assert owners(old)["r public.late"] == "shop"
+    assert Roles(docker, "x", "shop").apply(SECRET, "", []) == {
+        "moved": False, "done": [], "postponed": ""
+    }  # fmt: skip
+
+
+def error_of(server: Server, statement: str, user: str) -> str:
+    """Return the error of a statement."""
+    with pytest.raises(RuntimeError) as caught:
+        server.sql(statement, user)
+    return str(caught.value)
+
+
+def test_a_move_that_is_killed_goes_on_and_never_closes_the_door(
+    old: Server, docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    whole: Callable[..., str] = Roles.sql
+    left = 0
+
+    def dies(self: Roles, *words: str, **settings: str) -> str:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KilledError
+        return whole(self, *words, **settings)
+
+    monkeypatch.setattr(Roles, "sql", dies)
+    for last in range(1, 12):
+        left = last
+        try:
+            Roles(docker, "x", "shop").apply(SECRET, "", [])
+            break
+        except KilledError:
+            # Views, keys and functions of two owners work together meanwhile.
+            look = "INSERT INTO parts (item) VALUES (1); SELECT count(*) > 0 FROM listed"
+            assert old.log_in("shop", OWN, look) == "t", last
+    else:
+        pytest.fail("the move never ended")
+    assert last > 5
+    assert owners(old)["r public.items"] == "shop"
+    assert "crisper_renames" not in old.sql("SELECT string_agg(rolname, ' ') FROM pg_roles")
+
+
+def test_requests_go_on_while_a_transaction_holds_a_table(
+    old: Server, docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOCK_MILLISECONDS", 100)
+    holder = subprocess.Popen(
+        old.command("shop"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdin
+    assert holder.stdout
+    holder.stdin.write("BEGIN; SELECT id FROM items LIMIT 1;\n")
+    holder.stdin.flush()
+    holder.stdout.readline()
+    failed: list[str] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            said = old.log_in("shop", OWN, "SELECT count(*) FROM listed")
+            if said != "500":
+                failed.append(said)
+
+    client = threading.Thread(target=ask)
+    client.start()
+    try:
+        result = Roles(docker, "x", "shop", wait=1).apply(SECRET, "", [])
+        assert not result["moved"]
+        assert "holds a lock" in result["postponed"]
+        assert "public.items" in result["postponed"]
+        assert old.log_in("shop", OWN, "SELECT pg_read_file('/etc/hostname') <> ''") == "t"
+        holder.stdin.close()
+        holder.wait()
+        assert Roles(docker, "x", "shop").apply(SECRET, "", [])["moved"]
+    finally:
+        stop.set()
+        client.join()
+    assert failed == []
+
+
+def test_a_dump_of_either_edition_is_the_applications_again(old: Server, docker: Docker) -> None:
+    old.sql("REVOKE shop FROM readonly; DROP SCHEMA reports CASCADE")
+    early, late = io.BytesIO(), io.BytesIO()
+    dump_postgres(docker, "x", early)
+    Roles(docker, "x", "shop").apply(SECRET, "", [])
+    told = dump_postgres(docker, "x", late)
+    before = owners(old)
+    for dump in (early, late):
+        old.log_in(
+            "shop", OWN, "DROP TABLE parts; CREATE TABLE newer (id int); SELECT lo_unlink(4711)"
+        )
+        dump.seek(0)
+        restore_postgres(docker, "x", dump)
+        assert owners(old) == before
+        assert old.sql("SELECT count(*) FROM pg_namespace WHERE nspname = 'crisper_restore'") == "0"
+        assert REFUSED.search(old.log_in("shop", OWN, ATTACKS[1]))
+        old.log_in("shop", OWN, "DROP TABLE attack")
+    assert told["rows"]["public.items"] == 500
+
+
+def test_what_a_dump_brings_does_not_run_as_superuser(docker: Docker) -> None:
+    """A check constraint runs its function while rows are copied in."""
+    with running_postgres("postgres", "shop", "x") as server:
+        Roles(docker, "x", "shop").apply(SECRET, OWN, [])
+        trap = (
+            "CREATE FUNCTION trap(int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN"
+            " BEGIN EXECUTE 'RESET SESSION AUTHORIZATION'; EXECUTE 'RESET ROLE';"
+            " EXECUTE 'ALTER ROLE shop SUPERUSER'; EXCEPTION WHEN OTHERS THEN NULL; END;"
+            " RETURN true; END $$;"
+            "CREATE TABLE bait (id int CHECK (trap(id))); INSERT INTO bait VALUES (1)"
+        )
+        server.log_in("shop", OWN, trap)
+        dump = io.BytesIO()
+        dump_postgres(docker, "x", dump)
+        dump.seek(0)
+        restore_postgres(docker, "x", dump)
+        assert server.sql("SELECT count(*) FROM bait") == "1"
+        assert server.sql("SELECT rolsuper FROM pg_roles WHERE rolname = 'shop'") == "f"
+
+
+def test_a_dump_that_needs_a_superuser_is_told_and_changes_nothing(docker: Docker) -> None:
+    with running_postgres("postgres", "shop", "x") as server:
+        Roles(docker, "x", "shop").apply(SECRET, OWN, [])
+        server.sql("CREATE TABLE a (b int); INSERT INTO a VALUES (1)")
+        server.sql("CREATE PUBLICATION everything FOR ALL TABLES", "postgres")
+        dump = io.BytesIO()
+        dump_postgres(docker, "x", dump)
+        dump.seek(0)
+        server.sql("INSERT INTO a VALUES (2)")
+        with pytest.raises(BackupError, match=r"superuser to create .*docs/BACKUP.md"):
+            restore_postgres(docker, "x", dump)
+        assert server.sql("SELECT count(*) FROM a") == "2"
+
+
+def test_a_fresh_server_gets_its_application(docker: Docker) -> None:
+    with running_postgres("postgres", "shop", "x") as server:
+        result = Roles(docker, "x", "shop").apply(SECRET, OWN, ["hstore", "pageinspect"])
+        assert not result["moved"]
+        assert len(result["done"]) == 4
+        assert server.log_in("shop", OWN) == "shop"
+        assert "authentication failed" in server.log_in("postgres", "x")
+        assert server.log_in("postgres", SECRET) == "postgres"
+        for statement in ATTACKS:
+            assert REFUSED.search(server.log_in("shop", OWN, statement)), statement
+        made = "CREATE TABLE a (b hstore); CREATE SCHEMA mine; CREATE EXTENSION pgcrypto; SELECT 1"
+        assert server.log_in("shop", OWN, made) == "1"
+        assert Roles(docker, "x", "shop").apply(SECRET, OWN, ["hstore"])["done"] == []
+        # Powers that somebody gave it are taken back.
+        server.sql("ALTER ROLE shop SUPERUSER CREATEDB; GRANT postgres TO shop", "postgres")
+        done = Roles(docker, "x", "shop").apply(SECRET, OWN, [])["done"]
+        assert done == ["the role shop loses SUPERUSER, CREATEDB", "the role shop leaves postgres"]
+        assert REFUSED.search(server.log_in("shop", OWN, "SET ROLE postgres"))
+        # What a restore that was killed left behind.
+        server.sql("CREATE SCHEMA crisper_restore", "postgres")
+        done = Roles(docker, "x", "shop").apply(SECRET, OWN, [])["done"]
+        assert done == ["what a restore that was killed left is removed"]
+        with pytest.raises(BackupError, match="database_extensions names 'nosuch'"):
+            Roles(docker, "x", "shop").apply(SECRET, OWN, ["nosuch"])
+
+
+def test_a_name_that_is_taken_is_not_given_twice(docker: Docker) -> None:
+    with running_postgres("shop", "shop", OWN) as server:
+        server.sql("CREATE ROLE postgres LOGIN")
+        result = Roles(docker, "x", "shop").apply(SECRET, "", [])
+        assert result["moved"]
+        assert "shop_superuser takes" in result["done"][0]
+        assert server.sql("SELECT rolname FROM pg_roles WHERE rolsuper") == "shop_superuser"
+        dump_postgres(docker, "x", io.BytesIO())
+
+
+def test_a_verifier_is_that_of_its_password_alone() -> None:
+    for password in (OWN, SECRET, "ascii", "\u2168 \u00ad"):
+        assert matches(password, scram_verifier(password))
+        assert not matches(f"{password}x", scram_verifier(password))
+    assert matches("IX", scram_verifier("I\u00adX"))  # RFC 4013
+    assert not matches("x", "md5" + "0" * 32)
+    assert not matches("x", "")
