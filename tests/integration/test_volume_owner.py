@@ -28,7 +28,11 @@ def project(tmp_path: Path) -> Iterator[Callable[[str], None]]:
 
     def release(user: str) -> None:
         service = {"image": IMAGE, "pull_policy": "never", "user": user, "entrypoint": ["sh", "-c"]}
-        service |= {"command": [f"{WRITE} && exec sleep 60"], "volumes": ["store:/data"], **HARDENED}
+        service |= {
+            "command": [f"{WRITE} && exec sleep 60"],
+            "volumes": ["store:/data"],
+            **HARDENED,
+        }
         service |= {"init": True, "stop_grace_period": "1s", "network_mode": "none"}
         compose = {"name": PROJECT, "services": {"store": service}, "volumes": {"store": {}}}
         (tmp_path / "docker-compose.yml").write_text(json.dumps(compose))
