@@ -101,8 +101,9 @@ def _remedy(account: Account, services: tuple[str, ...]) -> str:
     remedies = []
     if ours:
         remedies.append(
-            f"give the application's image another USER, such as 10001, or set stack_app.user to"
-            f" '{account.uid}:{HIGHEST}', which leaves its files as they are and ends the reading"
+            "give the application's image as its USER a number above 10000 that no account has, or"
+            f" set stack_app.user to '{account.uid}:{HIGHEST}', which leaves its files as they are"
+            " and ends the reading"
         )
     if images:
         remedies.append(
