@@ -179,6 +179,8 @@ VERSIONS = {
     "redis": "redis-server --version | grep -o 'v=[0-9.]*'",
 }
 PAGE = 100
+# Processes and threads of a container that is made for one task.
+PIDS = "2048"
 END_OF_ANSWER = "crisper-end-of-answer"
 
 
@@ -506,7 +508,16 @@ def dump_redis(docker: Docker, container: str, target: IO[bytes]) -> dict[str, A
 def restore_redis(docker: Docker, image: str, volume: str, source: IO[bytes]) -> None:
     """Put a snapshot into the volume of a Redis that does not run, when it is a whole one."""
     command = [docker.cli, "run", "--rm", "--interactive", "--network", "none"]
-    command += ["--user", "999:999", "--volume", f"{volume}:/data", "--entrypoint", "sh"]
+    command += [
+        "--pids-limit",
+        PIDS,
+        "--user",
+        "999:999",
+        "--volume",
+        f"{volume}:/data",
+        "--entrypoint",
+        "sh",
+    ]
     docker.into("Redis was not restored", [*command, image, "-c", RESTORE_REDIS], source)
 
 
@@ -697,7 +708,7 @@ class Uploads:
         return [
             *(self.docker.cli, "run", "--rm", "--interactive", "--pull", "never", *self.labels),
             *("--network", "none", "--log-driver", "none", "--user", "0:0"),
-            *("--volume", f"{self.volume}:/data:{access}"),
+            *("--pids-limit", PIDS, "--volume", f"{self.volume}:/data:{access}"),
             *("--entrypoint", "timeout", self.image, str(self.docker.timeout)),
             *("bash", "-o", "pipefail", "-c", script),
         ]

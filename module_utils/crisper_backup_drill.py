@@ -69,7 +69,7 @@ class Throwaway:
             environment.append("POSTGRES_HOST_AUTH_METHOD=trust")  # nobody else is on its network
         if service == "mariadb":
             environment.append(f"MARIADB_ROOT_PASSWORD={secrets.token_urlsafe(24)}")
-        limits = ["--memory", str(seen["HostConfig"]["Memory"])]
+        limits = ["--memory", str(seen["HostConfig"]["Memory"]), "--pids-limit", data.PIDS]
         given = [piece for item in environment for piece in ("--env", item)]
         return self.docker.run(
             *("run", "--detach", "--pull", "never", "--label", self.label),

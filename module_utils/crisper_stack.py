@@ -14,6 +14,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from ansible.module_utils.crisper_container_limits import (
+    PIDS,
+    container_limits,
+    worker_pids,
+)
+from ansible.module_utils.crisper_container_limits import find_problems as find_limit_problems
 from ansible.module_utils.crisper_entry import entry_model, entry_problems
 from ansible.module_utils.crisper_forms import (
     BOOLEAN,
@@ -45,6 +51,7 @@ from ansible.module_utils.crisper_public import (
     url_host,
 )
 from ansible.module_utils.crisper_public import find_problems as find_public_problems
+from ansible.module_utils.crisper_redis_users import find_problems as find_redis_problems
 
 # Also a part of an image's name, in which no two separators follow each other.
 NAME = re.compile(r"[a-z0-9]+(?:(?:__?|-+)[a-z0-9]+)*\Z")
@@ -61,6 +68,7 @@ MINIMUM_MEMORY = 6 * 1024**2  # the engine refuses less
 SECRETS = ("postgres_password", "redis_password", "qdrant_api_key", "secret_key")
 # No client outside the stack has them: the server makes those that nobody gives.
 OWN_SECRETS = ("postgres_superuser_password",)
+RESOURCES = ("memory", "cpus", "pids", "tmp")
 HSTS = "Strict-Transport-Security"
 MARIADB_SECRETS = ("mariadb_password", "mariadb_root_password")
 # Longer ones do not fit every client: they stand in URLs, prompts and HTTP headers.
@@ -187,6 +195,7 @@ def find_problems(values: Mapping[str, Any]) -> list[str]:
         *_budget_problems(values),
         *_secret_problems(values),
         *_hook_problems(values),
+        *find_redis_problems(values),
     ]
     return [printable(finding) for finding in found]
 
@@ -550,6 +559,7 @@ def _resource_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:
         cpus = number(section["cpus"])
         if cpus is None or not 0.01 <= cpus <= 4096:
             yield f"{where}.cpus is {shown(section['cpus'])}: give a number of CPUs, such as 0.5."
+    yield from find_limit_problems(where, section)
 
 
 def _budget_problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -663,7 +673,10 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     app = values["stack_app"]
     limits = {name: dict(limit) for name, limit in values["stack_limits"].items()}
     web = app["web"]
-    limits["backend"].update({key: web[key] for key in ("memory", "cpus") if web.get(key)})
+    limits["backend"].update({key: web[key] for key in RESOURCES if web.get(key)})
+    for name in PIDS.keys() & limits.keys():
+        if size_bytes(limits[name].get("memory")):  # else a service that this stack does not have
+            limits[name].update(container_limits(limits[name], PIDS[name]))
     pools = [
         {
             "name": pool["name"],
@@ -673,6 +686,9 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
             "replicas": int(pool.get("replicas", 1)),
             "memory": str(pool.get("memory", "1g")),
             "cpus": float(pool.get("cpus", 1.0)),
+            **container_limits(
+                {"memory": "1g", **pool}, worker_pids(int(pool.get("concurrency", 1)))
+            ),
         }
         for pool in values["celery_workers"]
     ]

@@ -325,7 +325,7 @@ class Upgrade:
         container = docker.run(
             *("run", "--detach", "--pull", "never", "--label", self.label, "--init"),
             *("--name", self.scratch, "--network", "none", "--memory", limits),
-            *("--user", str(service.get("user", "999:999"))),
+            *("--pids-limit", data.PIDS, "--user", str(service.get("user", "999:999"))),
             *(piece for name in pairs for piece in ("--env", f"{name}={pairs[name]}")),
             *("--volume", f"{self.scratch}:{mount}"),
             self.images()["postgres"]["id"],
@@ -393,6 +393,7 @@ class Upgrade:
         """
         image = self.images()["postgres"]["id"]
         arguments = ("run", "--rm", "--pull", "never", "--network", "none", "--user", "0:0")
+        arguments += ("--pids-limit", data.PIDS)
         volumes = ("--volume", f"{source}:/from:ro", "--volume", f"{target}:/to")
         command = ("--label", self.label, "--entrypoint", "sh", image, "-c", script)
         try:

@@ -13,6 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+import stack_redis
+
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ("crisper_busy", "crisper_queue_head", "crisper_celery_probe")
 MARKER = "CRISPER-PROBE-REPLY:"
@@ -53,7 +56,7 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
-        self.url = f"redis://:{PASSWORD}@127.0.0.1:{self.port}/0"
+        self.url = stack_redis.url(PASSWORD, "127.0.0.1", self.port)
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Lab:
@@ -63,7 +66,7 @@ class Lab:
         if server is None:
             raise RuntimeError("redis-server is not there: apt-get install redis-server")
         (self.folder / "redis.conf").write_text(
-            f"port {self.port}\nbind 127.0.0.1\nrequirepass {PASSWORD}\nsave ''\n"
+            stack_redis.configuration(PASSWORD, self.port, self.folder)
         )
         self.start([server, str(self.folder / "redis.conf")])
         self.until(lambda: self.listens(), "redis-server listens")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -20,6 +23,16 @@ import pytest
 import redis
 
 APP = Path(__file__).parents[1]
+OPERATOR, APPLICATION = "operators-password", "applications-password"
+
+
+def application_user() -> str:
+    """The application's Redis user, with the rules that a deploy gives it."""
+    source = (APP.parent / "module_utils/crisper_redis_users.py").read_text()
+    rules = re.search(r"^RULES = (\(.*\))$", source, re.MULTILINE)
+    assert rules is not None, "module_utils/crisper_redis_users.py has no RULES of one line"
+    digest = hashlib.sha256(APPLICATION.encode()).hexdigest()
+    return " ".join(["user app on", f"#{digest}", *ast.literal_eval(rules[1])])
 
 
 def free_port() -> int:
@@ -58,22 +71,29 @@ def is_open(port: int) -> bool:
 
 @dataclass
 class Redis:
-    """A Redis server that can be killed and started again with what it had."""
+    """A Redis server that can be killed and started again with what it had.
+
+    The application's `url` is its own user, as in a stack; `client` may do everything.
+    """
 
     folder: Path
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: int = 0) -> str:
-        return f"redis://127.0.0.1:{self.port}/{database}"
+        return f"redis://app:{APPLICATION}@127.0.0.1:{self.port}/{database}"
 
     def client(self, database: int = 0) -> redis.Redis:
-        return redis.Redis(port=self.port, db=database)
+        return redis.Redis(port=self.port, db=database, password=OPERATOR)
 
     def start(self) -> None:
-        options = {"port": str(self.port), "dir": str(self.folder), "appendonly": "yes", "save": ""}
-        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        self.process = subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL)
+        configuration = self.folder / "redis.conf"
+        configuration.write_text(
+            f"bind 127.0.0.1\nport {self.port}\ndir {self.folder}\nappendonly yes\nsave ''\n"
+            f"requirepass {OPERATOR}\n{application_user()}\n"
+        )
+        command = ["redis-server", str(configuration)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_until(lambda: is_open(self.port), "Redis listens")
 
     def stop(self) -> None:

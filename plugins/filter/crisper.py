@@ -19,6 +19,7 @@ from ansible.module_utils.crisper_data_version import postgres_folder
 from ansible.module_utils.crisper_entry_resources import entry_resources
 from ansible.module_utils.crisper_forms import size_bytes
 from ansible.module_utils.crisper_output import describe_failure, describe_task, first_line
+from ansible.module_utils.crisper_redis_users import app_password, app_user
 from ansible.module_utils.crisper_stack import (
     compose_value,
     env_file_line,
@@ -109,6 +110,8 @@ class FilterModule:
             "crisper_nginx_value": nginx_value,
             "crisper_proxies": proxy_environment,
             "crisper_postgres_folder": postgres_folder,
+            "crisper_redis_app_password": app_password,
+            "crisper_redis_app_user": app_user,
             "crisper_services_digest": services_digest,
             "crisper_short_digest": short_digest,
             "crisper_size_bytes": size_bytes,

@@ -21,6 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
+import stack_redis  # noqa: E402
 from celery_lab import APP, PASSWORD  # noqa: E402
 
 PROJECT = f"crispertest-{os.getpid()}"
@@ -79,7 +80,7 @@ def worker(folder: Path, node: str, queues: str, app: str = "lab") -> dict[str, 
         "environment": {
             "PYTHONPATH": "/site",
             "PYTHONDONTWRITEBYTECODE": "1",
-            "CELERY_BROKER_URL": f"redis://:{PASSWORD}@redis:6379/0",
+            "CELERY_BROKER_URL": stack_redis.url(PASSWORD, "redis", 6379),
         },
         "volumes": [f"{folder}:/app:ro", f"{sysconfig.get_paths()['purelib']}:/site:ro"],
         "depends_on": ["redis"],
@@ -96,13 +97,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     # the same application after somebody renamed a task
     (folder / "renamed.py").write_text(APP.replace('name="health_check"', 'name="healthcheck"'))
     (folder / "broken.py").write_text("import nonesuch\n")
+    user = stack_redis.app_user(PASSWORD, stack_redis.STACK)
+    (folder / "redis.conf").write_text(f"requirepass {PASSWORD}\nsave ''\n{user}\n")
     compose = {
         "name": PROJECT,
         "services": {
             "redis": {
                 "image": REDIS,
                 "pull_policy": "never",
-                "command": ["redis-server", "--requirepass", PASSWORD, "--save", ""],
+                "command": ["redis-server", "/run/redis.conf"],
+                "volumes": [f"{folder}/redis.conf:/run/redis.conf:ro"],
             },
             "celery-worker": worker(folder, "default@host1", "default,embeddings"),
             "celery-worker-io": worker(folder, "io@host1", "io"),

@@ -130,8 +130,10 @@ def test_redis_and_its_clients_take_the_password(release: Path, tmp_path: Path) 
     password = PASSWORDS["redis_password"]
     text = (release / ".env.prod").read_text()
     url = re.search(r'^CELERY_BROKER_URL="(.*)"$', text, re.MULTILINE)[1]
-    assert parse_url(url)["password"] == password
-    assert redis.connection.parse_url(url)["password"] == password
+    own = parse_url(url)
+    assert own["userid"] == "app"
+    assert own["password"] != password
+    assert redis.connection.parse_url(url)["password"] == own["password"]
     server = shutil.which("redis-server")
     assert server, "Redis is missing: apt-get install redis-server"
     socket = tmp_path / "redis.sock"
@@ -153,6 +155,12 @@ def test_redis_and_its_clients_take_the_password(release: Path, tmp_path: Path) 
                 time.sleep(0.05)
         with pytest.raises(redis.AuthenticationError):
             redis.Redis(unix_socket_path=str(socket)).ping()
+        application = redis.Redis(
+            unix_socket_path=str(socket), username="app", password=own["password"]
+        )
+        assert application.ping()
+        with pytest.raises(redis.ResponseError):
+            application.config_get("requirepass")
     finally:
         running.kill()
         running.wait()

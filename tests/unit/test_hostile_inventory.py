@@ -22,6 +22,7 @@ from ansible.module_utils import crisper_forms as forms
 from ansible.module_utils import crisper_stack as stack
 from ansible.module_utils.crisper_entry import entry_model
 from ansible.module_utils.crisper_entry_resources import entry_resources
+from ansible.module_utils.crisper_redis_users import app_password
 from hostile_values import TEXTS, UNFIT, Unsafe, example, unsafe, written
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -57,6 +58,8 @@ PLACES = (
     *("celery_task_time_limit", "celery_visibility_timeout", "celery_drain_timeout"),
     *("celery_stop_grace_period", "stack_limits", "stack_limits.redis"),
     *("stack_limits.redis.memory", "stack_limits.redis.cpus"),
+    *("stack_limits.redis.pids", "stack_limits.redis.tmp", "stack_redis_commands"),
+    *("stack_redis_commands.0", "celery_workers.0.pids", "celery_workers.0.tmp"),
     *("stack_trusted_proxies", "stack_trusted_proxies.0", "stack_proxy_protocol"),
     *("stack_rate_limits", "stack_rate_limits.0", "stack_rate_limits.0.path"),
     *("stack_rate_limits.0.rate", "stack_rate_limits.0.burst", "stack_access_log"),
@@ -109,6 +112,9 @@ def site() -> dict[str, Any]:
     values["stack_container_proxy"] = {"http_proxy": "http://user:pass@proxy:3128"}
     values["registry_logins"] = [{"registry": "r.example:5000", "username": "u", "password": "p"}]
     values["stack_trusted_proxies"] = ["10.0.0.0/8"]
+    values["stack_limits"]["redis"] |= {"pids": 100, "tmp": "8m"}
+    values["celery_workers"][0] |= {"pids": 2000, "tmp": "64m"}
+    values["stack_redis_commands"] = ["flushdb"]
     values["stack_rate_limits"] = [{"path": "/some", "rate": "10r/s", "burst": 1}]
     values["stack_accepted_hosts"] = ["app.example"]
     limit = {"rate": "5r/m", "burst": 5}
@@ -551,19 +557,21 @@ def test_what_is_fit_arrives_and_injects_nothing(drawn):
 
     seen = environment(files[".env.prod"])
     assert seen.keys() == environment(plain[".env.prod"]).keys()
+    own = app_password(secrets["redis_password"], values["stack_name"])
     for name, host, secret in (
-        ("DATABASE_URL", "postgres", "postgres_password"),
-        ("CELERY_BROKER_URL", "redis", "redis_password"),
-        ("CELERY_RESULT_BACKEND", "redis", "redis_password"),
+        ("DATABASE_URL", "postgres", secrets["postgres_password"]),
+        ("CELERY_BROKER_URL", "redis", own),
+        ("CELERY_RESULT_BACKEND", "redis", own),
     ):
         url = urlsplit(seen[name])
-        assert (unquote(url.password), url.hostname) == (secrets[secret], host)
+        assert (unquote(url.password), url.hostname) == (secret, host)
     assert seen["SECRET_KEY"] == secrets["secret_key"]
     assert seen["QDRANT_API_KEY"] == secrets["qdrant_api_key"]
     assert seen["ADMIN_PASSWORD"] == secrets["admin_password"]
     assert files["secrets/postgres_password"] == secrets["postgres_password"] + "\n"
     lines = [line for line in files["secrets/redis.conf"].split("\n") if line and line[0] != "#"]
-    assert len(lines) == 11
+    assert len(lines) == 12
+    assert [line for line in lines if line.startswith("user ")] == [lines[5]]
     assert redis_words(lines[4]) == ["requirepass", secrets["redis_password"]]
 
 

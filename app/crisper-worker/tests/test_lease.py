@@ -194,7 +194,10 @@ def test_a_network_cut_longer_than_the_lease(
     client: Celery, redis_server: Redis, start_worker: Callable, ledger: Path
 ) -> None:
     with Wire(redis_server.port) as wire:
-        options = {**SHORT, "broker": f"redis://127.0.0.1:{wire.port}/0"}
+        options = {
+            **SHORT,
+            "broker": redis_server.url(0).replace(str(redis_server.port), str(wire.port)),
+        }
         workers = [start_worker(concurrency=2, **options).ready() for _ in range(2)]
         sent = [client.send_task("note", (seconds, str(ledger))) for seconds in (3, 12)]
         wait_until(lambda: len(lines(ledger, "start")) == 2, "two run", log=workers[0].log)

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from testkit import Redis, wait_until
+from testkit import APPLICATION, Redis, wait_until
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -38,7 +38,7 @@ def message(task_id: str = "id", **headers: Any) -> dict[str, Any]:
 
 
 def store(server: Redis, holder: str = "me") -> LeaseStore:
-    redis = PastLimitRedis(port=server.port)
+    redis = PastLimitRedis(port=server.port, username="app", password=APPLICATION)
     return LeaseStore(redis, "p:", "unacked", "unacked_index", holder)
 
 

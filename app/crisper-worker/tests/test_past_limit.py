@@ -9,7 +9,7 @@ from crisper_worker.past_limit import PastLimitRedis, is_refusal, past_limit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ConnectionError, OutOfMemoryError, RedisError, ResponseError
-from testkit import Redis
+from testkit import APPLICATION, Redis
 
 words = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=4)
 
@@ -17,7 +17,7 @@ words = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=4)
 @pytest.fixture
 def limited(redis_server: Redis) -> PastLimitRedis:
     redis_server.client().flushall()
-    return PastLimitRedis(port=redis_server.port)
+    return PastLimitRedis(port=redis_server.port, username="app", password=APPLICATION)
 
 
 def test_a_command_goes_past_and_lpush_does_not(

@@ -24,23 +24,27 @@ sys.path[:0] = [str(HERE), str(ROOT / "library"), str(ROOT / "tests")]
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
 import celery_drain  # noqa: E402
+import stack_redis  # noqa: E402
 from lab import Worker, until  # noqa: E402
+
+PASSWORD = "drain-lab"
 
 
 @pytest.fixture
 def broker(tmp_path, monkeypatch) -> Iterator[redis.Redis]:
-    """A Redis of the test's own, on a free port."""
+    """A Redis of the test's own, on a free port; what is tested is the application's user there."""
     if not shutil.which("redis-server"):
         pytest.skip("needs redis-server")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    server = subprocess.Popen([*command, "--dir", str(tmp_path)], stdout=subprocess.DEVNULL)
-    monkeypatch.setenv("TEST_BROKER", f"redis://127.0.0.1:{port}/0")
+    configuration = tmp_path / "redis.conf"
+    configuration.write_text(stack_redis.configuration(PASSWORD, port, tmp_path))
+    server = subprocess.Popen(["redis-server", str(configuration)], stdout=subprocess.DEVNULL)
+    monkeypatch.setenv("TEST_BROKER", stack_redis.url(PASSWORD, "127.0.0.1", port))
     monkeypatch.setenv("TEST_MARKS", str(tmp_path / "marks"))
     monkeypatch.setenv("TEST_WORKER", "test")
-    client = redis.Redis(port=port)
+    client = redis.Redis(port=port, password=PASSWORD)
 
     def up() -> bool:
         try:

@@ -1,0 +1,74 @@
+"""How many processes a container may have and how large its /tmp may become (no I/O).
+
+Without a limit of processes, one container that forks without end takes every process id of the
+host: nobody can log in, and no other container starts a health check. A tmpfs without a size grows
+until the container's memory limit ends whatever process needs memory next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ansible.module_utils.crisper_forms import shown, size_bytes, whole
+
+# Processes and threads: the kernel counts both. A start needs 4, and a health check 3 to 6.
+LEAST_PIDS, MOST_PIDS = 32, 4194304
+# nginx: 64 worker processes, as many old ones after a reload, the watch over the replicas.
+# postgres: a process for each session. mariadb: a thread for each. qdrant: several pools, each of
+# as many threads as the host has processors. backend: processes times threads, and numerical
+# libraries that start a thread for each processor.
+PIDS = {
+    "nginx": 512,
+    "frontend": 512,
+    "backend": 4096,
+    "celery-beat": 512,
+    "postgres": 1024,
+    "redis": 256,
+    "qdrant": 4096,
+    "mariadb": 2048,
+}
+# A worker: its own threads, and for each child what a numerical library starts on 128 processors.
+WORKER_PIDS, CHILD_PIDS = 1024, 128
+LEAST_TMP = 1024**2
+
+
+def worker_pids(concurrency: int) -> int:
+    """Return how many processes and threads a worker of that many children may have."""
+    return WORKER_PIDS + CHILD_PIDS * concurrency
+
+
+def container_limits(limit: Mapping[str, Any], pids: int) -> dict[str, int]:
+    """Return ``pids`` and ``tmp`` (bytes) of a service.
+
+    Args:
+        limit: its entry in stack_limits or celery_workers; what it lacks has a default.
+        pids: the default. That of ``tmp`` is half of the memory, as which it counts.
+    """
+    memory = size_bytes(limit["memory"]) or 0
+    return {
+        "pids": whole(limit.get("pids")) or pids,
+        "tmp": size_bytes(limit.get("tmp")) or memory // 2,
+    }
+
+
+def find_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with ``pids`` and ``tmp`` of an entry, with the remedy."""
+    if "pids" in section:
+        pids = whole(section["pids"])
+        if pids is None or not LEAST_PIDS <= pids <= MOST_PIDS:
+            yield (
+                f"{where}.pids is {shown(section['pids'])}: give a whole number of processes and"
+                f" threads from {LEAST_PIDS} to {MOST_PIDS}."
+            )
+    if "tmp" not in section:
+        return
+    size, memory = size_bytes(section["tmp"]), size_bytes(section.get("memory"))
+    told = f"{where}.tmp is {shown(section['tmp'])}"
+    if size is None or size < LEAST_TMP:
+        yield f"{told}: give a size of 1m or more, such as 64m."
+    elif memory is not None and size > memory:
+        yield (
+            f"{told}, more than {where}.memory ({section['memory']}): /tmp lies in the container's"
+            " memory; lower tmp, or raise memory."
+        )

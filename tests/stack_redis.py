@@ -1,0 +1,66 @@
+"""The stack's own redis.conf for a Redis of this machine: tests run as the application's user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ansible.module_utils
+from jinja2 import Environment, StrictUndefined
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+
+from ansible.module_utils.crisper_forms import size_bytes  # noqa: E402
+from ansible.module_utils.crisper_redis_users import (  # noqa: E402
+    ADDABLE,
+    app_password,
+    app_user,
+)
+
+__all__ = ["ADDABLE", "app_password", "app_user", "configuration", "url"]
+
+STACK = "lab"
+
+
+def configuration(
+    password: str, port: int, folder: Path, *, commands: tuple[str, ...] = (), disk: bool = False
+) -> str:
+    """Return the rendered template, on a port of the loopback.
+
+    Args:
+        password: redis_password.
+        port: where it listens.
+        folder: its data, if any is kept.
+        commands: stack_redis_commands.
+        disk: whether it keeps its append-only file.
+    """
+    templates = Environment(undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 (no HTML)
+    templates.filters |= {
+        "comment": "# {}".format,
+        "crisper_redis_app_user": app_user,
+        "crisper_size_bytes": size_bytes,
+    }
+    text = (ROOT / "templates/secrets/redis.conf.j2").read_text()
+    rendered = templates.from_string(text).render(
+        ansible_managed="lab",
+        release_secrets={"redis_password": password},
+        stack_name=STACK,
+        stack_redis_commands=list(commands),
+        stack_model={"limits": {"redis": {"memory": "512m"}}},
+    )
+    for before, after in (
+        ("bind * -::*", "bind 127.0.0.1"),
+        ("port 6379", f"port {port}"),
+        ("dir /data", f"dir {folder}"),
+        ("appendonly yes", f"appendonly {'yes' if disk else 'no'}"),
+    ):
+        if f"\n{before}\n" not in rendered:
+            raise ValueError(f"templates/secrets/redis.conf.j2 has no line {before!r} any more")
+        rendered = rendered.replace(f"\n{before}\n", f"\n{after}\n")
+    return rendered + "save ''\n"
+
+
+def url(password: str, host: str, port: int, database: int = 0) -> str:
+    """Return the URL that the application connects to."""
+    return f"redis://app:{app_password(password, STACK)}@{host}:{port}/{database}"
