@@ -78,6 +78,11 @@ created:
   type: list
   elements: str
   sample: [crisper_clients]
+differs:
+  description: Whether networks, rules or files were not as wanted; also where C(changed_when) says
+    something else of the task.
+  returned: with O(state=present) and O(state=absent)
+  type: bool
 findings:
   description: What a container reached, a sentence for each service.
   returned: with O(state=probed)
@@ -216,7 +221,8 @@ class Firewall:
         files[self.folder / "firewall.sh"] = render_script(self.chain, str(self.folder))
         changed = any(_read(path) != text for path, text in files.items())
         changed |= not all(self.in_force(version, text) for version, text in rules.items())
-        result = {"changed": changed or bool(created), "created": created}
+        changed |= bool(created)
+        result = {"changed": changed, "differs": changed, "created": created}
         if self.module.check_mode:
             return result
         make_folder(self.folder, 0o700)
@@ -263,7 +269,7 @@ class Firewall:
         script, unit = self.folder / "firewall.sh", UNITS / self.unit
         changed = script.exists() or unit.exists()
         if self.module.check_mode:
-            return {"changed": changed}
+            return {"changed": changed, "differs": changed}
         if unit.exists():
             self.run("systemctl", "disable", "--quiet", "--now", self.unit, check=False)
             unit.unlink()
@@ -271,7 +277,7 @@ class Firewall:
         if script.exists():
             self.run("sh", str(script), "remove")
             shutil.rmtree(self.folder)
-        return {"changed": changed}
+        return {"changed": changed, "differs": changed}
 
     def probed(self) -> dict[str, Any]:
         """Try what containers must not reach."""

@@ -383,9 +383,8 @@ def apply(host: Path, tmp_path: Path, run_module: Any) -> Any:
 
 def test_rules_are_in_force_before_the_networks_have_a_container(apply: Any, host: Path) -> None:
     answer = apply(host_ports=[5432])
-    assert answer == {"changed": True, "created": ["demo_clients", "demo_egress"]} | {
-        key: answer[key] for key in answer if key == "invocation"
-    }
+    assert answer["changed"]
+    assert answer["created"] == ["demo_clients", "demo_egress"]
     told = (host / "told").read_text()
     assert f"network create --label {firewall.PROJECT}=demo" in told
     assert told.index("network create") < told.index("iptables-restore")
