@@ -113,11 +113,14 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_files import make_folder
 from ansible.module_utils.crisper_firewall import (
     PROJECT,
+    TABLES,
     Attempt,
     attempts,
     chain_name,
     daemon_nameservers,
     describe_reached,
+    in_force,
+    list_command,
     networks_to_create,
     open_ports,
     parse_nameservers,
@@ -125,7 +128,6 @@ from ansible.module_utils.crisper_firewall import (
     render_rules,
     render_script,
     render_unit,
-    rule_count,
 )
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -139,7 +141,6 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "docker_cli": {"type": "str", "default": "docker"},
 }
 UNITS = Path("/etc/systemd/system")
-TABLES = {4: "iptables", 6: "ip6tables"}
 # Where the engine takes the nameservers from when the other one only names systemd-resolved.
 RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 DAEMON = Path("/etc/docker/daemon.json")
@@ -207,7 +208,9 @@ class Firewall:
     def present(self) -> dict[str, Any]:
         """Have the rules in force, now and after a reboot."""
         versions = [4, *([6] if Path("/proc/sys/net/ipv6").is_dir() else [])]
-        missing = [TABLES[v] for v in versions if not shutil.which(f"{TABLES[v]}-restore")]
+        # Wherever they are: not every way to become root has sbin in its PATH.
+        tables = {v: self.module.get_bin_path(TABLES[v]) or "" for v in versions}
+        missing = [TABLES[v] for v, path in tables.items() if not path]
         if missing:
             self.fail(
                 f"{' and '.join(missing)} is missing on this host: the host cannot be closed to the"
@@ -220,7 +223,10 @@ class Firewall:
         files = {self.folder / f"rules.v{version}": text for version, text in rules.items()}
         files[self.folder / "firewall.sh"] = render_script(self.chain, str(self.folder))
         changed = any(_read(path) != text for path, text in files.items())
-        changed |= not all(self.in_force(version, text) for version, text in rules.items())
+        changed |= not all(
+            in_force(self.run(*list_command(tables[v]), check=False)[1], self.chain, text)
+            for v, text in rules.items()
+        )
         changed |= bool(created)
         result = {"changed": changed, "differs": changed, "created": created}
         if self.module.check_mode:
@@ -241,15 +247,6 @@ class Firewall:
             )
         result["changed"] |= self.enable()
         return result
-
-    def in_force(self, version: int, rules: str) -> bool:
-        """Return whether the chain has as many rules, and packets reach it."""
-        table = (TABLES[version], "--wait", "10", "-t", "mangle")
-        code, out = self.run(*table, "-S", self.chain, check=False)
-        if code != 0 or len(out.splitlines()) != rule_count(rules):
-            return False
-        _code, out = self.run(*table, "-S", "PREROUTING", check=False)
-        return any(line.endswith(f"-j {self.chain}") for line in out.splitlines())
 
     def enable(self) -> bool:
         """Have systemd apply the rules at boot; return whether that was changed."""

@@ -26,6 +26,7 @@ METADATA = {
     6: ("fe80::/10", "fd00:ec2::/32", "fd20:ce::254/128"),
 }
 PORT = re.compile(r"(?P<port>[0-9]{1,5})(?:/(?P<protocol>tcp|udp))?\Z")
+TABLES = {4: "iptables", 6: "ip6tables"}
 CHAIN_LENGTH = 28  # of iptables, with the zero at its end
 # Ports that a probe tries on the host, in this order: one that the operator has not opened.
 TRIED_PORTS = (22, 9, 1)
@@ -216,9 +217,24 @@ def render_rules(
     return "\n".join([*lines, "COMMIT", ""])
 
 
-def rule_count(rules: str) -> int:
-    """Return how many lines ``iptables -S <chain>`` has when the rules are in force."""
-    return sum(line.startswith(("-A ", ":")) for line in rules.splitlines())
+def in_force(listing: str, chain: str, rules: str) -> bool:
+    """Return whether a chain has as many rules as are wanted, and packets reach it.
+
+    Args:
+        listing: of ``iptables -t mangle -S``, which writes rules in its own way.
+        chain: see `chain_name`.
+        rules: see `render_rules`.
+    """
+    lines = listing.splitlines()
+    count = sum(line.startswith(f"-A {chain} ") for line in lines)
+    jumps = [line for line in lines if line.startswith("-A PREROUTING ")]
+    wanted = sum(line.startswith("-A ") for line in rules.splitlines())
+    return count == wanted and any(line.endswith(f"-j {chain}") for line in jumps)
+
+
+def list_command(table: str) -> list[str]:
+    """Return the command whose output `in_force` takes; `table` is iptables or ip6tables."""
+    return [table, "--wait", "10", "-t", "mangle", "-S"]
 
 
 def render_script(chain: str, folder: str) -> str:

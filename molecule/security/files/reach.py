@@ -17,9 +17,11 @@ wanted, pending, reached = json.load(sys.stdin), {}, []
 for name, address, port in wanted:
     link = socket.socket()
     link.setblocking(False)
-    if link.connect_ex((address, port)) in (0, 111):
+    code = link.connect_ex((address, port))
+    if code == 115:  # EINPROGRESS; without a route it is another one, at once
+        pending[link.fileno()] = (link, name)
+    elif code in (0, 111):  # ECONNREFUSED
         reached.append(name)
-    pending[link.fileno()] = (link, name)
 poll, end = select.poll(), time.monotonic() + 1
 for number in pending:
     poll.register(number, select.POLLOUT)
