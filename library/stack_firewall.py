@@ -84,7 +84,7 @@ differs:
   returned: with O(state=present) and O(state=absent)
   type: bool
 findings:
-  description: What a container reached, a sentence for each service.
+  description: What containers reached and must not, one sentence with the remedy.
   returned: with O(state=probed)
   type: list
   elements: str

@@ -30,6 +30,7 @@ TABLES = {4: "iptables", 6: "ip6tables"}
 CHAIN_LENGTH = 28  # of iptables, with the zero at its end
 # Ports that a probe tries on the host, in this order: one that the operator has not opened.
 TRIED_PORTS = (22, 9, 1)
+MAX_SHOWN = 6  # addresses in a finding
 METADATA_ADDRESS = ("169.254.169.254", 80)
 
 
@@ -199,6 +200,9 @@ def render_rules(
                 for server in servers
                 for protocol in ("udp", "tcp")
             ]
+        # Before the open ports: agents of clouds serve metadata at an address of the host itself.
+        lines += [f"{start} -d {network} -j DROP" for network in METADATA[version]]
+        if bridge.reaches_out:
             lines += [
                 f"{start} -p {protocol} -m {protocol} --dport {port}"
                 " -m addrtype --dst-type LOCAL -j RETURN"
@@ -209,7 +213,6 @@ def render_rules(
         lines.append(f"{start} -p udp -m addrtype --dst-type MULTICAST -j DROP")
         if version == 4:
             lines.append(f"{start} -m addrtype --dst-type BROADCAST -j DROP")
-        lines += [f"{start} -d {network} -j DROP" for network in METADATA[version]]
         if bridge.key == CLIENTS and not bridge.internal:
             own = [s for s in bridge.subnets if ipaddress.ip_network(s).version == version]
             lines += [f"{start} -d {subnet} -j RETURN" for subnet in own]
@@ -363,17 +366,18 @@ def attempts(
     return found
 
 
-def describe_reached(reached: Iterable[Attempt], stack: str) -> list[str]:
-    """Return one finding for each service whose container reached what it must not."""
-    by_service: dict[str, list[str]] = {}
-    for each in reached:
-        by_service.setdefault(each.service, []).append(f"{each.address}:{each.port}")
+def describe_reached(reached: Sequence[Attempt], stack: str) -> list[str]:
+    """Return the finding about what containers reached and must not; none where it is nothing."""
+    if not reached:
+        return []
+    services = sorted({each.service for each in reached})
+    where = sorted({f"{each.address}:{each.port}" for each in reached})
+    more = f" and {len(where) - MAX_SHOWN} more" if len(where) > MAX_SHOWN else ""
     return [
-        f"A container of {service} reaches {', '.join(where)} (the host, or link-local addresses),"
-        " which stack_isolation closes: run"
-        f" `systemctl restart crisper-firewall@{stack}` on the server, and look for what removes"
-        " its rules (`iptables -t mangle -S`)."
-        for service, where in by_service.items()
+        f"Containers of {', '.join(services)} reach {', '.join(where[:MAX_SHOWN])}{more}: the host"
+        " or link-local addresses, which stack_isolation closes. Run"
+        f" `systemctl restart crisper-firewall@{stack}` on the server, and look for what removed"
+        " the rules (`iptables -t mangle -S`)."
     ]
 
 

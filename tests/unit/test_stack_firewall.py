@@ -86,6 +86,7 @@ def verdict(lines: list[str], interface: str, address: str, local: bool, port: i
         (EGRESS, "203.0.113.7", True, 5432, "RETURN"),
         (EGRESS, "169.254.169.254", False, 80, "DROP"),
         (EGRESS, "169.254.169.254", True, 80, "DROP"),
+        (EGRESS, "169.254.169.254", True, 5432, "DROP"),  # a cloud's agent on the host
         (EGRESS, "169.254.169.253", False, 53, "RETURN"),  # a cloud's nameserver
         (EGRESS, "169.254.169.253", False, 80, "DROP"),
         (EGRESS, "100.100.100.200", False, 80, "DROP"),
@@ -292,11 +293,14 @@ def test_one_container_of_each_service_is_tried() -> None:
     assert next(iter(opened.values()))[0].port == 9
 
 
-def test_what_was_reached_is_told_with_the_remedy() -> None:
-    reached = [firewall.Attempt("celery-beat", "172.22.0.1", 22)]
+def test_what_was_reached_is_one_finding_with_the_remedy() -> None:
+    reached = [firewall.Attempt("redis", f"172.2{n}.0.1", 22) for n in range(9)]
+    reached += [firewall.Attempt("celery-beat", "172.20.0.1", 22)]
     (finding,) = firewall.describe_reached(reached, "demo")
-    assert "A container of celery-beat reaches 172.22.0.1:22" in finding
+    assert finding.startswith("Containers of celery-beat, redis reach 172.20.0.1:22, 172.21.0.1:22")
+    assert "172.25.0.1:22 and 3 more: the host" in finding
     assert "systemctl restart crisper-firewall@demo" in finding
+    assert firewall.describe_reached([], "demo") == []
 
 
 def test_who_refuses_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
