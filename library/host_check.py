@@ -65,6 +65,10 @@ options:
     description: Whether data volumes of the current release that are gone are to be made anew.
     type: bool
     default: false
+  isolation:
+    description: Whether the host is closed to the containers, which needs iptables.
+    type: bool
+    default: false
   registries:
     description: Image references whose registries must answer.
     type: list

@@ -230,6 +230,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.crisper_backup_data import Docker
 from ansible.module_utils.crisper_command import CommandError, Commands
 from ansible.module_utils.crisper_compose import Engine, shown
+from ansible.module_utils.crisper_firewall import chain_name, in_force, list_command
 from ansible.module_utils.crisper_host_look import SPEC as HOST_SPEC
 from ansible.module_utils.crisper_host_look import look
 from ansible.module_utils.crisper_journal import (
@@ -476,6 +477,17 @@ def main() -> None:
     module.exit_json(**result)
 
 
+def host_closed(module: AnsibleModule, root: Path) -> bool:
+    """Return whether the firewall of the stack is as the last deploy left it."""
+    try:
+        rules = (root / "firewall/rules.v4").read_text()
+    except OSError:
+        return True  # of an edition without one, or stack_isolation is false
+    table = module.get_bin_path("iptables")
+    listing = module.run_command(list_command(table))[1] if table else ""
+    return in_force(listing, chain_name(module.params["project"]), rules)
+
+
 def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, Any]) -> None:
     """Fill `result` with what the module returns."""
     params, root = module.params, journal.root
@@ -493,7 +505,7 @@ def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, 
     intact = bool(wanted) and all(step.action == KEEP for step in steps)
     staged = (root / "next").is_symlink()
     same = bool(params["inputs"]) and manifest.get("inputs") == params["inputs"]
-    same = same and not params["due"]
+    same = same and not params["due"] and host_closed(module, root)
     compared = compare_registries(module, manifest, engine) if containers else Comparison()
     same = same and not compared.moved
     behind = str(manifest.get("database_behind", ""))

@@ -229,6 +229,7 @@ FORMS: dict[str, Form] = {
     "stack_hsts_seconds": _between(0, MAX_SECONDS, "give seconds, or 0."),
     "stack_bind_address": ADDRESS,
     "stack_max_body_size": BODY,
+    "stack_isolation": BOOLEAN,
     "stack_proxy_protocol": BOOLEAN,
     "stack_secrets_generate": BOOLEAN,
     "mariadb_enabled": BOOLEAN,

@@ -19,7 +19,9 @@ GB = 1024**3
 class Finding:
     """One thing that is wrong with a host, and what to do about it."""
 
-    check: str  # os, arch, disk, inodes, memory, port, clock, python, privilege, reach, data
+    check: (
+        str  # os, arch, disk, inodes, memory, port, clock, python, privilege, reach, data, firewall
+    )
     severity: str  # error | warning
     message: str
     remedy: str
@@ -71,6 +73,7 @@ class Host:
     listeners: Sequence[Listener] = ()
     reaches: Sequence[Reach] = ()
     misfits: Sequence[Misfit] = ()
+    missing: Sequence[str] = ()  # commands that the firewall of the stack needs
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,19 @@ def judge(host: Host, needs: Needs) -> list[Finding]:
         *_clock(host, needs),
         *_reach(host),
         *(Finding("data", "error", each.message, each.remedy) for each in host.misfits),
+        *_firewall(host),
     ]
+
+
+def _firewall(host: Host) -> Iterable[Finding]:
+    if host.missing:
+        yield Finding(
+            "firewall",
+            "error",
+            f"{' and '.join(host.missing)} is missing, and stack_isolation closes the host to the"
+            " containers with it",
+            "apt-get install iptables, or set stack_isolation to false (docs/SECURITY.md)",
+        )
 
 
 def _system(host: Host, needs: Needs) -> Iterable[Finding]:

@@ -43,6 +43,7 @@ SPEC: dict[str, Any] = {
     "databases": {"type": "dict", "default": {}},
     "root": {"type": "path", "default": ""},
     "recreate_volumes": {"type": "bool", "default": False},
+    "isolation": {"type": "bool", "default": False},
     "registries": {"type": "list", "elements": "str", "default": []},
     "docker_repository": {"type": "str", "default": ""},
     "timeout": {"type": "int", "default": 8},
@@ -195,6 +196,17 @@ def reaches(params: dict, release: dict[str, str]) -> list[logic.Reach]:
     return [reach(url, why, params["timeout"]) for url, why in wanted]
 
 
+def missing_commands() -> list[str]:
+    """Return what the firewall of the stack needs and an engine that is here came without.
+
+    Where there is no engine yet, it comes with them.
+    """
+    places = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin"
+    if not shutil.which("dockerd", path=places):
+        return []
+    return [name for name in ("iptables",) if not shutil.which(name, path=places)]
+
+
 def look(module: AnsibleModule, params: dict[str, Any]) -> dict[str, Any]:
     """Gather and judge: ``{findings, host}``. `params` are of type `SPEC`."""
     epoch = time.time()  # first: what follows may take its time
@@ -211,6 +223,7 @@ def look(module: AnsibleModule, params: dict[str, Any]) -> dict[str, Any]:
         listeners=listeners(module) if params["ports"] else [],
         reaches=reaches(params, release),
         misfits=[*misplaced(module, params), *misfits(module, params)],
+        missing=missing_commands() if params["isolation"] else [],
     )
     needs = logic.Needs(
         supported_os={name: list(map(str, v)) for name, v in params["supported_os"].items()},

@@ -15,6 +15,7 @@ from ansible.module_utils.crisper_compose import Begun, Engine, Watch, shown
 from ansible.module_utils.crisper_controller import orphaned
 from ansible.module_utils.crisper_data_guard import DATA_SERVICES, find_problems
 from ansible.module_utils.crisper_diagnosis import Report, compose_error, describe
+from ansible.module_utils.crisper_firewall import networks_to_join
 from ansible.module_utils.crisper_journal import NotOwnerError, note
 from ansible.module_utils.crisper_rollout import (
     CREATE,
@@ -471,6 +472,7 @@ class Rollout:
                 " what is missing."
             )
         self.note("switch")
+        self.join(proxies, containers)
         upstreams.prepare(self.release)
         for proxy in proxies:
             self.proxy(
@@ -481,6 +483,25 @@ class Rollout:
         # Replicas of the release that served may have been out of the rotation.
         for proxy in proxies:
             self.proxy(proxy, "nginx does not take up the replicas", *UPSTREAMS, "release")
+
+    def join(self, proxies: Sequence[str], containers: Sequence[Container]) -> None:
+        """Have nginx reach web containers whose networks another edition of it is not on.
+
+        It is created anew only later, with requests to the release from its first one on.
+        """
+        webs = {
+            name for name, service in self.params["services"].items() if service["kind"] == "web"
+        }
+        mine = [c.id for c in containers if c.service in webs and c.release == self.release]
+        if not mine or not proxies:
+            return
+        _code, out, _err = self.engine.call("container", "inspect", *mine)
+        asked = json.loads(out or "[]")
+        for proxy in proxies:
+            _code, out, _err = self.engine.call("container", "inspect", proxy)
+            for record in json.loads(out or "[]"):
+                for network in networks_to_join(record, asked, self.release):
+                    self.engine.run("network", "connect", network, proxy)
 
     def proxy(self, container: str, what: str, *command: str) -> None:
         """Run a command in nginx's container."""

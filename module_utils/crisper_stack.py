@@ -21,6 +21,7 @@ from ansible.module_utils.crisper_container_limits import (
 )
 from ansible.module_utils.crisper_container_limits import find_problems as find_limit_problems
 from ansible.module_utils.crisper_entry import entry_model, entry_problems
+from ansible.module_utils.crisper_firewall import find_problems as find_firewall_problems
 from ansible.module_utils.crisper_forms import (
     BOOLEAN,
     COUNT,
@@ -184,6 +185,7 @@ def find_problems(values: Mapping[str, Any]) -> list[str]:
         *find_public_problems(values),
         *_app_problems(values),
         *entry_problems(values),
+        *find_firewall_problems(values),
         *_environment_problems(values),
         *_reference_problems(values),
         *_pinning_problems(values),

@@ -178,6 +178,7 @@ class Entry:
         compose = yaml.safe_load(files["docker-compose.prod.yml"])
         nginx = compose["services"]["nginx"]
         nginx["ports"] = []  # the address of the container is used
+        nginx["networks"] = ["edge"]  # clients and backend in one
         nginx["volumes"] = [
             f"{folder}/nginx:/etc/crisper:ro" if ":/etc/crisper:" in volume else volume
             for volume in nginx["volumes"]

@@ -42,6 +42,11 @@ def test_a_fit_host_has_no_findings():
         ({"python": (3, 7, 3)}, "python", ["3.7.3", "3.8"]),
         ({"root": False}, "privilege", ["root", "stack_become"]),
         (
+            {"missing": ["iptables"]},
+            "firewall",
+            ["iptables is missing", "apt-get install iptables", "stack_isolation to false"],
+        ),
+        (
             {"filesystems": [dataclasses.replace(ROOM, free_bytes=5 * logic.GB)]},
             "disk",
             ["/var/lib/docker (filesystem /) has 5.0 GB free, 10 GB", "preflight_min_disk_gb"],

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import deploy_journal
 import pytest
@@ -493,3 +494,20 @@ def test_steps_and_the_end_are_written_by_the_module(run_module, tmp_path):
     assert refused["failed"]
     assert "lost its lock" in refused["msg"]
     assert time.time() - entries[0]["time"] < 60
+
+
+@pytest.mark.parametrize("rules", [False, True])
+def test_a_firewall_that_is_gone_is_something_to_do(tmp_path, rules):
+    """An unchanged deploy looks at the rules that the last one left."""
+    (tmp_path / "firewall").mkdir()
+    rule = "-A CRISPER-unit -i br-1 -j DROP"
+    (tmp_path / "firewall/rules.v4").write_text(f"*mangle\n{rule}\nCOMMIT\n")
+    said = f"-A PREROUTING -j CRISPER-unit\n{rule}" if rules else "-P PREROUTING ACCEPT"
+    module = SimpleNamespace(
+        params={"project": "unit"},
+        get_bin_path=lambda name: name,
+        run_command=lambda command: (0, said, ""),
+    )
+    assert stack_gate.host_closed(module, tmp_path) is rules
+    (tmp_path / "firewall/rules.v4").unlink()
+    assert stack_gate.host_closed(module, tmp_path), "nothing was closed"

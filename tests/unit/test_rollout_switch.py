@@ -214,3 +214,20 @@ def test_a_kept_release_of_before_is_left_to_its_own_nginx(rollout: Any, live: U
     assert not answer.get("failed"), answer
     assert live.serving == "", "and nothing says that another release serves"
     assert "stop old []" in told
+
+
+@pytest.mark.parametrize(("network", "joins"), [("demo_web", True), ("demo_edge", False)])
+def test_an_nginx_of_another_edition_joins_the_networks_of_the_release_first(
+    rollout: Any, live: Upstreams, network: str, joins: bool
+) -> None:
+    """The front end moved to a network that an nginx of before is not on."""
+
+    def on(one: dict[str, Any], *aliases: str, name: str = "demo_edge") -> dict[str, Any]:
+        return {**one, "NetworkSettings": {"Networks": {name: {"Aliases": list(aliases)}}}}
+
+    new = on(record("new", "backend", "r2"), "backend-r2", name=network)
+    answer, told = rollout(on(NGINX), on(OLD, "backend-r1"), new)
+    assert answer["serving"] == "r2"
+    ready = told.index("exec proxy sh /etc/crisper/upstreams.sh ready r2 [r1]")
+    assert (f"network connect {network} proxy [r1]" in told[:ready]) is joins
+    assert bool([line for line in told if line.startswith("network")]) is joins
