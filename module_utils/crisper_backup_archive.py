@@ -12,7 +12,9 @@ volume's. Needs nothing but Python.
 
 from __future__ import annotations
 
+import gzip
 import tarfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import IO, Any
@@ -214,7 +216,10 @@ def copy_safely(
                 pass
             if last:
                 copy.addfile(tarfile.TarInfo(last))
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+    except (
+        *(tarfile.TarError, EOFError, ValueError, OverflowError),
+        *(zlib.error, gzip.BadGzipFile),
+    ) as error:
         raise BackupError(f"it cannot be read: {error}") from error
     except BackupError as error:
         raise BackupError(f"{error}. No backup of this project makes such an archive") from error

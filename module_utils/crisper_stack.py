@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from ansible.module_utils.crisper_backup_signature import MIN_KEY
+from ansible.module_utils.crisper_backup_signature import SECRET as BACKUP_SECRET
 from ansible.module_utils.crisper_entry import entry_model, entry_problems
 from ansible.module_utils.crisper_forms import (
     BOOLEAN,
@@ -156,6 +158,9 @@ def required_secrets(values: Mapping[str, Any]) -> list[str]:
     for name in _mapping(app.get("secret_environment")).values():
         if isinstance(name, str) and SECRET_NAME.match(name) and name not in names:
             names.append(name)
+    own_key = _mapping(values.get("stack_secrets")).get(BACKUP_SECRET)
+    if BACKUP_SECRET not in names and (own_key or values.get("stack_secrets_generate") is True):
+        names.append(BACKUP_SECRET)
     return names
 
 
@@ -590,8 +595,13 @@ def _secret_problems(values: Mapping[str, Any]) -> Iterator[str]:
                 )
         elif not isinstance(value, str):
             yield f"{where} is no text: quote it (YAML reads 0123 as 83, and yes as true)."
-        elif name in (*SECRETS, *MARIADB_SECRETS):
+        elif name in (*SECRETS, *MARIADB_SECRETS, BACKUP_SECRET):
             yield from _password_problems(where, value)
+            if name == BACKUP_SECRET and len(value.strip()) < MIN_KEY:
+                yield (
+                    f"{where} has {len(value.strip())} characters: give {MIN_KEY} or more, such as"
+                    " of `openssl rand -base64 32`."
+                )
 
 
 def _password_problems(where: str, value: str) -> Iterator[str]:

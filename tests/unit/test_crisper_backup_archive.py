@@ -220,7 +220,7 @@ def test_whatever_is_let_through_stays_in_its_folder(tmp_path_factory, names) ->
     root = Path(os.path.realpath(tmp_path_factory.mktemp("root")))
     for info in found:
         path = root / info.name
-        assert Path(os.path.realpath(path.parent)).is_relative_to(root)
+        assert path == root or Path(os.path.realpath(path.parent)).is_relative_to(root)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if info.isdir():

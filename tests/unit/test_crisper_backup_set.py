@@ -19,6 +19,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 RELEASE = "20261119t080000z-99887766"
+KEY = "k" * 43
 # Stands for age: what it says is told apart from what went in, and a wrong key is refused.
 AGE = """#!/bin/sh
 grep -q right "$3" || { echo "no identity matched" >&2; exit 1; }
@@ -33,6 +34,7 @@ def stack(tmp_path, monkeypatch):
     release.mkdir(parents=True)
     (release / "manifest.json").write_text(json.dumps({"id": RELEASE}))
     (tmp_path / "current").symlink_to(f"releases/{RELEASE}")
+    (tmp_path / "secrets.json").write_text(json.dumps({"backup_key": KEY}))
     monkeypatch.setattr(
         crisper_backup_set, "services", lambda _: {"postgres": "p", "redis": "r", "qdrant": "q"}
     )
