@@ -28,7 +28,12 @@ def read_mark(root: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         found = {}
     # A file that cannot be read is one of a restore all the same.
-    return found if isinstance(found, dict) and found.get("set") else {"set": "", "parts": {}}
+    known = found if isinstance(found, dict) else {}
+    name, parts = known.get("set"), known.get("parts")
+    return {
+        "set": name if isinstance(name, str) else "",
+        "parts": parts if isinstance(parts, dict) else {},
+    }
 
 
 def parts_told(mark: Mapping[str, Any]) -> str:
@@ -39,7 +44,7 @@ def parts_told(mark: Mapping[str, Any]) -> str:
         UNTOUCHED: "as before",
     }
     found: dict[str, list[str]] = {}
-    for name, state in dict(mark.get("parts") or {}).items():
+    for name, state in mark["parts"].items():
         found.setdefault(words.get(str(state), words[BEGUN]), []).append(str(name))
     told = [f"{', '.join(names)}: {state}" for state, names in found.items()]
     return "; ".join(told) or "nothing is known of its parts"
@@ -67,12 +72,12 @@ class Mark:
         name: str,
         made_at: str,
         parts: Iterable[str],
-        earlier: Mapping[str, Any] | None = None,
+        earlier: Mapping[str, Any],
     ) -> None:
         """Begin with parts that are as before, but for those that an `earlier` restore touched."""
         self.path = root / MARK
         states = dict.fromkeys(parts, UNTOUCHED)
-        for part, state in dict((earlier or {}).get("parts") or {}).items():
+        for part, state in dict(earlier.get("parts", {})).items():
             if state != UNTOUCHED:
                 states[part] = BEGUN
         self.content: dict[str, Any] = {"set": name, "made_at": made_at, "parts": states}
