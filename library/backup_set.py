@@ -260,7 +260,8 @@ def act(
     result: dict[str, Any] = {"changed": state == "restored", "set": manifest}
     if state != "drilled":
         for sentence in [] if check_mode else clean_up(settings, noted):
-            warn(sentence)
+            if state == "checked":  # before C(restored), which would say the same
+                warn(sentence)
         fits(settings, manifest)
     if state == "restored" and not check_mode:
         result |= restore(settings, manifest, identity, noted)

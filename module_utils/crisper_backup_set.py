@@ -513,8 +513,13 @@ def restore(
     try:
         for service in parts:
             note(f"restore {service}")
-            with told(f"{service} was not restored"):
-                mark.write(service, BEGUN)
+            try:
+                with told(f"{service} was not restored"):
+                    mark.write(service, BEGUN)
+            except BackupError as error:  # a full disk
+                if service == first:
+                    raise UntouchedError(str(error)) from error
+                raise
             try:
                 with told(f"{service} was not restored"):
                     restored |= _restore(settings, running, manifest, identity, service)

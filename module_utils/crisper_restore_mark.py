@@ -88,17 +88,18 @@ class Mark:
         Raises:
             OSError: it cannot be written.
         """
-        self.content["parts"][part] = state
+        content = {**self.content, "parts": {**self.content["parts"], part: state}}
         draft = self.path.with_name(f".{MARK}.{os.getpid()}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         try:
             with os.fdopen(os.open(draft, flags, 0o600), "w") as stream:
-                stream.write(json.dumps(self.content) + "\n")
+                stream.write(json.dumps(content) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
             draft.replace(self.path)
         finally:
             draft.unlink(missing_ok=True)
+        self.content = content
         sync_folder(self.path.parent)
 
     def remove(self) -> None:

@@ -23,8 +23,10 @@ from ansible.module_utils.crisper_backup import (
     to_expire,
     version_numbers,
 )
+from ansible.template import trust_as_template
 from hypothesis import given
 from hypothesis import strategies as st
+from rendering import ROOT, Inventory
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 MOMENTS = st.datetimes(datetime(2020, 1, 1), datetime(2026, 11, 21), timezones=st.just(UTC))
@@ -241,3 +243,31 @@ def test_a_copy_in_plain_is_warned_of(given, warned):
     if warned:
         assert "copied to backup@elsewhere:/srv by rsync without encryption" in told
         assert "Set backup_encryption (age or gpg) and backup_recipient." in told
+
+
+def plan(**variables):
+    """Return what `deploy.yml --tags plan` prints with these variables in the inventory."""
+    inventory = Inventory(json.dumps({"stack_name": "demo", **variables}))
+    lists = ("steps", "images", "env_changed", "files_changed", "refusals", "workers")
+    empty = {name: [] for name in lists}
+    inventory.known |= {
+        "release_plan": {
+            **empty,
+            "same": True,
+            "current": "20261120t221500z",
+            "migrations": "none",
+        },
+        "stack_model": {"front": {"tls": ""}},
+    }
+    template = (ROOT / "roles/release/templates/plan.txt.j2").read_text()
+    return inventory.templar.template(trust_as_template(template))
+
+
+def test_the_plan_of_a_deploy_warns_of_copies_in_plain():
+    copied = {"backup_remote_tool": "rsync", "backup_remote_target": "backup@elsewhere:/srv"}
+    told = plan(**copied)
+    assert "Warning   Backup sets are copied to backup@elsewhere:/srv by rsync without enc" in told
+    assert "Set backup_encryption (age or gpg) and backup_recipient" in told
+    for silent in ({}, {**copied, "backup_encryption": "age"}):
+        assert "Warning" not in plan(**silent)
+    assert "Warning" not in plan(**copied, backup_remote_encrypted="true")

@@ -536,6 +536,20 @@ def test_a_database_that_was_not_replaced_is_told_as_that(stack, made, data_serv
     assert not (stack / "restoring.json").exists()
 
 
+def test_a_full_disk_is_told_before_anything_is_replaced(stack, made, data_services, monkeypatch):
+    """Regression: the maintenance page stayed, although nothing had been touched."""
+    manifest = check(settings(stack), "")
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UntouchedError, match="No space left"):
+        crisper_backup_set.restore(settings(stack), manifest, "", quiet)
+    assert data_services.data == {}
+    assert [path.name for path in stack.iterdir() if "restoring" in path.name] == []
+
+
 def test_a_database_that_may_have_been_replaced_is_not(stack, made, data_services, monkeypatch):
     data_services.fails["postgres"] = BackupError("the engine went away")
     monkeypatch.setattr(crisper_backup_data, "end_postgres_sessions", lambda *_: False)
