@@ -360,7 +360,7 @@ def foreign(settings: Settings, folder: Path, content: bytes, manifest: dict[str
         return (
             f"{set_told} is signed with the key {key_named(signature)}, and {ours}: it was made"
             " with another key, or somebody has altered and signed it. Give the key of that time:"
-            " -e signing_key=<file>, its secrets.json or a file with its backup_key"
+            " -e signing_key=<file>, its secrets.json or a file with its backup_signing_key"
         )
     if manifest.get("stack") != settings.project:
         return f"{set_told} is not a set of {settings.project}"

@@ -16,7 +16,7 @@ from .crisper_backup import BackupError
 
 SIGNATURE = "manifest.json.hmac"
 # Name of the key in `stack_secrets`, and in `secrets.json` on the server.
-SECRET = "backup_key"  # noqa: S105 (a name)
+SECRET = "backup_signing_key"  # noqa: S105 (a name)
 # Shorter keys can be guessed from a signature, without asking anybody.
 MIN_KEY = 32
 # What a signature was found to be.

@@ -340,6 +340,12 @@ def _environment_problems(values: Mapping[str, Any]) -> Iterator[str]:
                 # It may be the secret itself: not told.
                 yield f"{where} is no name: give that of a secret in stack_secrets."
                 continue
+            elif value == BACKUP_SECRET:
+                yield (
+                    f"{where} is {value}, which signs backup sets: an application that has it could"
+                    " sign sets of its own. Give the application a secret of another name."
+                )
+                continue
             else:
                 secret = secrets.get(value)
                 text = secret if isinstance(secret, str) else ""

@@ -45,7 +45,7 @@ def stack(tmp_path, monkeypatch):
     release.mkdir(parents=True)
     (release / "manifest.json").write_text(json.dumps({"id": RELEASE}))
     (tmp_path / "current").symlink_to(f"releases/{RELEASE}")
-    (tmp_path / "secrets.json").write_text(json.dumps({"backup_key": KEY}))
+    (tmp_path / "secrets.json").write_text(json.dumps({"backup_signing_key": KEY}))
     monkeypatch.setattr(
         crisper_backup_set, "services", lambda _: {"postgres": "p", "redis": "r", "qdrant": "q"}
     )
@@ -417,14 +417,14 @@ def test_a_set_of_another_key_is_refused_unless_that_key_is_given(stack, made, t
     refused(stack, f"signed with the key {key_name('other' * 8)}", f"this stack is {key_name(KEY)}")
     assert "signed with the key" in check(settings(stack), "", accept_foreign=True)["foreign"]
     theirs = tmp_path / "old-secrets.json"
-    theirs.write_text(json.dumps({"backup_key": "other" * 8, "secret_key": "x"}))
+    theirs.write_text(json.dumps({"backup_signing_key": "other" * 8, "secret_key": "x"}))
     assert check(settings(stack, key_file=str(theirs)), "")["foreign"] == ""
 
 
 def test_a_stack_that_has_no_key_yet_says_so(stack, made):
     (stack / "secrets.json").write_text("{}")
     refused(stack, "and this stack has none", "-e signing_key=<file>")
-    with pytest.raises(BackupError, match=r"secrets\.json has no backup_key"):
+    with pytest.raises(BackupError, match=r"secrets\.json has no backup_signing_key"):
         make(settings(stack), quiet)
     (stack / "secrets.json").unlink()
     with pytest.raises(BackupError, match=r"key that signs backup sets cannot be read"):

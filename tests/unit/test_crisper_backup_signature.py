@@ -73,7 +73,7 @@ def test_what_is_signed_with_the_key_for_something_else_does_not_pass() -> None:
     [
         (OURS, OURS),
         (f"  {OURS}\n", OURS),
-        (json.dumps({"backup_key": THEIRS, "secret_key": "x"}), THEIRS),
+        (json.dumps({"backup_signing_key": THEIRS, "secret_key": "x"}), THEIRS),
     ],
 )
 def test_a_key_is_read_from_its_file_or_from_the_secrets(text: str, key: str) -> None:
@@ -83,11 +83,17 @@ def test_a_key_is_read_from_its_file_or_from_the_secrets(text: str, key: str) ->
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "x has no backup_key"),
-        ('{"secret_key": "hidden-secret"}', r"x has no backup_key\. The next run of playbooks"),
-        ('{"backup_key": 5}', "x has no backup_key"),
-        ('{"backup_key": "hidden-secret', "x cannot be read as JSON"),
-        ("hidden-secret", r"has 13 characters: set stack_secrets\.backup_key to 32 or more"),
+        ("", "x has no backup_signing_key"),
+        (
+            '{"secret_key": "hidden-secret"}',
+            r"x has no backup_signing_key\. The next run of playbooks",
+        ),
+        ('{"backup_signing_key": 5}', "x has no backup_signing_key"),
+        ('{"backup_signing_key": "hidden-secret', "x cannot be read as JSON"),
+        (
+            "hidden-secret",
+            r"has 13 characters: set stack_secrets\.backup_signing_key to 32 or more",
+        ),
     ],
 )
 def test_a_file_without_a_key_is_told_without_its_content(text: str, said: str) -> None:
