@@ -25,8 +25,10 @@ options:
     description:
       - C(made) makes a set, removes those that retention does not keep, and copies it to the
         remote.
-      - C(checked) reads O(set) and fails when it is damaged, cannot be decrypted or does not fit
-        what runs, before anything is touched.
+      - C(checked) reads O(set) and fails when it is not a set of this stack, is damaged, cannot be
+        decrypted or does not fit what runs, before anything is touched. What a restore that was
+        killed has left is put in order - its containers go, data services that it had stopped run
+        again.
       - C(restored) does the same and puts it back into the running data services. Nobody else may
         write meanwhile.
       - C(drilled) restores it into throwaway containers and compares what is in them with the
@@ -67,6 +69,22 @@ options:
     description: File on the server with the private key, to read an encrypted set.
     type: path
     default: ""
+  key_file:
+    description:
+      - File on the server with the key that signs the sets, like C(secrets.json) of the stack or
+        with nothing but the key; empty for C(secrets.json). A set that is made is signed with it.
+    type: path
+    default: ""
+  accept_foreign:
+    description:
+      - Whether a set is read that is not signed, is signed with another key or is of another stack.
+        One that was altered after it was signed with this key is never read.
+    type: bool
+    default: false
+  remote_encrypted:
+    description: Whether the remote encrypts by itself, so that nothing is warned of.
+    type: bool
+    default: false
   remote_tool:
     description: Tool that copies the set elsewhere; empty for no copy.
     type: str
@@ -115,17 +133,31 @@ EXAMPLES = r"""
 
 RETURN = r"""
 set:
-  description: Manifest of the set, with its C(path).
+  description:
+    - Manifest of the set, with its C(path), and C(foreign), why it is not a set of this stack.
   returned: always, empty for C(made) in check mode
   type: dict
   sample:
     set: 20261120t221500z
+    foreign: ""
     path: /opt/crisper/backups/20261120t221500z
     made_at: "2026-11-20T22:15:00+00:00"
     release: 20261119t080000z-99887766
     encryption: ""
     parts: {postgres: {file: postgres.dump, version: "17.6", migration_head: ["0008"]}}
     files: {postgres.dump: {bytes: 48213, sha256: 9f8e}}
+left_out:
+  description:
+    - How many entries of the uploaded files were not put back, or were put back without a property,
+      by what they are.
+  returned: when O(state=restored)
+  type: dict
+  sample: {named pipes: 1}
+untouched:
+  description: Whether a restore that failed has left all data as it was.
+  returned: when O(state=restored) fails
+  type: bool
+  sample: true
 removed:
   description: Sets that retention did not keep.
   returned: when O(state=made)
@@ -145,15 +177,18 @@ report:
   sample: {postgres: {seconds: 4.1, rows: {public.items: 120}, migration_head: ["0008"]}}
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_backup import SUFFIXES, BackupError
+from ansible.module_utils.crisper_backup import SUFFIXES, BackupError, remote_warning
 from ansible.module_utils.crisper_backup_drill import drill
 from ansible.module_utils.crisper_backup_set import (
     Settings,
+    UntouchedError,
     check,
+    clean_up,
     copy_away,
     expire,
     fits,
@@ -178,6 +213,9 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "encryption": {"type": "str", "choices": list(SUFFIXES), "default": ""},
     "recipient": {"type": "path", "default": ""},
     "identity": {"type": "path", "default": ""},
+    "key_file": {"type": "path", "default": "", "no_log": False},
+    "accept_foreign": {"type": "bool", "default": False},
+    "remote_encrypted": {"type": "bool", "default": False},
     "remote_tool": {"type": "str", "choices": ["", "rsync", "rclone"], "default": ""},
     "remote_target": {"type": "str", "default": ""},
     "remote_options": {"type": "list", "elements": "str", "default": []},
@@ -187,11 +225,16 @@ ARGUMENT_SPEC: dict[str, Any] = {
 }
 OF_SETTINGS = (
     *("project", "who", "host", "keep", "keep_days", "encryption", "recipient"),
-    *("remote_tool", "remote_target", "remote_options", "timeout", "docker_cli"),
+    *("remote_tool", "remote_target", "remote_options", "timeout", "docker_cli", "key_file"),
 )
 
 
-def act(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+OF_WARNING = ("remote_tool", "remote_target", "encryption", "remote_encrypted")
+
+
+def act(
+    params: dict[str, Any], check_mode: bool, warn: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """What the module is asked to do; its result."""
     settings = Settings(root=Path(params["root"]), **{name: params[name] for name in OF_SETTINGS})
     state, identity = params["state"], params["identity"]
@@ -200,6 +243,8 @@ def act(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         note(params, step)
 
     if state == "made":
+        if told := remote_warning(*(params[name] for name in OF_WARNING)):
+            warn(told)
         if check_mode:
             return {"changed": True, "set": {}, "removed": [], "copied": []}
         made = make(settings, noted)
@@ -211,12 +256,15 @@ def act(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             "removed": removed,
             "copied": copy_away(settings, made["set"]),
         }
-    manifest = check(settings, params["set"], identity)
+    manifest = check(settings, params["set"], identity, params["accept_foreign"])
     result: dict[str, Any] = {"changed": state == "restored", "set": manifest}
     if state != "drilled":
+        for sentence in [] if check_mode else clean_up(settings, noted):
+            if state == "checked":  # before C(restored), which would say the same
+                warn(sentence)
         fits(settings, manifest)
     if state == "restored" and not check_mode:
-        restore(settings, manifest, identity, noted)
+        result |= restore(settings, manifest, identity, noted)
     if state == "drilled":
         result["report"] = {} if check_mode else drill(settings, manifest, identity, noted)
     return result
@@ -229,7 +277,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        module.exit_json(**act(module.params, module.check_mode))
+        module.exit_json(**act(module.params, module.check_mode, module.warn))
+    except UntouchedError as error:
+        module.fail_json(msg=str(error), untouched=True)
     except (BackupError, NotOwnerError) as error:
         module.fail_json(msg=str(error))
 

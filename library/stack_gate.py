@@ -252,6 +252,7 @@ from ansible.module_utils.crisper_registry import (
     describe_unanswered,
 )
 from ansible.module_utils.crisper_release import MANIFEST
+from ansible.module_utils.crisper_restore_mark import read_mark, refusal
 from ansible.module_utils.crisper_rollout import (
     KEEP,
     Container,
@@ -437,6 +438,17 @@ def refuse_unlinked(module: AnsibleModule, root: Path, engine: Engine) -> None:
     )
 
 
+def refuse_half_restored(module: AnsibleModule, root: Path, result: dict[str, Any]) -> None:
+    """End when a restore has replaced a part of the data and did not get to its end.
+
+    A backup refuses by itself; its drill may go on, and so may a restore and taking the stack down.
+    """
+    if module.params["purpose"] not in ("deploy", "rollback") or result["held"]:
+        return
+    if problem := refusal(root, read_mark(root)):
+        module.fail_json(msg=f"{problem} This run has changed nothing.", **result)
+
+
 def take_lock(module: AnsibleModule, journal: Journal, result: dict[str, Any]) -> None:
     """Take the lock, or tell in `result` who has it."""
     params = module.params
@@ -531,6 +543,8 @@ def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, 
         result["same"]["images"] &= not compared.moved
     if not result["unchanged"] and not module.check_mode:
         take_lock(module, journal, result)
+    if not result["unchanged"]:
+        refuse_half_restored(module, root, result)
     if result["locked"] and engine.available():  # else the deploy starts it, and migrates then
         collect_commands(module, journal, left)
     if asked := params["put_back"]:

@@ -102,6 +102,11 @@ backup:
   returned: always
   type: str
   sample: 20261120t030000z
+restoring:
+  description: What a restore that did not get to its end has left; empty when there is none.
+  returned: always
+  type: str
+  sample: ""
 problem:
   description: Why there are no containers in the answer; empty otherwise.
   returned: always
@@ -116,6 +121,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_journal import Journal, unfinished
 from ansible.module_utils.crisper_release import MANIFEST
+from ansible.module_utils.crisper_restore_mark import read_mark, refusal
 from ansible.module_utils.crisper_status import containers_of, last_run
 from ansible.module_utils.crisper_upstream import Upstreams
 
@@ -161,18 +167,20 @@ def main() -> None:
     root = Path(module.params["root"])
     journal = Journal(root, "")
     entries, (found, problem) = journal.entries(), containers(module)
+    lock = journal.lock()
     releases = (root / "releases").glob(f"[!.]*/{MANIFEST}")
     sets = (root / "backups").glob(f"[!.]*/{MANIFEST}")
     module.exit_json(
         changed=False,
         release=release_of(root),
         kept=len(list(releases)),
-        lock=journal.lock(),
+        lock=lock,
         unfinished=unfinished(entries),
         last=last_run(entries),
         serving=Upstreams(str(root / "live/nginx"), {}).serving,
         maintenance=(root / "live/nginx/maintenance.on").exists(),
         containers=found,
+        restoring="" if lock else refusal(root, read_mark(root)),
         backup=max((path.parent.name for path in sets), default=""),
         problem=problem,
     )

@@ -63,29 +63,97 @@ def parse_manifest(text: str, where: str) -> dict[str, Any]:
 
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise wrong(str(error)) from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         told = found.get("format") if isinstance(found, dict) else type(found).__name__
-        raise wrong(f"its format is {told!r}, this version reads {FORMAT}")
+        raise wrong(f"its format is {told!a}, this version reads {FORMAT}")
+    if not isinstance(found.get("set"), str) or not SET_ID.match(found["set"]):
+        raise wrong("it does not name its set")
     files, parts = found.get("files"), found.get("parts")
     if not isinstance(files, dict) or not isinstance(parts, dict) or not files:
         raise wrong("it lists no files or no parts")
     for name, file in files.items():
         # The name becomes a path below the set's folder, and nowhere else.
         if "/" in name or name.startswith(".") or name == MANIFEST:
-            raise wrong(f"it names the file {name!r}")
+            raise wrong(f"it names the file {name!a}")
         fields = file if isinstance(file, dict) else {}
         digest, size = fields.get("sha256"), fields.get("bytes")
-        if not isinstance(size, int) or not isinstance(digest, str) or not _HEX.match(digest):
-            raise wrong(f"size and sha256 of {name} are missing")
+        if not _is_count(size) or not isinstance(digest, str) or not _HEX.match(digest):
+            raise wrong(f"size and sha256 of {_escaped(name)} are missing")
     for name, part in parts.items():
         fields = part if isinstance(part, dict) else {}
-        if name not in FILES or fields.get("file") not in files:
-            raise wrong(f"the part {name!r} is unknown or its file is not listed")
-    if found.get("encryption", "") not in SUFFIXES:
-        raise wrong(f"its encryption is {found['encryption']!r}")
+        file = fields.get("file")
+        if name not in FILES or not isinstance(file, str) or file not in files:
+            raise wrong(f"the part {name!a} is unknown or its file is not listed")
+        uploads = fields.get("uploads")
+        if name == "uploads" and not (
+            isinstance(uploads, dict) and all(_is_count(uploads.get(n)) for n in ("files", "bytes"))
+        ):
+            raise wrong("it does not tell how many files and bytes were uploaded")
+    encryption = found.setdefault("encryption", "")
+    if not isinstance(encryption, str) or encryption not in SUFFIXES:
+        raise wrong(f"its encryption is {encryption!a}")
+    if odd := _odd_field(found):
+        raise wrong(f"{odd} is no text of one line")
     return found
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _odd_field(manifest: Mapping[str, Any]) -> str:
+    """Return the first field that is printed somewhere and is no text of one line; empty if none.
+
+    Names of tables and collections are the application's: they are escaped where they are printed.
+    """
+    printed = ["set", "stack", "host", "made_at", "made_by", "release", "encryption"]
+    fields = {name: manifest.get(name, "") for name in printed}
+    for name, part in manifest["parts"].items():
+        fields |= {f"the version of {name}": part.get("version", "")}
+    fields |= {f"the file {name!a}": name for name in manifest["files"]}
+    texts = fields.items()
+    return next((n for n, v in texts if not isinstance(v, str) or not v.isprintable()), "")
+
+
+def _escaped(value: object) -> str:
+    """Return a text as any terminal takes it."""
+    return "".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in str(value))
+
+
+def misplaced(manifest: Mapping[str, Any], folder: str) -> str:
+    """Return why a set is not the one that its folder names; empty when it is.
+
+    A set keeps its signature under any name. So an old one under a new name would be taken for new.
+    """
+    if manifest["set"] == folder:
+        return ""
+    return (
+        f"The folder {folder} holds another set: {manifest['set']} of {manifest.get('stack')}, made"
+        f" {manifest.get('made_at')}. It was renamed, or put in the place of {folder}. If you want"
+        f" that set, name the folder {manifest['set']}, and choose it with"
+        f" -e backup={manifest['set']}."
+    )
+
+
+def remote_warning(tool: str, target: str, encryption: str, encrypted: bool) -> str:
+    """Return what an operator has to know of a copy in plain; empty when there is none.
+
+    Args:
+        tool: backup_remote_tool.
+        target: backup_remote_target.
+        encryption: backup_encryption.
+        encrypted: backup_remote_encrypted, whether the remote encrypts by itself.
+    """
+    if not tool or encryption or encrypted:
+        return ""
+    return (
+        f"Backup sets are copied to {target or 'the remote'} by {tool} without encryption: whoever"
+        " can read there has the database, the uploaded files and the queues. Set"
+        " backup_encryption (age or gpg) and backup_recipient. If the remote encrypts by itself (a"
+        " crypt remote of rclone), set backup_remote_encrypted: true."
+    )
 
 
 def damage(manifest: Mapping[str, Any], seen: Mapping[str, tuple[int, str] | None]) -> list[str]:
@@ -95,10 +163,13 @@ def damage(manifest: Mapping[str, Any], seen: Mapping[str, tuple[int, str] | Non
         seen: file name -> ``(bytes, sha256)`` as it lies there, None when it is missing.
     """
     problems = []
+    owners = {file["sha256"]: name for name, file in manifest["files"].items()}
     for name, file in sorted(manifest["files"].items()):
         actual = seen.get(name)
         if actual is None:
-            problems.append(f"{name} is missing")
+            problems.append(f"{name} is missing, or no regular file")
+        elif actual[1] != file["sha256"] and actual[1] in owners:
+            problems.append(f"{name} holds what {owners[actual[1]]} has to hold: they were swapped")
         elif actual[0] != file["bytes"]:
             problems.append(f"{name} has {actual[0]} bytes, {file['bytes']} expected")
         elif actual[1] != file["sha256"]:
@@ -143,9 +214,10 @@ def newer_than_code(manifest: Mapping[str, Any], release: str, head: Iterable[st
         release: id of the release that serves.
         head: migration head of its database; the same head fits whatever the release is.
     """
-    theirs = manifest["parts"].get("postgres", {}).get("migration_head") or []
+    told = manifest["parts"].get("postgres", {}).get("migration_head")
+    theirs = [_escaped(name) for name in told] if isinstance(told, list) else []
     made_by = str(manifest.get("release", ""))
-    if list(theirs) == list(head) or made_by <= release:
+    if theirs == list(head) or made_by <= release:
         return []
     return [
         f"its database is of release {made_by} (migration {', '.join(theirs) or 'none'}), which is"
@@ -178,10 +250,10 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
         wanted, got = expected[key], found.get(key)
         if isinstance(wanted, Mapping) and isinstance(got, Mapping):
             problems += [
-                f"{key} of {name}: {got.get(name)} instead of {wanted.get(name)}"
+                f"{key} of {_escaped(name)}: {got.get(name)} instead of {wanted.get(name)}"
                 for name in sorted({*wanted, *got})
                 if wanted.get(name) != got.get(name)
             ]
         elif wanted != got:
-            problems.append(f"{key}: {got} instead of {wanted}")
+            problems.append(_escaped(f"{key}: {got} instead of {wanted}"))
     return problems

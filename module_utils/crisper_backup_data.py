@@ -21,6 +21,7 @@ from typing import IO, Any
 from urllib.parse import quote
 
 from .crisper_backup import BackupError
+from .crisper_backup_archive import Expected, copy_safely
 
 # The application's role and its database have the stack's name; the bootstrap superuser (role 10)
 # may be that role still, or whatever POSTGRES_USER is. Within its container all may log in.
@@ -155,7 +156,7 @@ fi
 """
 # With `appendonly yes` Redis reads the base file that the manifest names, and no dump.rdb.
 RESTORE_REDIS = (
-    "set -e; umask 077; cd /data; rm -rf .restored; mkdir .restored;"
+    "set -e; umask 077; cd /data; rm -rf .restored; trap 'rm -rf .restored' EXIT; mkdir .restored;"
     " cat >.restored/appendonly.aof.1.base.rdb;"
     " redis-check-rdb .restored/appendonly.aof.1.base.rdb >&2;"
     " echo 'file appendonly.aof.1.base.rdb seq 1 type b' >.restored/appendonly.aof.manifest;"
@@ -165,19 +166,32 @@ RESTORE_REDIS = (
 DUMP_UPLOADS = (
     "tar --directory /data --exclude ./.restored --numeric-owner --create . || [ $? -eq 1 ]"
 )
-# Unpacked before anything is removed: an archive that breaks off changes nothing.
-RESTORE_UPLOADS = (
-    "set -e; cd /data; rm -rf .restored; mkdir .restored;"
-    " tar --directory .restored --numeric-owner --same-owner --preserve-permissions --extract;"
-    " find . -mindepth 1 -maxdepth 1 ! -name .restored -exec rm -rf {} +;"
-    " chown --reference=.restored .; chmod --reference=.restored .;"
-    " find .restored -mindepth 1 -maxdepth 1 -exec mv --target-directory . {} +; rmdir .restored"
-)
+# Unpacked before anything is removed: an archive that breaks off changes nothing. GNU tar takes one
+# that ends between two files for a whole one, so its last file is looked for. Everything is owned
+# by the application's user: {owner} is its `uid`, its `uid:gid`, or empty for the folder's owner.
+RESTORE_UPLOADS = """
+set -e; cd /data; rm -rf .restored
+trap 'rm -rf .restored' EXIT
+trap 'exit 1' TERM INT HUP
+mkdir .restored
+owner=$(stat --format %u:%g .); wanted={owner}
+case $wanted in '') ;; *:*) owner=$wanted ;; *) [ "${owner%%:*}" = "$wanted" ] || owner=$wanted:$wanted ;; esac
+tar --directory .restored --no-same-owner --preserve-permissions --extract
+[ -f .restored/{last} ] || { echo "the archive broke off" >&2; exit 1; }
+rm .restored/{last}
+chown --recursive --no-dereference "$owner" .restored; sync --file-system .restored
+trap - EXIT; trap '' TERM INT HUP  # from here on the new files are the only ones
+find . -mindepth 1 -maxdepth 1 ! -name .restored -exec rm -rf {} +
+chown --reference=.restored .; chmod --reference=.restored .
+find .restored -mindepth 1 -maxdepth 1 -exec mv --target-directory . {} +; rmdir .restored
+"""  # noqa: E501
 VERSIONS = {
     "postgres": "postgres --version | grep -o '[0-9][0-9.]*' | sed -n 1p",
     "mariadb": "mariadbd --version | grep -o '[0-9.]*-MariaDB'",
     "redis": "redis-server --version | grep -o 'v=[0-9.]*'",
 }
+# `uid` or `uid:gid`, or nothing.
+OWNER = re.compile(r"(?:\d{1,10}(?::\d{1,10})?)?\Z")
 PAGE = 100
 # Processes and threads of a container that is made for one task.
 PIDS = "2048"
@@ -505,19 +519,17 @@ def dump_redis(docker: Docker, container: str, target: IO[bytes]) -> dict[str, A
     return {}
 
 
-def restore_redis(docker: Docker, image: str, volume: str, source: IO[bytes]) -> None:
-    """Put a snapshot into the volume of a Redis that does not run, when it is a whole one."""
+def restore_redis(
+    docker: Docker, image: str, volume: str, source: IO[bytes], label: str = ""
+) -> None:
+    """Put a snapshot into the volume of a Redis that does not run, when it is a whole one.
+
+    `label` is of the container that does it, ``name=value``.
+    """
     command = [docker.cli, "run", "--rm", "--interactive", "--network", "none"]
-    command += [
-        "--pids-limit",
-        PIDS,
-        "--user",
-        "999:999",
-        "--volume",
-        f"{volume}:/data",
-        "--entrypoint",
-        "sh",
-    ]
+    command += ["--label", label] if label else []
+    command += ["--pids-limit", PIDS, "--user", "999:999", "--volume", f"{volume}:/data"]
+    command += ["--entrypoint", "sh"]
     docker.into("Redis was not restored", [*command, image, "-c", RESTORE_REDIS], source)
 
 
@@ -704,11 +716,14 @@ class Uploads:
         self.labels = [piece for label in labels for piece in ("--label", label)]
 
     def _command(self, script: str, access: str) -> list[str]:
-        # No log: the engine would write every byte of the archive into it.
+        # No log: the engine would write every byte of the archive into it. Of root's capabilities
+        # those stay that files of other owners need: no device can be made.
         return [
             *(self.docker.cli, "run", "--rm", "--interactive", "--pull", "never", *self.labels),
             *("--network", "none", "--log-driver", "none", "--user", "0:0"),
-            *("--pids-limit", PIDS, "--volume", f"{self.volume}:/data:{access}"),
+            *("--pids-limit", PIDS, "--security-opt", "no-new-privileges", "--cap-drop", "ALL"),
+            *("--cap-add", "CHOWN", "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER"),
+            *("--volume", f"{self.volume}:/data:{access}"),
             *("--entrypoint", "timeout", self.image, str(self.docker.timeout)),
             *("bash", "-o", "pipefail", "-c", script),
         ]
@@ -716,7 +731,7 @@ class Uploads:
     def dump(self, target: IO[bytes]) -> dict[str, Any]:
         """Write the files as a tar; what is told of them was counted in it."""
         what, counted = "The uploaded files were not read", {"files": 0, "bytes": 0}
-        broken = ""
+        broken, entries = "", 0
         command = self._command(DUMP_UPLOADS, "ro")
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
         with _started(command, **pipes) as running:
@@ -724,6 +739,8 @@ class Uploads:
             try:
                 with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
                     for member in archive:
+                        entries += 1
+                        archive.members = []  # else each stays in memory
                         if member.isreg() or member.islnk():
                             counted["files"] += 1
                             counted["bytes"] += member.size
@@ -734,18 +751,67 @@ class Uploads:
         self.docker.judge(what, running)
         if broken:
             raise BackupError(f"{what}: {broken}")
-        return {"uploads": counted}
+        return {"uploads": counted, "entries": entries}
 
-    def restore(self, source: IO[bytes]) -> None:
-        """Replace the files by those of a tar."""
-        command = self._command(RESTORE_UPLOADS, "rw")
-        self.docker.into("The uploaded files were not restored", command, source)
+    def restore(self, source: IO[bytes], expected: Expected, owner: str = "") -> dict[str, int]:
+        """Replace the files by those of a tar; return how many entries were left out or changed.
+
+        Args:
+            source: the tar.
+            expected: what the manifest tells of it.
+            owner: uid or ``uid:gid`` of all files; empty for the owner of the folder.
+
+        Raises:
+            BackupError: the files are as they were.
+        """
+        if not OWNER.match(owner):
+            raise BackupError(f"{owner!a} is no owner of files")  # it becomes part of a script
+        what, last = "The uploaded files were not restored", f".crisper-{os.urandom(8).hex()}"
+        script = RESTORE_UPLOADS.replace("{owner}", owner).replace("{last}", last)
+        command, problem = self._command(script, "rw"), ""
+        left_out: dict[str, int] = {}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+        with _started(command, **pipes) as running:
+            try:
+                left_out = copy_safely(source, running.stdin, expected, last)
+                running.stdin.close()
+            except BrokenPipeError:
+                pass  # it ended early; its exit code and its messages say why
+            except BackupError as error:
+                # Without its last file nothing is replaced; the script is to end by itself.
+                problem = str(error)
+        if problem:
+            raise BackupError(f"{what}, because of their archive: {problem}")
+        self.docker.judge(what, running)
+        return left_out
 
 
-def _uploads(docker: Docker, container: str) -> Uploads:
+def _uploads(docker: Docker, container: str, *labels: str) -> Uploads:
     seen = docker.inspect(container)
-    project = seen["Config"]["Labels"]["com.docker.compose.project"]
-    return Uploads(docker, seen["Image"], f"{project}_uploads")
+    return Uploads(docker, seen["Image"], f"{_project(seen)}_uploads", *labels)
+
+
+def _project(seen: dict[str, Any]) -> str:
+    return str(seen["Config"]["Labels"]["com.docker.compose.project"])
+
+
+def uploads_owner(docker: Docker, project: str) -> str:
+    """Return uid or ``uid:gid`` of the application that writes uploads; empty when unknown.
+
+    Its containers are there, though they do not run. A user by name is known to its image alone;
+    the folder in the volume has its owner then, as the engine has made it.
+    """
+    volume = f"{project}_uploads"
+    for container in docker.run(
+        *("ps", "--all", "--quiet", "--no-trunc", "--filter", f"volume={volume}"),
+        *("--filter", f"label=com.docker.compose.project={project}"),
+    ).split():
+        seen = docker.inspect(container)
+        writes = any(m.get("Name") == volume and m.get("RW") for m in seen["Mounts"])
+        user = str(seen["Config"].get("User") or "")
+        if writes and user and OWNER.match(user):
+            return user
+    return ""
 
 
 def uploads_state(docker: Docker, container: str) -> dict[str, Any]:
@@ -760,7 +826,15 @@ def dump_uploads(docker: Docker, container: str, target: IO[bytes]) -> dict[str,
         return _uploads(docker, container).dump(packed)  # type: ignore[arg-type]
 
 
-def restore_uploads(docker: Docker, container: str, source: IO[bytes]) -> None:
-    """Replace the uploaded files; the application does not run meanwhile."""
+def restore_uploads(
+    docker: Docker, container: str, source: IO[bytes], expected: Expected, label: str
+) -> dict[str, int]:
+    """Replace the uploaded files; the application does not run meanwhile.
+
+    Returns:
+        How many entries were left out or changed, by what they are.
+    """
+    owner = uploads_owner(docker, _project(docker.inspect(container)))
     with gzip.GzipFile(fileobj=source) as plain:
-        _uploads(docker, container).restore(plain)  # type: ignore[arg-type]
+        files = _uploads(docker, container, label)
+        return files.restore(plain, expected, owner)  # type: ignore[arg-type]

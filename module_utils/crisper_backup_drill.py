@@ -13,8 +13,9 @@ from typing import Any
 
 from . import crisper_backup_data as data
 from .crisper_backup import BackupError, differences
+from .crisper_backup_archive import Expected
 from .crisper_backup_cipher import opened
-from .crisper_backup_set import Settings, services, told
+from .crisper_backup_set import Settings, services, told, without
 
 READY = {
     "postgres": 'pg_isready --quiet --host 127.0.0.1 --username "$POSTGRES_USER"',
@@ -127,13 +128,13 @@ def _redis(away: Throwaway, source: Any) -> dict[str, Any]:
     return {"keys": data.redis_keys(away.docker, container)}
 
 
-def _uploads(away: Throwaway, source: Any) -> dict[str, Any]:
+def _uploads(away: Throwaway, source: Any, part: dict[str, Any]) -> dict[str, Any]:
     volume = f"{away.name}-uploads"
     away.docker.run("volume", "create", "--label", away.label, volume)
     files = data.Uploads(away.docker, away.seen("uploads")["Image"], volume, away.label)
     with gzip.GzipFile(fileobj=source) as plain, open(os.devnull, "wb") as nowhere:
-        files.restore(plain)  # type: ignore[arg-type]
-        return files.dump(nowhere)
+        left_out = files.restore(plain, Expected.of(part))  # type: ignore[arg-type]
+        return {**files.dump(nowhere), "left_out": left_out}
 
 
 RESTORE = {
@@ -141,7 +142,6 @@ RESTORE = {
     "mariadb": _mariadb,
     "qdrant": _qdrant,
     "redis": _redis,
-    "uploads": _uploads,
 }
 
 
@@ -180,8 +180,12 @@ def drill(
                 told(f"{service} was not restored"),
                 opened(path, manifest["encryption"], identity) as source,
             ):
-                report[service].update(RESTORE[service](away, source))
-            problems += [f"{service}: {text}" for text in differences(part, report[service])]
+                if service == "uploads":
+                    report[service].update(_uploads(away, source, part))
+                else:
+                    report[service].update(RESTORE[service](away, source))
+            wanted = without(part, report[service].get("left_out", {}))
+            problems += [f"{service}: {text}" for text in differences(wanted, report[service])]
     if problems:
         raise BackupError(
             f"The set {manifest['set']} restores, but it is not what it says:"

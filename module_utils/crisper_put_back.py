@@ -160,7 +160,28 @@ def database_problems(blocking: list[dict[str, Any]], restore_database: bool) ->
             f"the backup before the {which} release {first['id']}"
             f" is gone ({first['backup'] or 'none was taken'})"
         ]
-    return []
+    return dump_problems(Path(first["backup"]), first.get("dump") or {})
+
+
+def dump_problems(path: Path, told: Mapping[str, Any]) -> list[str]:
+    """Return whether a dump is not the file that was written before a migration.
+
+    Only root reads and writes it, and it never leaves the server: its checksum, in a file of root's
+    too, tells of a damaged disk. Dumps whose checksum an older edition has lost are taken as they
+    are.
+    """
+    if not told.get("sha256"):
+        return []
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            for piece in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(piece)
+    except OSError as error:
+        return [f"the backup {path} cannot be read: {error.strerror}"]
+    if digest.hexdigest() == told["sha256"]:
+        return []
+    return [f"the backup {path} is not the one that was made: its SHA-256 differs"]
 
 
 def image_names(stack: str, release: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

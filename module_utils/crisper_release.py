@@ -138,13 +138,15 @@ def irreversible_after(
     Failed ones count too: their migrations ran. So do those of which nobody knows what they did.
 
     Returns:
-        Each with ``id``, ``backup`` (path of the dump from before it) and ``unknown``.
+        Each with ``id``, ``backup`` (path of the dump from before it), ``dump`` (all that the
+        manifest has of that file: ``path``, ``bytes``, ``sha256``) and ``unknown``.
     """
     found = [m for m in manifests if m["id"] > release and m.get("irreversible")]
     return [
         {
             "id": m["id"],
             "backup": str((m.get("backup") or {}).get("path", "")),
+            "dump": dict(m.get("backup") or {}),
             "unknown": is_uncertain(m.get("migration") or {}),
         }
         for m in sorted(found, key=lambda m: m["id"])

@@ -20,6 +20,8 @@ from ansible.module_utils.crisper_container_limits import (
     worker_pids,
 )
 from ansible.module_utils.crisper_container_limits import find_problems as find_limit_problems
+from ansible.module_utils.crisper_backup_signature import MIN_KEY
+from ansible.module_utils.crisper_backup_signature import SECRET as BACKUP_SECRET
 from ansible.module_utils.crisper_entry import entry_model, entry_problems
 from ansible.module_utils.crisper_firewall import find_problems as find_firewall_problems
 from ansible.module_utils.crisper_forms import (
@@ -168,6 +170,9 @@ def required_secrets(values: Mapping[str, Any]) -> list[str]:
     for name in _mapping(app.get("secret_environment")).values():
         if isinstance(name, str) and SECRET_NAME.match(name) and name not in names:
             names.append(name)
+    own_key = _mapping(values.get("stack_secrets")).get(BACKUP_SECRET)
+    if BACKUP_SECRET not in names and (own_key or values.get("stack_secrets_generate") is True):
+        names.append(BACKUP_SECRET)
     return names
 
 
@@ -348,6 +353,12 @@ def _environment_problems(values: Mapping[str, Any]) -> Iterator[str]:
             elif not isinstance(value, str) or not SECRET_NAME.match(value):
                 # It may be the secret itself: not told.
                 yield f"{where} is no name: give that of a secret in stack_secrets."
+                continue
+            elif value == BACKUP_SECRET:
+                yield (
+                    f"{where} is {value}, which signs backup sets: an application that has it could"
+                    " sign sets of its own. Give the application a secret of another name."
+                )
                 continue
             else:
                 secret = secrets.get(value)
@@ -605,8 +616,13 @@ def _secret_problems(values: Mapping[str, Any]) -> Iterator[str]:
                 )
         elif not isinstance(value, str):
             yield f"{where} is no text: quote it (YAML reads 0123 as 83, and yes as true)."
-        elif name in (*SECRETS, *OWN_SECRETS, *MARIADB_SECRETS):
+        elif name in (*SECRETS, *OWN_SECRETS, *MARIADB_SECRETS, BACKUP_SECRET):
             yield from _password_problems(where, value)
+            if name == BACKUP_SECRET and len(value.strip()) < MIN_KEY:
+                yield (
+                    f"{where} has {len(value.strip())} characters: give {MIN_KEY} or more, such as"
+                    " of `openssl rand -base64 32`."
+                )
 
 
 def _password_problems(where: str, value: str) -> Iterator[str]:

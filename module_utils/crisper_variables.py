@@ -16,7 +16,9 @@ from ansible.module_utils.crisper_forms import BOOLEAN, boolean_remedy, printabl
 # `-e restore_database=true`; only those that begin like a role's own need to stand here.
 COMMAND_LINE = frozenset({"docker_cli_path", "restore_database", "stack_become", "stack_hosts"})
 # Booleans that are documented as `-e name=true`, a text: the roles convert these.
-CONVERTED = frozenset({"images_cache_save", "restore_confirmed"})
+CONVERTED = frozenset(
+    {"backup_foreign", "images_cache_save", "restore_confirmed", "restore_foreign"}
+)
 # Likeness (0 to 1) from which a name is taken for a mistyped one: of names as wholes, and of what
 # follows a prefix that both have.
 LIKE, LIKE_BEHIND = 0.85, 0.5

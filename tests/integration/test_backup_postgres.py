@@ -13,6 +13,7 @@ from ansible.module_utils.crisper_backup_data import (
     postgres_state,
     restore_postgres,
 )
+from ansible.module_utils.crisper_backup_set import SESSION, Settings, _same_schema, _schema
 from postgres_server import running_postgres
 
 NAME = "shop_1"
@@ -72,3 +73,22 @@ def test_a_server_that_refuses_is_told(docker: Docker, monkeypatch: pytest.Monke
     monkeypatch.setenv("POSTGRES_DB", "nowhere")
     with pytest.raises(BackupError, match=r'PostgreSQL did not answer: .*"nowhere" does not exist'):
         dump_postgres(docker, "x", io.BytesIO())
+
+
+def test_whether_a_restore_has_replaced_the_database_is_seen_in_it(
+    sql: Sql, items: None, docker: Docker
+) -> None:
+    """After a failure the application starts again only on a database that is as it was."""
+    settings = Settings(Path("/"), "demo", docker_cli=docker.cli, timeout=60)
+    running = {"postgres": "container"}
+    dump = io.BytesIO()
+    dump_postgres(docker, "container", dump)
+    before = _schema(settings, running)
+    assert before
+    with pytest.raises(BackupError):
+        restore_postgres(docker, "container", io.BytesIO(dump.getvalue()[:3000]), SESSION)
+    assert _same_schema(settings, running, before)
+    dump.seek(0)
+    restore_postgres(docker, "container", dump, SESSION)
+    assert not _same_schema(settings, running, before)
+    assert not _same_schema(settings, running, "")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import stat
+import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_data import Docker, Uploads
+from ansible.module_utils.crisper_backup_archive import BITS, LINK_OUT, PIPE, Expected
+from ansible.module_utils.crisper_backup_data import RESTORE_UPLOADS, Docker, Uploads, _started
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +26,7 @@ at = sys.argv.index("bash")
 script = sys.argv[-1].replace("/data", folder)
 os.execvp("bash", [*sys.argv[at:-1], script])
 """
+SCRIPT = RESTORE_UPLOADS.replace("{owner}", "").replace("{last}", ".whole")
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=40
 ).filter(lambda name: name not in (".", "..", ".restored"))
@@ -68,21 +73,26 @@ def test_what_comes_back_is_what_there_was(
                 # Names that differ only in what the file system folds are one file.
                 (folder / "deep" / name).write_bytes(text)
         (there / "deep/er").chmod(0o751)
-        os.chown(there / "deep", 10001, 10001)
         there.chmod(0o770)
+        for folder in (there, back):
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, 10001, 10001)
         (there / "link").symlink_to("deep/er")
+        os.lchown(there / "link", 10001, 10001)
         archive = io.BytesIO()
         told = uploads(docker, there).dump(archive)
-        assert told == {"uploads": {"files": len(files), "bytes": sum(map(len, files.values()))}}
+        counted = {"files": len(files), "bytes": sum(map(len, files.values()))}
+        assert told == {"uploads": counted, "entries": len(files) + 4}
         archive.seek(0)
-        uploads(docker, back).restore(archive)
+        assert uploads(docker, back).restore(archive, Expected.of(told)) == {}
         assert seen(back) == seen(there)
         assert uploads(docker, back).dump(io.BytesIO()) == told
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
-@pytest.mark.parametrize("kept", [0, 100, 5000, 20_000])
+# 512: between two members, where GNU tar misses nothing.
+@pytest.mark.parametrize("kept", [0, 100, 512, 5000, 20_000])
 def test_an_archive_that_breaks_off_changes_nothing(
     docker: Docker, tmp_path: Path, kept: int
 ) -> None:
@@ -92,10 +102,67 @@ def test_an_archive_that_breaks_off_changes_nothing(
     (there / "new").write_bytes(os.urandom(40_000))
     (back / "old").write_text("stays")
     archive = io.BytesIO()
-    uploads(docker, there).dump(archive)
+    told = uploads(docker, there).dump(archive)
+    half = archive.getvalue()[:kept]
     with pytest.raises(BackupError, match="The uploaded files were not restored"):
-        uploads(docker, back).restore(io.BytesIO(archive.getvalue()[:kept]))
-    assert (back / "old").read_text() == "stays"
+        uploads(docker, back).restore(io.BytesIO(half), Expected.of(told))
+    assert [path.name for path in back.iterdir()] == ["old"]
+    # Nor when the module is killed that feeds it: then nobody but the script can see it.
+    with _started(uploads(docker, back)._command(SCRIPT, "rw"), stdin=subprocess.PIPE) as running:
+        running.stdin.write(half)
+        running.stdin.close()
+    assert running.returncode != 0
+    assert [path.name for path in back.iterdir()] == ["old"]
+
+
+def test_what_an_archive_brings_is_the_volumes_and_harmless(docker: Docker, tmp_path: Path) -> None:
+    """Regression: root unpacked set-user-ID programs, devices and whatever owners there were."""
+    os.chown(tmp_path, 10001, 10002)
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as writer:
+        for name, kind, mode, link in (
+            (".", tarfile.DIRTYPE, 0o2755, ""),
+            ("shell", tarfile.REGTYPE, 0o6755, ""),
+            ("pipe", tarfile.FIFOTYPE, 0o666, ""),
+            ("key", tarfile.SYMTYPE, 0o777, "/opt/crisper/secrets.json"),
+            ("fine", tarfile.SYMTYPE, 0o777, "shell"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.linkname, info.uid, info.gid = kind, mode, link, 0, 42
+            writer.addfile(info)
+    for owner, expected in (("", (10001, 10002)), ("10001", (10001, 10002)), ("7:8", (7, 8))):
+        archive.seek(0)
+        left_out = uploads(docker, tmp_path).restore(archive, Expected(1, 0, 5), owner)
+        assert left_out == {BITS: 2, LINK_OUT: 1, PIPE: 1}
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["fine", "shell"]
+        for path in (tmp_path, *tmp_path.iterdir()):
+            assert (path.lstat().st_uid, path.lstat().st_gid) == expected
+        assert stat.S_IMODE((tmp_path / "shell").stat().st_mode) == 0o755
+        os.chown(tmp_path, 10001, 10002)
+    archive.seek(0)
+    with pytest.raises(BackupError, match="is no owner of files"):
+        uploads(docker, tmp_path).restore(archive, Expected(1, 0), "1; rm -rf /")
+
+
+def test_a_full_disk_changes_nothing_and_leaves_nothing(
+    docker: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: what was unpacked by then stayed, and the disk stayed full."""
+    there, back, tools = tmp_path / "there", tmp_path / "back", tmp_path / "tools"
+    for folder in (there, back, tools):
+        folder.mkdir()
+    (there / "new").write_bytes(os.urandom(200_000))
+    (back / "old").write_text("stays")
+    archive = io.BytesIO()
+    told = uploads(docker, there).dump(archive)
+    archive.seek(0)
+    # A limit on the size of a file stands for the disk.
+    (tools / "tar").write_text('#!/bin/bash\nulimit -f 100\nexec /usr/bin/tar "$@"\n')
+    (tools / "tar").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    with pytest.raises(BackupError, match="The uploaded files were not restored"):
+        uploads(docker, back).restore(archive, Expected.of(told))
+    assert [path.name for path in back.iterdir()] == ["old"]
 
 
 def test_what_an_earlier_restore_left_is_not_in_a_set(docker: Docker, tmp_path: Path) -> None:

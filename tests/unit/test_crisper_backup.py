@@ -14,15 +14,19 @@ from ansible.module_utils.crisper_backup import (
     differences,
     made_at,
     misfits,
+    misplaced,
     newer_than_code,
     newest,
     parse_manifest,
+    remote_warning,
     set_id,
     to_expire,
     version_numbers,
 )
+from ansible.template import trust_as_template
 from hypothesis import given
 from hypothesis import strategies as st
+from rendering import ROOT, Inventory
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 MOMENTS = st.datetimes(datetime(2020, 1, 1), datetime(2026, 11, 21), timezones=st.just(UTC))
@@ -107,6 +111,13 @@ def test_anything_else_is_told(text):
         ({"files": {}}, "it lists no files"),
         ({"files": {"../x": {"bytes": 1, "sha256": "a" * 64}}}, "it names the file '../x'"),
         ({"files": {"a": {"bytes": 1, "sha256": "nonsense"}}}, "sha256 of a are missing"),
+        ({"set": "20261120"}, "it does not name its set"),
+        ({"files": {"a": {"bytes": True, "sha256": "a" * 64}}}, "size and sha256 of a are missing"),
+        ({"parts": {"redis": {"file": ["redis.rdb"]}}}, "its file is not listed"),
+        ({"parts": {"uploads": {"file": "redis.rdb"}}}, "how many files and bytes were uploaded"),
+        ({"encryption": ["age"]}, r"its encryption is \['age'\]"),
+        ({"made_by": "ops\x1b[2J"}, "made_by is no text of one line"),
+        ({"release": 5}, "release is no text of one line"),
         ({"parts": {"oracle": {"file": "redis.rdb"}}}, "the part 'oracle' is unknown"),
         ({"parts": {"redis": {"file": "/etc/shadow"}}}, "the part 'redis' is unknown or its file"),
         ({"encryption": "rot13"}, "its encryption is 'rot13'"),
@@ -120,7 +131,9 @@ def test_what_is_wrong_with_a_manifest_is_named(changes, said):
 def test_every_kind_of_damage_is_named():
     seen = {"postgres.dump": (10, "a" * 64), "redis.rdb": (4, "b" * 64)}
     assert damage(manifest(), seen) == []
-    assert damage(manifest(), {**seen, "redis.rdb": None}) == ["redis.rdb is missing"]
+    assert damage(manifest(), {**seen, "redis.rdb": None}) == [
+        "redis.rdb is missing, or no regular file"
+    ]
     assert damage(manifest(), {**seen, "redis.rdb": (3, "b" * 64)}) == [
         "redis.rdb has 3 bytes, 4 expected"
     ]
@@ -192,3 +205,69 @@ def test_what_a_restore_lacks_is_named():
 def test_what_waits_is_taken_before_what_it_names():
     order = list(FILES)
     assert order.index("redis") < order.index("postgres") < order.index("qdrant")
+
+
+def test_names_of_an_application_cannot_forge_lines():
+    found = differences({"rows": {"a\nb": 1}}, {"rows": {"a\nb": 2}})
+    assert found == ["rows of a\\u000ab: 2 instead of 1"]
+
+
+def test_swapped_parts_are_told_apart_from_damage():
+    seen = {name: (file["bytes"], file["sha256"]) for name, file in manifest()["files"].items()}
+    one, other = list(seen)[:2]
+    seen[one], seen[other] = seen[other], seen[one]
+    found = damage(manifest(), seen)
+    assert f"{one} holds what {other} has to hold: they were swapped" in found
+
+
+def test_a_set_under_another_name_is_told_with_its_date_and_stack():
+    old = manifest(made_at="2026-11-20T22:15:00+00:00", stack="shop")
+    assert misplaced(old, old["set"]) == ""
+    told = misplaced(old, "20261130t000000z")
+    assert "holds another set: 20261120t221500z of shop, made 2026-11-20T22:15:00+00:00" in told
+    assert "name the folder 20261120t221500z" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        (("", "", "", False), False),
+        (("rsync", "backup@elsewhere:/srv", "age", False), False),
+        (("rclone", "crypt:sets", "", True), False),
+        (("rsync", "backup@elsewhere:/srv", "", False), True),
+    ],
+)
+def test_a_copy_in_plain_is_warned_of(given, warned):
+    told = remote_warning(*given)
+    assert bool(told) is warned
+    if warned:
+        assert "copied to backup@elsewhere:/srv by rsync without encryption" in told
+        assert "Set backup_encryption (age or gpg) and backup_recipient." in told
+
+
+def plan(**variables):
+    """Return what `deploy.yml --tags plan` prints with these variables in the inventory."""
+    inventory = Inventory(json.dumps({"stack_name": "demo", **variables}))
+    lists = ("steps", "images", "env_changed", "files_changed", "refusals", "workers")
+    empty = {name: [] for name in lists}
+    inventory.known |= {
+        "release_plan": {
+            **empty,
+            "same": True,
+            "current": "20261120t221500z",
+            "migrations": "none",
+        },
+        "stack_model": {"front": {"tls": ""}},
+    }
+    template = (ROOT / "roles/release/templates/plan.txt.j2").read_text()
+    return inventory.templar.template(trust_as_template(template))
+
+
+def test_the_plan_of_a_deploy_warns_of_copies_in_plain():
+    copied = {"backup_remote_tool": "rsync", "backup_remote_target": "backup@elsewhere:/srv"}
+    told = plan(**copied)
+    assert "Warning   Backup sets are copied to backup@elsewhere:/srv by rsync without enc" in told
+    assert "Set backup_encryption (age or gpg) and backup_recipient" in told
+    for silent in ({}, {**copied, "backup_encryption": "age"}):
+        assert "Warning" not in plan(**silent)
+    assert "Warning" not in plan(**copied, backup_remote_encrypted="true")

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import stat
 import subprocess
+import tarfile
 
 import backup_set
 import pytest
 from ansible.module_utils import crisper_backup_data, crisper_backup_set, crisper_backup_timer
 from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_cipher import opened, written
-from ansible.module_utils.crisper_backup_set import Settings, check, copy_away, expire, make
+from ansible.module_utils.crisper_backup_cipher import measured, opened, written
+from ansible.module_utils.crisper_backup_set import (
+    Settings,
+    UntouchedError,
+    check,
+    copy_away,
+    expire,
+    make,
+)
+from ansible.module_utils.crisper_backup_signature import SIGNATURE, key_name, signed
 from ansible.module_utils.crisper_journal import Journal
+from ansible.module_utils.crisper_restore_mark import read_mark, refusal
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 RELEASE = "20261119t080000z-99887766"
+KEY = "k" * 43
 # Stands for age: what it says is told apart from what went in, and a wrong key is refused.
 AGE = """#!/bin/sh
 grep -q right "$3" || { echo "no identity matched" >&2; exit 1; }
@@ -33,6 +45,7 @@ def stack(tmp_path, monkeypatch):
     release.mkdir(parents=True)
     (release / "manifest.json").write_text(json.dumps({"id": RELEASE}))
     (tmp_path / "current").symlink_to(f"releases/{RELEASE}")
+    (tmp_path / "secrets.json").write_text(json.dumps({"backup_signing_key": KEY}))
     monkeypatch.setattr(
         crisper_backup_set, "services", lambda _: {"postgres": "p", "redis": "r", "qdrant": "q"}
     )
@@ -348,3 +361,285 @@ def test_a_collection_is_made_again_with_what_was_set():
 )
 def test_an_index_is_made_again_as_it_was(schema, request_):
     assert crisper_backup_data.index_request(schema) == request_
+
+
+# --- whose set it is ---
+def resigned(folder, key=KEY, **changes):
+    """Alter the manifest of a set and write every checksum anew; with a key, its signature too."""
+    found = json.loads((folder / "manifest.json").read_text()) | changes
+    for name in found["files"]:
+        size, digest = measured(folder / name)
+        found["files"][name] = {"bytes": size, "sha256": digest}
+    content = json.dumps(found).encode()
+    (folder / "manifest.json").write_bytes(content)
+    if key:
+        (folder / SIGNATURE).write_bytes(signed(content, key))
+
+
+@pytest.fixture
+def made(stack):
+    """The folder of a set that this stack has made."""
+    return stack / "backups" / make(settings(stack), quiet)["set"]
+
+
+def refused(stack, *said, foreign=False, **changes):
+    with pytest.raises(BackupError) as caught:
+        check(settings(stack, **changes), "", accept_foreign=foreign)
+    assert [text for text in (*said, "Nothing was touched") if text not in str(caught.value)] == []
+
+
+def test_a_set_of_this_stack_is_signed_and_read(stack, made):
+    assert (made / SIGNATURE).read_bytes() == signed((made / "manifest.json").read_bytes(), KEY)
+    assert check(settings(stack), "")["foreign"] == ""
+
+
+def test_a_part_that_was_altered_with_all_checksums_is_refused(stack, made):
+    """The attack: whoever alters a part writes its checksums anew, in both files."""
+    (made / "postgres.dump").write_bytes(b"DROP TABLE items")
+    resigned(made, key="")
+    told = (
+        f"The set {made.name} of demo, made ",
+        "not the one that was signed with this stack's key",
+    )
+    refused(stack, *told)
+    refused(stack, *told, foreign=True)  # nobody makes such a set by mistake
+
+
+def test_a_set_without_a_signature_is_refused_unless_told(stack, made):
+    (made / SIGNATURE).unlink()
+    refused(stack, f"The set {made.name} of demo, made ", "has no signature", "-e foreign=true")
+    taken = check(settings(stack), "", accept_foreign=True)
+    assert "has no signature" in taken["foreign"]
+
+
+def test_a_set_of_another_key_is_refused_unless_that_key_is_given(stack, made, tmp_path):
+    resigned(made, key="other" * 8)
+    refused(stack, f"signed with the key {key_name('other' * 8)}", f"this stack is {key_name(KEY)}")
+    assert "signed with the key" in check(settings(stack), "", accept_foreign=True)["foreign"]
+    theirs = tmp_path / "old-secrets.json"
+    theirs.write_text(json.dumps({"backup_signing_key": "other" * 8, "secret_key": "x"}))
+    assert check(settings(stack, key_file=str(theirs)), "")["foreign"] == ""
+
+
+def test_a_stack_that_has_no_key_yet_says_so(stack, made):
+    (stack / "secrets.json").write_text("{}")
+    refused(stack, "and this stack has none", "-e signing_key=<file>")
+    with pytest.raises(BackupError, match=r"secrets\.json has no backup_signing_key"):
+        make(settings(stack), quiet)
+    (stack / "secrets.json").unlink()
+    with pytest.raises(BackupError, match=r"key that signs backup sets cannot be read"):
+        make(settings(stack), quiet)
+    assert [path.name for path in (stack / "backups").iterdir()] == [made.name]
+
+
+def test_a_set_of_another_stack_with_the_same_key_is_refused_unless_told(stack, made):
+    resigned(made, stack="shop")
+    refused(stack, f"The set {made.name} of shop, made ", "is not a set of demo")
+    assert check(settings(stack), "", accept_foreign=True)["foreign"]
+
+
+def test_an_old_set_under_a_new_name_is_refused(stack, made):
+    """The attack: the newest set is taken, and an old one with its signature was named so."""
+    made.rename(made.with_name("20991231t000000z"))
+    said = f"The folder 20991231t000000z holds another set: {made.name} of demo, made 2"
+    refused(stack, said)
+    refused(stack, said, foreign=True)
+
+
+def test_parts_of_two_sets_are_not_mixed(stack, made, monkeypatch):
+    """Both sets are this stack's, and each part has been signed with one of them."""
+    monkeypatch.setattr(crisper_backup_set, "set_id", lambda _: "20991231t000000z")
+    monkeypatch.setitem(crisper_backup_set.DUMP, "redis", lambda *_: _[2].write(b"now") and {})
+    newer = stack / "backups" / make(settings(stack), quiet)["set"]
+    (newer / "redis.rdb").write_bytes((made / "redis.rdb").read_bytes())
+    refused(stack, "redis.rdb has 5 bytes, 3 expected")
+    for name in ("manifest.json", "SHA256SUMS", SIGNATURE):
+        (newer / name).write_bytes((made / name).read_bytes())
+    refused(stack, "holds another set")
+
+
+def test_swapped_parts_are_told(stack, made):
+    one, other = made / "redis.rdb", made / "qdrant.jsonl.gz"
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+    refused(stack, "redis.rdb holds what qdrant.jsonl.gz has to hold: they were swapped")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", SIGNATURE, "redis.rdb"])
+def test_what_is_no_regular_file_is_never_opened(stack, made, name):
+    """A named pipe would hang the check, with the stack's lock."""
+    (made / name).unlink()
+    os.mkfifo(made / name)
+    refused(stack, "no regular file")
+
+
+def test_a_hostile_archive_is_refused_before_anything_is_replaced(stack, made):
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as writer:
+        info = tarfile.TarInfo("../../etc/cron.d/evil")
+        info.size = 4
+        writer.addfile(info, io.BytesIO(b"evil"))
+    (made / "uploads.tar.gz").write_bytes(archive.getvalue())
+    found = json.loads((made / "manifest.json").read_text())
+    found["files"]["uploads.tar.gz"] = {}
+    part = {"file": "uploads.tar.gz", "version": "1", "uploads": {"files": 1, "bytes": 4}}
+    resigned(made, parts=found["parts"] | {"uploads": part}, files=found["files"])
+    refused(stack, "uploads.tar.gz: the name '../../etc/cron.d/evil' leads out of the folder")
+
+
+# --- a restore that does not get to its end ---
+class Services:
+    """Data services in memory, and what goes wrong in which of them."""
+
+    def __init__(self, monkeypatch):
+        self.data = {}
+        self.fails = {}
+        self.oid = 1
+        monkeypatch.setattr(crisper_backup_set, "_restore", self.restore)
+        monkeypatch.setattr(crisper_backup_set, "_schema", lambda *_: str(self.oid))
+        monkeypatch.setattr(crisper_backup_data, "end_postgres_sessions", lambda *_: True)
+        monkeypatch.setattr(
+            crisper_backup_set, "STATE", {"postgres": lambda *_: {"rows": {"t": self.rows}}}
+        )
+        self.rows = 1
+
+    def restore(self, _settings, _running, manifest, _identity, service):
+        if problem := self.fails.get(service):
+            raise problem
+        self.oid += service == "postgres"
+        self.data[service] = manifest["set"]
+        return {}
+
+
+@pytest.fixture
+def data_services(monkeypatch):
+    return Services(monkeypatch)
+
+
+def put_back(stack, **changes):
+    manifest = check(settings(stack), "")
+    return crisper_backup_set.restore(settings(stack, **changes), manifest, "", quiet)
+
+
+def test_a_restore_that_ends_leaves_no_mark(stack, made, data_services):
+    assert put_back(stack) == {"left_out": {}}
+    assert data_services.data == dict.fromkeys(["postgres", "qdrant", "redis"], made.name)
+    assert not (stack / "restoring.json").exists()
+
+
+def test_a_database_that_was_not_replaced_is_told_as_that(stack, made, data_services):
+    """It is one transaction: the application may start again, and nothing stands in its way."""
+    data_services.fails["postgres"] = BackupError("No space left on device")
+    with pytest.raises(UntouchedError, match="No space left"):
+        put_back(stack)
+    assert not (stack / "restoring.json").exists()
+
+
+def test_a_full_disk_is_told_before_anything_is_replaced(stack, made, data_services, monkeypatch):
+    """Regression: the maintenance page stayed, although nothing had been touched."""
+    manifest = check(settings(stack), "")
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UntouchedError, match="No space left"):
+        crisper_backup_set.restore(settings(stack), manifest, "", quiet)
+    assert data_services.data == {}
+    assert [path.name for path in stack.iterdir() if "restoring" in path.name] == []
+
+
+def test_a_database_that_may_have_been_replaced_is_not(stack, made, data_services, monkeypatch):
+    data_services.fails["postgres"] = BackupError("the engine went away")
+    monkeypatch.setattr(crisper_backup_data, "end_postgres_sessions", lambda *_: False)
+    with pytest.raises(BackupError, match="begun and not known to be whole") as caught:
+        put_back(stack)
+    assert not isinstance(caught.value, UntouchedError)
+    assert (stack / "restoring.json").exists()
+
+
+@pytest.mark.parametrize("how", [BackupError("no room"), KeyboardInterrupt(), OSError(28, "full")])
+def test_data_of_two_moments_is_neither_served_nor_backed_up(stack, made, data_services, how):
+    """Regression: a backup took half of a restore for the stack's data, and expired a good set."""
+    data_services.fails["qdrant"] = how
+    with pytest.raises((BackupError, KeyboardInterrupt, OSError)):
+        put_back(stack)
+    mark = stack / "restoring.json"
+    assert stat.S_IMODE(mark.stat().st_mode) == 0o600
+    told = refusal(stack, read_mark(stack))
+    assert f"restore of the backup set {made.name} did not get to its end" in told
+    assert "postgres: restored; qdrant: begun and not known to be whole; redis: as before" in told
+    assert f"playbooks/restore.yml -e backup={made.name}" in told
+    with pytest.raises(BackupError, match=r"No set was made\. The restore of the backup set"):
+        timer(stack)
+    assert [path.name for path in (stack / "backups").iterdir()] == [made.name]
+
+    # The next one begins anew, and does not take for "as before" what the first one touched.
+    data_services.fails = {"postgres": BackupError("no room")}
+    with pytest.raises(BackupError, match="postgres, qdrant: begun and not known") as caught:
+        put_back(stack)
+    assert not isinstance(caught.value, UntouchedError)
+    data_services.fails = {}
+    put_back(stack)
+    assert not mark.exists()
+
+
+def test_what_is_not_what_the_set_says_keeps_the_mark(stack, made, data_services):
+    data_services.rows = 2
+    with pytest.raises(BackupError, match=r"rows of t: 2 instead of 1.* The data now: postgres"):
+        put_back(stack)
+    assert read_mark(stack)["set"] == made.name
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"parts": 3}', '{"set": 5, "parts": [1]}'])
+def test_a_mark_that_cannot_be_read_is_one_all_the_same(tmp_path, text):
+    (tmp_path / "restoring.json").write_text(text)
+    assert "did not get to its end" in refusal(tmp_path, read_mark(tmp_path))
+
+
+def test_what_a_killed_restore_left_is_put_in_order_and_told(stack, made, monkeypatch):
+    """Regression: Redis, which the restore had stopped, kept every later restore from beginning."""
+    assert crisper_backup_set.clean_up(settings(stack), quiet) == []
+    manifest = {"id": RELEASE, "model": {"data_services": ["postgres", "redis"]}}
+    (stack / "releases" / RELEASE / "manifest.json").write_text(json.dumps(manifest))
+    (stack / "restoring.json").write_text(
+        json.dumps({"set": made.name, "parts": {"postgres": "restored", "redis": "begun"}})
+    )
+    asked = []
+
+    def run(_docker, *arguments):
+        asked.append(arguments)
+        text = " ".join(arguments)
+        if "crisper.restore=demo" in text:
+            return "left1\nleft2\n"
+        if arguments[0] == "ps" and "service=redis" in text:
+            return "stopped\n" if "--all" in arguments else ""
+        return "running\n" if arguments[0] == "ps" else ""
+
+    monkeypatch.setattr(crisper_backup_data.Docker, "run", run)
+    done = crisper_backup_set.clean_up(settings(stack), quiet)
+    assert "postgres: restored; redis: begun and not known to be whole" in done[0]
+    assert done[1:] == [
+        "2 container(s) of it are removed.",
+        "redis, which it had stopped, runs again.",
+    ]
+    assert ("rm", "--force", "--volumes", "left1", "left2") in asked
+    assert ("start", "stopped") in asked
+    assert ("start", "running") not in asked
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_a_copy_in_plain_is_warned_of_before_it_is_made(stack, monkeypatch, check_mode):
+    """By `--check`, which is the plan of a backup, too."""
+    monkeypatch.setattr(backup_set, "copy_away", lambda *_: [])
+    given = dict.fromkeys(backup_set.ARGUMENT_SPEC, "") | {
+        **{"root": str(stack), "project": "demo", "state": "made", "keep": 7, "keep_days": 0},
+        **{"timeout": 60, "run": None, "remote_encrypted": False},
+        **{"remote_tool": "rsync", "remote_target": "backup@elsewhere:/srv"},
+    }
+    warned = []
+    backup_set.act(given, check_mode, warned.append)
+    assert "copied to backup@elsewhere:/srv by rsync without encryption" in warned[0]
+    backup_set.act({**given, "remote_encrypted": True}, True, warned.append)
+    assert len(warned) == 1

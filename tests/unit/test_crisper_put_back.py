@@ -83,6 +83,20 @@ def test_the_database_goes_back_only_to_a_backup_that_is_there(root: Path) -> No
     assert Kept(root).fit("demo", OLD, True, engine(HERE))[1] == ""
 
 
+def test_a_dump_that_was_altered_or_damaged_is_not_put_back(root: Path) -> None:
+    """Regression: its checksum was kept and never looked at."""
+    dump = root / "a.dump"
+    dump.write_bytes(b"as it was")
+    digest = hashlib.sha256(b"as it was").hexdigest()
+    annotate(root, NEW, irreversible=True, backup={"path": str(dump), "sha256": digest})
+    found, problem = Kept(root).fit("demo", OLD, True, engine(HERE))
+    assert problem == ""
+    assert found["irreversible"][0]["dump"]["sha256"] == digest
+    dump.write_bytes(b"as it is")
+    problem = Kept(root).fit("demo", OLD, True, engine(HERE))[1]
+    assert f"the backup {dump} is not the one that was made: its SHA-256 differs" in problem
+
+
 def test_a_release_that_is_not_kept_is_refused_with_those_that_are(root: Path) -> None:
     problem = Kept(root).fit("demo", "nonsense", False, engine(HERE))[1]
     assert problem.startswith("Release nonsense is not kept on this server. Kept: " + OLD)

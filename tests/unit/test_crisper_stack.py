@@ -236,6 +236,23 @@ def test_mariadb_joins_the_model_only_when_enabled():
     assert "mariadb_root_password" in model["required_secrets"]
 
 
+def test_the_key_of_backups_is_made_or_given_and_never_demanded():
+    """An inventory of an older edition has none, and deploys as before."""
+    given = GOOD["stack_secrets"]
+    name = "backup_signing_key"
+    vault = GOOD | {"stack_secrets_generate": False}
+    assert name not in stack.stack_model(vault)["required_secrets"]
+    assert name in stack.stack_model(GOOD)["required_secrets"]
+    assert stack.find_problems(GOOD | {"stack_secrets": {**given, name: "k" * 32}}) == []
+    (short,) = stack.find_problems(GOOD | {"stack_secrets": {**given, name: "short"}})
+    assert short.startswith(f"stack_secrets.{name} has 5 characters: give 32 or more")
+    app = {**GOOD["stack_app"], "secret_environment": {"SIGNS": name}}
+    (leak,) = stack.find_problems(
+        GOOD | {"stack_app": app, "stack_secrets": {**given, name: "k" * 32}}
+    )
+    assert f"stack_app.secret_environment.SIGNS is {name}, which signs backup sets" in leak
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=5),

@@ -176,9 +176,9 @@ def test_irreversible_migrations_after_a_release_block_the_way_back():
         {"id": "5", "irreversible": True, "migration": cut_off},
     ]
     assert irreversible_after(manifests, "1") == [
-        {"id": "3", "backup": "/b/3.dump", "unknown": False},
-        {"id": "4", "backup": "", "unknown": False},
-        {"id": "5", "backup": "", "unknown": True},
+        {"id": "3", "backup": "/b/3.dump", "dump": {"path": "/b/3.dump"}, "unknown": False},
+        {"id": "4", "backup": "", "dump": {}, "unknown": False},
+        {"id": "5", "backup": "", "dump": {}, "unknown": True},
     ]
 
 

@@ -127,3 +127,15 @@ def test_an_engine_that_is_down_is_told(run_module: Any, tmp_path: Path) -> None
     down.chmod(0o755)
     found = run_module(stack_status, root=str(tmp_path), project="demo", docker_cli=str(down))
     assert found["problem"] == "Cannot connect to the Docker daemon"
+
+
+def test_a_restore_that_did_not_end_is_told_when_nobody_restores(
+    run_module: Any, tmp_path: Path, docker: Path
+) -> None:
+    arguments = {"root": str(tmp_path), "project": "demo", "docker_cli": str(docker)}
+    assert run_module(stack_status, **arguments)["restoring"] == ""
+    mark = {"set": "20261120t030000z", "parts": {"postgres": "restored", "redis": "begun"}}
+    (tmp_path / "restoring.json").write_text(json.dumps(mark))
+    assert "20261120t030000z did not get" in run_module(stack_status, **arguments)["restoring"]
+    Journal(tmp_path, "one").acquire({**OWNER, "purpose": "restore"})
+    assert run_module(stack_status, **arguments)["restoring"] == ""

@@ -154,6 +154,8 @@ def test_a_rollback_that_had_only_stopped_starts_again(newer: Site) -> None:
     """Regression: recovery was skipped with the site down, and "nothing had been changed" told."""
     host = newer.one
     current, database = host.current, host.engine["database"]
+    backup = host.manifest(current)["backup"]
+    assert backup["sha256"]
     newer.script({"point": "database_dump:restored", "do": "kill"})
     newer.deploy(*BACK, restore_database=True, build=2).failed(
         f"What serves: release {current}, put back and proved",
@@ -163,6 +165,7 @@ def test_a_rollback_that_had_only_stopped_starts_again(newer: Site) -> None:
     assert host.releases == host.consuming == [current]
     assert host.engine["database"] == database
     assert not host.manifest(current)["database_behind"]
+    assert host.manifest(current)["backup"] == backup  # its checksum was lost here
     assert "database_migrate" not in host.points  # no migration was needed
 
 
@@ -291,9 +294,32 @@ def test_a_restore_that_had_only_stopped_starts_again(site: Site) -> None:
     site.script({"point": "docker_compose_v2:stopped", "do": "fail"})
     site.deploy(**restore).failed("nothing was overwritten", f"release {current}, started again")
     assert (host.serving, host.lock) == (current, {})
+    # PostgreSQL, the first part, is one transaction; the module looks whether it was replaced.
+    answer = {"msg": "No space left on device", "untouched": True}
+    site.script({"point": "backup_set:restored", "do": "fail", "answer": answer})
+    site.deploy(**restore).failed("No space left", f"release {current}, started again")
+    assert (host.serving, host.lock) == (current, {})
     site.script({"point": "backup_set:restored", "do": "fail"})
     site.deploy(**restore).failed("The maintenance page stays", "run this restore again")
     assert (host.serving, host.lock, host.journal[-1]["open"]) == ("page", {}, True)
+
+
+def test_data_of_two_moments_is_not_deployed_on(site: Site) -> None:
+    """Regression: the deploy after a restore that was cut off started on half of its data."""
+    host = site.one
+    mark = host.root / "restoring.json"
+    parts = {"postgres": "restored", "qdrant": "begun", "redis": "untouched"}
+    mark.write_text(json.dumps({"set": "20261101t030000z", "parts": parts}))
+    before = host.current, host.serving
+    site.deploy(x="2").failed(
+        "restore of the backup set 20261101t030000z did not get to its end",
+        "postgres: restored; qdrant: begun and not known to be whole; redis: as before",
+        "playbooks/restore.yml -e backup=20261101t030000z",
+        "This run has changed nothing",
+    )
+    assert (host.current, host.serving, host.lock, host.staged) == (*before, {}, "")
+    mark.unlink()
+    site.deploy(x="2").succeeded()
 
 
 def test_a_stack_is_not_taken_down_under_a_deploy(site: Site) -> None:

@@ -1,0 +1,226 @@
+"""Copy a tar of uploaded files, leaving out what an application's files have no use for.
+
+Whoever can write where a copy of a set lies, and an application that an attacker has taken over,
+decide what is in such an archive. What an application in a container can make of its own files is
+left out or made harmless, so that it cannot stop a restore: links that lead out of the folder,
+named pipes, set-user-ID bits. What it cannot make ends the restore: devices, absolute names, names
+with `..`, files below a link, more files or bytes than the manifest tells.
+
+Names, times and the nine bits of permissions are all that is copied of a member; the owner is the
+volume's. Needs nothing but Python.
+"""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from typing import IO, Any
+
+from .crisper_backup import BackupError
+
+# Folder in the volume that a restore unpacks into.
+DRAFT = ".restored"
+# Bytes of headers that a member may have: GNU tar writes two names of 4,096 bytes at most.
+SLACK = 64 * 1024
+# Entries of an archive of an older edition, whose manifest does not tell their number.
+ENTRIES = 10_000_000
+LONGEST_PATH, LONGEST_NAME = 4096, 255
+PERMISSIONS = 0o777
+LATEST = 2**40  # seconds since 1970, beyond which no file system goes
+# What was left out or changed.
+PIPE = "named pipes"
+LINK_OUT = "links that lead out of the folder"
+LINK_TO_LINK = "hard links to symbolic links"
+BITS = "set-user-ID, set-group-ID or sticky bits"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the manifest of a set tells of its archive."""
+
+    files: int
+    size: int
+    entries: int = ENTRIES
+
+    @classmethod
+    def of(cls, part: dict[str, Any]) -> Expected:
+        """Return what the part `uploads` of a manifest tells."""
+        entries = part.get("entries")
+        told = part["uploads"]
+        whole = isinstance(entries, int) and not isinstance(entries, bool) and entries >= 0
+        return cls(told["files"], told["bytes"], entries if whole else ENTRIES)
+
+
+class _Bounded:
+    """A stream that ends in an error when more is read than `left`: headers are held in memory."""
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self.source = source
+        self.left = SLACK
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        piece = self.source.read(size if size >= 0 else SLACK)
+        self.left -= len(piece)
+        if self.left < 0:
+            raise BackupError("it holds more than its entries tell")
+        return piece
+
+
+class _Judge:
+    """Decide what becomes of each member of one archive."""
+
+    def __init__(self, expected: Expected) -> None:
+        self.expected = expected
+        self.files = self.size = self.entries = 0
+        self.links: set[str] = set()
+        self.left_out: Counter[str] = Counter()
+
+    def member(self, found: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        """Return what is written in the place of a member; None for nothing.
+
+        Raises:
+            BackupError: no application can have made this.
+        """
+        self.count(found)
+        name = self.path(found.name)
+        if name == "." and not found.isdir():
+            raise BackupError(f"the name {found.name[:100]!a} is none of a file")
+        safe = tarfile.TarInfo(name)
+        safe.mtime = int(min(max(found.mtime, 0), LATEST))
+        safe.mode = found.mode & PERMISSIONS
+        self.left_out[BITS] += bool(found.mode & 0o7000) and not found.issym()
+        if found.isfile():
+            safe.size = found.size
+        elif found.isdir():
+            safe.type = tarfile.DIRTYPE
+        elif found.isfifo():
+            self.left_out[PIPE] += 1
+            return None
+        elif found.issym():
+            # Also one that is left out: nothing may be written through its name.
+            self.links.add(name)
+            if not leads_inside(name, found.linkname):
+                self.left_out[LINK_OUT] += 1
+                return None
+            safe.type, safe.linkname = tarfile.SYMTYPE, found.linkname
+        elif found.islnk():
+            target = self.path(found.linkname)
+            if target in self.links:
+                # Elsewhere the same target leads somewhere else.
+                self.links.add(name)
+                self.left_out[LINK_TO_LINK] += 1
+                return None
+            safe.type, safe.linkname = tarfile.LNKTYPE, target
+        else:
+            raise BackupError(f"it holds {found.name[:100]!a}, a device or something unknown")
+        return safe
+
+    def count(self, found: tarfile.TarInfo) -> None:
+        """Raise when there is more than the manifest tells."""
+        self.entries += 1
+        if found.isfile() or found.islnk():
+            self.files += 1
+            self.size += found.size
+        if found.size < 0 or found.issparse():
+            raise BackupError(f"{found.name[:100]!a} is not as large as it says")
+        for what, so_far, told in (
+            ("files", self.files, self.expected.files),
+            ("bytes", self.size, self.expected.size),
+            ("entries", self.entries, self.expected.entries),
+        ):
+            if so_far > told:
+                raise BackupError(f"it holds more than the {told} {what} that the manifest tells")
+
+    def path(self, text: str) -> str:
+        """Return a name as it is below the folder, without `./`.
+
+        Raises:
+            BackupError: it leads somewhere else, or nowhere.
+        """
+        pieces = [piece for piece in text.split("/") if piece not in ("", ".")]
+        shown = f"{text[:100]!a}"
+        if text.startswith("/") or ".." in pieces:
+            raise BackupError(f"the name {shown} leads out of the folder")
+        raw = [piece.encode("utf-8", "surrogateescape") for piece in pieces]
+        if len(b"/".join(raw)) > LONGEST_PATH or any(len(each) > LONGEST_NAME for each in raw):
+            raise BackupError(f"the name {shown}… is too long")
+        if pieces[:1] == [DRAFT]:
+            raise BackupError(f"the name {shown} is one that a restore uses itself")
+        for depth in range(1, len(pieces)):
+            if "/".join(pieces[:depth]) in self.links:
+                raise BackupError(f"the name {shown} leads through a link")
+        return "/".join(pieces) or "."
+
+    def end(self) -> None:
+        """Raise when there is less than the manifest tells."""
+        seen, told = (self.files, self.size), (self.expected.files, self.expected.size)
+        if seen != told:
+            raise BackupError(
+                f"it holds {seen[0]} files with {seen[1]} bytes, and the manifest tells {told[0]}"
+                f" with {told[1]}"
+            )
+
+
+def leads_inside(name: str, target: str) -> bool:
+    """Return whether a symbolic link stays in its folder whatever other links there are.
+
+    Behind a name no `..` may come: the name may be a link itself, and `..` then leads elsewhere.
+    """
+    pieces = [piece for piece in target.split("/") if piece not in ("", ".")]
+    ups = 0
+    while ups < len(pieces) and pieces[ups] == "..":
+        ups += 1
+    inside = not target.startswith("/") and ".." not in pieces[ups:]
+    return inside and bool(target) and ups <= name.count("/") and pieces[ups:][:1] != [DRAFT]
+
+
+def copy_safely(
+    source: IO[bytes], target: IO[bytes], expected: Expected, last: str = ""
+) -> dict[str, int]:
+    """Copy a tar, without what has no business in it.
+
+    Args:
+        source: the archive.
+        target: where the other one goes. It has no end when this raises.
+        expected: what it has to hold.
+        last: name of an empty file that is written behind everything else: whoever finds it
+            unpacked knows that nothing is missing.
+
+    Returns:
+        How many entries were left out or changed, by what they are.
+
+    Raises:
+        BackupError: the archive is damaged, or nothing that a backup has made.
+    """
+    stream, judge = _Bounded(source), _Judge(expected)
+    try:
+        with (
+            tarfile.open(fileobj=stream, mode="r|") as archive,  # type: ignore[call-overload]
+            tarfile.open(fileobj=target, mode="w|", format=tarfile.GNU_FORMAT) as copy,
+        ):
+            for found in archive:
+                stream.left = max(0, found.size) + SLACK
+                safe = judge.member(found)
+                if safe is not None:
+                    copy.addfile(safe, archive.extractfile(found) if safe.isfile() else None)
+                # Otherwise every member stays in memory until the end.
+                archive.members = []
+                copy.members = []
+            judge.end()
+            stream.left = SLACK
+            while stream.read(SLACK):
+                pass
+            if last:
+                copy.addfile(tarfile.TarInfo(last))
+    except (
+        *(tarfile.TarError, EOFError, ValueError, OverflowError),
+        *(zlib.error, gzip.BadGzipFile),
+    ) as error:
+        raise BackupError(f"it cannot be read: {error}") from error
+    except BackupError as error:
+        raise BackupError(f"{error}. No backup of this project makes such an archive") from error
+    return {what: count for what, count in sorted(judge.left_out.items()) if count}
