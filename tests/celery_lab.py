@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = ("crisper_busy", "crisper_queue_head", "crisper_celery_probe")
+SHIPPED = (
+    "crisper_text",
+    "crisper_leftovers_probe",
+    "crisper_busy",
+    "crisper_queue_head",
+    "crisper_celery_probe",
+)
 MARKER = "CRISPER-PROBE-REPLY:"
 PASSWORD = "lab-" + secrets.token_hex(8)
 APP = """
