@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.crisper_journal import BUSY
+from ansible.module_utils.crisper_lock import PATIENCE, LockedError, take
 from ansible.module_utils.crisper_output import KILLED, TIMEOUT, describe_failure
 
 CHECK, MIGRATE, HOOK = "check", "migrate", "hook"
@@ -253,8 +254,12 @@ class Commands:
         for name, value in command.labels().items():
             arguments += ["--label", f"{name}={value}"]
         # Compose goes on when this process is killed: until it has ended, the next deploy waits.
-        with (self.root / BUSY).open("a") as busy:
-            fcntl.flock(busy, fcntl.LOCK_SH)
+        try:
+            held = take(self.root / BUSY, fcntl.LOCK_SH, PATIENCE)
+        except LockedError as error:
+            name = command.name(self.project)
+            raise CommandError(f"The command {name} was not begun: {error}.") from error
+        with held as busy:
             code, _out, err = self.docker(
                 *(*arguments, "--", SERVICE, *command.words()),
                 cwd=str(folder),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible.module_utils.crisper_shapes import EACH, like
+from ansible.module_utils.crisper_shapes import ANY, EACH, fits, like
 from ansible.module_utils.crisper_ship import parse
 from ansible.module_utils.crisper_text import printable
 
@@ -45,8 +45,16 @@ def end(
     if not reply:
         why = (err if code == 0 else "it was not running").strip()[-500:] or "it said nothing"
         reply = {"error": f"The ledger gave no numbers: {printable(why, WIDTH)}"}
+    error = str(reply.get("error") or "")
     return {
-        "tasks": like(reply.get("tasks"), TASKS) if reply.get("tasks") else {},
-        "requests": like(reply.get("requests"), REQUESTS) if reply.get("requests") else {},
-        "error": str(reply.get("error") or ""),
+        "tasks": counts_of(reply.get("tasks"), TASKS),
+        "requests": counts_of(reply.get("requests"), REQUESTS),
+        "error": error,
     }
+
+
+def counts_of(counts: Any, shape: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers that were told and are some: one that is missing is not 0."""
+    found = counts if isinstance(counts, dict) else {}
+    fit = {key: part for key, part in shape.items() if fits(found.get(key, ANY), part)}
+    return {key: like(found[key], part) for key, part in fit.items() if key in found}
