@@ -243,7 +243,6 @@ def inspect(app, request):
             except (KeyError, ValueError, TypeError, AttributeError):
                 taken["replies"] += 1  # no message of Celery's: somebody else has put it there
     own.close()
-    connection.release()
     for reply in replies.get("conf", []):
         if isinstance(reply, dict):
             reply.update({node: shown_conf(conf) for node, conf in reply.items()})

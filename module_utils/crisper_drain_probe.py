@@ -94,9 +94,8 @@ class Room:
         """Forget the reply queue and leave."""
         try:
             self.consumer.cancel()
-            self.replies.close()
         finally:
-            self.connection.release()
+            self.replies.close()
 
 
 def converge(app, request, book):

@@ -112,6 +112,7 @@ class Replies:
 
     def __init__(self, app, connection):
         """Declare nothing yet; `connection` has answered."""
+        self.connection = connection
         self.channel = connection.default_channel
         self.mailbox = app.control.mailbox(connection)
         self.leftovers = None
@@ -130,16 +131,19 @@ class Replies:
         self.leftovers.sweep(self.channel)
 
     def close(self):
-        """Remove the reply queue, its binding and what came too late."""
-        if self.leftovers is None:
+        """Remove the reply queue, its binding and what came too late, and leave the broker."""
+        with quiet():
+            self.channel.after_reply_message_received(self.mailbox.reply_queue.name)
+        with quiet():
+            # It may still read from the queue: what is put there after this, kombu would parse.
+            self.connection.release()
+        if self.leftovers is not None:
+            client = self.leftovers.client
             with quiet():
-                self.channel.after_reply_message_received(self.mailbox.reply_queue.name)
-            return
-        with quiet():
-            self.channel.queue_delete(self.queue)
-        with quiet():
-            remove_replies(self.leftovers.client, self.channel, self.leftovers.prefix, self.queue)
-            self.leftovers.forget([REPLIES + self.queue])
+                remove_replies(client, self.channel, self.leftovers.prefix, self.queue)
+                self.leftovers.forget([REPLIES + self.queue])
+            with quiet():
+                client.connection_pool.disconnect()
 
 
 def leftovers_of_broker(channel):
