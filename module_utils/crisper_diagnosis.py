@@ -120,7 +120,9 @@ def health_words(state: Mapping[str, Any]) -> str:
     for entry in (state.get("Health") or {}).get("Log") or []:
         code, output = entry.get("ExitCode"), last_lines(str(entry.get("Output") or ""), 5)
         if code != 0:
-            line = f"exit code {code}" + (f": {output}" if output else "")
+            # Further lines are marked: none of them can pass for one of ours.
+            said = output.replace("\n", "\n| ")
+            line = f"exit code {code}" + (f": {said}" if said else "")
             told = [*(text for text in told if text != line), line]
     return "\n".join(told[-HEALTH_CHECKS:])
 
