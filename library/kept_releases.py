@@ -139,6 +139,7 @@ from ansible.module_utils.crisper_journal import (
 from ansible.module_utils.crisper_kept import annotate, prune
 from ansible.module_utils.crisper_ledger_end import SPEC as LEDGER_SPEC
 from ansible.module_utils.crisper_ledger_end import end
+from ansible.module_utils.crisper_output import last_lines
 from ansible.module_utils.crisper_put_back import Kept, image_names, known_images
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -198,7 +199,9 @@ class Releases:
             source = next((each[0] for each in known.values() if wanted & set(each)), image["id"])
             code, _, err = self.docker("image", "tag", source, reference)
             if code != 0:
-                self.module.fail_json(msg=f"{reference} cannot be named again: {err.strip()}")
+                self.module.fail_json(
+                    msg=f"{reference} cannot be named again: {last_lines(err, 5)}"
+                )
         return {"changed": changed, "release": release}
 
     def make_current(self) -> dict[str, Any]:

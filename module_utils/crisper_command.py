@@ -20,7 +20,7 @@ from typing import Any
 
 from ansible.module_utils.crisper_journal import BUSY
 from ansible.module_utils.crisper_lock import PATIENCE, LockedError, take
-from ansible.module_utils.crisper_output import KILLED, TIMEOUT, describe_failure
+from ansible.module_utils.crisper_output import KILLED, TIMEOUT, describe_failure, last_lines
 
 CHECK, MIGRATE, HOOK = "check", "migrate", "hook"
 LABEL = "crisper.command"
@@ -224,7 +224,7 @@ class Commands:
         asked = ("ps", "--all", "--quiet", "--no-trunc", "--filter", label)
         code, out, err = self.docker(*asked, "--filter", f"label={LABEL}")
         if code != 0:
-            raise CommandError(f"The engine does not tell its containers: {err.strip()}")
+            raise CommandError(f"The engine does not tell its containers: {last_lines(err, 5)}")
         if not (ids := out.split()):
             return []
         _code, out, _err = self.docker("container", "inspect", *ids)
@@ -317,7 +317,7 @@ class Commands:
             if "no such container" in err.lower():
                 return {}
             if time.monotonic() > deadline:
-                raise CommandError(f"The engine does not answer: {err.strip()[-1000:]}")
+                raise CommandError(f"The engine does not answer: {last_lines(err, 5)}")
             time.sleep(1)
 
     def remove(self, command: Command) -> None:
