@@ -16,7 +16,7 @@ from typing import Any
 
 # Characters of one text, of one line that is part of a composed text, entries of a list or mapping,
 # and lists within lists.
-WIDTH, LINE_WIDTH, ITEMS, DEPTH = 200, 2000, 10_000, 12
+WIDTH, LINE_WIDTH, ITEMS, DEPTH = 200, 2000, 20_000, 12
 # Rows of one kind in a summary.
 ROWS = 50
 # What Python takes for printable and a terminal shows as nothing: fillers, joiners and selectors.
