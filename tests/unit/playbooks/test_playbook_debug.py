@@ -45,17 +45,15 @@ def test_nothing_that_ansible_can_tell_holds_a_secret(site: Site, tmp_path: Path
     less = {"redis_password": "", "postgres_password": GIVEN, "secret_key": GIVEN}
     less |= {"qdrant_api_key": GIVEN, "admin_password": GIVEN}
     made = {"stack_secrets": less, "stack_secrets_generate": True}
-    first = run(site, tmp_path / "first.log", **made)
-    assert first.startswith("exit code 0\n"), first[-3000:]
+    # It fails late, so that one run goes the whole way, and back.
+    site.script({"point": "compose_rollout:prove", "do": "fail", "answer": {"msg": "no room"}})
+    printed = run(site, tmp_path / "log", **made)
+    assert "no room" in printed, printed[-3000:]
     secrets = json.loads((site.one.root / "secrets.json").read_text())
-    again = run(site, tmp_path / "again.log", x="2", **made)
-    site.script({"point": "compose_rollout:swap", "do": "fail", "answer": {"msg": "no room"}})
-    failed = run(site, tmp_path / "failed.log", x="3", **made)
-    assert "no room" in failed
-    for printed in (first, again, failed):
-        for secret in (GIVEN, *secrets.values()):
-            where = [line[:200] for line in printed.splitlines() if secret in line]
-            assert not where, f"{len(where)} lines: {where[:3]}"
+    assert secrets["redis_password"]
+    for secret in (GIVEN, *secrets.values()):
+        where = [line[:200] for line in printed.splitlines() if secret in line]
+        assert not where, f"{len(where)} lines: {where[:3]}"
 
 
 @pytest.mark.parametrize(
