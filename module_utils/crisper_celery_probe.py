@@ -265,7 +265,7 @@ def canary(app, request):
     timeout = request["timeout"]
     head = QueueHead(app, lambda: connected(app, timeout))
     begun = time.monotonic()
-    results, sent = {}, {}
+    results, sent, gone = {}, {}, set()
     exact = head.exact
     left = leftovers_of_results(app)
     if left:
@@ -292,6 +292,8 @@ def canary(app, request):
             )
         except Exception as error:
             entry.update(state="UNROUTABLE", result=f"{type(error).__name__}: {error}")
+            if left:
+                left.forget([result_name(app, entry["task_id"])])
             entry["task_id"] = ""
             continue
         sent[queue] = time.monotonic()
@@ -303,6 +305,7 @@ def canary(app, request):
         ids = {queue: results[queue]["task_id"] for queue in sent}
         why = {queue: pools.judge(queue, task_id, exact) for queue, task_id in ids.items()}
         removed = {queue for queue, task_id in ids.items() if head.take_back(task_id)}
+        gone.update(removed)
         # One that a worker took just now is seen by no look; with another broker all expire.
         late = {q: at for q, at in sent.items() if exact and q not in removed and not why[q].taken}
         await_canaries(app, results, late, time.monotonic() + LATE)
@@ -310,10 +313,15 @@ def canary(app, request):
             explain(results[queue], why[queue], waited)
     if left:
         # Of one that a worker holds the result may come later: the next probe removes it.
-        back = [entry for entry in results.values() if entry["seconds"] is not None]
-        left.forget([result_name(app, entry["task_id"]) for entry in back])
+        over = [entry for queue, entry in results.items() if queue in gone or is_back(entry)]
+        left.forget([result_name(app, entry["task_id"]) for entry in over if entry["task_id"]])
     head.close()
     return {"queues": results, "seconds": round(time.monotonic() - begun, 4)}
+
+
+def is_back(entry):
+    """Return whether a canary's result was there, or it was never sent."""
+    return entry["seconds"] is not None or not entry["task_id"]
 
 
 def await_canaries(app, results, sent, deadline, pools=None, exact=True):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import deploy_journal
 import pytest
 import stack_gate
 from ansible.module_utils import crisper_lock, crisper_tls
@@ -232,3 +233,15 @@ def test_the_command_of_a_holder_is_printable(tmp_path: Path, hold: Any) -> None
             take(path, fcntl.LOCK_SH, 0)
     finally:
         process.communicate("")
+
+
+def test_an_end_that_cannot_be_written_says_who_holds_the_lock(
+    run_module: Any, root: Path, hold: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Journal(root, "mine").acquire(OWNER) == {}
+    held = hold(root / ".lock", 0)
+    monkeypatch.setattr("ansible.module_utils.crisper_journal.GUARD_SECONDS", 0.1)
+    run = {"root": str(root), "id": "mine"}
+    told = run_module(deploy_journal, run=run, state="ended")
+    assert told["failed"]
+    assert f"process {held.process.pid}" in told["msg"]
