@@ -196,6 +196,7 @@ from ansible.module_utils.crisper_backup_set import (
     restore,
 )
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
+from ansible.module_utils.crisper_text import printable_lines
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -281,7 +282,7 @@ def main() -> None:
     except UntouchedError as error:
         module.fail_json(msg=str(error), untouched=True)
     except (BackupError, NotOwnerError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=printable_lines(str(error)))
 
 
 if __name__ == "__main__":

@@ -213,7 +213,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_celery import REMEDIES
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_probe import find_container
+from ansible.module_utils.crisper_shapes import EACH, like
 from ansible.module_utils.crisper_ship import ShipError, run
+from ansible.module_utils.crisper_text import listed
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["drained", "resumed"], "default": "drained"},
@@ -245,6 +247,20 @@ NOTHING: dict[str, Any] = {
     "seconds": 0.0,
     "import_seconds": 0.0,
     "problem": "",
+}
+
+
+TASK: dict[str, Any] = {"id": "", "name": "", "node": "", "seconds": 0.0, "state": ""}
+NODE: dict[str, Any] = {"queues": [""], "active": 0, "reserved": 0, "scheduled": None}
+# What the container answers, whatever it is.
+ANSWER: dict[str, Any] = {
+    **NOTHING,
+    "error": "",
+    "done": [""],
+    "unfinished": [TASK],
+    "silent": [""],
+    "queues": {EACH: [""]},
+    "nodes": {EACH: NODE},
 }
 
 
@@ -307,12 +323,13 @@ def main() -> None:
             problem=error.problem,
             stderr=error.stderr,
         )
-    result = {**NOTHING, **{key: reply[key] for key in NOTHING if key in reply}}
-    result[done] = reply.get("done", [])
+    reply = like(reply, ANSWER)
+    result = {key: reply[key] for key in NOTHING}
+    result[done] = reply["done"]
     result["left_at"] = left_at
     result["changed"] = bool(result["queues"])
     if reply["problem"]:
-        ordered = ", ".join(sorted(result["queues"])) or "nobody"
+        ordered = listed(sorted(result["queues"])) or "nobody"
         module.fail_json(
             msg=f"{params['app']}: {reply['error']}. {REMEDIES.get(reply['problem'], '')}"
             f" Told to {'take up' if done == 'resumed' else 'leave'} queues before: {ordered}.",
@@ -320,7 +337,7 @@ def main() -> None:
         )
     if result["silent"]:
         message = (
-            f"No answer from {', '.join(result['silent'])}. Does the container run (docker ps),"
+            f"No answer from {listed(result['silent'])}. Does the container run (docker ps),"
             " and is it connected to the broker (its log)?"
         )
         if not params["allow_silent"]:

@@ -185,6 +185,7 @@ from typing import Any
 from ansible.module_utils import crisper_celery_probe, crisper_skew, crisper_skew_probe
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_celery import REMEDIES
+from ansible.module_utils.crisper_shapes import EACH, like
 from ansible.module_utils.crisper_ship import ShipError, run
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -216,6 +217,16 @@ NOTHING: dict[str, Any] = {
     "registered": 0,
     "seconds": 0.0,
     "problem": "",
+}
+# What a container answers, whatever it is.
+ANSWER: dict[str, Any] = {
+    **NOTHING,
+    "error": "",
+    "unknown": {EACH: 0},
+    "waiting": {EACH: {EACH: 0}},
+    "orphaned": {EACH: 0},
+    "unreadable": {EACH: 0},
+    "partial": {EACH: {"read": 0, "of": 0}},
 }
 READING = ("waiting", "unreadable", "partial", "unlisted")
 MOST_TOLD = 20  # names in a sentence
@@ -313,13 +324,14 @@ def main() -> None:
         container = "" if reply else running_container(module)
         if container:
             quick = {**request, "known_only": True}
-            reply = run(command_of(params, container), shipped, quick, limit)
+            reply = like(run(command_of(params, container), shipped, quick, limit), ANSWER)
         # An application that runs and cannot be read is no reason to stop: the release is asked.
         if not reply or reply["problem"] or (reply["unknown"] and not params["known_is_all"]):
             # The queues are read once; the release only says whether it knows the names.
             if reply and not reply["problem"]:
                 request["reading"] = {key: reply[key] for key in READING}
-            reply = run(command_of(params), shipped, request, limit, params["project_src"])
+            source = params["project_src"]
+            reply = like(run(command_of(params), shipped, request, limit, source), ANSWER)
     except ShipError as error:
         module.fail_json(
             msg=f"{error}. {REMEDIES.get(error.problem, '')}",

@@ -72,6 +72,7 @@ from ansible.module_utils.crisper_backup_data import (
 )
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_migration import RESTORE_SESSION
+from ansible.module_utils.crisper_text import printable_lines
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["restored"], "default": "restored"},
@@ -109,7 +110,7 @@ def main() -> None:
         note(module.params, "restore_database", backup=module.params["path"])
         module.exit_json(**act(module.params))
     except NotOwnerError as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=printable_lines(str(error)))
     except BackupError as error:
         what = f"The database was not restored ({module.params['path']})"
         module.fail_json(msg=f"{what}: {error}")

@@ -123,6 +123,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_backup import BackupError
 from ansible.module_utils.crisper_backup_data import Docker
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
+from ansible.module_utils.crisper_text import printable_lines
 from ansible.module_utils.crisper_upgrade import Upgrade
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -156,7 +157,7 @@ def main() -> None:
             module.exit_json(**upgrade.fit(params["upgrade"]))
         module.exit_json(**upgrade.upgrade())
     except (BackupError, NotOwnerError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=printable_lines(str(error)))
 
 
 if __name__ == "__main__":

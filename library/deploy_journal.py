@@ -78,6 +78,7 @@ from ansible.module_utils.crisper_journal import (
     NotOwnerError,
     seconds_per_step,
 )
+from ansible.module_utils.crisper_lock import LockedError
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "run": RUN_SPEC,
@@ -113,7 +114,7 @@ def main() -> None:
                 journal.note(params["step"], params["patience"], **params["facts"])
             else:
                 journal.end(params["result"], **params["facts"])
-        except NotOwnerError as error:
+        except (NotOwnerError, LockedError) as error:
             module.fail_json(msg=str(error))
     module.exit_json(**result)
 

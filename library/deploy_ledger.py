@@ -181,8 +181,10 @@ from ansible.module_utils import (
 )
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_ledger_end import end
+from ansible.module_utils.crisper_output import last_lines
 from ansible.module_utils.crisper_probe import running
 from ansible.module_utils.crisper_release import MANIFEST
+from ansible.module_utils.crisper_shapes import EACH, like
 from ansible.module_utils.crisper_ship import ShipError, program, run
 from ansible.module_utils.crisper_tls import blocks, installed
 
@@ -212,6 +214,16 @@ ARGUMENT_SPEC: dict[str, Any] = {
 
 # Seconds to read the queues. What was read within `budget` is judged by celery_skew.
 READING = {"timeout": 20, "broker_timeout": 5.0, "import_timeout": 60, "budget": 10.0}
+# What the container answers, whatever it is; without an answer there is a problem.
+ANSWER: dict[str, Any] = {
+    "problem": "malformed_reply",
+    "unknown": {EACH: 0},
+    "waiting": {EACH: {EACH: 0}},
+    "orphaned": {EACH: 0},
+    "unreadable": {EACH: 0},
+    "partial": {EACH: {"read": 0, "of": 0}},
+    "unlisted": False,
+}
 UNREAD: dict[str, Any] = {"all_known": False, "reading": {}}
 
 
@@ -256,6 +268,7 @@ def read_queues(params: dict[str, Any], container: str) -> dict[str, Any]:
         reply = run(command, shipped, {**request, **READING, "known_only": True}, limit)
     except ShipError:
         return UNREAD
+    reply = like(reply, ANSWER)
     if reply["problem"]:
         return UNREAD
     concerns = ("unknown", "orphaned", "unreadable", "partial", "unlisted")
@@ -302,7 +315,7 @@ def begin(module: AnsibleModule, name: str) -> None:
         [params["docker_cli"], *command, program(modules, request)], cwd=params["project_src"]
     )
     if code != 0:
-        module.fail_json(msg=f"The ledger did not start: {(err or out).strip()[-1000:]}")
+        module.fail_json(msg=f"The ledger did not start: {last_lines(err or out, 5)}")
 
 
 def main() -> None:

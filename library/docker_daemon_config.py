@@ -69,6 +69,7 @@ from typing import Any
 from ansible.module_utils import crisper_engine as engine_logic
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_files import make_folder
+from ansible.module_utils.crisper_output import last_lines
 
 SPEC = {
     "config": {"type": "dict", "required": True},
@@ -108,7 +109,7 @@ def validate(module: AnsibleModule, text: str, flags: list[str]) -> tuple[str, b
         module.fail_json(
             msg=(
                 f"dockerd refuses the configuration for {module.params['path']}, which was left "
-                f"as it is: {(err or out).strip()} - see docker_daemon_options"
+                f"as it is: {last_lines(err or out)} - see docker_daemon_options"
             ),
             stdout=out,
             stderr=err,

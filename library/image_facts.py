@@ -89,6 +89,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_image_id import config_digest
+from ansible.module_utils.crisper_output import last_lines
 from ansible.module_utils.crisper_registry import (
     FORMAT,
     Comparison,
@@ -123,7 +124,8 @@ def inspect(cli: str, reference: str) -> dict[str, Any] | None:
     if "no such image" in answer.stderr.lower():
         return None
     raise RuntimeError(
-        f"'{cli} image inspect {reference}' failed ({answer.returncode}): {answer.stderr.strip()}"
+        f"'{cli} image inspect {reference}' failed ({answer.returncode}): "
+        f"{last_lines(answer.stderr, 5)}"
     )
 
 

@@ -122,6 +122,7 @@ freed_bytes:
   sample: 412000000
 """
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -139,6 +140,8 @@ from ansible.module_utils.crisper_journal import (
 from ansible.module_utils.crisper_kept import annotate, prune
 from ansible.module_utils.crisper_ledger_end import SPEC as LEDGER_SPEC
 from ansible.module_utils.crisper_ledger_end import end
+from ansible.module_utils.crisper_lock import LockedError
+from ansible.module_utils.crisper_output import last_lines
 from ansible.module_utils.crisper_put_back import Kept, image_names, known_images
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -198,7 +201,9 @@ class Releases:
             source = next((each[0] for each in known.values() if wanted & set(each)), image["id"])
             code, _, err = self.docker("image", "tag", source, reference)
             if code != 0:
-                self.module.fail_json(msg=f"{reference} cannot be named again: {err.strip()}")
+                self.module.fail_json(
+                    msg=f"{reference} cannot be named again: {last_lines(err, 5)}"
+                )
         return {"changed": changed, "release": release}
 
     def make_current(self) -> dict[str, Any]:
@@ -224,7 +229,9 @@ class Releases:
             journal = Journal(run["root"], run["id"])
             told["seconds"] = seconds_per_step(journal.entries(), journal.run, time.time())
             if self.params["ends"] and not self.module.check_mode:
-                told["ended"] = journal.end("done")
+                # The lock is given back once more at the end of the run.
+                with contextlib.suppress(LockedError):
+                    told["ended"] = journal.end("done")
         return told
 
     def abandon(self) -> dict[str, Any]:

@@ -189,6 +189,7 @@ from ansible.module_utils.crisper_journal import (
 from ansible.module_utils.crisper_kept import prune
 from ansible.module_utils.crisper_ledger_end import SPEC as LEDGER_SPEC
 from ansible.module_utils.crisper_ledger_end import end
+from ansible.module_utils.crisper_output import last_lines
 from ansible.module_utils.crisper_pass import place
 from ansible.module_utils.crisper_put_back import known_images
 from ansible.module_utils.crisper_release import (
@@ -447,7 +448,7 @@ class Releases:
             code, out, err = answer.result()
             if code != 0:
                 self.module.fail_json(
-                    msg=f"{what} was refused: {err.strip() or out.strip()}"
+                    msg=f"{what} was refused: {last_lines(err) or last_lines(out)}"
                     " Nothing was changed; the release folder was not kept.",
                     cmd=" ".join([cli, *commands[what]]),
                 )

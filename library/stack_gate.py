@@ -234,6 +234,7 @@ from ansible.module_utils.crisper_firewall import chain_name, in_force, list_com
 from ansible.module_utils.crisper_host_look import SPEC as HOST_SPEC
 from ansible.module_utils.crisper_host_look import look
 from ansible.module_utils.crisper_journal import (
+    BUSY,
     Journal,
     NotOwnerError,
     held_by_other,
@@ -241,6 +242,7 @@ from ansible.module_utils.crisper_journal import (
     unfinished,
 )
 from ansible.module_utils.crisper_kept import proved
+from ansible.module_utils.crisper_lock import LockedError, holders
 from ansible.module_utils.crisper_migrate import REPLACING
 from ansible.module_utils.crisper_migration import collect, end_sessions
 from ansible.module_utils.crisper_put_back import Kept
@@ -410,10 +412,11 @@ def refuse_busy(module: AnsibleModule, lock: dict[str, Any], result: dict[str, A
         if lock.get("run")
         else "No deploy has the lock"
     )
+    found = ", ".join(map(str, holders(Path(module.params["root"]) / BUSY)[:3]))
     module.fail_json(
         msg=f"{whose}, but a process of it still acts on the server after"
-        f" {module.params['quiet_timeout']} s: find it (ps -ef), let it end or end it, and run"
-        " again. This run has changed nothing.",
+        f" {module.params['quiet_timeout']} s: {found or 'find it (ps -ef)'}; let it end or end it,"
+        " and run again. This run has changed nothing.",
         **result,
     )
     raise AssertionError  # fail_json has ended the process
@@ -461,6 +464,8 @@ def take_lock(module: AnsibleModule, journal: Journal, result: dict[str, Any]) -
             # What is left of another deploy; only then is anybody waited for.
             journal.quiet(params["quiet_timeout"])
         held = journal.acquire(owner, params["dead"])
+    except LockedError as error:
+        module.fail_json(msg=f"{error}. This run has changed nothing.", **result)
     except OSError as error:
         module.fail_json(
             msg=f"The lock of the stack in {params['root']} cannot be written: {error}. Make the"

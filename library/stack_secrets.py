@@ -72,7 +72,7 @@ def read(path: Path) -> dict[str, str]:
 
 def write(path: Path, kept: dict[str, str]) -> None:
     """Replace the file atomically; it is never readable by others, not even for a moment."""
-    make_folder(path.parent)
+    make_folder(path.parent, 0o750)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:

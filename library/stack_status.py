@@ -123,6 +123,7 @@ from ansible.module_utils.crisper_journal import Journal, unfinished
 from ansible.module_utils.crisper_release import MANIFEST
 from ansible.module_utils.crisper_restore_mark import read_mark, refusal
 from ansible.module_utils.crisper_status import containers_of, last_run
+from ansible.module_utils.crisper_text import clean, printable
 from ansible.module_utils.crisper_upstream import Upstreams
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -136,11 +137,14 @@ def release_of(root: Path) -> dict[str, Any]:
     """What is to be told of the release that serves; empty when there is none."""
     try:
         manifest = json.loads((root / "current" / MANIFEST).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(manifest, dict):
         return {}
     told = {key: manifest.get(key, "") for key in ("id", "created", "operator", "revision")}
-    proof = manifest.get("verified") or {}
-    return {**told, "verified": bool(proof), "tasks": proof.get("tasks", [])}
+    proof = manifest.get("verified")
+    proof = proof if isinstance(proof, dict) else {}
+    return clean({**told, "verified": bool(proof), "tasks": proof.get("tasks", [])})
 
 
 def containers(module: AnsibleModule) -> tuple[list[dict[str, Any]], str]:
@@ -157,7 +161,7 @@ def containers(module: AnsibleModule) -> tuple[list[dict[str, Any]], str]:
     except OSError as error:
         return [], f"{cli}: {error.strerror}"
     if code != 0:
-        return [], err.strip()[-300:]
+        return [], printable(err.strip()[-300:], 300)
     return containers_of(json.loads(out or "[]")), ""
 
 

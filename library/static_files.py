@@ -90,6 +90,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_output import last_lines
 from ansible.module_utils.crisper_static import StaticFiles
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -118,7 +119,7 @@ class Image:
         if code != 0:
             self.module.fail_json(
                 msg=f"No container of {self.reference} can be made for its static files:"
-                f" {err.strip()[-1000:]}. Deploy again: the images are looked at first."
+                f" {last_lines(err, 5)}. Deploy again: the images are looked at first."
             )
         self.container = out.strip()
         return self
@@ -148,7 +149,7 @@ class Image:
         """End with a folder that cannot be copied."""
         self.module.fail_json(
             msg=f"The static files in {folder} cannot be copied out of {self.reference}:"
-            f" {said[-1000:]}. The image must have that folder: run collectstatic, or the like,"
+            f" {last_lines(said, 5)}. The image must have that folder: run collectstatic, or such,"
             " when it is built, or correct the alias in stack_app.locations."
         )
         raise AssertionError  # fail_json has ended the process

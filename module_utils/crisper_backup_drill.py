@@ -16,6 +16,7 @@ from .crisper_backup import BackupError, differences
 from .crisper_backup_archive import Expected
 from .crisper_backup_cipher import opened
 from .crisper_backup_set import Settings, services, told, without
+from .crisper_text import quoted_lines
 
 READY = {
     "postgres": 'pg_isready --quiet --host 127.0.0.1 --username "$POSTGRES_USER"',
@@ -90,7 +91,8 @@ class Throwaway:
                 return
             except BackupError as error:
                 if time.monotonic() > deadline:
-                    logs = self.docker.run("logs", "--tail", "5", container).strip()
+                    said = self.docker.run("logs", "--tail", "5", container).strip()
+                    logs = "\n" + quoted_lines(said[-5000:])
                     raise BackupError(
                         f"{service} of the drill is not ready after 180 s: {logs}"
                     ) from error

@@ -48,6 +48,7 @@ from .crisper_backup_signature import (
 )
 from .crisper_files import make_folder
 from .crisper_restore_mark import BEGUN, RESTORED, Mark, parts_told, read_mark, refusal
+from .crisper_text import printable_lines
 
 SUMS = "SHA256SUMS"
 DUMP = {
@@ -299,7 +300,9 @@ def copy_away(settings: Settings, name: str) -> list[str]:
     except subprocess.TimeoutExpired as error:
         raise BackupError(f"{failed} within {settings.timeout} s.") from error
     if done.returncode != 0:
-        raise BackupError(f"{failed}: {(done.stderr or done.stdout).strip()[-1000:]}")
+        raise BackupError(
+            f"{failed}: {printable_lines((done.stderr or done.stdout).strip()[-1000:])}"
+        )
     return command
 
 

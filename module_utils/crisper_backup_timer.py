@@ -17,6 +17,7 @@ from typing import Any
 from .crisper_backup import BackupError
 from .crisper_backup_set import Settings, copy_away, expire, make
 from .crisper_journal import BACKUP, Journal, NotOwnerError
+from .crisper_lock import LockedError
 
 # Seconds to wait for a deploy that has the lock, and from one look at it to the next.
 PATIENCE, LOOK = 1800.0, 5.0
@@ -70,7 +71,7 @@ def main() -> int:
     """Run once."""
     try:
         print(back_up(json.loads(Path(sys.argv[1]).read_text())))
-    except (BackupError, NotOwnerError) as error:
+    except (BackupError, NotOwnerError, LockedError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -26,6 +26,8 @@ MARGIN = 60.0
 # Looks at a full pool that show it full: one may fall between two tasks.
 LOOKS = 2
 METHODS = ("active", "reserved", "stats", "active_queues")
+# Names in one sentence.
+MOST_NAMES = 10
 
 BUSY = "BUSY"  # the state of a canary that a busy pool has not taken
 UNCONSUMED = "unconsumed"
@@ -242,11 +244,11 @@ def overdue(pool: Pool) -> tuple[str, str, float, float] | None:
 def told(verdict: Mapping[str, Any], waited: float) -> str:
     """Return what is told of a busy pool; `waited` are the seconds for which its canary was."""
     text = f"busy: {verdict['active']} of {verdict['processes']} processes run"
-    text += f" {', '.join(verdict['tasks']) or 'a task'}"
+    text += f" {_listed(verdict['tasks']) or 'a task'}"
     if verdict["active"]:
         text += f", oldest {duration(verdict['oldest_seconds'])}"
     if verdict["taken"]:
-        text += f"; {', '.join(verdict['nodes'])} has taken the canary and not begun it"
+        text += f"; {_listed(verdict['nodes'])} has taken the canary and not begun it"
     if verdict["ended"]:
         return text + f"; tasks end, and the canary had no turn within {waited:g} s"
     return text + "; canary not waited for"
@@ -259,6 +261,11 @@ def duration(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _summed(kind: str, nodes: Sequence[str], pools: Sequence[Pool]) -> Verdict:

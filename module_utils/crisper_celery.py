@@ -21,6 +21,9 @@ from ansible.module_utils.crisper_busy import (
     UNCONSUMED,
     duration,
 )
+from ansible.module_utils.crisper_busy import told as busy_text
+from ansible.module_utils.crisper_shapes import ANY, EACH, like
+from ansible.module_utils.crisper_text import clean, listed, printable
 
 # What each method answers with; anything else is a malformed reply.
 SHAPES: dict[str, type] = {
@@ -34,6 +37,35 @@ SHAPES: dict[str, type] = {
     "conf": dict,
     "revoked": list,
 }
+# What an element of a list must be; of ``active_queues`` with a name.
+ELEMENTS: dict[str, type] = {
+    "active": Mapping,
+    "reserved": Mapping,
+    "scheduled": Mapping,
+    "active_queues": Mapping,
+    "registered": str,
+    "revoked": str,
+}
+# What becomes of a canary, and why it is not back.
+WHY: dict[str, Any] = {
+    "kind": "",
+    "nodes": [""],
+    "processes": 0,
+    "active": 0,
+    "tasks": [""],
+    "oldest_seconds": 0.0,
+    "limit": 0.0,
+    "ended": False,
+    "taken": False,
+    "task_id": "",
+    "waited": 0.0,
+    "text": "",
+}
+CANARY: dict[str, Any] = {"task_id": "", "state": "", "seconds": None, "result": ANY, "why": WHY}
+# Findings that are told and returned, and names in one of them.
+MOST_FINDINGS, MOST_NAMES = 50, 10
+# Characters of a finding's sentence, in which several names may stand.
+FINDING_WIDTH = 1000
 BEAT = "celerybeat@"
 REMEDIES = {
     "no_worker_answered": "Start the workers, or see why they do not consume: docker compose logs.",
@@ -65,8 +97,8 @@ class Finding:
     actual: Any = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, with the remedy."""
-        return {**asdict(self), "remedy": REMEDIES[self.code]}
+        """Plain data, with the remedy; of all others' texts as a terminal can show them."""
+        return {**clean(asdict(self), width=FINDING_WIDTH), "remedy": REMEDIES[self.code]}
 
 
 Replies = Mapping[str, Sequence[Any]]
@@ -79,16 +111,34 @@ def answers(replies: Replies, method: str) -> dict[str, list[Any]]:
         if isinstance(message, Mapping):
             for node, reply in message.items():
                 if not str(node).startswith(BEAT):
-                    found.setdefault(str(node), []).append(reply)
+                    found.setdefault(printable(node), []).append(reply)
     return found
 
 
+def has_shape(method: str, reply: Any) -> bool:
+    """Return whether a worker's reply to a method is what it should be, its elements too."""
+    if not isinstance(reply, SHAPES.get(method, object)):
+        return False
+    if isinstance(reply, Mapping):
+        return "error" not in reply
+    if not isinstance(reply, list):
+        return True
+    if not all(isinstance(item, ELEMENTS.get(method, object)) for item in reply):
+        return False
+    return method != "active_queues" or all(isinstance(q.get("name"), str) for q in reply)
+
+
 def folded(replies: Replies) -> dict[str, dict[str, Any]]:
-    """``{node: {method: reply}}`` for callers; of duplicates the first."""
+    """``{node: {method: reply}}`` for callers; of duplicates the first.
+
+    Replies of another shape are left out, as if they had not come: `judge` has findings of them.
+    """
     nodes: dict[str, dict[str, Any]] = {}
     for method in replies:
         for node, found in answers(replies, method).items():
-            nodes.setdefault(node, {})[method] = found[0]
+            known = nodes.setdefault(node, {})
+            if has_shape(method, found[0]):
+                known[method] = clean(found[0])
     return nodes
 
 
@@ -121,13 +171,14 @@ def _malformed(replies: Replies) -> Iterator[Finding]:
                 yield _bad(method, "", message)
                 continue
             for node, reply in message.items():
-                wrong_shape = not isinstance(reply, SHAPES.get(method, object))
-                if wrong_shape or (isinstance(reply, Mapping) and "error" in reply):
-                    yield _bad(method, str(node), reply)
+                if not has_shape(method, reply):
+                    yield _bad(method, printable(node), reply)
 
 
 def _bad(method: str, node: str, reply: Any) -> Finding:
-    shown = repr(reply)[:200]
+    # Not the text of all of it: a list of a million numbers takes seconds.
+    kinds = (dict, list, tuple)
+    shown = printable(reply if isinstance(reply, kinds) and len(reply) > 20 else repr(reply))
     text = f"{node or 'Somebody'} answered {method} with {shown}."
     return Finding("malformed_reply", text, node, actual=shown)
 
@@ -203,7 +254,7 @@ def _sorted(value: Any) -> Any:
 
 
 def _words(names: Iterable[str]) -> str:
-    return ", ".join(names) or "nothing"
+    return listed(names, MOST_NAMES, "more") or "nothing"
 
 
 def problem_of(findings: Iterable[Finding]) -> str:
@@ -223,8 +274,10 @@ def problem_of(findings: Iterable[Finding]) -> str:
 
 def told(findings: Iterable[Mapping[str, Any]]) -> str:
     """All findings as one text, numbered, each with its remedy."""
+    findings = list(findings)
     lines = [f"{n}. {f['message']} {f['remedy']}" for n, f in enumerate(findings, 1)]
-    return "\n".join(lines)
+    more = len(lines) - MOST_FINDINGS
+    return "\n".join(lines[:MOST_FINDINGS] + ([f"And {more} more findings."] if more > 0 else []))
 
 
 def judge_canaries(
@@ -248,7 +301,7 @@ def judge_canaries(
         if state in ("PENDING", "STARTED", "RECEIVED", "RETRY"):
             text, remedy = absent(queue, state, entry.get("why") or {})
         elif state != "SUCCESS":
-            text = f"The canary in queue {queue} ended as {state}: {result}."
+            text = f"The canary in queue {queue} ended as {state}: {printable(_plain(result))}."
             remedy = "Look at the worker's log for that task id."
         elif nodes and worker and worker not in nodes:
             text = f"The canary in queue {queue} was run by {worker}, which is not of this release."
@@ -271,7 +324,7 @@ def absent(queue: str, state: str, why: Mapping[str, Any]) -> tuple[str, str]:
     """
     text = f"The canary in queue {queue} did not come back"
     text += f" within {why['waited']:g} s (state {state})" if why else f" (state {state})"
-    names = ", ".join(why.get("nodes") or []) or "nobody"
+    names = listed(why.get("nodes") or [], MOST_NAMES) or "nobody"
     kind = why.get("kind")
     if kind == UNCONSUMED:
         return (
@@ -289,7 +342,7 @@ def absent(queue: str, state: str, why: Mapping[str, Any]) -> tuple[str, str]:
             " canary task holds it up as well.",
         )
     if kind == OVERDUE:
-        task = f"{', '.join(why['tasks'])} ({why['task_id']})"
+        task = f"{listed(why['tasks'], MOST_NAMES)} ({why['task_id']})"
         return (
             f"{text}: {names} runs {task} for {duration(why['oldest_seconds'])}, beyond its time"
             f" limit of {duration(why['limit'])}: the pool is stuck.",
@@ -334,10 +387,20 @@ def judged_canaries(reply: Mapping[str, Any], nodes: Sequence[str]) -> dict[str,
         reply: the probe's: ``{problem, error, queues}``, the last only without a problem.
         nodes: node names that may have run them; empty accepts any.
     """
-    problem, queues = str(reply["problem"]), reply.get("queues", {})
+    problem = str(reply.get("problem") or "")
+    queues = like(clean(reply.get("queues")), {EACH: CANARY})
+    for entry in queues.values():
+        # Without evidence nobody could look.
+        why = entry["why"] = entry["why"] if entry["why"]["kind"] else {}
+        if why and entry["state"] == BUSY:
+            why["text"] = busy_text(why, why["waited"])  # of names that are printable
+        if entry["state"] == BUSY and not entry["why"]:
+            entry["state"] = "PENDING"
     findings = judge_canaries(queues, nodes)
+    if not problem and not isinstance(reply.get("queues"), Mapping):
+        problem, reply = "malformed_reply", {"error": "no queues in the answer"}
     if problem:
-        text = f"{problem}: {reply['error']}"
+        text = f"{problem}: {reply.get('error') or 'no reason given'}"
         findings = [{"queue": "", "task_id": "", "message": text, "remedy": ""}]
         findings[0]["remedy"] = REMEDIES.get(problem, "")
     busy = busy_canaries(queues)
@@ -355,18 +418,40 @@ def answered(
         expect: as `judge` takes it.
         canary_nodes: node names that may have run the canaries; None when none were sent.
     """
-    problem = str(reply["problem"])
+    problem = str(reply.get("problem") or "")
+    error = str(reply.get("error") or "no reason given")
+    if not problem and not isinstance(reply.get("replies"), Mapping):
+        problem, error = "malformed_reply", "no replies in the answer"
     if problem:
-        finding = {"code": problem, "message": f"{problem}: {reply['error']}", "node": ""}
+        finding = {"code": problem, "message": f"{problem}: {error}", "node": ""}
         finding |= {"expected": None, "actual": None, "remedy": REMEDIES.get(problem, "")}
         return {"nodes": {}, "findings": [finding], "problem": problem}
-    found = judge(reply["replies"], expect)
+    replies = {m: r if isinstance(r, list) else [r] for m, r in reply["replies"].items()}
+    found = judge(replies, expect)
     result: dict[str, Any] = {
-        "nodes": folded(reply["replies"]),
-        "findings": [finding.as_dict() for finding in found],
+        "nodes": folded(replies),
+        "findings": [finding.as_dict() for finding in found[:MOST_FINDINGS]],
         "problem": problem_of(found),
-        "seconds": reply["seconds"],
+        "seconds": like(reply.get("seconds"), 0.0),
     }
+    if len(found) > MOST_FINDINGS:
+        result["findings"].append(_more(len(found) - MOST_FINDINGS))
     if canary_nodes is not None:
-        result["canary"] = judged_canaries(reply["canary"], canary_nodes)
+        canary = reply.get("canary")
+        canary = canary if isinstance(canary, Mapping) else {}
+        result["canary"] = judged_canaries(canary, canary_nodes)
     return result
+
+
+def _more(count: int) -> dict[str, Any]:
+    """Return what stands for findings that are left out."""
+    text = f"{count} more findings are not listed."
+    return {"code": "malformed_reply", "message": text, "node": "", "expected": None} | {
+        "actual": None,
+        "remedy": "Mend those that are, and run again.",
+    }
+
+
+def _plain(result: Any) -> str:
+    """Return what a task returned, or raised, as a text."""
+    return result if isinstance(result, str) else repr(result)[:1000]

@@ -18,6 +18,8 @@ import time
 import traceback
 import uuid
 
+# What ids of canaries begin with: no other results are removed (as in crisper_leftovers_probe).
+CANARY_ID = "crisper-canary-"
 # Seconds after which a canary is not merely on its way, and seconds between two looks at the pools.
 FIRST_LOOK, LOOK_INTERVAL = 0.5, 1.0
 # Seconds that workers have to answer a look: a machine whose processors are all busy takes a while.
@@ -27,6 +29,9 @@ LATE = 1.0
 # A worker with 100,000 tasks that have an ETA is busy for seconds with an answer of 35 MB to
 # `scheduled`: it is not asked where workers hold more messages than this (as in crisper_drain).
 MOST_HELD = 1000
+# A worker of 5,000 tasks answers `registered` with 0.3 MB, one with 50,000 revoked ids with 2 MB.
+# What is larger is not read, and neither is more than this of all workers together.
+MOST_OF_ONE, MOST_OF_ALL, MOST_REPLIES = 4_000_000, 24_000_000, 20_000
 METHODS = {
     "ping": {},
     "active": {},
@@ -139,6 +144,28 @@ def held(connection):
     return client.hlen((getattr(channel, "global_keyprefix", "") or "") + channel.unacked_key)
 
 
+def read_reply(message, accept=None):
+    """Return the ticket and the body of a reply; the body is a text where it is not read.
+
+    It is JSON, unless the application's workers serialize otherwise and `accept` has the kinds.
+    """
+    headers = message.headers if isinstance(message.headers, dict) else {}
+    ticket = headers.get("ticket")
+    ticket = ticket if isinstance(ticket, str) else None
+    size = len(message.body or "")
+    if size > MOST_OF_ONE:
+        return ticket, "(a reply of " + str(size) + " bytes)"
+    try:
+        if accept and str(message.content_type) != "application/json":
+            from kombu.serialization import prepare_accept_content
+
+            message.accept = prepare_accept_content(accept)
+            return ticket, message.decode()
+        return ticket, json.loads(message.body)
+    except Exception as error:  # whatever a serializer raises
+        return ticket, "(a reply that cannot be read: " + type(error).__name__ + ")"
+
+
 def inspect(app, request):
     """Replies of all workers to all methods: ``{method: [{node: reply}, ...]}``.
 
@@ -151,8 +178,11 @@ def inspect(app, request):
     expected = set(request.get("destination") or ())
     arguments = request.get("arguments") or {}
     settle = request["settle"]
+    from crisper_leftovers_probe import Replies
+
     connection = connected(app, request.get("connect_timeout", timeout))
-    mailbox = app.control.mailbox(connection)
+    own = Replies(app, connection)
+    mailbox = own.mailbox
     channel = connection.default_channel
     if connection.transport.driver_type == "redis":
         # Closing waits for the read that is under way, by default a second.
@@ -162,9 +192,13 @@ def inspect(app, request):
     tickets = {uuid.uuid4().hex: method for method in methods}
     replies = {method: [] for method in methods}
     missing = {method: set(expected) for method in methods}
+    taken = {"bytes": 0, "replies": 0}
 
-    def on_reply(body, message):
-        method = tickets.get(message.headers.get("ticket"))
+    def on_message(message):
+        ticket, body = read_reply(message)
+        method = tickets.get(ticket)
+        taken["bytes"] += min(len(message.body or ""), MOST_OF_ONE)
+        taken["replies"] += 1
         if method is not None:
             replies[method].append(body)
             if isinstance(body, dict):
@@ -172,6 +206,9 @@ def inspect(app, request):
 
     def complete():
         return not any(missing.values())
+
+    def too_much():
+        return taken["bytes"] > MOST_OF_ALL or taken["replies"] > MOST_REPLIES
 
     started = time.monotonic()
     # A destination would keep foreign nodes silent: everybody is asked when they matter.
@@ -187,11 +224,10 @@ def inspect(app, request):
         )
     from kombu import Consumer
 
-    consumer = Consumer(channel, [mailbox.reply_queue], accept=["json"], no_ack=True)
-    consumer.register_callback(on_reply)
+    consumer = Consumer(channel, [mailbox.reply_queue], no_ack=True, on_message=on_message)
     last = started
     with consumer:
-        while True:
+        while not too_much():
             now = time.monotonic()
             left = started + timeout - now
             if complete() and any(replies.values()):
@@ -204,7 +240,9 @@ def inspect(app, request):
                 last = time.monotonic()
             except socket.timeout:
                 continue
-    connection.release()
+            except (KeyError, ValueError, TypeError, AttributeError):
+                taken["replies"] += 1  # no message of Celery's: somebody else has put it there
+    own.close()
     for reply in replies.get("conf", []):
         if isinstance(reply, dict):
             reply.update({node: shown_conf(conf) for node, conf in reply.items()})
@@ -219,6 +257,7 @@ def canary(app, request):
     its state becomes BUSY, and where nothing ends it is not waited for. `why` has the evidence.
     """
     from celery.backends.base import DisabledBackend
+    from crisper_leftovers_probe import leftovers_of_results, result_name
     from crisper_queue_head import QueueHead
 
     if isinstance(app.backend, DisabledBackend):
@@ -226,15 +265,20 @@ def canary(app, request):
     timeout = request["timeout"]
     head = QueueHead(app, lambda: connected(app, timeout))
     begun = time.monotonic()
-    results, sent = {}, {}
+    results, sent, gone = {}, {}, set()
     exact = head.exact
+    left = leftovers_of_results(app)
+    if left:
+        left.sweep()
     for queue in request["queues"]:
         entry = results[queue] = {
-            "task_id": str(uuid.uuid4()),
+            "task_id": CANARY_ID + str(uuid.uuid4()),
             "state": "PENDING",
             "seconds": None,
             "result": None,
         }
+        if left:
+            left.note([result_name(app, entry["task_id"])], timeout)
         try:
             head.send(
                 request["task"],
@@ -248,6 +292,8 @@ def canary(app, request):
             )
         except Exception as error:
             entry.update(state="UNROUTABLE", result=f"{type(error).__name__}: {error}")
+            if left:
+                left.forget([result_name(app, entry["task_id"])])
             entry["task_id"] = ""
             continue
         sent[queue] = time.monotonic()
@@ -259,13 +305,23 @@ def canary(app, request):
         ids = {queue: results[queue]["task_id"] for queue in sent}
         why = {queue: pools.judge(queue, task_id, exact) for queue, task_id in ids.items()}
         removed = {queue for queue, task_id in ids.items() if head.take_back(task_id)}
+        gone.update(removed)
         # One that a worker took just now is seen by no look; with another broker all expire.
         late = {q: at for q, at in sent.items() if exact and q not in removed and not why[q].taken}
         await_canaries(app, results, late, time.monotonic() + LATE)
         for queue in [queue for queue in sent if results[queue]["seconds"] is None]:
             explain(results[queue], why[queue], waited)
+    if left:
+        # Of one that a worker holds the result may come later: the next probe removes it.
+        over = [entry for queue, entry in results.items() if queue in gone or is_back(entry)]
+        left.forget([result_name(app, entry["task_id"]) for entry in over if entry["task_id"]])
     head.close()
     return {"queues": results, "seconds": round(time.monotonic() - begun, 4)}
+
+
+def is_back(entry):
+    """Return whether a canary's result was there, or it was never sent."""
+    return entry["seconds"] is not None or not entry["task_id"]
 
 
 def await_canaries(app, results, sent, deadline, pools=None, exact=True):
@@ -379,6 +435,8 @@ def plain(value):
 
 def main(request, marker):
     """Answer one request and leave without the application's exit handlers."""
+    from crisper_text import clean
+
     output = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
@@ -386,7 +444,8 @@ def main(request, marker):
     phase, seen = ["app_not_importable"], {}
 
     def answer(reply):
-        text = json.dumps(redact(reply, secrets), default=repr)
+        # Secrets first: the end of one that is cut would not be found any more.
+        text = json.dumps(clean(redact(reply, secrets)))
         data = f"\n{marker}{text}\n".encode()
         while data:
             data = data[os.write(output, data) :]

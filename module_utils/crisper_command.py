@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.crisper_journal import BUSY
-from ansible.module_utils.crisper_output import KILLED, TIMEOUT, describe_failure
+from ansible.module_utils.crisper_lock import PATIENCE, LockedError, take
+from ansible.module_utils.crisper_output import KILLED, TIMEOUT, describe_failure, last_lines
 
 CHECK, MIGRATE, HOOK = "check", "migrate", "hook"
 LABEL = "crisper.command"
@@ -223,7 +224,7 @@ class Commands:
         asked = ("ps", "--all", "--quiet", "--no-trunc", "--filter", label)
         code, out, err = self.docker(*asked, "--filter", f"label={LABEL}")
         if code != 0:
-            raise CommandError(f"The engine does not tell its containers: {err.strip()}")
+            raise CommandError(f"The engine does not tell its containers: {last_lines(err, 5)}")
         if not (ids := out.split()):
             return []
         _code, out, _err = self.docker("container", "inspect", *ids)
@@ -253,8 +254,12 @@ class Commands:
         for name, value in command.labels().items():
             arguments += ["--label", f"{name}={value}"]
         # Compose goes on when this process is killed: until it has ended, the next deploy waits.
-        with (self.root / BUSY).open("a") as busy:
-            fcntl.flock(busy, fcntl.LOCK_SH)
+        try:
+            held = take(self.root / BUSY, fcntl.LOCK_SH, PATIENCE)
+        except LockedError as error:
+            name = command.name(self.project)
+            raise CommandError(f"The command {name} was not begun: {error}.") from error
+        with held as busy:
             code, _out, err = self.docker(
                 *(*arguments, "--", SERVICE, *command.words()),
                 cwd=str(folder),
@@ -312,7 +317,7 @@ class Commands:
             if "no such container" in err.lower():
                 return {}
             if time.monotonic() > deadline:
-                raise CommandError(f"The engine does not answer: {err.strip()[-1000:]}")
+                raise CommandError(f"The engine does not answer: {last_lines(err, 5)}")
             time.sleep(1)
 
     def remove(self, command: Command) -> None:

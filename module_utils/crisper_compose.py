@@ -12,11 +12,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ansible.module_utils.crisper_capture import capture
 from ansible.module_utils.crisper_diagnosis import LOG_LINES, Report, report
+from ansible.module_utils.crisper_output import last_lines
 from ansible.module_utils.crisper_rollout import Container, parse_inspect, recreated
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
+
+# Seconds and bytes that the last lines of a container's log may take.
+LOG_SECONDS, LOG_BYTES = 60.0, 4_000_000
 
 
 class Engine:
@@ -50,7 +55,7 @@ class Engine:
     def refused(self, arguments: Sequence[str], said: str) -> NoReturn:
         """End with a Docker command that failed."""
         self.module.fail_json(
-            msg=f"`docker {' '.join(arguments[:3])} …` failed: {said.strip()[-2000:]}",
+            msg=f"`docker {' '.join(arguments[:3])} …` failed: {last_lines(said)}",
             cmd=" ".join([self.cli, *arguments]),
             **self.seen(),
         )
@@ -79,9 +84,17 @@ class Engine:
         reports = []
         for record in json.loads(out or "[]"):
             if record["Id"] in ids:
-                _code, out, err = self.call("logs", "--tail", str(LOG_LINES), record["Id"])
-                reports.append(report(record, out + err, self.last_exit_code(record)))
+                reports.append(report(record, self.logs(record["Id"]), self.last_exit_code(record)))
         return reports
+
+    def logs(self, container: str) -> str:
+        """Return the last lines of a container's log; a line may be as long as it likes."""
+        command = [self.cli, "logs", "--tail", str(LOG_LINES), container]
+        try:
+            done = capture(command, "", LOG_SECONDS, most=LOG_BYTES)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout + done.stderr
 
     def last_exit_code(self, record: Mapping[str, Any]) -> int | None:
         """Return the exit code before a container's last restart, of the engine's events.
@@ -117,7 +130,7 @@ class Engine:
         code, out, err = self.call(*command, folder=folder)
         if code != 0:
             self.module.fail_json(
-                msg=f"Compose refuses the release: {(err or out).strip()}", **self.seen()
+                msg=f"Compose refuses the release: {last_lines(err or out)}", **self.seen()
             )
         return [running[name] for name in recreated(err + out) if name in running]
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ansible.module_utils.crisper_output import KILLED, PROGRESS, last_lines
+from ansible.module_utils.crisper_text import printable, printable_lines, quoted_lines
 
 LOG_LINES = 20
 HEALTH_CHECKS = 3  # how many of the last health checks are quoted
@@ -119,7 +120,9 @@ def health_words(state: Mapping[str, Any]) -> str:
     for entry in (state.get("Health") or {}).get("Log") or []:
         code, output = entry.get("ExitCode"), last_lines(str(entry.get("Output") or ""), 5)
         if code != 0:
-            line = f"exit code {code}" + (f": {output}" if output else "")
+            # Further lines are marked: none of them can pass for one of ours.
+            said = output.replace("\n", "\n| ")
+            line = f"exit code {code}" + (f": {said}" if said else "")
             told = [*(text for text in told if text != line), line]
     return "\n".join(told[-HEALTH_CHECKS:])
 
@@ -152,9 +155,9 @@ def report(record: Mapping[str, Any], logs: str, last_code: int | None = None) -
     """
     labels = (record.get("Config") or {}).get("Labels") or {}
     state = record.get("State") or {}
-    service = str(labels.get("com.docker.compose.service", ""))
-    status = str(state.get("Status", ""))
-    health = str((state.get("Health") or {}).get("Status", "none"))
+    service = printable(labels.get("com.docker.compose.service", ""))
+    status = printable(state.get("Status", ""))
+    health = printable((state.get("Health") or {}).get("Status", "none"))
     code = int(state.get("ExitCode") or 0)
     restarts = int(record.get("RestartCount") or 0)
     words, logs = health_words(state), last_lines(logs, LOG_LINES)
@@ -165,7 +168,7 @@ def report(record: Mapping[str, Any], logs: str, last_code: int | None = None) -
     condition = f"{status}, exit code {code}" if code else status
     if status == "running":
         condition = (restart_words(restarts, last_code) if restarts else "") + health
-    variable = memory_variable(service, str(labels.get("crisper.pool", "")))
+    variable = memory_variable(service, printable(labels.get("crisper.pool", "")))
     if state.get("OOMKilled"):
         condition += ", out of memory"
         remedies.append(f"{service} was killed by its memory limit: raise {variable}.")
@@ -175,7 +178,7 @@ def report(record: Mapping[str, Any], logs: str, last_code: int | None = None) -
             f"{service} was killed by hand or by the memory of the host; if it needs more memory,"
             f" raise {variable}."
         )
-    name = str(record.get("Name", "")).lstrip("/")
+    name = printable(record.get("Name", "")).lstrip("/")
     return Report(name, service, condition, words, logs, tuple(remedies))
 
 
@@ -187,8 +190,10 @@ def describe(reports: Iterable[Report]) -> str:
     for each in reports:
         parts.append(f"--- {each.name} ({each.state}):")
         if each.health:
-            parts.append(f"Last health checks: {each.health}")
-        parts.append(f"Last lines of its log:\n{each.logs}" if each.logs else "Its log is empty.")
+            parts.append(f"Last health checks: {printable_lines(each.health)}")
+        # Marked, so that no line of a log passes for one of ours.
+        logs = quoted_lines(each.logs)
+        parts.append(f"Last lines of its log:\n{logs}" if each.logs else "Its log is empty.")
     return "".join(f"\n{part}" for part in parts)
 
 

@@ -18,6 +18,7 @@ Measured with Celery 5.7 on Redis:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,7 +96,7 @@ class Book:
         if node is None or node.done:
             return []
         node.heard, node.silent, node.heard_at = True, False, now
-        node.queues = [str(queue["name"]) for queue in report["active_queues"]]
+        node.queues = [str(queue["name"]) for queue in report["active_queues"] if "name" in queue]
         node.active = [_task(request) for request in report["active"]]
         node.reserved = [_task(request) for request in report["reserved"]]
         if ONCE in report:
@@ -204,10 +205,12 @@ def _mute(node: Node) -> bool:
 
 def _task(request: dict) -> dict:
     # Arguments may hold anything, passwords too: they never leave the container.
+    since = request.get("time_start")
+    number = isinstance(since, (int, float)) and not isinstance(since, bool)
     return {
         "id": str(request.get("id")),
         "name": str(request.get("name")),
-        "since": request.get("time_start"),
+        "since": since if number and math.isfinite(since) else None,
     }
 
 

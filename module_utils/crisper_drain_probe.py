@@ -26,19 +26,20 @@ class Room:
 
     def __init__(self, app, timeout):
         from crisper_celery_probe import connected
+        from crisper_leftovers_probe import Replies
         from kombu import Consumer
 
         self.connection = connected(app, timeout)
         self.channel = self.connection.default_channel
-        self.mailbox = app.control.mailbox(self.connection)
+        self.replies = Replies(app, self.connection)
+        self.mailbox = self.replies.mailbox
         self.timeout = timeout
         self.tickets = {}
         self.parts = {}
         self.reports = []
         self.consumer = Consumer(
-            self.channel, [self.mailbox.reply_queue], accept=self.mailbox.accept, no_ack=True
+            self.channel, [self.mailbox.reply_queue], no_ack=True, on_message=self._on_message
         )
-        self.consumer.register_callback(self._on_reply)
         self.consumer.consume()
 
     def send(self, method, arguments, nodes, ticket=None):
@@ -60,10 +61,13 @@ class Room:
             self.tickets[ticket] = (poll, method, len(methods))
             self.send(method, {}, nodes, ticket)
 
-    def _on_reply(self, body, message):
-        poll, method, wanted = self.tickets.get(message.headers.get("ticket"), ("", "", 0))
+    def _on_message(self, message):
+        from crisper_celery_probe import read_reply
+
+        ticket, body = read_reply(message, self.mailbox.accept)
+        poll, method, wanted = self.tickets.get(ticket, ("", "", 0))
         for node, value in body.items() if isinstance(body, dict) else ():
-            if not isinstance(value, list):
+            if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
                 continue  # {"error": ...}: the worker is about to stop, or has no consumer yet
             part = self.parts.setdefault((poll, node), {})
             part[method] = value
@@ -81,6 +85,8 @@ class Room:
                 self.connection.drain_events(timeout=left)
             except socket.timeout:
                 break
+            except (KeyError, ValueError, TypeError, AttributeError):
+                continue  # no message of Celery's: somebody else has put it there
         reports, self.reports = self.reports, []
         return reports
 
@@ -88,9 +94,8 @@ class Room:
         """Forget the reply queue and leave."""
         try:
             self.consumer.cancel()
-            self.channel.after_reply_message_received(self.mailbox.reply_queue.name)
         finally:
-            self.connection.release()
+            self.replies.close()
 
 
 def converge(app, request, book):
@@ -148,6 +153,7 @@ def main(request, marker):
     """Answer one request and leave without the application's exit handlers."""
     from crisper_celery_probe import Failure, load_app, redact, secrets_of
     from crisper_drain import Drain, Resume
+    from crisper_text import clean
 
     output = os.dup(1)
     os.dup2(2, 1)
@@ -162,7 +168,7 @@ def main(request, marker):
         reply.update(problem=problem, error=error)
         reply["seconds"] = round(time.monotonic() - state["since"], 3)
         reply["import_seconds"] = round(state["since"] - begun, 3)
-        data = ("\n" + marker + json.dumps(redact(reply, secrets)) + "\n").encode()
+        data = ("\n" + marker + json.dumps(clean(redact(reply, secrets))) + "\n").encode()
         while data:
             data = data[os.write(output, data) :]
         sys.stderr.flush()

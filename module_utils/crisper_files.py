@@ -32,6 +32,38 @@ def make_folder(path: Path, mode: int = 0o755) -> None:
             folder.chmod((mode if folder == path else 0o755) | inherited)
 
 
+def close_folder(path: Path, mode: int = 0o750) -> None:
+    """Take what other users may in a folder away: nothing but its owner and group is left.
+
+    Whether they may change it, its group keeps where it shares the folder (set-group-id). A folder
+    of another owner is left as it is.
+
+    Raises:
+        OSError: it is not there.
+    """
+    found = path.stat()
+    if found.st_uid != os.geteuid():
+        return
+    now = stat.S_IMODE(found.st_mode)
+    kept = now & (mode | 0o7070 if now & stat.S_ISGID else mode | 0o7000)
+    if kept != now:
+        path.chmod(kept)
+
+
+def write_private(path: Path, text: str, mode: int = 0o600) -> None:
+    """Replace a file, whole, with exactly `mode`, whatever the umask."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        with os.fdopen(os.open(draft, flags, 0o600), "w") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(text)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Have the names in a folder survive a power failure; what they name is on the disk before.
 

@@ -16,9 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
-from .crisper_files import make_folder
+from .crisper_files import close_folder, make_folder, write_private
+from .crisper_lock import PATIENCE as GUARD_SECONDS
+from .crisper_lock import LockedError, exclusive, mode_in, take
+from .crisper_text import clean
 
 JOURNAL, LOCK, BUSY = "journal.jsonl", "lock", ".busy"
 BEGIN, END = "begin", "end"
@@ -33,6 +36,11 @@ PATIENCE = 3600
 HEARTBEAT = 60.0
 TAIL_BYTES = 256 * 1024
 LARGEST_BYTES = 8 * 1024 * 1024
+# Modes: the lock is its owner's alone, the journal is for its group to read, and the stack's folder
+# is closed for everybody else. What containers mount, the engine finds as root.
+LOCK_MODE, JOURNAL_MODE, ROOT_MODE = 0o600, 0o640, 0o750
+# Characters of a text in an entry.
+WIDTH = 2000
 
 RUN_SPEC: dict[str, Any] = {
     "type": "dict",
@@ -62,7 +70,7 @@ def parse_lines(text: str) -> list[dict[str, Any]]:
         except ValueError:
             continue
         if isinstance(entry, dict) and "run" in entry and "step" in entry:
-            found.append(entry)
+            found.append(clean(entry, width=WIDTH))
     return found
 
 
@@ -155,9 +163,9 @@ class Journal:
         """The lock as it stands; empty when there is none."""
         try:
             found = json.loads((self.root / LOCK).read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return clean(found, width=WIDTH) if isinstance(found, dict) else {}
 
     def entries(self) -> list[dict[str, Any]]:
         """The newest entries."""
@@ -172,9 +180,16 @@ class Journal:
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """Let no other process write the lock meanwhile."""
-        with (self.root / f".{LOCK}").open("a") as guard:
-            fcntl.flock(guard, fcntl.LOCK_EX)
+        with exclusive(self.root / f".{LOCK}", GUARD_SECONDS):
             yield
+
+    def _close(self) -> None:
+        """Close the stack's folder and files for other users; earlier editions left them open."""
+        close_folder(self.root, ROOT_MODE)
+        for name, mode in ((LOCK, LOCK_MODE), (JOURNAL, JOURNAL_MODE)):
+            path = self.root / name
+            if path.exists() and path.stat().st_uid == os.geteuid():
+                path.chmod(mode_in(self.root, mode))
 
     def acquire(self, owner: Mapping[str, Any], dead: str = "") -> dict[str, Any]:
         """Take the lock; return who holds it when it is not to be had, else nothing.
@@ -187,9 +202,10 @@ class Journal:
             dead: run whose owner is known to be dead.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the folder cannot be written, or somebody holds the file that guards the lock.
         """
-        make_folder(self.root)
+        make_folder(self.root, ROOT_MODE)
+        self._close()
         now = time.time()
         # Two deploys that start at once are told apart by the engine of file locks.
         with self._guarded():
@@ -225,10 +241,10 @@ class Journal:
                 if lock.get("run") != self.run:
                     raise NotOwnerError(self._lost(lock, step))
                 self._write_lock({**lock, "step": step}, now, patience)
-                busy = (self.root / BUSY).open("a")
-                fcntl.flock(busy, fcntl.LOCK_SH)
-                _held.append(busy)
+                _held.append(take(self.root / BUSY, fcntl.LOCK_SH, GUARD_SECONDS))
             self._append({"step": step, **facts}, now)
+        except LockedError as error:
+            raise NotOwnerError(f"Step {step} was not begun: {error}.") from error
         except OSError as error:
             raise NotOwnerError(
                 f"Step {step} was not begun, because the journal in {self.root} cannot be written:"
@@ -274,16 +290,11 @@ class Journal:
 
     def quiet(self, seconds: float) -> bool:
         """Wait until no process of an earlier deploy acts any more; whether that came true."""
-        deadline = time.monotonic() + seconds
-        with (self.root / BUSY).open("a") as stream:
-            while True:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return True
-                except OSError:
-                    if time.monotonic() >= deadline:
-                        return False
-                    time.sleep(0.2)
+        try:
+            take(self.root / BUSY, fcntl.LOCK_EX, seconds).close()
+        except LockedError:
+            return False
+        return True
 
     def end(self, result: str, **facts: Any) -> bool:
         """Write the end down and give the lock back; whether this deploy had it."""
@@ -297,14 +308,13 @@ class Journal:
         return True
 
     def _write_lock(self, content: Mapping[str, Any], now: float, patience: float = 0) -> None:
-        draft = self.root / f".{LOCK}.{os.getpid()}"
-        until = now + PATIENCE + patience
-        draft.write_text(json.dumps({**content, "until": until}) + "\n")
-        draft.replace(self.root / LOCK)
+        text = json.dumps({**clean(dict(content), width=WIDTH), "until": now + PATIENCE + patience})
+        write_private(self.root / LOCK, text + "\n", mode_in(self.root, LOCK_MODE))
 
     def _append(self, entry: Mapping[str, Any], now: float) -> None:
+        entry = clean(dict(entry), width=WIDTH)
         line = json.dumps({"at": _iso(now), "time": round(now, 2), "run": self.run, **entry})
-        with (self.root / JOURNAL).open("ab+") as stream:
+        with self._open_journal() as stream:
             # A crash or a full disk may have left half a line: it must not swallow this one.
             if stream.tell():
                 stream.seek(-1, os.SEEK_END)
@@ -312,13 +322,20 @@ class Journal:
                     line = "\n" + line
             stream.write((line + "\n").encode())
 
+    def _open_journal(self) -> BinaryIO:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        mode = mode_in(self.root, JOURNAL_MODE)
+        handle = os.open(self.root / JOURNAL, flags, mode)
+        if os.fstat(handle).st_uid == os.geteuid():
+            os.fchmod(handle, mode)
+        return os.fdopen(handle, "ab+")
+
     def _trim(self) -> None:
         path = self.root / JOURNAL
         if path.exists() and path.stat().st_size > LARGEST_BYTES:
             kept = self.entries()
-            draft = path.with_name(f".{JOURNAL}")
-            draft.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-            draft.replace(path)
+            text = "".join(json.dumps(entry) + "\n" for entry in kept)
+            write_private(path, text, mode_in(self.root, JOURNAL_MODE))
 
 
 def note(params: Mapping[str, Any], step: str, **facts: Any) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ansible.module_utils.crisper_shapes import ANY, EACH, fits, like
 from ansible.module_utils.crisper_ship import parse
+from ansible.module_utils.crisper_text import printable
 
 # What M(deploy_ledger) gives to whoever ends the counting.
 SPEC: dict[str, Any] = {
@@ -15,6 +17,12 @@ SPEC: dict[str, Any] = {
         "wait": {"type": "float", "default": 20},
     },
 }
+
+# The numbers are its last line; the application may print as much as it likes before.
+LOG_LINES, WIDTH = 1000, 500
+COUNTS = ("accepted", "refused", "finished", "failed", "waiting", "lost", "twice")
+TASKS: dict[str, Any] = dict.fromkeys(COUNTS, 0)
+REQUESTS: dict[str, Any] = {"probed": 0, "failed": 0, "errors": {EACH: 0}, "normal": [0]}
 
 
 def end(
@@ -31,10 +39,22 @@ def end(
         ``{tasks, requests, error}``; numbers are missing where `error` says why.
     """
     docker("stop", "--time", str(int(wait + 20)), name)
-    code, out, err = docker("logs", name)
+    code, out, err = docker("logs", "--tail", str(LOG_LINES), name)
     docker("rm", "--force", "--volumes", name)
     reply = parse(out) or {}
     if not reply:
         why = (err if code == 0 else "it was not running").strip()[-500:] or "it said nothing"
-        reply = {"error": f"The ledger gave no numbers: {why}"}
-    return {"tasks": {}, "requests": {}, "error": "", **reply}
+        reply = {"error": f"The ledger gave no numbers: {printable(why, WIDTH)}"}
+    error = str(reply.get("error") or "")
+    return {
+        "tasks": counts_of(reply.get("tasks"), TASKS),
+        "requests": counts_of(reply.get("requests"), REQUESTS),
+        "error": error,
+    }
+
+
+def counts_of(counts: Any, shape: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers that were told and are some: one that is missing is not 0."""
+    found = counts if isinstance(counts, dict) else {}
+    fit = {key: part for key, part in shape.items() if fits(found.get(key, ANY), part)}
+    return {key: like(found[key], part) for key, part in fit.items() if key in found}

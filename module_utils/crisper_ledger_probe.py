@@ -126,12 +126,16 @@ class Sentinels:
     def __init__(self, app, request, ledger):
         """Begin; `request` is what `main` takes."""
         from crisper_celery_probe import connected
+        from crisper_leftovers_probe import leftovers_of_results
         from crisper_queue_head import QueueHead
 
         self.app, self.request, self.ledger = app, request, ledger
         self.prefix = PREFIX + request["run"] + "-"
         self.pattern = app.backend.get_key_for_task(self.prefix).decode() + "*"
         self.head = QueueHead(app, lambda: connected(app, CONNECT))
+        self.left = leftovers_of_results(app)
+        if self.left:
+            self.left.sweep()
         self.number = 0
         self.sent_at = {}  # those that are open -> seconds
         self.ended_at = {}  # queue -> seconds of the last end that was heard
@@ -158,6 +162,7 @@ class Sentinels:
             self.ledger.refused += 1  # the broker said no: the sender knows, nothing is lost
             return
         self.ledger.sent(task_id, queue)
+        self._note(task_id)
         self.sent_at[task_id] = time.monotonic()
 
     def listen(self):
@@ -241,10 +246,19 @@ class Sentinels:
         raw = self.app.backend.client.get(self.app.backend.get_key_for_task(task_id))
         return json.loads(raw)["status"] if raw else "PENDING"
 
+    def _note(self, task_id, gone=False):
+        """Have the next probe remove its result, unless that is removed here."""
+        from crisper_leftovers_probe import result_name
+
+        if self.left:
+            name = [result_name(self.app, task_id)]
+            self.left.forget(name) if gone else self.left.note(name)
+
     def _ended(self, task_id):
         self.ended_at[self.ledger.queues[task_id]] = time.monotonic()
         self.sent_at.pop(task_id, None)
         self.final.discard(task_id)
+        self._note(task_id, gone=True)
         self.head.forget(task_id)
 
 

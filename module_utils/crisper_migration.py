@@ -22,7 +22,7 @@ from ansible.module_utils.crisper_command import (
 )
 from ansible.module_utils.crisper_controller import orphaned
 from ansible.module_utils.crisper_files import make_folder, sync_folder
-from ansible.module_utils.crisper_journal import Journal, NotOwnerError, note
+from ansible.module_utils.crisper_journal import ROOT_MODE, Journal, NotOwnerError, note
 from ansible.module_utils.crisper_kept import annotate, manifests
 from ansible.module_utils.crisper_migrate import (
     BEGUN,
@@ -210,7 +210,7 @@ class Steps:
 
     def collect(self) -> bool:
         """Wait for what a killed module left; return whether there was anything."""
-        make_folder(self.root)
+        make_folder(self.root, ROOT_MODE)
         try:
             if not Journal(self.root, "").quiet(QUIET_SECONDS):
                 self.fail(

@@ -11,7 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible.module_utils.crisper_text import printable, printable_lines, quoted_lines
+
 LINES = 20
+LARGEST = 1_000_000  # characters of the end of an output that are looked at
 WIDTH = 500  # characters of one line: a minified file in an error is not worth a screen
 # Control sequences of terminals: colours (CSI), and titles and the like (OSC).
 ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?")
@@ -28,13 +31,14 @@ EMPTY_MESSAGES = frozenset({"", "non-zero return code", "Unknown error"})
 def last_lines(text: str, count: int = LINES) -> str:
     """Return the last `count` lines of `text` that hold anything, fit for a terminal and a log.
 
-    Without control sequences and other characters that are not printable, and with passwords in
-    addresses (``scheme://user:password@host``) masked.
+    Without control sequences; other characters that are not printable are written out, and
+    passwords in addresses (``scheme://user:password@host``) are masked.
     """
-    lines = [ANSI.sub("", line).rstrip() for line in text.split("\n")]
-    lines = ["".join(c for c in line if c.isprintable() or c == "\t") for line in lines]
-    lines = [CREDENTIALS.sub(r"\1:***@", line) for line in lines if line]
-    return "\n".join(line if len(line) <= WIDTH else f"{line[:WIDTH]}…" for line in lines[-count:])
+    lines = [ANSI.sub("", line).rstrip() for line in text[-LARGEST:].split("\n")]
+    lines = [CREDENTIALS.sub(r"\1:***@", line) for line in lines if line][-count:]
+    # Progress bars return the carriage: what they show last counts.
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in lines]
+    return "\n".join(printable(line.replace("\t", "    "), WIDTH) for line in lines)
 
 
 def is_failure(result: Mapping[str, Any]) -> bool:
@@ -71,7 +75,8 @@ def describe_failure(
         return "\n".join([*parts, remedy] if remedy else parts)
     head = f"{action} {_reason(result, timeout)}."
     output = _output(result)
-    body = f"\nLast lines of its output:\n{output}" if output else ""
+    # Marked, so that no line of it passes for one of ours.
+    body = f"\nLast lines of its output:\n{quoted_lines(output)}" if output else ""
     return f"{head}{f' {remedy}' if remedy else ''}{body}"
 
 
@@ -89,12 +94,12 @@ def describe_task(result: Mapping[str, Any], name: str) -> str:
     if isinstance(result.get("results"), list) or message in EMPTY_MESSAGES:
         told = describe_failure({**result, "failed": True}, f"The task '{name}'")
         return told or f"The task '{name}' failed and did not say why."
-    return f"{name}: {message}"
+    return f"{name}: {printable_lines(message)}"
 
 
 def first_line(text: str, width: int = WIDTH) -> str:
     """Return the first line of a message, for a record that has room for one."""
-    line = (text.strip().splitlines() or [""])[0]
+    line = printable((text.strip().splitlines() or [""])[0], max(width, len(text)))
     return line if len(line) <= width else f"{line[: width - 1]}…"
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils import crisper_busy, crisper_celery_probe, crisper_queue_head
-from ansible.module_utils.crisper_ship import parse, program
+from ansible.module_utils.crisper_capture import capture
+from ansible.module_utils.crisper_ship import ERROR_WIDTH, parse, program
+from ansible.module_utils.crisper_text import printable
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -64,7 +67,7 @@ def running(module: AnsibleModule, service: str) -> tuple[str, str]:
     except OSError as error:
         return "", f"docker_unavailable: {error}"
     if code != 0:
-        return "", f"docker_unavailable: {err.strip()}"
+        return "", f"docker_unavailable: {printable(err.strip(), ERROR_WIDTH)}"
     ids = out.split()
     if not ids:
         where = f"service {service} of project {module.params['project']}"
@@ -92,13 +95,17 @@ def ask(module: AnsibleModule, request: dict[str, Any]) -> dict[str, Any]:
     command += [module.params["python"], "-"]
     data = program(SHIPPED, request)
     try:
-        code, out, err = module.run_command(command, data=data, handle_exceptions=False)
-    except OSError as error:
-        return {"problem": "docker_unavailable", "error": str(error)}
-    reply = parse(out)
+        done = capture(command, data, limit + 30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"problem": "docker_unavailable", "error": printable(str(error), ERROR_WIDTH)}
+    if done.cut:
+        text = f"{json.dumps(command[3:])} printed more than {len(done.stdout)} bytes and was ended"
+        return {"problem": "malformed_reply", "error": text}
+    reply = parse(done.stdout)
     if reply is not None:
-        return reply
-    lines = err.strip().splitlines()[-3:]
+        return {"problem": "", "error": "", **reply}
+    code, err = done.returncode, done.stderr
+    lines = [printable(line) for line in err.strip().splitlines()[-3:]] or [""]
     text = f"{json.dumps(command[3:])} exited with {code}: {' '.join(lines)}"
     if code in (124, 137):
         return {"problem": "docker_unavailable", "error": f"no answer within {limit} s"}

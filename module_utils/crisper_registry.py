@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.crisper_output import last_lines
+from ansible.module_utils.crisper_text import printable
 
 HUB = "docker.io"
 HUB_KEY = "https://index.docker.io/v1/"  # what the client's configuration calls Docker Hub
@@ -168,7 +169,7 @@ def parse_reply(reference: str, status: int, body: bytes) -> Answer:
     descriptor = content.get("Descriptor")
     digest = str(descriptor.get("digest") or "") if isinstance(descriptor, dict) else ""
     if status == 200 and digest:
-        return Answer(reference, digest)
+        return Answer(reference, printable(digest))
     said = last_lines(str(content.get("message") or ""), 1)
     return Answer(reference, problem=said or f"HTTP {status}")
 

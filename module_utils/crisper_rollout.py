@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ansible.module_utils.crisper_text import printable
+
 KEEP, CREATE, ROLL, RECREATE, REMOVE = "keep", "create", "roll", "recreate", "remove"
 # web: start-first behind nginx. worker: start-first, drained by name. single: stop, then start.
 # fixed: belongs to no release; recreated only when its own definition changed.
@@ -68,13 +70,13 @@ def parse_inspect(records: Iterable[Mapping[str, Any]]) -> list[Container]:
         found.append(
             Container(
                 id=str(record["Id"]),
-                name=str(record.get("Name", "")).lstrip("/"),
-                service=str(labels.get("com.docker.compose.service", "")),
-                release=str(labels.get("crisper.release", "")),
+                name=printable(record.get("Name", "")).lstrip("/"),
+                service=printable(labels.get("com.docker.compose.service", "")),
+                release=printable(labels.get("crisper.release", "")),
                 image=str(record.get("Image", "")),
-                state=str(state.get("Status", "")),
-                health=str((state.get("Health") or {}).get("Status", "none")),
-                pool=str(labels.get("crisper.pool", "")),
+                state=printable(state.get("Status", "")),
+                health=printable((state.get("Health") or {}).get("Status", "none")),
+                pool=printable(labels.get("crisper.pool", "")),
                 pid=int(state.get("Pid") or 0),
             )
         )

@@ -17,6 +17,7 @@ from ansible.module_utils.crisper_data_guard import DATA_SERVICES, find_problems
 from ansible.module_utils.crisper_diagnosis import Report, compose_error, describe
 from ansible.module_utils.crisper_firewall import networks_to_join
 from ansible.module_utils.crisper_journal import NotOwnerError, note
+from ansible.module_utils.crisper_output import last_lines
 from ansible.module_utils.crisper_rollout import (
     CREATE,
     KEEP,
@@ -510,7 +511,7 @@ class Rollout:
             serving = self.upstreams.serving if self.upstreams else ""
             self.fail(
                 f"{what} of release {self.release}; requests go to release {serving or 'none'}:"
-                f" {(err or out).strip()[-2000:]}"
+                f" {last_lines(err or out)}"
             )
 
     def accept(self, containers: list[Container]) -> None:

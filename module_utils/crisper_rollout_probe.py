@@ -55,7 +55,7 @@ def answering(app, request, state):
         # Who has answered is left alone: others need the processors to start.
         asked["destination"] = sorted(set(request["nodes"]) - seen)
         replies = inspect(app, asked)["replies"]["ping"]
-        seen.update(node for reply in replies for node in reply)
+        seen.update(node for reply in replies if isinstance(reply, dict) for node in reply)
         state["seen"]["answering"] = sorted(seen)
 
 
@@ -88,6 +88,7 @@ def read(stream, lines):
 def main(request, marker):
     """Import the application, then answer a line of JSON for each line of JSON, by its number."""
     from crisper_celery_probe import Failure, load_app, redact, secrets_of
+    from crisper_text import clean
 
     output = os.dup(1)
     os.dup2(2, 1)
@@ -102,7 +103,7 @@ def main(request, marker):
     def answer(problem="", error=""):
         book = state["book"].summary(time.time()) if state["book"] else {}
         reply = {**book, **state["seen"], "problem": problem, "error": error}
-        data = ("\n" + marker + json.dumps(redact(reply, secrets), default=repr) + "\n").encode()
+        data = ("\n" + marker + json.dumps(clean(redact(reply, secrets))) + "\n").encode()
         while data:
             data = data[os.write(output, data) :]
         sys.stderr.flush()

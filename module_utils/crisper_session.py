@@ -7,6 +7,7 @@ than once, and the first start passes while containers become healthy.
 from __future__ import annotations
 
 import json
+import os
 import selectors
 import subprocess
 import tempfile
@@ -15,7 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from ansible.module_utils.crisper_ship import MARKER, ShipError, program, trouble
+from ansible.module_utils.crisper_capture import MOST, TAIL
+from ansible.module_utils.crisper_ship import MARKER, ShipError, parse_line, program, trouble
+from ansible.module_utils.crisper_text import printable_lines
 
 # The program comes first on standard input, after its length; the requests follow it.
 BOOT = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())).decode())"
@@ -83,7 +86,9 @@ class Session:
                 *lines, self.rest = self.rest.split(b"\n")
                 for line in lines:
                     if line.startswith(MARKER.encode()):
-                        answer = dict(json.loads(line[len(MARKER) :]))
+                        answer = parse_line(line.decode(errors="replace"))
+                        if answer is None:
+                            raise self._refused("it printed an answer that is none")
                         # One without a number says why nothing can be asked.
                         if answer.pop("number", self.number) == self.number:
                             return answer
@@ -94,6 +99,8 @@ class Session:
                 if not data:
                     raise self._ended()
                 self.rest += data
+                if len(self.rest) > MOST:
+                    raise self._refused(f"it printed a line of more than {MOST} bytes")
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -104,9 +111,14 @@ class Session:
             # It has ended; why, `receive` says, which finds its last words.
             return
 
+    def _refused(self, why: str) -> ShipError:
+        self.process.kill()
+        return ShipError("malformed_reply", f"`{self.shown}` was ended: {why}")
+
     def _ended(self) -> ShipError:
         code = self.process.wait()
-        self.errors.seek(0)
-        said = self.errors.read().decode(errors="replace")
+        size = self.errors.seek(0, os.SEEK_END)
+        self.errors.seek(max(0, size - TAIL))
+        said = self.errors.read(TAIL).decode(errors="replace")
         problem, why = trouble(code, said)
-        return ShipError(problem, f"`{self.shown}` ended: {why}", said[-2000:])
+        return ShipError(problem, f"`{self.shown}` ended: {why}", printable_lines(said[-2000:]))

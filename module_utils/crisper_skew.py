@@ -12,6 +12,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+try:
+    from crisper_text import printable
+except ImportError:  # under Ansible, and in no container
+    from ansible.module_utils.crisper_text import printable
+
 UNACKED = "unacked"
 # What kombu itself puts between a queue's name and its priority; and into bindings.
 SEPARATOR = "\x06\x16"
@@ -23,6 +28,11 @@ OTHER_BYTES = 1_000_000
 # Distinct names that are kept of one queue. Others are counted under `MORE`.
 MOST_NAMES = 10_000
 MORE = "(more names)"
+# Distinct names of all queues together, and queues.
+MOST_OF_ALL, MOST_QUEUES = 50_000, 10_000
+# No task has such a name, and no client but a hostile one such a message that needs parsing: both
+# count as unreadable, and do not leave Redis where it runs scripts. Redis has the numbers in Lua.
+NAME_BYTES, RAW_BYTES = 1000, 4_000_000
 # Share of a budget after which reading in order is given up when it would not end in time.
 FIRST_SHARE = 0.5
 # Windows of a sample, at least.
@@ -47,12 +57,14 @@ local function name(raw, from)
   local quote = find(raw, '"', from + 10, true)
   return quote and match(raw, pattern, quote)
 end
-local counts, others, bytes, held, batch_size = {}, {}, 0, 0, 0
+local counts, others, bytes, held, batch_size, oversized = {}, {}, 0, 0, 0, 0
 local function count(raw, from)
   bytes = bytes + #raw
   local found = name(raw, from)
-  if found then
+  if found and #found <= 1000 then
     counts[found] = (counts[found] or 0) + 1
+  elseif found or #raw > 4000000 then
+    oversized = oversized + 1
   else
     others[#others + 1] = raw
     held = held + #raw
@@ -64,7 +76,7 @@ local function answer(place)
     flat[#flat + 1] = found
     flat[#flat + 1] = number
   end
-  return {place, bytes, flat, others, batch_size}
+  return {place, bytes, flat, others, batch_size, oversized}
 end
 """
 # KEYS: a list. ARGV: index of the first and the last message, most bytes of others. Answers how
@@ -132,11 +144,12 @@ class Tally:
         self.unreadable: Counter[str] = Counter()
         self.partial: dict[str, dict[str, int]] = {}
         self.unlisted = False
+        self.distinct = 0  # names of all queues
 
     def add(self, queue: str, raw: bytes) -> None:
         """Count a message as it stands in a queue, or one of ``unacked``."""
         name = quick_name(raw, 1 if queue == UNACKED else 0)
-        if name is None:
+        if name is None and len(raw) <= RAW_BYTES:
             try:
                 message = json.loads(raw)
                 if queue == UNACKED:
@@ -144,15 +157,26 @@ class Tally:
                 name = task_name(message)
             except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError):
                 name = None
-        if name is None:
-            self.unreadable[queue] += 1
+        if name is None or len(name.encode("utf-8", "surrogatepass")) > NAME_BYTES:
+            self.add_unreadable(queue, 1)
         else:
             self.count(queue, name, 1)
 
+    def add_unreadable(self, queue: str, number: int) -> None:
+        """Add messages that are no tasks."""
+        if number:
+            self.unreadable[printable(queue)] += number
+
     def count(self, queue: str, name: str, number: int) -> None:
         """Add messages whose name is known already."""
-        names = self.waiting.setdefault(queue, Counter())
-        names[name if name in names or len(names) < MOST_NAMES else MORE] += number
+        names = self.waiting.setdefault(printable(queue), Counter())
+        name = printable(name)
+        if name not in names:
+            if len(names) < MOST_NAMES and self.distinct < MOST_OF_ALL:
+                self.distinct += 1
+            else:
+                name = MORE
+        names[name] += number
 
     def count_names(self, queue: str, flat: list) -> None:
         """Add names and numbers as a script returns them: one after the other."""
@@ -160,11 +184,11 @@ class Tally:
             try:
                 self.count(queue, name.decode(), number)
             except UnicodeError:
-                self.unreadable[queue] += number
+                self.add_unreadable(queue, number)
 
     def add_partial(self, queue: str, read: int, of: int) -> None:
         """Note that only `read` of `of` messages of a list of the queue were read."""
-        entry = self.partial.setdefault(queue, {"read": 0, "of": 0})
+        entry = self.partial.setdefault(printable(queue), {"read": 0, "of": 0})
         entry["read"] += min(read, of)
         entry["of"] += of
 
@@ -191,6 +215,9 @@ class Tally:
 
     def summary(self, registered: set, consumed: list) -> dict:
         """What waits, what of it is unknown, and what nobody would take."""
+        # A name is compared as it is shown: so it is kept.
+        registered = {printable(name) for name in registered}
+        consumed = [printable(queue) for queue in consumed]
         unknown: Counter[str] = Counter()
         for names in self.waiting.values():
             for name, count in names.items():

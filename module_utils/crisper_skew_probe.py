@@ -17,6 +17,8 @@ PRIORITIES = range(10)
 SCAN_COUNT = 10_000
 # Share of the budget in which queues of other releases are looked for among all keys.
 SCAN_SHARE = 0.4
+# Bindings that are fetched at once.
+SCANNED = 200
 # Queues whose lengths are asked for at once, each with a list for each priority.
 LENGTHS = 50
 
@@ -54,8 +56,9 @@ class Reader:
         if answer is None:
             batch = self.client.lrange(key, start, start + size - 1)
             answer = len(batch), sum(map(len, batch)), [], batch, len(batch)
-        read, length, flat, others, found = answer
+        read, length, flat, others, found = answer[:5]
         self._take(queue, flat, others)
+        self.tally.add_unreadable(queue, sum(answer[5:]))
         # A script stops early where it has much to hand over.
         return read, length, read == found < size
 
@@ -70,7 +73,9 @@ class Reader:
             answer = cursor, sum(map(len, raws)), [], raws
         cursor, length, flat, others = answer[:4]
         self._take(queue, flat, others)
-        return int(cursor), sum(flat[1::2]) + len(others), length
+        oversized = sum(answer[5:])
+        self.tally.add_unreadable(queue, oversized)
+        return int(cursor), sum(flat[1::2]) + len(others) + oversized, length
 
 
 def queue_keys(client, app, channel, prefix, queues, until):
@@ -80,7 +85,7 @@ def queue_keys(client, app, channel, prefix, queues, until):
     so are those of old releases, whose exchanges only a look at all keys finds. A broker that holds
     results too may have millions: that look ends at `until`.
     """
-    from crisper_skew import binds_tasks, bound_queue
+    from crisper_skew import MOST_QUEUES, NAME_BYTES, binds_tasks, bound_queue
 
     names, start = set(queues), (prefix + "_kombu.binding.").encode()
     exchanges = {queue.exchange.name for queue in app.amqp.queues.values() if queue.exchange}
@@ -97,7 +102,12 @@ def queue_keys(client, app, channel, prefix, queues, until):
             break
     for key in sorted(bindings):
         if binds_tasks(key[len(start) :].decode(errors="replace")):
-            names.update(bound_queue(member) for member in members(client, key))
+            for member in members(client, key):
+                if len(names) > MOST_QUEUES or time.monotonic() > until:
+                    complete = False
+                    break
+                if len(member) <= 3 * NAME_BYTES:
+                    names.add(bound_queue(member))
     names.discard("")
     steps = sorted({*channel.priority_steps, *PRIORITIES} - {0})
     keys = {
@@ -114,13 +124,13 @@ def glob(start):
 
 
 def members(client, key):
-    """The members of a set; none where the key is something else."""
+    """Yield the members of a set, a part at a time; none where the key is something else."""
     import redis
 
     try:
-        return client.smembers(key)
+        yield from client.sscan_iter(key, count=SCANNED)
     except redis.ResponseError:
-        return ()
+        return
 
 
 def lengths_of(client, queues):
@@ -236,6 +246,7 @@ def skew(app, request):
 def main(request, marker):
     """Answer one request and leave without the application's exit handlers."""
     from crisper_celery_probe import Failure, load_app, redact, secrets_of
+    from crisper_text import clean
 
     output = os.dup(1)
     os.dup2(2, 1)
@@ -249,7 +260,7 @@ def main(request, marker):
         # Names of tasks and queues are keys of mappings and no secrets: only texts are masked.
         if "error" in reply:
             reply["error"] = redact(reply["error"], secrets)
-        data = ("\n" + marker + json.dumps(reply) + "\n").encode()
+        data = ("\n" + marker + json.dumps(clean(reply)) + "\n").encode()
         while data:
             data = data[os.write(output, data) :]
         sys.stderr.flush()

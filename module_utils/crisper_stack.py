@@ -14,14 +14,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from ansible.module_utils.crisper_backup_signature import MIN_KEY
+from ansible.module_utils.crisper_backup_signature import SECRET as BACKUP_SECRET
 from ansible.module_utils.crisper_container_limits import (
     PIDS,
     container_limits,
     worker_pids,
 )
 from ansible.module_utils.crisper_container_limits import find_problems as find_limit_problems
-from ansible.module_utils.crisper_backup_signature import MIN_KEY
-from ansible.module_utils.crisper_backup_signature import SECRET as BACKUP_SECRET
 from ansible.module_utils.crisper_entry import entry_model, entry_problems
 from ansible.module_utils.crisper_firewall import find_problems as find_firewall_problems
 from ansible.module_utils.crisper_forms import (

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.crisper_journal import BEGIN, END
+from ansible.module_utils.crisper_shapes import EACH, like
+from ansible.module_utils.crisper_text import ROWS, clean, listed, printable
+
+# Task names that are listed of one queue.
+MOST_NAMES = 20
+# A task that was set aside, as crisper-worker lists it.
+ASIDE: dict[str, Any] = {"task_id": "", "task": "", "source": "", "reason": ""}
+# Bytes of that list which are read.
+MOST_BYTES = 8_000_000
 
 
 def containers_of(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Containers of ``docker inspect``'s JSON, by service and name; those of ``compose run`` too.
+
+    Their texts are printable: an image brings labels of its own.
 
     Each is ``{name, service, release, state, health, since, restarts, exit_code}``; `since` is the
     time of its start (RFC 3339, as the engine tells it), or of its end.
@@ -31,7 +43,85 @@ def containers_of(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "exit_code": None if runs else int(state.get("ExitCode") or 0),
             }
         )
+    found = [clean(container) for container in found]
     return sorted(found, key=lambda container: (container["service"], container["name"]))
+
+
+def worker_rows(nodes: Any) -> list[str]:
+    """Return the summary's rows about workers: what each runs, holds and consumes.
+
+    Args:
+        nodes: of M(celery_inspect), or whatever its failure left.
+    """
+    found = like(nodes, {EACH: {}})
+    rows = []
+    for node in sorted(nodes if found else ())[:ROWS]:
+        replies = nodes[node]
+        active, reserved = (_count(replies.get(key), "0") for key in ("active", "reserved"))
+        scheduled = _count(replies.get("scheduled"), "an unknown number of")
+        queues = [queue["name"] for queue in like(replies.get("active_queues"), [{"name": ""}])]
+        consumed = listed(queues, MOST_NAMES) or "none"
+        text = f"{active} active, {reserved} reserved, {scheduled} scheduled; queues {consumed}"
+        rows.append(f"{printable(node)}  {text}")
+    return rows + _more(len(found), "workers")
+
+
+def queue_rows(result: Any, queues: Sequence[str]) -> list[str]:
+    """Return the summary's rows about queues, each with its label.
+
+    Args:
+        result: of M(celery_skew), or whatever its failure left.
+        queues: of the stack; empty ones are rows too, where the queues were read.
+    """
+    counts, parts = {EACH: {EACH: 0}}, {EACH: {"read": 0, "of": 0}}
+    shape = {"waiting": counts, "partial": parts, "orphaned": {EACH: 0}, "problem": "broken"}
+    found = like(result, shape)
+    waiting, rows = found["waiting"], []
+    own = [queue for queue in waiting if queue in queues or queue == "unacked"]
+    others = [queue for queue in waiting if queue not in own]
+    for queue in [*own, *others[:ROWS]]:
+        names = waiting[queue]
+        label = "Held      by workers" if queue == "unacked" else f"Queue     {printable(queue)}"
+        total, part = sum(names.values()), found["partial"].get(queue)
+        of = f" read of {total + part['of'] - part['read']}" if part and part["of"] else ""
+        told = listed((f"{name} {n}" for name, n in names.items()), MOST_NAMES, "more names")
+        orphaned = "; NO WORKER CONSUMES IT" if queue in found["orphaned"] else ""
+        rows.append(f"{label}  {total}{of} ({told}){orphaned}")
+    rows += [f"Queue     {row}" for row in _more(len(others), "queues")]
+    if not found["problem"]:
+        rows += [f"Queue     {queue}  0" for queue in queues if queue not in waiting]
+    return rows
+
+
+def aside_rows(stdout: Any) -> list[str]:
+    """Return the summary's rows about tasks that were set aside.
+
+    Args:
+        stdout: what crisper-worker printed; its last line is the list. An application may print
+            while it is imported.
+    """
+    lines = stdout.strip().split("\n") if isinstance(stdout, str) else []
+    if not lines or not lines[-1]:
+        return []
+    entries: Any = None
+    if len(lines[-1]) <= MOST_BYTES:
+        try:
+            entries = json.loads(lines[-1])
+        except (ValueError, RecursionError):
+            entries = None
+    if not isinstance(entries, list):
+        return [f"(an answer that is no list: {printable(lines[-1], 80)})"]
+    found = [clean(entry) for entry in like(entries[:ROWS], [ASIDE])]
+    rows = [f"{e['task_id']}  {e['task']}, queue {e['source']}: {e['reason']}" for e in found]
+    return rows + _more(len(entries), "tasks")
+
+
+def _count(reply: Any, otherwise: str) -> str:
+    return str(len(reply)) if isinstance(reply, list) else otherwise
+
+
+def _more(count: int, what: str) -> list[str]:
+    return [f"and {count - ROWS} more {what}"] if count > ROWS else []
 
 
 def last_run(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -24,6 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+try:
+    from .crisper_lock import LockedError, take
+except ImportError:  # in the folder of the hook, which is no package
+    from crisper_lock import LockedError, take
+
 FRONT = "front.pem"
 # How certificates that were made here are known again.
 MARK = "O=crisper self-signed"
@@ -354,12 +359,20 @@ def between_deploys(root: Path, patience: float) -> Iterator[None]:
     The two files are those of ``crisper_journal``.
     """
     deadline = time.monotonic() + patience
-    with (root / ".lock").open("a") as guard:
+    with contextlib.ExitStack() as stack:
         while True:
-            fcntl.flock(guard, fcntl.LOCK_EX)
-            if not deploying(root / "lock") or time.monotonic() >= deadline:
+            left = deadline - time.monotonic()
+            try:
+                guard = take(root / ".lock", fcntl.LOCK_EX, max(0.0, left))
+            except LockedError as error:
+                print(
+                    f"The lock of deploys was not waited for any longer: {error}.", file=sys.stderr
+                )
                 break
-            fcntl.flock(guard, fcntl.LOCK_UN)
+            if left <= 0 or not deploying(root / "lock"):
+                stack.enter_context(guard)
+                break
+            guard.close()
             time.sleep(PAUSE)
         yield
 

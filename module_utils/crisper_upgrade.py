@@ -29,6 +29,7 @@ from .crisper_data_version import (
     volume_name,
     wanted_version,
 )
+from .crisper_text import quoted_lines
 
 RECORD = "upgrade.json"
 MANIFEST = "manifest.json"
@@ -355,7 +356,7 @@ class Upgrade:
             state = self.docker.inspect(container)["State"]["Status"]
             if state != "running" or time.monotonic() > deadline:
                 _code, out, err = self.call("logs", "--tail", "10", container)
-                said = (out + err).strip()
+                said = "\n" + quoted_lines((out + err).strip()[-5000:]) + "\n"
                 raise BackupError(f"PostgreSQL did not start ({state}): {said}.")
             time.sleep(0.3)
 

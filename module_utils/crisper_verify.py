@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from ansible.module_utils.crisper_forms import is_address, shown
 from ansible.module_utils.crisper_public import PORTS, expected_status, url_host
+from ansible.module_utils.crisper_shapes import like
+from ansible.module_utils.crisper_text import ROWS, printable
 
 REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -157,7 +159,7 @@ def http_finding(answer: Mapping[str, Any], host: str = "") -> str:
     inside = " inside the container of nginx" if answer.get("inside") else ""
     expected = " or ".join(map(str, answer.get("expected") or [200]))
     if status > 0:
-        location = f", Location {answer['location']}," if answer.get("location") else ""
+        location = f", Location {printable(answer['location'])}," if answer.get("location") else ""
         told = f" to Host {host}" if host else ""
         text = (
             f"{answer.get('url')}{inside} answered {status}{location}{told} (expected {expected})."
@@ -179,7 +181,7 @@ def http_finding(answer: Mapping[str, Any], host: str = "") -> str:
                 " another path: give a path that answers itself, or its status in verify_paths."
             )
         return f"{text} {logs}"
-    why = f" ({answer['msg']})" if answer.get("msg") else ""
+    why = f" ({printable(answer['msg'], 500)})" if answer.get("msg") else ""
     if inside:
         return f"{answer.get('url')}{inside} did not answer{why}. {logs}"
     return (
@@ -210,7 +212,7 @@ def canary_seconds(queues: Mapping[str, Mapping[str, Any]]) -> dict[str, float |
 def registered_tasks(nodes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Names of the tasks that every one of the workers registers, sorted."""
     each = [
-        {str(name).partition(" ")[0] for name in replies.get("registered") or []}
+        {name.partition(" ")[0] for name in like(replies.get("registered"), [""])}
         for replies in nodes.values()
     ]
     return sorted(set.intersection(*each)) if each else []
@@ -218,14 +220,13 @@ def registered_tasks(nodes: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def worker_summary(node: str, nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """A worker as the summary shows it: ``{node, pool, concurrency, queues}``."""
-    replies = nodes.get(node) or {}
-    pool = (replies.get("stats") or {}).get("pool") or {}
-    queues = replies.get("active_queues") or []
+    shape = {"stats": {"pool": {"max-concurrency": 0}}, "active_queues": [{"name": ""}]}
+    replies = like(nodes.get(node), shape)
     return {
         "node": node,
         "pool": node.partition("@")[0],
-        "concurrency": pool.get("max-concurrency", 0),
-        "queues": [queue["name"] for queue in queues],
+        "concurrency": replies["stats"]["pool"]["max-concurrency"],
+        "queues": [printable(queue["name"]) for queue in replies["active_queues"][:ROWS]],
     }
 
 
@@ -236,7 +237,7 @@ def request_counts(counted: Mapping[str, Any]) -> str:
         counted: of M(deploy_ledger), with its ``requests`` (probed, failed, errors by kind).
     """
     found = counted.get("requests") or {}
-    if not found:
+    if not {"probed", "failed", "errors"} <= set(found):
         return ""
     kinds = ", ".join(f"{kind}: {count}" for kind, count in found["errors"].items())
     told = f"{found['probed']} probed, {found['failed']} failed"
@@ -246,7 +247,7 @@ def request_counts(counted: Mapping[str, Any]) -> str:
 def task_counts(counted: Mapping[str, Any]) -> str:
     """Return what the ledger counted of tasks; empty when it counted none."""
     found = counted.get("tasks") or {}
-    if not found:
+    if not {"accepted", "finished", "lost", "twice"} <= set(found):
         return ""
     more = {"waiting": "still waiting", "refused": "refused by the broker"}
     told = [

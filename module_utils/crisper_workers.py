@@ -15,10 +15,19 @@ from ansible.module_utils import (
     crisper_rollout_probe,
 )
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible.module_utils.crisper_celery import REMEDIES, SHAPES, answered, judge, told
+from ansible.module_utils.crisper_celery import (
+    MOST_FINDINGS,
+    REMEDIES,
+    SHAPES,
+    answered,
+    judge,
+    told,
+)
 from ansible.module_utils.crisper_probe import CANARY_OPTIONS, EXPECT_OPTIONS
 from ansible.module_utils.crisper_session import Session
+from ansible.module_utils.crisper_shapes import ANY, EACH, like
 from ansible.module_utils.crisper_ship import ShipError
+from ansible.module_utils.crisper_text import listed
 
 SPEC: dict[str, Any] = {
     "type": "dict",
@@ -53,6 +62,21 @@ LEFT: dict[str, Any] = {
     "silent": [],
     "findings": [],
     "problem": "",
+}
+
+
+TASK: dict[str, Any] = {"id": "", "name": "", "node": "", "seconds": 0.0, "state": ""}
+# What the container answers to `leave`, whatever it is.
+ANSWER: dict[str, Any] = {
+    **LEFT,
+    "error": "",
+    "done": [""],
+    "queues": {EACH: [""]},
+    "drained": [""],
+    "unfinished": [TASK],
+    "silent": [""],
+    "findings": [ANY],
+    "replies": {EACH: [ANY]},
 }
 
 
@@ -114,9 +138,10 @@ class Workers:
             self.trouble = error
             return ()
         if reply.get("problem") == "app_not_importable":
-            self.trouble = ShipError(reply["problem"], f"{self.asked['app']}: {reply['error']}")
+            error = str(reply.get("error") or "no reason given")
+            self.trouble = ShipError("app_not_importable", f"{self.asked['app']}: {error}")
             return ()
-        self.answering.update(reply.get("answering", []))
+        self.answering.update(like(reply.get("answering"), [""]))
         return (self.session.output,)
 
     def leave(self, old: Sequence[str], new: Sequence[str]) -> None:
@@ -142,14 +167,17 @@ class Workers:
             reply = self._session().receive(limit)
         except ShipError as error:
             return {**told_to, "problem": error.problem}, f"{error}. {remedy(error.problem)}"
-        told_to |= {key: reply[key] for key in LEFT if key in reply}
-        told_to["drained"] = reply.get("done", []) if "left" in reply else []
+        left = "left" in reply
+        reply = like(reply, ANSWER)
+        told_to |= {key: reply[key] for key in LEFT}
+        told_to["drained"] = reply["done"] if left else []
         if reply["problem"]:
-            names = ", ".join(sorted(told_to["queues"])) or "nobody"
+            names = listed(sorted(told_to["queues"])) or "nobody"
             wrong = f"{self.asked['app']}: {reply['error']}. {remedy(reply['problem'])}"
             return told_to, f"{wrong} Told to leave queues before: {names}."
         expect = {**self.asked["expect"], "nodes": list(new)}
-        found = [finding.as_dict() for finding in judge(reply["replies"], expect)] if new else []
+        judged = judge(reply["replies"], expect)[:MOST_FINDINGS] if new else []
+        found = [finding.as_dict() for finding in judged]
         if found:
             told_to |= {"findings": found, "problem": "expectations_not_met"}
         return told_to, told(found)

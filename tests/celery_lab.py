@@ -17,7 +17,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import stack_redis
 
 ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = ("crisper_busy", "crisper_queue_head", "crisper_celery_probe")
+SHIPPED = (
+    "crisper_text",
+    "crisper_leftovers_probe",
+    "crisper_busy",
+    "crisper_queue_head",
+    "crisper_celery_probe",
+)
 MARKER = "CRISPER-PROBE-REPLY:"
 PASSWORD = "lab-" + secrets.token_hex(8)
 APP = """

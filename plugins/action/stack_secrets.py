@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
+ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
+
+from ansible.module_utils.crisper_debug import install
 
 
 def kept(text: str, names: list[str]) -> dict[str, str]:
@@ -27,6 +35,8 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict:
         """The module's result."""
         super().run(tmp, task_vars)
+        # The callback does so for all tasks; without it ANSIBLE_DEBUG would print all secrets here.
+        install(Display)
         path, names = self._task.args.get("path"), self._task.args.get("names")
         if isinstance(path, str) and path.startswith("/") and isinstance(names, list):
             read = self._low_level_execute_command(f"cat {shlex.quote(path)}")

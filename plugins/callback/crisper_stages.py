@@ -24,6 +24,7 @@ from ansible.plugins.callback import CallbackBase
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
 
 from ansible.module_utils.crisper_connection import describe_lost_host
+from ansible.module_utils.crisper_text import printable_lines
 
 
 class CallbackModule(CallbackBase):
@@ -77,10 +78,11 @@ class CallbackModule(CallbackBase):
         summaries = stats.custom.get("_run", {}).get("crisper_summary", {})
         for host, text in summaries.items():
             self._display.banner(f"SUMMARY {host}")
-            self._display.display(str(text).rstrip())
+            # What others have written was made printable where it was read; this is the last door.
+            self._display.display(printable_lines(str(text).rstrip()))
         for host, text in self.lost.items():
             self._display.banner(f"LOST {host}")
-            self._display.display(text)
+            self._display.display(printable_lines(text))
         if self.seconds:
             table = "  ".join(f"{name} {spent:.1f}" for name, spent in self.seconds.items())
             total = sum(self.seconds.values())

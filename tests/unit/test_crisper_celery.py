@@ -249,7 +249,7 @@ def test_accepted_exactly_when_everything_is_met(case: tuple[dict[str, Any], Any
 BACK = {"task_id": "1", "state": "SUCCESS", "seconds": 0.1, "result": {"worker": "a@h"}}
 LOST = {"task_id": "2", "state": "PENDING", "seconds": None, "result": None}
 WHY = Verdict("", ["a@h"], 2, 1, ["nap"], 50.0).as_dict() | {"waited": 30.0}
-TEXT = "busy: 2 of 2 processes run nap, oldest 14 min; canary not waited for"
+TEXT = "busy: 2 of 2 processes run nap, oldest 50 s; canary not waited for"
 WAITED = {**LOST, "state": "BUSY", "why": {**WHY, "kind": "BUSY", "active": 2, "text": TEXT}}
 
 

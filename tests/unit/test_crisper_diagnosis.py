@@ -47,7 +47,7 @@ def test_the_health_check_speaks_for_itself():
         "Last health checks: exit code 1: no answer",
         "exit code 7",
         "Last lines of its log:",
-        "GET / 500",
+        "| GET / 500",
     ]
 
 

@@ -299,7 +299,8 @@ def test_sources_travel_and_answer(tmp_path):
     (tmp_path / "ship_b.py").write_text(
         "from __future__ import annotations\nimport json\n"
         "def main(request, marker):\n    import ship_a\n    print('noise')\n"
-        "    print(marker + json.dumps({'r': request, 'v': ship_a.VALUE}))\n"
+        "    sent = request['text'].encode().hex()\n"
+        "    print(marker + json.dumps({'r': request, 'v': ship_a.VALUE, 'sent': sent}))\n"
     )
     sys.path.insert(0, str(tmp_path))
     try:
@@ -309,7 +310,8 @@ def test_sources_travel_and_answer(tmp_path):
         sys.path.pop(0)
     nasty = {"text": "'''\"\\ \n {braces}", "none": None, "list": [1.5, True]}
     answer = crisper_ship.run([sys.executable, "-"], [ship_a, ship_b], nasty, 20)
-    assert answer == {"r": nasty, "v": "ü"}
+    shown = {**nasty, "text": nasty["text"].replace("\n", "\\n")}
+    assert answer == {"r": shown, "v": "ü", "sent": nasty["text"].encode().hex()}
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,10 @@ def test_what_is_no_time_is_never(text: str | None) -> None:
     ("outcome", "told"),
     [
         (Outcome(0), ""),
-        (Outcome(1, "why"), "It failed with exit code 1. Mend it.\nLast lines of its output:\nwhy"),
+        (
+            Outcome(1, "why"),
+            "It failed with exit code 1. Mend it.\nLast lines of its output:\n| why",
+        ),
         (Outcome(124), "It did not end within its time limit of 5 s and was stopped. Mend it."),
         (Outcome(137, seconds=6), "It did not end within its time limit of 5 s and was stopped."),
         (Outcome(137, seconds=1), "It was killed (exit code 137): by the memory limit"),

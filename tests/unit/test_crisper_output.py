@@ -43,7 +43,7 @@ def test_exit_code_output_and_remedy_are_told():
     told = describe_failure(RUN, "The migration (alembic upgrade head)", 600, "Merge the heads.")
     assert told == (
         "The migration (alembic upgrade head) failed with exit code 255. Merge the heads."
-        "\nLast lines of its output:\nMultiple heads"
+        "\nLast lines of its output:\n| Multiple heads"
     )
 
 
@@ -57,7 +57,7 @@ def test_a_time_limit_is_told_as_one(code):
 def test_the_progress_of_compose_is_no_output():
     said = " Container demo-backend-run-1  Created\nMultiple heads\n Container demo-redis-1  Error"
     told = describe_failure({**RUN, "stderr": said}, "The migration")
-    assert told.endswith("Last lines of its output:\nMultiple heads")
+    assert told.endswith("Last lines of its output:\n| Multiple heads")
 
 
 def test_without_a_time_limit_137_is_a_kill():
@@ -134,7 +134,7 @@ def test_a_record_with_room_for_one_line_gets_the_first_one_whole():
             "http://proxy:3128 and https://u:p%40w@proxy:1",
             "http://proxy:3128 and https://u:***@proxy:1",
         ),
-        ("\x1b]0;title\x07\x9bevil\u202e\x00done", "evildone"),
+        ("\x1b]0;title\x07\x9bevil\u202e\x00done", r"\x9bevil\u202e\x00done"),
     ],
 )
 def test_passwords_and_control_characters_are_not_repeated(printed, told):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.crisper_celery import answered
+from ansible.module_utils.crisper_celery import told as findings_told
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
@@ -77,3 +79,29 @@ def test_tasks_with_an_eta_that_were_not_asked_for_are_not_none() -> None:
     told = status(__status_workers={"nodes": nodes})
     assert "w@a  0 active, 0 reserved, 1 scheduled" in told
     assert "w@b  0 active, 0 reserved, an unknown number of scheduled" in told
+
+
+def test_a_hostile_worker_neither_ends_the_status_nor_forges_its_lines() -> None:
+    """Regression: `{"error": …}` in place of a list ended it with a traceback of Jinja."""
+    forged = "w@b\nRelease   20990101t000000z-00000000 (proved)\x1b[2J"
+    replies = {
+        "ping": [{"w@a": {"ok": "pong"}}, {forged: {"ok": "pong"}}],
+        "active": [{"w@a": {"error": "no such method"}}, {forged: [{}]}],
+        "active_queues": [{"w@a": [{"name": "q\nWorker    x"}]}, {forged: {"error": 1}}],
+    }
+    result = answered({"replies": replies, "seconds": 0.1}, {}, None)
+    waiting = {"problem": "", "waiting": {"q\u2028Queue": {"\x1b[31mt": 3}}, "orphaned": []}
+    told = status(
+        __status_workers={**result, "msg": findings_told(result["findings"])},
+        __status_waiting=waiting,
+        __status_kept_aside=["an id\n"],
+        __status_silent=[findings_told(result["findings"])],
+    )
+    lines = [line for line in told.split("\n") if line]
+    assert r"Worker    w@a  0 active, 0 reserved, an unknown number of scheduled; queues" in told
+    assert r"w@b\nRelease   20990101t000000z-00000000 (proved)\x1b[2J  1 active" in told
+    assert r"q\u2028Queue  3 (\x1b[31mt 3)" in told
+    assert [line for line in lines if line.startswith("Release")] == [
+        "Release   none: nothing was deployed to /opt/x"
+    ]
+    assert "\x1b" not in told

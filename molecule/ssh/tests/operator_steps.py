@@ -230,7 +230,8 @@ def test_the_commands_of_the_readme_deploy(operator):
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open(f"http://{operator.address}/health", timeout=10) as answer:
         assert answer.status == 200
-    assert oct(int(on_server("stat", "-c", "%a", f"{STACK}/live/nginx"), 8)) == "0o755"
+    modes = on_server("stat", "-c", "%a", STACK, f"{STACK}/.lock", f"{STACK}/live/nginx").split()
+    assert modes == ["750", "600", "755"]
 
 
 def test_a_second_run_changes_nothing(operator):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -22,6 +23,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 sys.path[:0] = [str(HERE), str(ROOT / "library"), str(ROOT / "tests")]
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+# What is shipped with every probe imports under its short name, as in a container.
+for name in ("crisper_text", "crisper_leftovers_probe"):
+    sys.modules[name] = importlib.import_module(f"ansible.module_utils.{name}")
 
 import celery_drain  # noqa: E402
 import stack_redis  # noqa: E402

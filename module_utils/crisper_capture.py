@@ -1,0 +1,111 @@
+"""Run a command and read what it prints, up to a number of bytes.
+
+What runs in a container may be compromised: it could print until the server's memory is full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Bytes of standard output that are read: no probe of this project prints a third of it.
+MOST = 32 * 1024 * 1024
+# Bytes of the end of standard error that are kept.
+TAIL = 64 * 1024
+READ = 1 << 16
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What a command did; `cut` when it printed more than may be read, and was ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    cut: bool = False
+
+
+def capture(
+    command: Sequence[str],
+    data: str,
+    timeout: float,
+    folder: str | None = None,
+    most: int = MOST,
+) -> Captured:
+    """Run a command with `data` on its standard input, for `timeout` seconds at most.
+
+    Raises:
+        OSError: it does not start.
+        subprocess.TimeoutExpired: it did not end in time, and was killed.
+    """
+    process = subprocess.Popen(
+        list(command),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        bufsize=0,
+    )
+    try:
+        out, err, cut = _talk(process, data.encode("utf-8", "surrogatepass"), timeout, most)
+        if cut:
+            process.kill()
+        code = process.wait(timeout=10 if cut else max(1.0, timeout))
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+    return Captured(code, out.decode(errors="replace"), err.decode(errors="replace"), cut)
+
+
+def _talk(
+    process: subprocess.Popen[bytes], data: bytes, timeout: float, most: int
+) -> tuple[bytes, bytes, bool]:
+    """Write `data` and read both streams; returns them, and whether there was too much."""
+    deadline = time.monotonic() + timeout
+    out, err, view = bytearray(), bytearray(), memoryview(data)
+    with selectors.DefaultSelector() as selector:
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise OSError("the command has no pipes")  # they were asked for
+        os.set_blocking(process.stdin.fileno(), False)
+        selector.register(process.stdin, selectors.EVENT_WRITE)
+        selector.register(process.stdout, selectors.EVENT_READ)
+        selector.register(process.stderr, selectors.EVENT_READ)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise subprocess.TimeoutExpired(process.args, timeout)
+            for key, _ in selector.select(left):
+                if key.fileobj is process.stdin:
+                    try:
+                        view = view[os.write(process.stdin.fileno(), view[:READ]) :]
+                    except BlockingIOError:
+                        continue
+                    except OSError:
+                        view = view[len(view) :]  # it has ended; its output says why
+                    if not view:
+                        selector.unregister(process.stdin)
+                        with contextlib.suppress(OSError):
+                            process.stdin.close()
+                    continue
+                part = os.read(key.fd, READ)
+                if not part:
+                    selector.unregister(key.fileobj)
+                elif key.fileobj is process.stdout:
+                    out += part
+                    if len(out) > most:
+                        return bytes(out[:most]), bytes(err), True
+                else:
+                    err += part
+                    del err[:-TAIL]
+    return bytes(out), bytes(err), False

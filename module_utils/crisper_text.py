@@ -1,0 +1,113 @@
+"""Make text of others fit for a terminal, a report and a log.
+
+Names of nodes, queues and tasks, labels, logs, answers of HTTP servers: whoever writes them may put
+escape sequences, line breaks that forge a line of the summary, or 8 MB into one name. Everything
+that comes out of a container, Redis, Docker or a server passes through here before a message or a
+template sees it.
+
+Pure functions, standard library only, Python 3.8: this file also runs inside containers.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+# Characters of one text, of one line that is part of a composed text, entries of a list or mapping,
+# and lists within lists.
+WIDTH, LINE_WIDTH, ITEMS, DEPTH = 200, 2000, 20_000, 12
+# Rows of one kind in a summary.
+ROWS = 50
+# What Python takes for printable and a terminal shows as nothing: fillers, joiners and selectors.
+INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U0001d159\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+
+def printable(value: Any, width: int = WIDTH) -> str:
+    r"""Return a text as one printable line of at most `width` characters.
+
+    Control characters, line breaks (``U+2028`` too), direction marks, zero-width characters and
+    lone surrogates are written as Python writes them: ``\x1b``, ``\u202e``. What is cut says how
+    long it was. A printable line is returned as it is, so that a second call changes nothing.
+    """
+    text = value if isinstance(value, str) else _words(value)
+    if len(text) <= width and text.isprintable() and not INVISIBLE.search(text):
+        return text
+    parts, length = [], 0
+    for one in text[: width + 1]:
+        part = one if one.isprintable() and not INVISIBLE.match(one) else _escaped(one)
+        parts.append(part)
+        length += len(part)
+    if len(text) <= width and length <= width:
+        return "".join(parts)
+    end = f"… ({len(text)} characters)"
+    while parts and length + len(end) > width:
+        length -= len(parts.pop())
+    return "".join(parts) + end
+
+
+def printable_lines(text: str, width: int = LINE_WIDTH) -> str:
+    """Return a text of several lines, each of them printable; tabs become spaces.
+
+    For texts that this project has composed: a line break of somebody else is none of its own.
+    """
+    return "\n".join(printable(line.replace("\t", "    "), width) for line in text.split("\n"))
+
+
+def quoted_lines(text: str) -> str:
+    """Return the lines of somebody else's log, each marked as one: none can pass for ours."""
+    return "\n".join(f"| {line}" for line in printable_lines(text).split("\n"))
+
+
+def clean(value: Any, width: int = WIDTH, items: int = ITEMS, depth: int = DEPTH) -> Any:
+    """Return plain data whose texts are printable and whose size is bounded.
+
+    Args:
+        value: what JSON may hold; anything else becomes its printable text.
+        width: characters of one text, keys too.
+        items: entries of a list or mapping; others are left out.
+        depth: lists and mappings within each other; what is deeper becomes a printable text.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if value.bit_length() < 64 else _words(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, str) or depth <= 0:
+        return printable(value, width)
+    if isinstance(value, dict):
+        pairs = list(value.items())[:items] if len(value) > items else value.items()
+        return {printable(k, width): clean(v, width, items, depth - 1) for k, v in pairs}
+    if isinstance(value, (list, tuple)):
+        return [clean(item, width, items, depth - 1) for item in value[:items]]
+    return printable(value, width)
+
+
+def listed(texts: Any, most: int = 20, what: str = "more") -> str:
+    """Return texts as ``a, b and 3 more``; all are made printable."""
+    texts = list(texts)
+    told = ", ".join(printable(text) for text in texts[:most])
+    more = len(texts) - most
+    return f"{told} and {more} {what}" if more > 0 else told
+
+
+def _escaped(one: str) -> str:
+    return one.encode("unicode_escape").decode("ascii")
+
+
+def _words(value: Any) -> str:
+    """Return the text of a value, unless that would be endless."""
+    if isinstance(value, int) and value.bit_length() >= 64:
+        return f"(a number of {value.bit_length()} bits)"
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value[: LINE_WIDTH * 4]).decode("utf-8", "backslashreplace")
+    if isinstance(value, (dict, list, tuple, set, frozenset)):
+        return f"({type(value).__name__} of {len(value)})"
+    try:
+        return str(value)
+    except Exception as error:
+        return f"({type(value).__name__} without a text: {type(error).__name__})"

@@ -1,0 +1,38 @@
+"""Keep secrets out of what Ansible prints about itself with ANSIBLE_DEBUG."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: crisper_debug
+type: aggregate
+short_description: Keep secrets out of Ansible's debug messages
+description:
+  - With C(ANSIBLE_DEBUG=1) Ansible prints what every command and module on a host has printed, and
+    the options of every module, also of tasks with C(no_log). Results of modules that make or read
+    secrets, and the files of a release, stood there in full.
+  - These messages say here how long that was, and nothing of it.
+"""
+
+from pathlib import Path
+
+import ansible.module_utils
+from ansible.plugins.callback import CallbackBase
+
+# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
+ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
+
+from ansible.module_utils.crisper_debug import install
+
+
+class CallbackModule(CallbackBase):
+    """Does all when it is loaded, which is before the first task; it needs no enabling."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "crisper_debug"
+    CALLBACK_NEEDS_ENABLED = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Workers are forked from this process later.
+        install(type(self._display))

@@ -1,0 +1,32 @@
+"""Filters that make text of others fit for a summary or a message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+
+# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
+ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
+
+from ansible.module_utils.crisper_output import last_lines
+from ansible.module_utils.crisper_status import aside_rows, queue_rows, worker_rows
+from ansible.module_utils.crisper_text import clean, printable, printable_lines
+
+
+class FilterModule:
+    """Jinja filters for text of others."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Map of filter name to function."""
+        return {
+            "crisper_aside_rows": aside_rows,
+            "crisper_clean": clean,
+            "crisper_last_lines": last_lines,
+            "crisper_printable": printable,
+            "crisper_printable_lines": printable_lines,
+            "crisper_queue_rows": queue_rows,
+            "crisper_worker_rows": worker_rows,
+        }

@@ -1,0 +1,247 @@
+"""Nobody but who may act on a stack can hold its locks, and nobody is waited for without an end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import deploy_journal
+import pytest
+import stack_gate
+from ansible.module_utils import crisper_lock, crisper_tls
+from ansible.module_utils.crisper_journal import BUSY, Journal, NotOwnerError
+from ansible.module_utils.crisper_lock import LockedError, holders, take
+
+OWNER = {"who": "ops", "controller": "laptop", "process": "1@2", "purpose": "deploy"}
+NOBODY = 65534
+# Holds a lock of that kind as that user, and lives until its input ends.
+HOLD = """
+import fcntl, os, sys
+path, user, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+if user:
+    os.setgroups([]); os.setgid(user); os.setuid(user)
+stream = open(path)
+fcntl.flock(stream, getattr(fcntl, kind))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A stack's folder that any user can enter, as earlier editions left it."""
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    root = tmp_path / "stack"
+    root.mkdir()
+    root.chmod(0o755)
+    for name in (".lock", ".busy", "lock", "journal.jsonl"):
+        (root / name).touch()
+        (root / name).chmod(0o644)
+    return root
+
+
+class Holding:
+    """A process that holds a lock file."""
+
+    def __init__(self, path: Path, user: int, kind: str = "LOCK_EX") -> None:
+        command = [sys.executable, "-c", HOLD, str(path), str(user), kind]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd="/")
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "held\n"
+
+    def end(self) -> None:
+        """Let it go."""
+        self.process.communicate("")
+
+
+@pytest.fixture
+def hold() -> Iterator[Any]:
+    """Start processes that hold a lock; all end with the test."""
+    started: list[Holding] = []
+
+    def run(*arguments: Any) -> Holding:
+        started.append(Holding(*arguments))
+        return started[-1]
+
+    yield run
+    for each in started:
+        each.end()
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["LOCK_EX", "LOCK_SH"])
+def test_a_local_user_hangs_no_deploy(root: Path, hold: Any, kind: str) -> None:
+    """Regression: `flock /opt/demo/.lock sleep 1000` of any user hung deploys and backups."""
+    hold(root / ".lock", NOBODY, kind)
+    hold(root / ".busy", NOBODY, kind)
+    journal = Journal(root, "mine")
+    began = time.monotonic()
+    assert journal.acquire(OWNER) == {}
+    journal.note("start")
+    assert journal.renew()
+    assert journal.end("done")
+    assert time.monotonic() - began < 5
+
+
+@needs_root
+def test_a_local_user_hangs_no_renewal(root: Path, hold: Any) -> None:
+    hold(root / ".lock", NOBODY)
+    began = time.monotonic()
+    with crisper_tls.between_deploys(root, 30):
+        assert time.monotonic() - began < 5
+
+
+@needs_root
+def test_a_stranger_beside_a_deploy_hides_no_deploy(root: Path, hold: Any) -> None:
+    hold(root / ".busy", NOBODY, "LOCK_SH")
+    ours = hold(root / ".busy", 0, "LOCK_SH")
+    journal = Journal(root, "mine")
+    assert not journal.quiet(0)
+    ours.end()
+    assert journal.quiet(0), "and the stranger alone is nobody"
+
+
+def test_who_may_act_is_waited_for_and_named(
+    root: Path, hold: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = hold(root / ".lock", 0)
+    monkeypatch.setattr("ansible.module_utils.crisper_journal.GUARD_SECONDS", 0.3)
+    with pytest.raises(LockedError) as caught:
+        Journal(root, "mine").acquire(OWNER)
+    assert f"is held by process {held.process.pid} ({sys.executable}" in str(caught.value)
+    assert "was not free within 0.3 s" in str(caught.value)
+    held.end()
+    assert Journal(root, "mine").acquire(OWNER) == {}
+
+
+def test_the_gate_names_who_holds_its_lock(
+    run_module: Any, root: Path, hold: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = hold(root / ".lock", 0)
+    monkeypatch.setattr("ansible.module_utils.crisper_journal.GUARD_SECONDS", 0.1)
+    owner = {"id": "mine", "who": "ops", "controller": "c", "process": "1@2"}
+    told = run_module(
+        stack_gate, root=str(root), project="demo", owner=owner, docker_cli="/nowhere/docker"
+    )
+    assert told["failed"]
+    assert f"process {held.process.pid}" in told["msg"]
+    assert told["msg"].endswith("This run has changed nothing.")
+
+
+def test_the_gate_names_a_process_that_still_acts(run_module: Any, root: Path, hold: Any) -> None:
+    held = hold(root / ".busy", 0, "LOCK_SH")
+    owner = {"id": "mine", "who": "ops", "controller": "c", "process": "1@2"}
+    options = {"root": str(root), "project": "demo", "owner": owner, "quiet_timeout": 0}
+    told = run_module(stack_gate, docker_cli="/nowhere/docker", **options)
+    assert f"process {held.process.pid} (" in told["msg"]
+
+
+def test_a_step_is_not_begun_while_its_lock_is_held(
+    root: Path, hold: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(root, "mine")
+    assert journal.acquire(OWNER) == {}
+    held = hold(root / BUSY, 0)
+    monkeypatch.setattr("ansible.module_utils.crisper_journal.GUARD_SECONDS", 0.1)
+    with pytest.raises(NotOwnerError, match=rf"not begun: .*process {held.process.pid} "):
+        journal.note("start")
+    assert [entry["step"] for entry in journal.entries()] == ["begin"]
+
+
+def modes(root: Path) -> dict[str, str]:
+    """Modes of a stack's folder and files."""
+    names = (".", ".lock", ".busy", "lock", "journal.jsonl")
+    return {n: oct(stat.S_IMODE((root / n).stat().st_mode)) for n in names if (root / n).exists()}
+
+
+CLOSED = {".": "0o750", ".lock": "0o600", ".busy": "0o600", "lock": "0o600"}
+CLOSED["journal.jsonl"] = "0o640"
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o022, 0o000])
+@pytest.mark.parametrize("new", [True, False])
+def test_a_stack_is_closed_for_others(tmp_path: Path, root: Path, umask: int, new: bool) -> None:
+    where = tmp_path / "other" if new else root
+    before = os.umask(umask)
+    try:
+        journal = Journal(where, "mine")
+        journal.acquire(OWNER)
+        journal.note("start")
+    finally:
+        os.umask(before)
+    assert modes(where) == CLOSED
+
+
+def test_a_group_that_shares_a_stack_keeps_it(root: Path) -> None:
+    root.chmod(0o2775)
+    Journal(root, "mine").acquire(OWNER)
+    assert modes(root)["."] == "0o2770"
+    assert modes(root)[".lock"] == "0o660"
+
+
+def test_a_link_in_the_place_of_a_lock_is_not_followed(root: Path, tmp_path: Path) -> None:
+    (root / ".lock").unlink()
+    (root / ".lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match=r"\.lock"):
+        Journal(root, "mine").acquire(OWNER)
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_lock_on_a_file_that_was_replaced_is_none(tmp_path: Path) -> None:
+    """Two would hold it at once, each its own file."""
+    path, taken = tmp_path / ".lock", []
+    first = take(path, fcntl.LOCK_EX, 0)
+    waiting = threading.Thread(target=lambda: taken.append(take(path, fcntl.LOCK_EX, 20)))
+    waiting.start()
+    crisper_lock.replace(path)
+    first.close()
+    waiting.join()
+    assert os.fstat(taken[0].fileno()).st_ino == path.stat().st_ino
+    with pytest.raises(LockedError):
+        take(path, fcntl.LOCK_EX, 0)
+    taken[0].close()
+
+
+def test_the_command_of_a_holder_is_printable(tmp_path: Path, hold: Any) -> None:
+    name = tmp_path / "a\x1b[2J\nSUMMARY"
+    name.symlink_to(sys.executable)
+    path = tmp_path / ".lock"
+    path.touch()
+    command = [str(name), "-c", HOLD, str(path), "0", "LOCK_EX"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        (found,) = holders(path)
+        assert found.pid == process.pid
+        assert str(found).isprintable()
+        with pytest.raises(LockedError):
+            take(path, fcntl.LOCK_SH, 0)
+    finally:
+        process.communicate("")
+
+
+def test_an_end_that_cannot_be_written_says_who_holds_the_lock(
+    run_module: Any, root: Path, hold: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Journal(root, "mine").acquire(OWNER) == {}
+    held = hold(root / ".lock", 0)
+    monkeypatch.setattr("ansible.module_utils.crisper_journal.GUARD_SECONDS", 0.1)
+    run = {"root": str(root), "id": "mine"}
+    told = run_module(deploy_journal, run=run, state="ended")
+    assert told["failed"]
+    assert f"process {held.process.pid}" in told["msg"]
