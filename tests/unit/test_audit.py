@@ -73,9 +73,10 @@ def test_all_files_with_pins_are_audited():
     named = {str(path.relative_to(ROOT)) for path in audit.FILES}
     assert {
         "requirements/controller.txt",
-        "app/constraints.txt",
+        "app/requirements-dev.txt",
         "app/requirements.txt",
         "images/qdrant/server/requirements.txt",
+        "tests/apps/channels/requirements.txt",
     } <= named
 
 

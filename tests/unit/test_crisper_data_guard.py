@@ -296,7 +296,7 @@ def test_an_engine_that_does_not_answer_is_no_proof(
     cli.write_text("#!/bin/sh\nexit 1\n")
     assert not run(tmp_path, capsys).get("failed")
     # Regression: with a format, docker 26 ends well and says this of an engine that is stopped.
-    cli.write_text("#!/bin/sh\n[ \"$1\" = info ] && echo '\"\"'\n[ \"$1\" = info ]\n")
+    cli.write_text('#!/bin/sh\n[ "$1" = info ] && echo \'""\'\n[ "$1" = info ]\n')
     assert not run(tmp_path, capsys).get("failed")
     os.unlink(cli)
     assert not run(tmp_path, capsys).get("failed")
