@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,32 @@ def test_no_package_is_installed_without_hashes():
                 f"{name}: {command}"
             )
     assert found >= 6
+
+
+def test_pip_refuses_a_file_that_an_index_hands_out_instead(tmp_path):
+    """The attack: an index, a mirror or a proxy has another file of the same name and version."""
+    text = (ROOT / "requirements" / "controller.txt").read_text()
+    version, sums = blocks(text)["idna"]
+    wheel = tmp_path / f"idna-{version}-py3-none-any.whl"
+    info = f"idna-{version}.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("idna/__init__.py", "import os; os.system('id')\n")
+        archive.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: idna\nVersion: {version}\n"
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    lock = tmp_path / "lock.txt"
+    lock.write_text(pin.locked({"idna": version}, {"idna": sums}, ["x.in"]))
+    command = [sys.executable, "-m", "pip", "install", "--target", str(tmp_path / "site")]
+    command += ["--no-index", "--find-links", str(tmp_path), "--requirement", str(lock)]
+    environment = {"PATH": os.environ["PATH"], "PIP_CONFIG_FILE": os.devnull}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
+    assert done.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in done.stderr
+    assert not (tmp_path / "site").exists()
 
 
 def test_actions_of_ci_are_pinned_by_commit_and_read_only():
