@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from ansible.module_utils import crisper_pins as pins
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
+ROOT = Path(__file__).resolve().parents[2]
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 REDIS, NGINX, APP = "docker.io/library/redis:8.0", "nginx:1.26", "r.example:5000/shop/app:1"
 BUILT = {"labels": {"crisper.platform": "redis"}}
@@ -79,3 +84,20 @@ def test_a_refresh_keeps_what_was_not_answered_and_drops_what_is_not_used():
     ]
     (line,) = pins.describe_refresh([APP], {APP: ONE}, known, {})
     assert line == f"{APP} is as it was: {ONE[:19]}"
+
+
+def test_a_plan_names_the_images_that_a_registry_may_move():
+    plan = {"same": True, "current": "r", "steps": [], "images": [], "files_changed": []}
+    plan |= {"env_changed": [], "migrations": "none", "refusals": []}
+    known = {"release_plan": plan, "stack_model": {"front": {"tls": ""}}, "release_held": {}}
+
+    def told(**more: object) -> str:
+        text = (ROOT / "roles/release/templates/plan.txt.j2").read_text()
+        templar = Templar(loader=DataLoader(), variables={**known, **more})
+        return str(templar.template(trust_as_template(text)))
+
+    assert "By tag    image_refs.redis (redis:8.0): a registry" in told(
+        stack_images_by_tag=["image_refs.redis (redis:8.0)"]
+    )
+    assert "By tag" not in told(stack_images_by_tag=[])
+    assert "By tag" not in told()

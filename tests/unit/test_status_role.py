@@ -77,3 +77,12 @@ def test_tasks_with_an_eta_that_were_not_asked_for_are_not_none() -> None:
     told = status(__status_workers={"nodes": nodes})
     assert "w@a  0 active, 0 reserved, 1 scheduled" in told
     assert "w@b  0 active, 0 reserved, an unknown number of scheduled" in told
+
+
+def test_images_that_a_registry_may_move_are_listed() -> None:
+    release = {"id": "r", "created": "now", "operator": "ops", "revision": "", "verified": True}
+    stack = {"release": release, "lock": {}, "unfinished": {}, "last": {}, "maintenance": False}
+    stack |= {"containers": [], "serving": "", "backup": "", "problem": "", "kept": 1}
+    known = {"__status_stack": stack, "__status_by_tag": ["image_refs.redis (redis:8.0)"]}
+    assert "By tag    image_refs.redis (redis:8.0)\n" in status(**known)
+    assert "By tag" not in status(**known | {"__status_by_tag": []})
