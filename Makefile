@@ -5,7 +5,7 @@ BIN := .venv/bin
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo demo-down test test-long lint audit unit app-test molecule bench faults
+.PHONY: help setup demo demo-down test test-long lint pin audit unit app-test molecule bench faults
 
 help: ## What there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: ## Everything: lint, unit tests, the app's tests, every molecule scenario
 
 lint: setup ## ansible-lint (production), yamllint, ruff
 	@scripts/test lint
+
+pin: setup ## Pin the Python packages to their newest versions, by hash
+	@$(BIN)/python scripts/pin
 
 audit: setup ## The pinned Python packages against an advisory database
 	@scripts/test audit

@@ -26,6 +26,13 @@ options:
     type: str
     choices: [none, pulled, all]
     default: none
+  digests:
+    description:
+      - Digests that images must have, by reference. One that came from its registry with another
+        digest is told as C(moved), and no registry is asked for it; one that was built on the host
+        under its name is taken as it is.
+    type: dict
+    default: {}
   registry_timeout:
     description: Seconds to wait for the answers.
     type: float
@@ -54,8 +61,10 @@ images:
   description:
     - The images that are there; what is not there has no key. C(config) is the digest of the
       image's configuration, where the engine's id is not that (containerd's image store).
-    - C(moved) is the digest of the other image that the registry has behind the same reference now,
-      else empty.
+    - C(moved) is the digest of the other image that is wanted, because the registry has it behind
+      the same reference now, or because O(digests) says so; else empty.
+    - A reference with a digest for which the host has a local build is there twice, also by its
+      name without digest; C(ref) is that name.
   returned: always
   type: dict
   sample:
@@ -90,17 +99,21 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_image_id import config_digest
 from ansible.module_utils.crisper_output import last_lines
+from ansible.module_utils.crisper_pins import is_built_here, without_digest
 from ansible.module_utils.crisper_registry import (
     FORMAT,
     Comparison,
     Registries,
     compare,
     describe_unanswered,
+    is_pinned,
+    pulled_digests,
 )
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "references": {"type": "list", "elements": "str", "required": True},
     "registry": {"type": "str", "choices": ["none", "pulled", "all"], "default": "none"},
+    "digests": {"type": "dict", "default": {}},
     "registry_timeout": {"type": "float", "default": 5},
     "docker_socket": {"type": "path", "default": "/var/run/docker.sock"},
     "docker_cli": {"type": "str", "default": "docker"},
@@ -129,13 +142,30 @@ def inspect(cli: str, reference: str) -> dict[str, Any] | None:
     )
 
 
+def find(cli: str, reference: str) -> dict[str, Any] | None:
+    """Ask for an image by its reference, else for the local build that stands for it."""
+    image = inspect(cli, reference)
+    if image or not is_pinned(reference):
+        return image
+    image = inspect(cli, without_digest(reference))
+    return image if image and is_built_here(reference, image["labels"]) else None
+
+
+def other_digest(image: dict[str, Any], digest: str) -> str:
+    """Return `digest` where an image of a registry does not have it; else ''."""
+    reference = image["ref"]
+    if not digest or is_built_here(reference, image["labels"]):
+        return ""
+    return "" if digest in {image["id"], *pulled_digests(reference, image)} else digest
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     cli, references = module.params["docker_cli"], module.params["references"]
     try:
         with ThreadPoolExecutor(max_workers=4) as pool:
-            answers = list(pool.map(lambda reference: inspect(cli, reference), references))
+            answers = list(pool.map(lambda reference: find(cli, reference), references))
     except FileNotFoundError:
         if not module.check_mode:
             module.fail_json(
@@ -145,13 +175,21 @@ def main() -> None:
     except RuntimeError as error:
         module.fail_json(msg=str(error))
     images = {answer["ref"]: answer for answer in answers if answer}
+    pinned = module.params["digests"]
     digests, compared = look_up(module.params, images)
     problem = describe_unanswered(compared.unanswered)
     if problem and module.params["registry"] == "pulled":
         module.warn(problem)
     for reference, image in images.items():
+        image["moved"] = compared.moved.get(reference) or other_digest(
+            image, str(pinned.get(reference) or "")
+        )
+    for image in images.values():
         image.pop("digests", None)
-        image["moved"] = compared.moved.get(reference, "")
+    # A local build that stands for a reference with a digest is known by both names.
+    for reference, answer in zip(references, answers, strict=False):
+        if answer:
+            images[reference] = answer
     module.exit_json(
         changed=False,
         images=images,
@@ -169,7 +207,8 @@ def look_up(
         return {}, Comparison()
     registries = Registries(params["docker_socket"], params["registry_timeout"])
     if params["registry"] == "pulled":
-        return {}, compare(images, registries.ask)
+        moving = {name: image for name, image in images.items() if not params["digests"].get(name)}
+        return {}, compare(moving, registries.ask)
     answers = registries.ask(params["references"])
     problems = {answer.reference: answer.problem for answer in answers if answer.problem}
     digests = {answer.reference: answer.digest for answer in answers if answer.digest}

@@ -47,6 +47,7 @@ from ansible.module_utils.crisper_forms import (
     texts,
     whole,
 )
+from ansible.module_utils.crisper_pins import digest_of, find_digest_problems
 from ansible.module_utils.crisper_public import (
     HOST,
     health_probes,
@@ -435,18 +436,21 @@ def registry_references(values: Mapping[str, Any], sources: Collection[str]) -> 
 def moving_references(values: Mapping[str, Any]) -> list[str]:
     """Return the references without digest whose registry a deploy asks, sorted, unique."""
     references = registry_references(values, ("auto", "registry")).values()
-    return sorted({reference for reference in references if "@" not in reference})
+    digests = _mapping(values.get("image_digests"))
+    return sorted({reference for reference in references if not digest_of(reference, digests)})
 
 
 def _pinning_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    yield from find_digest_problems(values.get("image_digests", {}))
     if values.get("image_pinning") != "strict":
         return
+    digests = _mapping(values.get("image_digests"))
     for name, reference in registry_references(values, ("registry",)).items():
-        if not PINNED.search(reference):
+        if not PINNED.search(f"{reference.partition('@')[0]}@{digest_of(reference, digests)}"):
             yield (
                 f"{name} is {shown(reference)}, which has no digest, and image_pinning is 'strict':"
-                " add @sha256:… (`docker buildx imagetools inspect` tells it), or set image_pinning"
-                " to follow."
+                " let playbooks/digests.yml write it into image_digests, add @sha256:… yourself, or"
+                " set image_pinning to follow."
             )
 
 
@@ -684,7 +688,8 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
         ``data_services``, ``services``, ``volumes``, ``uploads`` (folder in the application's
         containers, or empty), ``memory_bytes`` (sum of all limits),
         ``required_secrets``, ``queues`` (sorted, unique), ``moving_references`` (those that a
-        deploy asks their registry for), ``rollout`` (how each service is
+        deploy asks their registry for), ``registry_references`` (all of registries, by the variable
+        that holds each), ``rollout`` (how each service is
         replaced, see crisper_rollout), ``celery`` (what its workers must be like). The model is
         kept in the release's manifest: a release that is put back is judged by its own.
     """
@@ -746,6 +751,7 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
         "uploads": app.get("uploads") or "",
         "required_secrets": required_secrets(values),
         "moving_references": moving_references(values),
+        "registry_references": registry_references(values, ("auto", "registry")),
         "celery": {
             "app": app["celery"]["app"],
             "canary_task": app["celery"].get("canary_task") or "",

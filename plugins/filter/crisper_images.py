@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import ansible.module_utils
+
+# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
+ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
+from ansible.module_utils.crisper_pins import (
+    by_tag,
+    describe_refresh,
+    pulls_by_digest,
+    pulls_by_name,
+    refresh,
+    without_digest,
+)
 
 PLATFORM = "crisper.platform"
 RECIPE = "crisper.recipe"
@@ -77,7 +91,8 @@ def crisper_image_result(reference: str, found: Found) -> dict[str, str]:
     image = found.get(reference, {})
     if image.get("moved"):
         image = {}
-    told = {"ref": reference, "id": image.get("id", "")}
+    # A local build that stands for a reference with a digest is known by its tag.
+    told = {"ref": image.get("ref") or reference, "id": image.get("id", "")}
     return {**told, "config": image["config"]} if image.get("config") else told
 
 
@@ -94,8 +109,14 @@ class FilterModule:
         """Name them."""
         return {
             "crisper_apps_missing": crisper_apps_missing,
+            "crisper_by_tag": by_tag,
+            "crisper_digest_lines": describe_refresh,
+            "crisper_digests": refresh,
             "crisper_image_identity": crisper_image_identity,
             "crisper_image_result": crisper_image_result,
             "crisper_images_missing": crisper_images_missing,
             "crisper_images_order": crisper_images_order,
+            "crisper_pulls_by_digest": pulls_by_digest,
+            "crisper_pulls_by_name": pulls_by_name,
+            "crisper_without_digest": without_digest,
         }

@@ -17,6 +17,7 @@ from typing import Any
 
 import ansible.module_utils
 import pytest
+import yaml
 from ansible.module_utils.testing import patch_module_args
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,7 +119,7 @@ def push(registry: str, tmp_path: Path) -> Iterator[Callable[[str, str], str]]:
         docker("image", "rm", "--force", identity, check=False)
 
 
-def deploy(folder: Path, **values: Any) -> tuple[dict[str, Any], str]:
+def deploy(folder: Path, *options: str, **values: Any) -> tuple[dict[str, Any], str]:
     """Images of the release and the play's output."""
     stack = unsafe(example()) | {
         "stack_name": f"regtest-{os.getpid()}",
@@ -128,7 +129,7 @@ def deploy(folder: Path, **values: Any) -> tuple[dict[str, Any], str]:
     result = folder / "images.json"
     result.unlink(missing_ok=True)
     (folder / "vars.yml").write_text(written(stack | values | {"result_file": str(result)}))
-    command = ["ansible-playbook", "-i", "localhost,", str(folder / "play.yml")]
+    command = ["ansible-playbook", "-i", "localhost,", str(folder / "play.yml"), *options]
     command += [
         "-e",
         f"@{folder / 'vars.yml'}",
@@ -197,6 +198,68 @@ def test_images_are_pulled_with_a_login_and_followed(
     }
     images, output = deploy(tmp_path, **values)
     assert {name: image["id"] for name, image in images.items()} == second, output
+
+
+def pin(folder: Path, **values: Any) -> tuple[dict[str, str], str]:
+    """What playbooks/digests.yml writes into an inventory, and its output."""
+    stack = unsafe(example()) | {"stack_name": f"regtest-{os.getpid()}", "stack_become": False}
+    (folder / "hosts").write_text("[stack]\nlocalhost ansible_connection=local\n")
+    stack |= {"ansible_python_interpreter": sys.executable}
+    (folder / "vars.yml").write_text(written(stack | values))
+    command = ["ansible-playbook", "-i", str(folder / "hosts"), "playbooks/digests.yml"]
+    command += ["-e", f"@{folder / 'vars.yml'}"]
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+    )
+    path = folder / "group_vars" / "all" / "image_digests.yml"
+    found = yaml.safe_load(path.read_text())["image_digests"] if path.exists() else {}
+    return found, done.stdout + done.stderr
+
+
+def test_an_image_that_is_pinned_stays_whatever_its_registry_moves(
+    registry: str, client: Path, push: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    """The attack: who can push to the registry puts another image behind the tag of a deploy."""
+    values = site(registry) | {"registry_logins": login(registry)}
+    app = unsafe(example())["stack_app"] | {"image": f"{registry}/app:latest"}
+    app.pop("frontend", None)
+    values["stack_app"] = app
+    names = {"nginx": "nginx:1", "postgres": "postgres:1", "redis": "redis:1", "qdrant": "qdrant:1"}
+    names["backend"] = "app:latest"
+    first = {name: push(tag, f"{name} pinned") for name, tag in names.items()}
+    # What has no answer is named, and the others are written nevertheless.
+    pinned, output = pin(tmp_path, **{**values, "registry_logins": []})
+    assert pinned == {}, output
+    assert "no basic auth credentials" in output
+    pinned, output = pin(tmp_path, **values)
+    assert set(pinned) == {f"{registry}/{tag}" for tag in names.values()}, output
+    assert "image_digests.yml: written" in output
+
+    for name, tag in names.items():
+        push(tag, f"{name} attack")
+    # Regression: check mode ended with an error where an image of the platform was missing.
+    _, output = deploy(tmp_path, "--check", **values, image_digests=pinned)
+    assert "failed=0" in output, output
+    assert f"Pulled: {registry}/nginx:1" in output
+    images, output = deploy(tmp_path, **values, image_digests=pinned)
+    assert {name: image["id"] for name, image in images.items()} == first, output
+    # Known by their tags: the compose file has these.
+    assert images["redis"]["ref"] == f"{registry}/redis:1"
+    assert (
+        docker("image", "inspect", "--format", "{{.Id}}", f"{registry}/redis:1") == first["redis"]
+    )
+
+    # A digest that the registry does not have ends the deploy.
+    wrong = pinned | {f"{registry}/redis:1": "sha256:" + "0" * 64}
+    images, output = deploy(tmp_path, **values, image_digests=wrong)
+    assert images == {}
+    assert f"The pull of {registry}/redis:1 by its digest" in output, output
+
+    # Newer images are taken when the operator says so.
+    newer, output = pin(tmp_path, **values, image_digests=pinned)
+    assert newer.keys() == pinned.keys()
+    assert not set(newer.values()) & set(pinned.values()), output
 
 
 def gate(capsys: pytest.CaptureFixture[str], root: Path, project: str, reference: str) -> Any:

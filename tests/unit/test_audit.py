@@ -73,9 +73,10 @@ def test_all_files_with_pins_are_audited():
     named = {str(path.relative_to(ROOT)) for path in audit.FILES}
     assert {
         "requirements/controller.txt",
-        "app/constraints.txt",
+        "app/requirements-dev.txt",
         "app/requirements.txt",
         "images/qdrant/server/requirements.txt",
+        "tests/apps/channels/requirements.txt",
     } <= named
 
 
@@ -85,13 +86,15 @@ def answering(monkeypatch, answers: dict[str, object]) -> None:
             raise RuntimeError(answers[service])
         return answers[service]
 
-    monkeypatch.setattr(audit, "audit", answer)
+    monkeypatch.setattr(audit, "ask", answer)
 
 
 def test_an_index_without_advisories_is_no_source(monkeypatch, capsys):
     """A mirror that answers 404 makes pip-audit skip everything and exit with 0."""
     skipped = {"dependencies": [{"name": "jinja2", "skip_reason": "not found on PyPI"}]}
-    answering(monkeypatch, {"pypi": skipped, "osv": "name resolution failed"})
+    answering(
+        monkeypatch, {"pypi": skipped, audit.INDEX: "no other", "osv": "name resolution failed"}
+    )
     assert audit.main() == 0
     told = capsys.readouterr().out
     assert "NOT AUDITED: no advisory source is reachable" in told
@@ -100,7 +103,7 @@ def test_an_index_without_advisories_is_no_source(monkeypatch, capsys):
 
 
 def test_the_second_source_is_used_and_its_findings_fail(monkeypatch, capsys):
-    answering(monkeypatch, {"pypi": report(), "osv": report(FOUND)})
+    answering(monkeypatch, {"pypi": report(), audit.INDEX: "no other", "osv": report(FOUND)})
     assert audit.main() == 1
     told = capsys.readouterr().out
     assert "packages by osv, 1 vulnerabilities" in told
@@ -122,3 +125,36 @@ def test_a_missing_tool_is_no_missing_source(monkeypatch, capsys):
     monkeypatch.setattr(audit.importlib.util, "find_spec", lambda name: None)
     assert audit.main() == 1
     assert "scripts/setup" in capsys.readouterr().out
+
+
+def test_an_index_that_passes_advisories_on_is_a_source():
+    """PyPI's JSON API through a mirror; one without it answers 404, and nothing is clean then."""
+    advisory = {"id": "PYSEC-2019-217", "aliases": ["CVE-2019-10906"], "fixed_in": ["2.10.1"]}
+    answers = {
+        "/jinja2/2.10/json": {
+            "vulnerabilities": [advisory, {"id": "PYSEC-1", "withdrawn": "2020-01-01T00:00:00Z"}]
+        },
+        "/six/1.17.0/json": {"vulnerabilities": []},
+        "/old/1/json": {"info": {}},
+        "/mirrored/1/json": None,
+    }
+    wanted = ["jinja2==2.10", "six==1.17.0", "old==1", "mirrored==1"]
+    found, told = audit.judge(audit.from_index(wanted, answers.__getitem__), {}, TODAY)
+    assert found == ["jinja2 2.10: CVE-2019-10906, PYSEC-2019-217; fixed in 2.10.1"]
+    assert told == [
+        f"{name}: not audited: the index tells no advisories of it" for name in ("old", "mirrored")
+    ]
+
+
+def test_an_index_that_does_not_answer_keeps_its_address_to_itself(monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://user:secret@127.0.0.1:9/root/simple/")
+    assert audit.index_address() == "http://user:secret@127.0.0.1:9/root/pypi"
+    with pytest.raises(RuntimeError, match=r"did not answer \(ConnectionError\)") as failure:
+        audit.ask(["jinja2==2.10"], audit.INDEX)
+    assert "secret" not in str(failure.value)
+
+
+def test_pypi_itself_is_not_asked_twice(monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "https://pypi.org/simple")
+    with pytest.raises(RuntimeError, match="no other index than PyPI"):
+        audit.index_address()

@@ -407,6 +407,21 @@ def test_strict_pinning_names_each_reference_without_digest():
     assert "choose follow or strict" in str(stack.find_problems(GOOD | {"image_pinning": "x"}))
 
 
+def test_digests_of_the_inventory_pin_references():
+    refs = {name: f"r/{name}:1" for name in ("nginx", "postgres", "redis", "qdrant", "python")}
+    digests = {ref: DIGEST[1:] for ref in refs.values()}
+    values = pinned(image_source="registry", image_refs=refs, image_digests=digests)
+    assert stack.find_problems(values) == []
+    assert stack.moving_references(values) == []
+    assert stack.registry_references(values, ("registry",))["image_refs.redis"] == "r/redis:1"
+    del digests["r/redis:1"]
+    (finding,) = stack.find_problems(values)
+    assert finding.startswith("image_refs.redis is 'r/redis:1'")
+    assert "playbooks/digests.yml" in finding
+    (finding,) = stack.find_problems(GOOD | {"image_digests": {"r/redis:1": "latest"}})
+    assert finding.startswith("image_digests['r/redis:1'] is 'latest'")
+
+
 def test_moving_references_are_those_that_a_registry_may_have_replaced():
     refs = {"nginx": "r/nginx:1", "postgres": f"r/postgres:1{DIGEST}", "redis": "r/redis:1"}
     refs |= {"qdrant": "r/nginx:1", "python": "r/python:1", "mariadb": "r/mariadb:1"}

@@ -16,6 +16,10 @@ for reference; do :; done
 case $reference in
     docker.io/library/redis:8.0)
         echo '{"id": "sha256:c7cd", "labels": {"crisper.platform": "redis"}}' ;;
+    pulled:1)
+        echo '{"id": "sha256:1d", "labels": null, "digests": ["pulled@sha256:aa"]}' ;;
+    nginx:1.26)
+        echo '{"id": "sha256:2e", "labels": {"crisper.platform": "nginx"}, "digests": []}' ;;
     plain:1) echo '{"id": "sha256:be98", "labels": null}' ;;
     down:1)
         echo 'Cannot connect to the Docker daemon at unix:///var/run/docker.sock.' >&2; exit 1 ;;
@@ -66,3 +70,31 @@ def test_an_engine_that_is_down_is_no_missing_image(
 def test_without_docker_only_check_mode_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert "run the docker role" in run(capsys, "/nowhere/docker", "plain:1")["msg"]
     assert run(capsys, "/nowhere/docker", "plain:1", _ansible_check_mode=True)["images"] == {}
+
+
+def test_an_image_with_another_digest_than_the_inventory_says_is_another_one(
+    client: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither its registry nor another one is asked: there is no socket to ask through."""
+
+    def moved(reference: str, digest: str) -> str:
+        more = {"digests": {reference: digest}, "registry": "pulled", "docker_socket": "/nowhere"}
+        answer = run(capsys, client, reference, **more)
+        assert answer["unanswered"] == {}
+        return answer["images"][reference]["moved"]
+
+    assert moved("pulled:1", "sha256:aa") == ""
+    assert moved("pulled:1", "sha256:bb") == "sha256:bb"
+    assert moved("plain:1", "sha256:be98") == ""  # containerd's store: the id is the digest
+    assert moved("plain:1", "sha256:bb") == "sha256:bb"  # from an archive: nothing proves it
+    assert moved("nginx:1.26", "sha256:bb") == ""  # built here: the digest is the registry's
+
+
+def test_a_local_build_stands_for_a_reference_with_a_digest(
+    client: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: with image_source local or auto such a reference was built anew, and in vain."""
+    images = run(capsys, client, "nginx:1.26@sha256:bb", "plain:1@sha256:bb")["images"]
+    assert images["nginx:1.26@sha256:bb"] == images["nginx:1.26"]
+    assert images["nginx:1.26"]["ref"] == "nginx:1.26"
+    assert "plain:1@sha256:bb" not in images  # somebody else's image of that tag

@@ -105,3 +105,12 @@ def test_a_hostile_worker_neither_ends_the_status_nor_forges_its_lines() -> None
         "Release   none: nothing was deployed to /opt/x"
     ]
     assert "\x1b" not in told
+
+
+def test_images_that_a_registry_may_move_are_listed() -> None:
+    release = {"id": "r", "created": "now", "operator": "ops", "revision": "", "verified": True}
+    stack = {"release": release, "lock": {}, "unfinished": {}, "last": {}, "maintenance": False}
+    stack |= {"containers": [], "serving": "", "backup": "", "problem": "", "kept": 1}
+    known = {"__status_stack": stack, "__status_by_tag": ["image_refs.redis (redis:8.0)"]}
+    assert "By tag    image_refs.redis (redis:8.0)\n" in status(**known)
+    assert "By tag" not in status(**known | {"__status_by_tag": []})
