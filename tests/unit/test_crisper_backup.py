@@ -257,6 +257,7 @@ def plan(**variables):
             "current": "20261120t221500z",
             "migrations": "none",
         },
+        "release_roles": {},
         "stack_model": {"front": {"tls": ""}},
     }
     template = (ROOT / "roles/release/templates/plan.txt.j2").read_text()
