@@ -106,8 +106,8 @@ class Host:
     def releases(self) -> list[str]:
         """Releases of which containers run."""
         running = [c for c in self.engine["containers"] if c["state"] == "running"]
-        rolled = ("backend", "frontend", "celery-worker", "celery-worker-embeddings")
-        return sorted({c["release"] for c in running if c["service"] in rolled})
+        rolled = ("backend", "frontend", "celery-worker")  # and one for each pool
+        return sorted({c["release"] for c in running if c["service"].startswith(rolled)})
 
     @property
     def consuming(self) -> list[str]:
