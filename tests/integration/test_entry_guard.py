@@ -95,6 +95,14 @@ def statuses(server: Server, path: str, times: int, **headers: str) -> list[int]
     return [server.ask(path, "POST", b"", **headers).status for _ in range(times)]
 
 
+def test_nginx_takes_the_configuration_without_a_warning(lab: Lab) -> None:
+    for server in (lab.direct, lab.balanced, lab.secure):
+        tested = ("exec", server.name, "sh", "-c", "nginx -t -c /etc/crisper/nginx.conf 2>&1")
+        said = docker(*tested, check=False)
+        assert "test is successful" in said
+        assert "[warn]" not in said
+
+
 # --- Slow clients ------------------------------------------------------------------------------
 
 
