@@ -27,6 +27,8 @@ from .crisper_backup_data import ASK_POSTGRES, FIND_SUPERUSER, RESTORE_CLEANUP, 
 SUPERUSER = "postgres"
 # Holds the objects until the application's role has its place.
 SUFFIX = "_application"
+# Its comment, by which it is known from a role of the operator's that has the same name.
+HOLDER = "crisper: takes the application's place"
 # Names that CREATE EXTENSION takes.
 EXTENSION = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}\Z")
 FORBIDDEN = ("SUPERUSER", "CREATEROLE", "CREATEDB", "REPLICATION", "BYPASSRLS")
@@ -210,6 +212,7 @@ DECLARE
   each record;
 BEGIN
   EXECUTE format('REVOKE %I FROM %I', old, holder);
+  EXECUTE format('COMMENT ON ROLE %I IS NULL', holder);
   FOR each IN SELECT r.rolname, m.admin_option AS admin, m.grantor FROM pg_auth_members m
       JOIN pg_roles r ON r.oid = m.member WHERE m.roleid = 10 LOOP
     EXECUTE format('GRANT %I TO %I%s', holder, each.rolname,
@@ -251,6 +254,8 @@ SELECT json_build_object(
   'superuser', (SELECT rolname FROM pg_authid WHERE oid = 10),
   'superuser_verifier', (SELECT coalesce(rolpassword, '') FROM pg_authid WHERE oid = 10),
   'roles', (SELECT json_agg(rolname) FROM pg_authid),
+  'holder', (SELECT coalesce(min(shobj_description(oid, 'pg_authid')), '') FROM pg_authid
+    WHERE rolname = current_database() || '_application'),
   'application', (SELECT json_build_object('SUPERUSER', rolsuper, 'CREATEROLE', rolcreaterole,
       'CREATEDB', rolcreatedb, 'REPLICATION', rolreplication, 'BYPASSRLS', rolbypassrls,
       'login', rolcanlogin, 'password', rolpassword IS NOT NULL) FROM pg_authid
@@ -333,6 +338,7 @@ class State:
     superuser: str
     superuser_verifier: str = ""
     roles: Sequence[str] = ()
+    holder: str = ""  # comment of the role that takes the objects over, if there is one
     role: dict[str, Any] = field(default_factory=dict)  # attributes; empty without one
     memberships: Sequence[str] = ()  # roles by which the application's would be more than itself
     database_owner: str = ""
@@ -510,7 +516,13 @@ class Roles:
         name, holder = identifier(state.application), f"{state.application}{SUFFIX}"
         superuser = free_name(state)
         target = identifier(holder)
-        begin = "" if holder in state.roles else f"CREATE ROLE {target} NOLOGIN;"
+        if holder in state.roles and state.holder != HOLDER:
+            raise BackupError(
+                f"PostgreSQL has a role {holder}, which the move needs: rename it"
+                f" (ALTER ROLE {target} RENAME TO …) and deploy again. Nothing was changed"
+            )
+        make = f"CREATE ROLE {target} NOLOGIN; COMMENT ON ROLE {target} IS {literal(HOLDER)};"
+        begin = "" if holder in state.roles else f"BEGIN; {make} COMMIT;"
         # What it owns already must reach what it does not own yet: views, keys, functions.
         self.sql(f"{begin} GRANT {name} TO {target};", "The application's role was not made")
         what = "The objects of the application were not given to its role"

@@ -323,7 +323,10 @@ def test_a_fresh_server_gets_its_application(docker: Docker) -> None:
 
 def test_a_name_that_is_taken_is_not_given_twice(docker: Docker) -> None:
     with running_postgres("shop", "shop", OWN) as server:
-        server.sql("CREATE ROLE postgres LOGIN")
+        server.sql("CREATE ROLE postgres LOGIN; CREATE ROLE shop_application")
+        with pytest.raises(BackupError, match=r"has a role shop_application.*Nothing was changed"):
+            Roles(docker, "x", "shop").apply(SECRET, "", [])
+        server.sql("ALTER ROLE shop_application RENAME TO mine")
         result = Roles(docker, "x", "shop").apply(SECRET, "", [])
         assert result["moved"]
         assert "shop_superuser takes" in result["done"][0]
