@@ -27,7 +27,7 @@ def without_secrets(message: str) -> str:
             return message
         kept = message[:40].partition("\n")[0]
     else:
-        kept = quoting.group(0)
+        kept = quoting.group(0).rstrip()
     return f"{kept} … ({len(message) - len(kept)} characters are not shown: they may hold secrets)"
 
 
