@@ -30,7 +30,7 @@ def project(tmp_path: Path) -> Iterator[Callable[[str], None]]:
         service = {"image": IMAGE, "pull_policy": "never", "user": user, "entrypoint": ["sh", "-c"]}
         service |= {
             "command": [f"{WRITE} && exec sleep 60"],
-            "volumes": ["store:/data"],
+            "volumes": ["store:/data:nocopy"],
             **HARDENED,
         }
         service |= {"init": True, "stop_grace_period": "1s", "network_mode": "none"}
@@ -71,10 +71,22 @@ def files() -> list[str]:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 
 
+def test_a_new_volume_belongs_to_the_user_of_the_first_release(
+    project: Callable[[str], None], tmp_path: Path
+) -> None:
+    """Regression: the first deploy failed; the empty volume took over the owner of the image's."""
+    project("60905:60906")
+    (done,) = fit(tmp_path)["services"]
+    assert (done["before"], done["after"]) == (None, 60905)
+    up(tmp_path)
+    assert {line.split()[0] for line in files()} == {"60905:60906"}
+
+
 def test_data_follows_the_user_of_the_release_and_back(
     project: Callable[[str], None], tmp_path: Path
 ) -> None:
     project("999:999")
+    fit(tmp_path)
     up(tmp_path)
     before = files()
     assert {line.split()[0] for line in before} == {"999:999"}
@@ -87,4 +99,3 @@ def test_data_follows_the_user_of_the_release_and_back(
     project("999:999")
     assert fit(tmp_path)["changed"]
     assert files() == before
-    up(tmp_path)

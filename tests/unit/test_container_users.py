@@ -248,4 +248,6 @@ def test_no_platform_service_has_the_group_of_an_account() -> None:
     groups = [int(user.split(":")[1]) for user in given.values()]
     assert all(users.LOWEST <= group < users.HIGHEST for group in groups)
     assert len(set(groups)) == len(groups), "none reads another one's"
+    # Else an empty volume takes over the owner of the image's folder, at each start.
+    assert services["qdrant"]["volumes"] == ["qdrant:/qdrant/storage:nocopy"]
     assert users.LOWEST <= int(re.match(r"\d+", given["qdrant"])[0]) <= users.HIGHEST
