@@ -73,6 +73,12 @@ read:
   type: list
   elements: str
   sample: [backend]
+problems:
+  description: What could not be listed, and why; also told as warnings.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 """
 
 import contextlib
@@ -257,12 +263,12 @@ class Cache:
 
 def is_current(folder: Path, manifest: dict[str, Any]) -> bool:
     """Return whether the release has a list of exactly its images."""
-    told = manifest.get("sbom") or {}
+    record = manifest.get("sbom") or {}
     images = manifest.get("images", {})
-    if not told or told.get("of") != {name: identity(image) for name, image in images.items()}:
+    if not record or record.get("of") != {name: identity(image) for name, image in images.items()}:
         return False
     try:
-        return hashlib.sha256((folder / SBOM).read_bytes()).hexdigest() == told.get("sha256")
+        return hashlib.sha256((folder / SBOM).read_bytes()).hexdigest() == record.get("sha256")
     except OSError:
         return False
 
@@ -277,64 +283,72 @@ def make(params: dict[str, Any]) -> dict[str, Any]:
     folder = root / "releases" / release
     kept = manifests(root)
     if is_current(folder, kept.get(release, {})):
-        return {"changed": False, "sbom": kept[release]["sbom"], "read": [], "warnings": []}
+        return {"changed": False, "sbom": kept[release]["sbom"], "read": [], "problems": []}
     cache = Cache(root)
-    known = {name: cache.get(image) for name, image in images.items()}
-    wanted = {identity(images[name]): name for name, found in known.items() if found is None}
+    descriptions = {name: cache.get(image) for name, image in images.items()}
+    missing = {
+        identity(images[name]): name
+        for name, description in descriptions.items()
+        if description is None
+    }
     reader = Reader(params["docker_cli"], params["stack"], params["timeout"])
-    warnings = []
+    problems: list[str] = []
 
     def read(name: str) -> dict[str, Any]:
         try:
             described = describe(reader.read(images[name]["id"]))
         except UnreadableError as error:
-            warnings.append(f"The packages of {name} were not listed: {error}")
+            problems.append(f"The packages of {name} were not listed: {error}")
             return {"distribution": "", "packages": [], "unread": [f"all of it: {error}"]}
         cache.put(images[name], described)
         return described
 
-    if wanted:
+    if missing:
         with contextlib.suppress(UnreadableError):  # each image says it
             reader.remove_leftovers()
         with ThreadPoolExecutor(3) as pool:
-            answers = {key: pool.submit(read, name) for key, name in wanted.items()}
-            found = {key: answer.result() for key, answer in answers.items()}
-        known.update(
-            {name: found[identity(images[name])] for name, is_ in known.items() if is_ is None}
+            answers = {key: pool.submit(read, name) for key, name in missing.items()}
+            results = {key: answer.result() for key, answer in answers.items()}
+        descriptions.update(
+            {
+                name: results[identity(images[name])]
+                for name, description in descriptions.items()
+                if description is None
+            }
         )
-    listed = {name: {**images[name], **known[name]} for name in images}
+    listed = {name: {**images[name], **descriptions[name]} for name in images}
     moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     text = json.dumps(document(params["stack"], release, listed, moment), separators=(",", ":"))
     content = text.encode() + b"\n"
     write(folder / SBOM, content)
-    told = {
+    record = {
         "path": SBOM,
         "sha256": hashlib.sha256(content).hexdigest(),
         **summary(listed),
         "of": {name: identity(image) for name, image in images.items()},
     }
-    annotate(root, release, {"sbom": told})
+    annotate(root, release, {"sbom": record})
     used = {
         identity(image).rpartition(":")[2]
         for manifest in (*kept.values(), {"images": images})
         for image in manifest.get("images", {}).values()
     }
     cache.prune(used)
-    read_now = sorted(n for n in images if identity(images[n]) in wanted)
-    return {"changed": True, "sbom": told, "read": read_now, "warnings": warnings}
+    read_now = sorted(n for n in images if identity(images[n]) in missing)
+    return {"changed": True, "sbom": record, "read": read_now, "problems": problems}
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
-    result: dict[str, Any] = {"changed": False, "sbom": {}, "read": [], "warnings": []}
+    result: dict[str, Any] = {"changed": False, "sbom": {}, "read": [], "problems": []}
     if not module.check_mode:
         try:
             result = make(module.params)
         except (OSError, ValueError, KeyError) as error:
-            result["warnings"] = [f"The packages of the release were not listed: {error!r}"]
-    for warning in result.pop("warnings"):
-        module.warn(warning)
+            result["problems"] = [f"The packages of the release were not listed: {error!r}"]
+    for problem in result["problems"]:
+        module.warn(problem)
     module.exit_json(**result)
 
 
