@@ -98,7 +98,14 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_files import make_folder
 from ansible.module_utils.crisper_image_id import identity
 from ansible.module_utils.crisper_kept import annotate, manifests
-from ansible.module_utils.crisper_sbom import SBOM, SCRIPT, describe, document, summary
+from ansible.module_utils.crisper_sbom import (
+    SBOM,
+    SCRIPT,
+    describe,
+    document,
+    printable,
+    summary,
+)
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -131,7 +138,7 @@ class Reader:
         self.cli, self.stack, self.timeout = cli, stack, timeout
 
     def docker(self, *arguments: str) -> tuple[int, bytes, str]:
-        """Return exit code, output and the end of the errors of a Docker command."""
+        """Return exit code, output and the last line of the errors of a Docker command."""
         try:
             done = subprocess.run(
                 [self.cli, *arguments],
@@ -141,11 +148,13 @@ class Reader:
                 check=False,
             )
         except (OSError, subprocess.SubprocessError) as error:
-            raise UnreadableError(f"docker {arguments[0]}: {error}"[:300]) from error
+            raise UnreadableError(
+                printable(f"docker {arguments[0]}: {type(error).__name__}")
+            ) from error
         return (
             done.returncode,
             done.stdout[:MOST_BYTES],
-            done.stderr.decode(errors="replace")[-300:],
+            last_line(done.stderr),
         )
 
     def remove_leftovers(self) -> None:
@@ -167,7 +176,7 @@ class Reader:
             *("create", "--name", name, "--label", label, *HARMLESS, image_id, "-c", SCRIPT)
         )
         if code != 0:
-            raise UnreadableError(f"docker create: {err.strip()}")
+            raise UnreadableError(f"docker create: {err}")
         try:
             status = self.texts(name, "/var/lib/dpkg/status")
             status = status or self.texts(name, "/var/lib/dpkg/status.d")
@@ -217,6 +226,12 @@ class Reader:
         except (tarfile.TarError, OSError, ValueError):
             return found  # cut off at the limit: what was read so far
         return found
+
+
+def last_line(errors: bytes) -> str:
+    """Return the last line of what a command wrote to its errors, printable."""
+    lines = errors[-4000:].decode(errors="replace").strip().splitlines()
+    return printable(lines[-1]) if lines else "no reason was given"
 
 
 def write(path: Path, content: bytes) -> None:
