@@ -73,6 +73,12 @@ read:
   type: list
   elements: str
   sample: [backend]
+problems:
+  description: What could not be listed, and why; also told as warnings.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 """
 
 import contextlib
@@ -92,7 +98,14 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_files import make_folder
 from ansible.module_utils.crisper_image_id import identity
 from ansible.module_utils.crisper_kept import annotate, manifests
-from ansible.module_utils.crisper_sbom import SBOM, SCRIPT, describe, document, summary
+from ansible.module_utils.crisper_sbom import (
+    SBOM,
+    SCRIPT,
+    describe,
+    document,
+    printable,
+    summary,
+)
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -125,7 +138,7 @@ class Reader:
         self.cli, self.stack, self.timeout = cli, stack, timeout
 
     def docker(self, *arguments: str) -> tuple[int, bytes, str]:
-        """Return exit code, output and the end of the errors of a Docker command."""
+        """Return exit code, output and the last line of the errors of a Docker command."""
         try:
             done = subprocess.run(
                 [self.cli, *arguments],
@@ -135,11 +148,13 @@ class Reader:
                 check=False,
             )
         except (OSError, subprocess.SubprocessError) as error:
-            raise UnreadableError(f"docker {arguments[0]}: {error}"[:300]) from error
+            raise UnreadableError(
+                printable(f"docker {arguments[0]}: {type(error).__name__}")
+            ) from error
         return (
             done.returncode,
             done.stdout[:MOST_BYTES],
-            done.stderr.decode(errors="replace")[-300:],
+            last_line(done.stderr),
         )
 
     def remove_leftovers(self) -> None:
@@ -161,7 +176,7 @@ class Reader:
             *("create", "--name", name, "--label", label, *HARMLESS, image_id, "-c", SCRIPT)
         )
         if code != 0:
-            raise UnreadableError(f"docker create: {err.strip()}")
+            raise UnreadableError(f"docker create: {err}")
         try:
             status = self.texts(name, "/var/lib/dpkg/status")
             status = status or self.texts(name, "/var/lib/dpkg/status.d")
@@ -213,6 +228,12 @@ class Reader:
         return found
 
 
+def last_line(errors: bytes) -> str:
+    """Return the last line of what a command wrote to its errors, printable."""
+    lines = errors[-4000:].decode(errors="replace").strip().splitlines()
+    return printable(lines[-1]) if lines else "no reason was given"
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file that only its owner reads, whole or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -257,12 +278,12 @@ class Cache:
 
 def is_current(folder: Path, manifest: dict[str, Any]) -> bool:
     """Return whether the release has a list of exactly its images."""
-    told = manifest.get("sbom") or {}
+    record = manifest.get("sbom") or {}
     images = manifest.get("images", {})
-    if not told or told.get("of") != {name: identity(image) for name, image in images.items()}:
+    if not record or record.get("of") != {name: identity(image) for name, image in images.items()}:
         return False
     try:
-        return hashlib.sha256((folder / SBOM).read_bytes()).hexdigest() == told.get("sha256")
+        return hashlib.sha256((folder / SBOM).read_bytes()).hexdigest() == record.get("sha256")
     except OSError:
         return False
 
@@ -277,64 +298,72 @@ def make(params: dict[str, Any]) -> dict[str, Any]:
     folder = root / "releases" / release
     kept = manifests(root)
     if is_current(folder, kept.get(release, {})):
-        return {"changed": False, "sbom": kept[release]["sbom"], "read": [], "warnings": []}
+        return {"changed": False, "sbom": kept[release]["sbom"], "read": [], "problems": []}
     cache = Cache(root)
-    known = {name: cache.get(image) for name, image in images.items()}
-    wanted = {identity(images[name]): name for name, found in known.items() if found is None}
+    descriptions = {name: cache.get(image) for name, image in images.items()}
+    missing = {
+        identity(images[name]): name
+        for name, description in descriptions.items()
+        if description is None
+    }
     reader = Reader(params["docker_cli"], params["stack"], params["timeout"])
-    warnings = []
+    problems: list[str] = []
 
     def read(name: str) -> dict[str, Any]:
         try:
             described = describe(reader.read(images[name]["id"]))
         except UnreadableError as error:
-            warnings.append(f"The packages of {name} were not listed: {error}")
+            problems.append(f"The packages of {name} were not listed: {error}")
             return {"distribution": "", "packages": [], "unread": [f"all of it: {error}"]}
         cache.put(images[name], described)
         return described
 
-    if wanted:
+    if missing:
         with contextlib.suppress(UnreadableError):  # each image says it
             reader.remove_leftovers()
         with ThreadPoolExecutor(3) as pool:
-            answers = {key: pool.submit(read, name) for key, name in wanted.items()}
-            found = {key: answer.result() for key, answer in answers.items()}
-        known.update(
-            {name: found[identity(images[name])] for name, is_ in known.items() if is_ is None}
+            answers = {key: pool.submit(read, name) for key, name in missing.items()}
+            results = {key: answer.result() for key, answer in answers.items()}
+        descriptions.update(
+            {
+                name: results[identity(images[name])]
+                for name, description in descriptions.items()
+                if description is None
+            }
         )
-    listed = {name: {**images[name], **known[name]} for name in images}
+    listed = {name: {**images[name], **descriptions[name]} for name in images}
     moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     text = json.dumps(document(params["stack"], release, listed, moment), separators=(",", ":"))
     content = text.encode() + b"\n"
     write(folder / SBOM, content)
-    told = {
+    record = {
         "path": SBOM,
         "sha256": hashlib.sha256(content).hexdigest(),
         **summary(listed),
         "of": {name: identity(image) for name, image in images.items()},
     }
-    annotate(root, release, {"sbom": told})
+    annotate(root, release, {"sbom": record})
     used = {
         identity(image).rpartition(":")[2]
         for manifest in (*kept.values(), {"images": images})
         for image in manifest.get("images", {}).values()
     }
     cache.prune(used)
-    read_now = sorted(n for n in images if identity(images[n]) in wanted)
-    return {"changed": True, "sbom": told, "read": read_now, "warnings": warnings}
+    read_now = sorted(n for n in images if identity(images[n]) in missing)
+    return {"changed": True, "sbom": record, "read": read_now, "problems": problems}
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
-    result: dict[str, Any] = {"changed": False, "sbom": {}, "read": [], "warnings": []}
+    result: dict[str, Any] = {"changed": False, "sbom": {}, "read": [], "problems": []}
     if not module.check_mode:
         try:
             result = make(module.params)
         except (OSError, ValueError, KeyError) as error:
-            result["warnings"] = [f"The packages of the release were not listed: {error!r}"]
-    for warning in result.pop("warnings"):
-        module.warn(warning)
+            result["problems"] = [f"The packages of the release were not listed: {error!r}"]
+    for problem in result["problems"]:
+        module.warn(problem)
     module.exit_json(**result)
 
 

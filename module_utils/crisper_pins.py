@@ -85,30 +85,32 @@ def pulls_by_name(references: Iterable[str], digests: Mapping[str, str]) -> list
 
 
 def refresh(
-    asked: Collection[str], answers: Mapping[str, str], known: Mapping[str, str]
+    references: Collection[str], answers: Mapping[str, str], current: Mapping[str, str]
 ) -> dict[str, str]:
     """Return the new ``image_digests``: what registries answered, else what was known.
 
     Args:
-        asked: the references that the stack uses; those of no use any more are dropped.
+        references: the references that the stack uses; those of no use any more are dropped.
         answers: digests of registries by reference.
-        known: ``image_digests`` so far.
+        current: ``image_digests`` so far.
     """
     return {
-        ref: answers.get(ref) or known[ref] for ref in sorted(asked) if {ref} & {*answers, *known}
+        ref: answers.get(ref) or current[ref]
+        for ref in sorted(references)
+        if ref in answers or ref in current
     }
 
 
 def describe_refresh(
-    asked: Collection[str],
+    references: Collection[str],
     answers: Mapping[str, str],
-    known: Mapping[str, str],
+    current: Mapping[str, str],
     unanswered: Mapping[str, str],
 ) -> list[str]:
     """Return one line per reference: what became of its digest."""
     lines = []
-    for reference in sorted(asked):
-        before, now = known.get(reference, ""), answers.get(reference, "")
+    for reference in sorted(references):
+        before, now = current.get(reference, ""), answers.get(reference, "")
         if not now:
             reason = last_lines(unanswered.get(reference) or "no answer", 1)
             stays = f"keeps {before[:19]}" if before else "has no digest"

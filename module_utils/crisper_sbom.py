@@ -78,9 +78,9 @@ def printable(text: Any) -> str:
 
 def package(kind: str, name: Any, version: Any, licences: Iterable[str] = ()) -> dict[str, Any]:
     """Return a package: ``{kind, name, version, licences}``."""
-    told = sorted({printable(licence) for licence in licences} - {""})[:40]
+    names = sorted({printable(licence) for licence in licences} - {""})[:40]
     named = {"kind": kind, "name": printable(name), "version": printable(version)}
-    return {**named, "licences": told}
+    return {**named, "licences": names}
 
 
 def python_packages(output: str) -> list[dict[str, Any]] | None:
@@ -107,7 +107,8 @@ def python_licences(entry: Mapping[str, Any]) -> list[str]:
     """Return the licences of a Python package, from its most exact statement."""
     if entry.get("expression"):
         return [str(entry["expression"])]
-    classifiers = entry.get("classifiers") or ()
+    classifiers = entry.get("classifiers")
+    classifiers = classifiers if isinstance(classifiers, list) else []
     names = [str(text).rpartition(" :: ")[2] for text in classifiers if " :: " in str(text)]
     exact = [SPDX[name.lower()] for name in names if name.lower() in SPDX]
     if exact:
@@ -236,13 +237,15 @@ def document(
 def _image(name: str, image: Mapping[str, Any]) -> dict[str, Any]:
     properties = [("crisper:image:ref", image["ref"]), ("crisper:image:id", image["id"])]
     properties += [("crisper:unread", reason) for reason in image["unread"]]
+    components = [_component(name, item, image["distribution"]) for item in image["packages"]]
     return {
         "type": "container",
         "bom-ref": f"image:{name}",
         "name": name,
         "version": printable(image["id"]),
         "properties": [{"name": n, "value": printable(value)} for n, value in properties],
-        "components": [_component(name, item, image["distribution"]) for item in image["packages"]],
+        # Names may become the same where they are made printable; the schema wants each once.
+        "components": list({item["bom-ref"]: item for item in components}.values()),
     }
 
 
@@ -273,9 +276,9 @@ def purl(item: Mapping[str, Any], system: str) -> str:
         return f"pkg:pypi/{quote(re.sub(r'[-_.]+', '-', name).lower())}@{version}"
     family = system.partition("-")[0] or {"deb": "debian", "apk": "alpine"}[item["kind"]]
     qualifiers = [("arch", item.get("architecture", "")), ("distro", system)]
-    told = "&".join(f"{key}={quote(value, safe='.-')}" for key, value in qualifiers if value)
+    query = "&".join(f"{key}={quote(value, safe='.-')}" for key, value in qualifiers if value)
     address = f"pkg:{item['kind']}/{quote(family)}/{quote(name, safe='+.-')}@{version}"
-    return f"{address}?{told}" if told else address
+    return f"{address}?{query}" if query else address
 
 
 def summary(images: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -286,15 +289,15 @@ def summary(images: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     package with several licences counts for each.
     """
     counts: Counter[str] = Counter()
-    told = {}
+    counted = {}
     for name, image in images.items():
         for item in image["packages"]:
             counts.update(item["licences"] or [NOT_TOLD])
         kinds = Counter(item["kind"] for item in image["packages"])
-        told[name] = {**kinds, **({"unread": image["unread"]} if image["unread"] else {})}
+        counted[name] = {**kinds, **({"unread": image["unread"]} if image["unread"] else {})}
     return {
         "packages": sum(len(image["packages"]) for image in images.values()),
-        "images": told,
+        "images": counted,
         "licence_names": len(counts.keys() - {NOT_TOLD}),
         "licences": dict(
             sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_LICENCES]
