@@ -171,7 +171,8 @@ def _path_problems(app: Mapping[str, Any]) -> Iterator[str]:
     where = "stack_app.backend_paths"
     paths = _backend_paths(app)
     sure = bool(app.get("locations"))
-    if isinstance(paths, str) or not isinstance(paths, Sequence) or not (paths or sure):
+    texts = isinstance(paths, (str, bytes))
+    if texts or not isinstance(paths, Sequence) or not (paths or sure):
         yield f"{where} is {shown(paths)}: give a list of paths, such as [/api/, /admin/]."
         return
     for index, path in enumerate(paths):
