@@ -340,7 +340,11 @@ def told(outcome: Outcome, host: str) -> str:
         r"(?: Requests meanwhile| Tasks meanwhile| The database:| Origin:| fatal:|$)",
         text,
     )
-    return f"What serves: {RELEASE.sub('…', parts[0][1])}" if parts else ""
+    if not parts:
+        return ""
+    # How many containers there are is the inventory's matter.
+    serves = re.sub(r"all \d+ containers", "all containers", RELEASE.sub("…", parts[0][1]))
+    return f"What serves: {serves}"
 
 
 def went_on(outcome: Outcome, host: str) -> str:

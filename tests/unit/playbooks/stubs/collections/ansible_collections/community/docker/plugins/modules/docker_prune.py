@@ -5,6 +5,8 @@ from __future__ import annotations
 from ansible.module_utils.stub_module import Stub
 
 options = {
+    "networks": {"type": "bool"},
+    "networks_filters": {"type": "dict"},
     "volumes": {"type": "bool"},
     "volumes_filters": {"type": "dict"},
     "images": {"type": "bool"},
