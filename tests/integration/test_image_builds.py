@@ -96,3 +96,18 @@ def test_builds_trust_what_the_host_trusts(base: str, tmp_path: Path) -> None:
     told = f'{steps} [ "$line" = "the controller\'s own" ]\n'
     output = deploy(tmp_path, base, told, controller_ca_bundle=str(tmp_path / "bundle.pem"))
     assert "failed=0" in output, output
+
+
+def test_a_change_of_the_same_size_is_built(base: str, tmp_path: Path) -> None:
+    """Regression: "1" became "2", the deploy was proved, and the old code served."""
+    (tmp_path / "context").mkdir()
+    for version in ("1", "2"):
+        (tmp_path / "context/version").write_text(version)
+        output = deploy(tmp_path, base, "COPY version /version\n")
+        assert "failed=0" in output, output
+        listed = docker("image", "ls", "--quiet", "--filter", f"reference={STACK}/backend:*")
+        newest = listed.split()[0]
+        shown = docker(
+            "run", "--rm", "--entrypoint", "/bin/sh", newest, "-c", "read -r v </version; echo $v"
+        )
+        assert shown == version
