@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -52,6 +53,8 @@ DUMP_SESSION, RESTORE_SESSION = "crisper-dump", "crisper-restore"
 POINTS = ("before_migrate", "after_migrate")
 # Until a client that a killed module has begun has handed its command to the engine.
 QUIET_SECONDS = 30
+# What PostgreSQL says to a role that is no superuser (commands/extension.c).
+EXTENSION_REFUSED = re.compile("permission denied to create extension", re.IGNORECASE)
 HOOK_SPEC: dict[str, Any] = {
     "type": "list",
     "elements": "dict",
@@ -394,6 +397,11 @@ class Migration(Steps):
             f" raise stack_app.migrate.timeout (now {params['timeout']} s). What it did before it"
             f" failed stays in the database{kept}."
         )
+        if EXTENSION_REFUSED.search(outcome.output):
+            remedy = (
+                "Name the extension in database_extensions: the deploy makes it as superuser before"
+                f" the migrations. {remedy}"
+            )
         action = f"The migration ({shown(argv)})"
         if failure := outcome.failure(action, params["timeout"], remedy):
             self.fail(failure, rc=outcome.code, backup=backup)

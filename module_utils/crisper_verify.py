@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ansible.module_utils.crisper_forms import is_address, shown
-from ansible.module_utils.crisper_public import PORTS, expected_status, url_host
+from ansible.module_utils.crisper_public import PORTS, authority, expected_status, url_host
 from ansible.module_utils.crisper_shapes import like
 from ansible.module_utils.crisper_text import ROWS, printable
 
@@ -94,8 +94,21 @@ def entry_request(front: Mapping[str, Any], url: str, address: str) -> dict[str,
         "inside": in_front,
         # What stands in front speaks it itself.
         "proxy_protocol": bool(front.get("proxy_protocol")) and not url,
-        "shown": public["url"] if in_front and not url else asked,
+        "shown": asked if url else site_url(front, address),
     }
+
+
+def site_url(front: Mapping[str, Any], address: str) -> str:
+    """Return the URL of the site for people: the one that browsers have, else by the address.
+
+    Args:
+        front: of the release's model; without ``public`` for a release of before.
+        address: of the server, for a site without a name.
+    """
+    named = (front.get("public") or {}).get("url") or ""
+    scheme = front["scheme"]
+    host = (front["host"] if front["tls"] else "") or address
+    return named or f"{scheme}://{authority(scheme, host, int(front['port']))}"
 
 
 def leads_to(status: int, location: str, url: str) -> bool:

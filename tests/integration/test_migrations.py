@@ -324,6 +324,13 @@ def test_what_nobody_saw_the_end_of_blocks_the_way_back(stack: Stack) -> None:
     assert known["irreversible"] is True
 
 
+def test_an_extension_that_only_a_superuser_makes_is_told_with_its_variable(stack: Stack) -> None:
+    refused = 'ERROR: permission denied to create extension "vector"'
+    answer = stack.result(stack.migration(command=["sh", "-c", f"echo '{refused}' >&2; exit 1"]))
+    assert answer["failed"] is True
+    assert "exit code 1. Name the extension in database_extensions:" in answer["msg"]
+
+
 def test_a_migration_that_fails_says_so_and_keeps_no_secret_in_its_record(stack: Stack) -> None:
     failing = [
         "sh",

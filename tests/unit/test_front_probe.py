@@ -19,6 +19,7 @@ from ansible.module_utils.crisper_verify import (
     inner_answers,
     leads_to,
     request_paths,
+    site_url,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -253,6 +254,23 @@ def test_how_the_site_is_asked_for(front: dict[str, Any], url: str, asked: tuple
     found = entry_request(front, url, "192.0.2.1")
     names = ("url", "host", "pinned", "redirects_to", "inside")
     assert tuple(found[name] for name in names) == asked
+
+
+@pytest.mark.parametrize(
+    ("front", "shown"),
+    [
+        (PLAIN, "http://192.0.2.1"),
+        (PLAIN | {"port": 8080}, "http://192.0.2.1:8080"),
+        (OWN, "https://a.example:8443"),
+        # Regression: by its address, a site with a name answers 421.
+        (PLAIN | {"public": {**PUBLIC, "in_front": False}}, SITE),
+        (PLAIN | {"public": {**PUBLIC, "url": ""}}, "http://192.0.2.1"),
+    ],
+)
+def test_people_are_shown_the_url_that_browsers_have(front: dict[str, Any], shown: str) -> None:
+    assert site_url(front, "192.0.2.1") == shown
+    assert entry_request(front, "", "192.0.2.1")["shown"] == shown
+    assert entry_request(front, "http://10.0.0.1:81/", "192.0.2.1")["shown"] == "http://10.0.0.1:81"
 
 
 PROBES = {"backend": {"path": "/up", "status": [204]}, "frontend": {"path": "/", "status": [200]}}
