@@ -1,6 +1,6 @@
 """What the entry point keeps away, as nginx's configuration says it; the attacks meet a real nginx.
 
-See tests/integration/test_entry_guard.py.
+See tests/integration/test_entry_guard_nginx.py.
 """
 
 from __future__ import annotations
