@@ -26,6 +26,10 @@ LOGIN_LIMIT = {"rate": "1r/s", "burst": DEFAULT_BURST}
 AUTO = "auto"
 MAX_CONNECTIONS = 65535  # nginx takes no more for limit_conn
 MAX_TIMEOUT = 3600
+# A port of a Host header. Starlette takes the container's own address for a host with another one.
+PORT = "(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+# A Host header with a port that there is, or none; whose host it is, `hosts` says.
+HOST_WITH_PORT = rf"^(?:\[[^]]*\]|[^][:]*)(?::{PORT})?\z"
 HEADER_TIMEOUT, BODY_TIMEOUT = 10, 30
 
 # Headers that say who, where or by what the client is. A trusted proxy may say so; of others they
@@ -269,6 +273,7 @@ def guard_model(
         },
         "waits": [{"pattern": pattern, "seconds": seconds} for pattern, seconds in longest],
         "hosts": _hosts(values),
+        "host_with_port": HOST_WITH_PORT,
         "header_timeout": int(values.get("stack_header_timeout", HEADER_TIMEOUT)),
         "body_timeout": int(values.get("stack_body_timeout", BODY_TIMEOUT)),
         "client_connections": str(values.get("stack_client_connections", AUTO)),
@@ -319,7 +324,7 @@ def _hosts(values: Mapping[str, Any]) -> dict[str, str]:
     if not hosts:
         return {}
     name = rf"~*^(?:{hosts})\.?"
-    return {"name": rf"{name}\z", "header": rf"{name}(?::[0-9]{{1,5}})?\z"}
+    return {"name": rf"{name}\z", "header": rf"{name}(?::{PORT})?\z"}
 
 
 def _host_pattern(host: str) -> str:

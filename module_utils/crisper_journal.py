@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -78,14 +78,15 @@ def unfinished(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The last deploy when it never ended: ``{run, who, purpose, began, step, at, steps, open}``.
 
     A backup that ended, and a run that failed before it had changed anything, say nothing about
-    the deploy before them. A deploy whose end says ``open`` failed and could not be undone.
+    the deploy before them. A backup that was cut off has left nothing to pick up once a later one
+    is done. A deploy whose end says ``open`` failed and could not be undone.
     """
     entries = list(entries)
     ends = {e["run"]: e for e in entries if e["step"] == END}
     backups = {e["run"] for e in entries if e["step"] == BEGIN and e.get("purpose") == BACKUP}
     failed = {run for run, end in ends.items() if end.get("result", "done") == "failed"}
     idle = failed - {e["run"] for e in entries if e["step"] not in IDLE_STEPS}
-    over = (set(ends) & backups) | idle
+    over = (set(ends) & backups) | idle | _repeated(entries, backups)
     entries = [
         entry
         for entry in entries
@@ -105,6 +106,18 @@ def unfinished(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "steps": [entry["step"] for entry in mine],
         "open": last["run"] in ends,
     }
+
+
+def _repeated(entries: Sequence[Mapping[str, Any]], backups: set[str]) -> set[str]:
+    """Return the backups before the last one that is done, however they went.
+
+    Only one run has the lock, and each backup makes a set of its own.
+    """
+    last = 0
+    for number, entry in enumerate(entries):
+        done = entry["step"] == END and entry.get("result", "done") == "done"
+        last = number if done and entry["run"] in backups else last
+    return backups & {entry["run"] for entry in entries[:last]}
 
 
 def last_host(entries: Iterable[Mapping[str, Any]]) -> str:

@@ -325,22 +325,33 @@ def test_a_sick_replica_is_left_out_until_it_is_well(site: Site) -> None:
     assert {site.ask()[0] for _ in range(20)} == {200}
     for mode in ("hanging", "failing 0"):
         docker("exec", sick, "python", "/srv/awkward.py", "mode", *mode.split())
-        until(lambda: quiet(site, sick), OUT_SECONDS + 3)
+        # How soon the replica is out, it says itself; a busy machine takes longer to find that out.
+        until(lambda: quiet(site, sick), 3 * OUT_SECONDS)
         stats = json.loads(docker("exec", sick, *STATS))
         assert stats["last_while_sick_after"] <= OUT_SECONDS
         assert {site.ask() for _ in range(20)} == {(200, "r1")}
         docker("exec", sick, "python", "/srv/awkward.py", "mode", "ok")
         before = received(sick)
-        until(lambda before=before: bool(site.ask()) and received(sick) > before, 10)
+        until(lambda before=before: bool(site.ask()) and received(sick) > before, 30)
     assert received(well) > 40
 
 
 def quiet(site: Site, container: str) -> bool:
-    """Whether none of many requests reaches a container, or hangs in it."""
+    """Whether many requests have ended, and none of them has reached a container.
+
+    One that hangs in the container has reached it. They come one after the other: requests that
+    wait for the same answer of Docker's DNS all go to the same container, which said nothing of
+    the other one.
+    """
     before = received(container)
-    for _ in range(12):
-        threading.Thread(target=attempt, args=(site,), daemon=True).start()
-    time.sleep(1)
+    for _ in range(20):
+        one = threading.Thread(target=attempt, args=(site,), daemon=True)
+        one.start()
+        one.join(1)
+        while one.is_alive():
+            if received(container) != before:
+                return False
+            one.join(0.5)
     return received(container) == before
 
 
@@ -364,7 +375,7 @@ def test_a_switch_takes_no_replica_of_the_old_release_along(site: Site) -> None:
     _, sick = site.web("r1", replicas=2)
     site.switch("r1", replicas=2)
     docker("exec", sick, "python", "/srv/awkward.py", "mode", "failing", "0")
-    until(lambda: quiet(site, sick), OUT_SECONDS)
+    until(lambda: quiet(site, sick), 3 * OUT_SECONDS)
     site.web("r2")
     site.switch("r2")
     statuses: Counter[tuple[int, str]] = Counter()

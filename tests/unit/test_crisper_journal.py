@@ -58,6 +58,26 @@ def test_a_backup_that_ended_hides_no_deploy_that_was_cut_off():
     assert unfinished([*deploy, {"run": "d", "step": "end"}, *backup]) == {}
 
 
+def test_a_later_backup_takes_the_place_of_one_that_was_cut_off():
+    """Regression: three backups later the status still said that a deploy picks it up."""
+
+    def backup(run, **end):
+        begun = [{"run": run, "step": "begin", "purpose": "backup"}, {"run": run, "step": "copy"}]
+        return begun + ([{"run": run, "step": "end", **end}] if end else [])
+
+    cut = backup("cut")
+    assert unfinished(cut)["run"] == "cut"
+    assert unfinished([*cut, *backup("later", result="done")]) == {}
+    assert unfinished([*cut, *backup("later", result="failed")])["run"] == "cut"
+    done = [*backup("first", result="done"), *cut]
+    assert unfinished(done)["run"] == "cut", "the one that is done came before"
+    again = [*cut, *backup("later", result="done"), *backup("failed", result="failed")]
+    assert unfinished(again) == {}
+    # Of a deploy that was cut off before them a backup takes no place.
+    deploy = [{"run": "d", "step": "begin", "purpose": "deploy"}, {"run": "d", "step": "start"}]
+    assert unfinished([*deploy, *cut, *backup("later", result="done")])["run"] == "d"
+
+
 def test_a_line_that_a_crash_cut_off_is_left_out():
     whole = json.dumps({"run": "a", "step": "begin"})
     assert parse_lines(f'{whole}\n{{"run": "a", "st') == [{"run": "a", "step": "begin"}]

@@ -1,6 +1,6 @@
 """What the entry point keeps away, as nginx's configuration says it; the attacks meet a real nginx.
 
-See tests/integration/test_entry_guard.py.
+See tests/integration/test_entry_guard_nginx.py.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from test_front_templates import blocks, nginx
 TOKEN = "t" * 43
 TRUSTED = {"stack_trusted_proxies": ["10.0.0.0/8"]}
 NAMED = {"stack_server_names": ["app.example", "2001:DB8::1"]}
+HOST_WITH_PORT = guard.HOST_WITH_PORT.replace(r"\z", r"\Z")
 
 
 def mapped(text: str, opening: str) -> list[tuple[str, str]]:
@@ -258,6 +259,54 @@ def test_requests_to_other_hosts_are_refused_once_there_are_names(
     text = nginx(**NAMED, **TRUSTED)
     assert refused(text, **request_) is is_refused
     assert "if ($foreign_host) { return 421; }" in text
+
+
+@given(st.integers(0, 200_000))
+def test_a_port_is_one_that_there_is(port: int) -> None:
+    """Regression: with port 99999 a redirect of Starlette named the container's address."""
+    there_is = 1 <= port <= 65535
+    for host in ("app.example", "[2001:db8::1]", "192.0.2.1"):
+        assert bool(re.search(HOST_WITH_PORT, f"{host}:{port}")) is there_is
+    assert not re.search(HOST_WITH_PORT, f"app.example:0{port}")
+    assert not re.search(HOST_WITH_PORT, f"app.example:{port}:{port}")
+    known = guard._hosts(NAMED)["header"].removeprefix("~*").replace(r"\z", r"\Z")
+    assert bool(re.search(known, f"app.example:{port}")) is there_is
+
+
+@pytest.mark.parametrize(
+    ("host", "fits"),
+    [
+        ("", True),  # of HTTP/1.0
+        ("app.example", True),
+        ("a_b.example.", True),
+        ("[::1]", True),
+        ("::1", False),
+        ("app.example:", False),
+        ("app.example:http", False),
+        ("app.example:80\n", False),
+        ("[::1]:0", False),
+    ],
+)
+def test_a_host_is_refused_for_its_port_with_names_and_without(host: str, fits: bool) -> None:
+    assert bool(re.search(HOST_WITH_PORT, host)) is fits
+
+
+@pytest.mark.parametrize("values", [{}, NAMED], ids=["no names", "named"])
+def test_both_ask_for_a_port_and_no_redirect_names_a_container(values: dict[str, Any]) -> None:
+    text = nginx(**values)
+    pattern = guard.HOST_WITH_PORT.replace("\\", "\\\\")
+    assert f'if ($http_host !~ "{pattern}") {{ return 400; }}' in text
+    assert "proxy_redirect http://$upstream_own/ /;" in text
+    table = mapped(text, "$upstream_addr $upstream_own")
+    (pattern,) = (key for key, _ in table if key.startswith("~"))
+    pattern = pattern[1:].replace(r"\z", r"\Z").replace("(?<", "(?P<")
+    for asked, own in {
+        "172.26.0.2:8000": "172.26.0.2:8000",
+        "172.26.0.2:80": "172.26.0.2",
+        "172.26.0.3:8000, 172.26.0.2:8000": "172.26.0.2:8000",
+        "172.26.0.3:80, 172.26.0.4:80 : 172.26.0.2:80": "172.26.0.2",
+    }.items():
+        assert re.search(pattern, asked)["asked_at"] == own
 
 
 @pytest.mark.parametrize(

@@ -114,3 +114,20 @@ def test_images_that_a_registry_may_move_are_listed() -> None:
     known = {"__status_stack": stack, "__status_by_tag": ["image_refs.redis (redis:8.0)"]}
     assert "By tag    image_refs.redis (redis:8.0)\n" in status(**known)
     assert "By tag" not in status(**known | {"__status_by_tag": []})
+
+
+@pytest.mark.parametrize(
+    ("purpose", "next_run"),
+    [
+        ("backup", "backup replaces it"),
+        ("deploy", "deploy picks it up"),
+        ("", "deploy picks it up"),
+    ],
+)
+def test_what_was_cut_off_says_which_run_comes_next(purpose: str, next_run: str) -> None:
+    cut = {"purpose": purpose, "run": "r", "who": "ops", "step": "copy", "at": "now"}
+    stack = {"release": {}, "lock": {}, "unfinished": cut, "last": {}, "maintenance": False}
+    stack |= {"containers": [], "serving": "", "backup": "", "problem": ""}
+    told = status(__status_stack=stack)
+    name = purpose or "deploy"
+    assert f"Cut off   {name} r of ops, in step copy at now: the next {next_run}\n" in told

@@ -29,6 +29,17 @@ def nap(mark, seconds=0.0):
         marks.write(f"end {mark} {os.environ['TEST_WORKER']}\n")
 
 
+@app.task(name="hold")
+def hold(mark, released):
+    """Run until the file `released` exists."""
+    with Path(os.environ["TEST_MARKS"]).open("a") as marks:
+        marks.write(f"start {mark} {os.environ['TEST_WORKER']}\n")
+    while not Path(released).exists():
+        time.sleep(0.02)
+    with Path(os.environ["TEST_MARKS"]).open("a") as marks:
+        marks.write(f"end {mark} {os.environ['TEST_WORKER']}\n")
+
+
 @app.task(name="health")
 def health():
     return {"worker": os.environ["TEST_WORKER"]}

@@ -37,19 +37,26 @@ def test_an_idle_worker_leaves_at_once_and_others_go_on(worker, drain, send, mar
     assert (again["changed"], again["drained"]) == (False, ["old@a"])
 
 
-def test_what_is_reserved_goes_back_when_the_worker_stops(worker, drain, send, marks):
+def test_what_is_reserved_goes_back_when_the_worker_stops(
+    worker, drain, send, marks, broker, tmp_path
+):
     """Regression: it was waited until the worker had run all that it had prefetched."""
     # With late acknowledgement and a multiplier of 1 a busy process reserves nothing.
-    old = worker("old@a", "-c1", "-Qone", "--prefetch-multiplier=4").ready()
-    send("nap", "first", 3.0)
+    old = worker("old@a", "-c1", "-Qone", "--prefetch-multiplier=4", "-lDEBUG").ready()
+    released = tmp_path / "released"
+    send("hold", "first", str(released))
     send("nap", "second", 0.5)
     until(lambda: marks() == ["start first old@a"])
-    time.sleep(0.3)  # the second is prefetched meanwhile
+    until(lambda: broker.hlen("unacked") == 2)  # the second is prefetched
     result = drain("old@a")
     assert result["drained"] == ["old@a"], result
-    assert result["seconds"] < 2
+    assert marks() == ["start first old@a"], "the drain waited for neither of them"
     worker("new@a", "-c1", "-Qone").ready()
-    assert old.end() == 0
+    old.process.send_signal(signal.SIGTERM)
+    until(lambda: b"Worker: Stopping Pool" in old.log.read_bytes())
+    assert marks() == ["start first old@a"], "the worker waits for what it runs"
+    released.touch()
+    assert old.process.wait(20) == 0
     until(lambda: len(marks()) == 4)
     assert sorted(marks()) == [
         "end first old@a",

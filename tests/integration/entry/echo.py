@@ -34,7 +34,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif "no-slash" in self.path and not self.path.endswith("/"):
             # As Starlette: with the scheme that it was asked by, which is plain HTTP.
             self.send_response(307)
-            self.send_header("Location", f"http://{self.headers['Host']}{self.path}/")
+            host = self.headers["Host"]
+            if "odd-host" in self.path:
+                # As Starlette does for a host that is none to it.
+                address, port = self.connection.getsockname()[:2]
+                host = f"{address}:{port}"
+            self.send_header("Location", f"http://{host}{self.path}/")
             self.send_header("Content-Length", "0")
             self.end_headers()
         elif "slow" in self.path:

@@ -304,6 +304,22 @@ def test_redirects_to_a_slash_keep_https(lab: Lab, name: str, host: str, locatio
     assert through(lab, name, "/api/no-slash", host).headers["location"] == location
 
 
+@pytest.mark.parametrize("name", ["direct", "secure", "balanced", "small"])
+def test_a_port_that_is_none_is_refused(lab: Lab, name: str) -> None:
+    """Regression: the application redirected to the address of its container."""
+    for port in ("0", "99999", "65536", "http", "80:80", ""):
+        answer = through(lab, name, "/api/no-slash", f"app.example:{port}")
+        assert answer.status == 400, port
+        assert "location" not in answer.headers
+    assert through(lab, name, "/api/x", "app.example:65535").status == 200
+
+
+@pytest.mark.parametrize("name", ["direct", "secure", "balanced"])
+def test_no_redirect_names_a_container(lab: Lab, name: str) -> None:
+    answer = through(lab, name, "/api/odd-host/no-slash", "app.example")
+    assert answer.headers["location"] == "/api/odd-host/no-slash/"
+
+
 def test_a_target_with_a_host_of_its_own_opens_no_way(lab: Lab) -> None:
     for target, host in (("app.example", "evil.example"), ("evil.example", "app.example")):
         with send(lab.direct, f"GET http://{target}/ HTTP/1.1\r\nHost: {host}\r\n\r\n") as one:
@@ -326,7 +342,7 @@ def through(lab: Lab, name: str, path: str, host: str) -> Any:
     if name == "balanced":
         client = {"X_Forwarded_For": "198.51.100.1", "X_Forwarded_Proto": "https"}
         return server.ask(path, Host=host, **client)
-    if name == "direct":
+    if name in ("direct", "small"):
         return server.ask(path, Host=host)
     return ask_secure(server, path, Host=host)
 
