@@ -95,6 +95,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_capture import capture_bytes
 from ansible.module_utils.crisper_files import make_folder
 from ansible.module_utils.crisper_image_id import identity
 from ansible.module_utils.crisper_kept import annotate, manifests
@@ -117,12 +118,15 @@ ARGUMENT_SPEC: dict[str, Any] = {
 }
 # Another edition reads more of an image: what an older one has kept is read anew.
 EDITION = 1
-MOST_BYTES = 64 << 20  # of one archive out of an image, or of its Python's output
+MOST_BYTES = 64 << 20  # of one archive out of an image
+MOST_LIST = 16 << 20  # of its Python's output
 MOST_COPYRIGHT = 1 << 20
 LABEL = "crisper.sbom"
 HARMLESS = [
     *("--network", "none", "--read-only", "--cap-drop", "ALL", "--pids-limit", "64"),
     *("--security-opt", "no-new-privileges", "--memory", "512m", "--restart", "no"),
+    # No log: the engine would write all of an endless output into it.
+    *("--log-driver", "none", "--pull", "never"),
     *("--env", "PYTHONDONTWRITEBYTECODE=1", "--entrypoint", "python3"),
 ]
 
@@ -137,25 +141,19 @@ class Reader:
     def __init__(self, cli: str, stack: str, timeout: int) -> None:
         self.cli, self.stack, self.timeout = cli, stack, timeout
 
-    def docker(self, *arguments: str) -> tuple[int, bytes, str]:
-        """Return exit code, output and the last line of the errors of a Docker command."""
+    def docker(self, *arguments: str, most: int = MOST_BYTES) -> tuple[int, bytes, str]:
+        """Return exit code, output and the last line of the errors of a Docker command.
+
+        One that prints more than `most` bytes is ended; its exit code is 0.
+        """
+        command = [self.cli, *arguments]
         try:
-            done = subprocess.run(
-                [self.cli, *arguments],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=self.timeout,
-                check=False,
-            )
+            code, out, errors, cut = capture_bytes(command, b"", self.timeout, most=most)
         except (OSError, subprocess.SubprocessError) as error:
             raise UnreadableError(
                 printable(f"docker {arguments[0]}: {type(error).__name__}")
             ) from error
-        return (
-            done.returncode,
-            done.stdout[:MOST_BYTES],
-            last_line(done.stderr),
-        )
+        return 0 if cut else code, out, last_line(errors)
 
     def remove_leftovers(self) -> None:
         """Remove containers of a run that was killed while it read."""
@@ -200,7 +198,7 @@ class Reader:
     def python(self, container: str) -> str:
         """Return what the image's own Python lists; '' without one."""
         try:
-            _, out, _ = self.docker("start", "--attach", container)
+            _, out, _ = self.docker("start", "--attach", container, most=MOST_LIST)
         except UnreadableError:
             return ""  # it did not end: the container is removed
         return out.decode(errors="replace")
@@ -216,7 +214,7 @@ class Reader:
             return found
         limit = MOST_COPYRIGHT if called else MOST_BYTES
         try:
-            with tarfile.open(fileobj=io.BytesIO(out)) as archive:
+            with tarfile.open(fileobj=io.BytesIO(out), mode="r:") as archive:
                 for member in archive:
                     last = member.name.rpartition("/")[2]
                     if not member.isfile() or called not in ("", last) or member.size > limit:

@@ -131,6 +131,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_compose import Engine
 from ansible.module_utils.crisper_data_version import find_misfits
 from ansible.module_utils.crisper_files import make_folder
+from ansible.module_utils.crisper_firewall import networks_to_create
 from ansible.module_utils.crisper_image_id import same as same_image
 from ansible.module_utils.crisper_output import describe_failure
 from ansible.module_utils.crisper_release import (
@@ -207,6 +208,18 @@ class Plan:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as stream:
                 stream.write(text.encode())
 
+    def missing_networks(self) -> list[str]:
+        """Return the networks of the wanted backend that the engine does not have."""
+        import yaml  # role docker has seen to it: modules of community.docker need it too
+
+        text = next(f["content"] for f in self.files if f["path"] == "docker-compose.prod.yml")
+        composed = yaml.safe_load(text) or {}
+        mine = composed.get("services", {}).get("backend", {}).get("networks") or []
+        wanted = {k: v for k, v in (composed.get("networks") or {}).items() if k in mine}
+        code, out, _err = self.engine.call("network", "ls", "--format", "{{.Name}}")
+        missing = networks_to_create(wanted, self.params["stack"], out.split())
+        return [name for name, _options in missing] if code == 0 else []
+
     def migrations(self, folder: Path) -> str:
         """Return whether migrations are pending, by the wanted image's own word."""
         migrate, check = self.params["migrate"], self.params["check_command"]
@@ -216,6 +229,11 @@ class Plan:
             return "unknown: stack_app.migrate.check_command is not set"
         if not self.params["images"].get("backend", {}).get("id"):
             return "unknown: the image is yet to be made"
+        if missing := self.missing_networks():
+            return (
+                f"unknown: the networks {', '.join(missing)} are yet to be made, and Compose would"
+                " make them before the firewall's rules are in force: the deploy makes both"
+            )
         command = ["compose", "--project-name", self.params["stack"], "run", "--rm", "--no-deps"]
         command += ["-T", "backend", "timeout", "--kill-after=10", str(LIMIT), *check]
         code, out, err = self.engine.call(*command, folder=str(folder))

@@ -5,15 +5,18 @@ Needs nothing but Python and the Docker client: the timer on a server runs it wi
 
 from __future__ import annotations
 
+import ctypes
 import gzip
 import http.client
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -192,9 +195,21 @@ VERSIONS = {
 }
 # `uid` or `uid:gid`, or nothing.
 OWNER = re.compile(r"(?:\d{1,10}(?::\d{1,10})?)?\Z")
+# Points of Qdrant in one answer, and bytes of one: with vectors and payloads of usual size a page
+# has a megabyte. One point alone may be what one request of Qdrant's brings (32 MB), and some more.
 PAGE = 100
+MOST_PAGE = 8 << 20
+MOST_ANSWER = 40 << 20
+# Bytes of one line of an export: those of older editions have whatever 100 points had.
+MOST_LINE = 1 << 30
+CLONE_NEWNET = 0x40000000
 # Processes and threads of a container that is made for one task.
 PIDS = "2048"
+# What every container has that is made for one task; capabilities that it needs are added.
+HARDENED = (
+    *("--pull", "never", "--network", "none", "--read-only", "--pids-limit", PIDS),
+    *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+)
 END_OF_ANSWER = "crisper-end-of-answer"
 
 
@@ -526,43 +541,112 @@ def restore_redis(
 
     `label` is of the container that does it, ``name=value``.
     """
-    command = [docker.cli, "run", "--rm", "--interactive", "--network", "none"]
+    command = [docker.cli, "run", "--rm", "--interactive", *HARDENED, "--log-driver", "none"]
     command += ["--label", label] if label else []
-    command += ["--pids-limit", PIDS, "--user", "999:999", "--volume", f"{volume}:/data"]
-    command += ["--entrypoint", "sh"]
+    command += ["--user", "999:999", "--volume", f"{volume}:/data", "--entrypoint", "sh"]
     docker.into("Redis was not restored", [*command, image, "-c", RESTORE_REDIS], source)
 
 
 # --- Qdrant ----------------------------------------------------------------------------------
+class TooLargeError(BackupError):
+    """An answer has more bytes than are taken."""
+
+
+class _WithinContainer(http.client.HTTPConnection):
+    """A connection to a port of a container that is on no network."""
+
+    def __init__(self, pid: int, port: int, timeout: float) -> None:
+        super().__init__("127.0.0.1", port, timeout=timeout)
+        self.pid = pid
+
+    def connect(self) -> None:
+        """Make the socket in the container's network namespace; it stays there.
+
+        Raises:
+            OSError: the container has ended, this is not root, or nobody listens.
+        """
+        failed: list[OSError] = []
+
+        def enter() -> None:
+            try:
+                with open(f"/proc/{self.pid}/ns/net", "rb") as there:
+                    libc = ctypes.CDLL(None, use_errno=True)
+                    if libc.setns(there.fileno(), CLONE_NEWNET) != 0:
+                        raise OSError(ctypes.get_errno(), "setns")
+                self.sock = socket.create_connection((self.host, self.port), self.timeout)
+            except OSError as error:
+                failed.append(error)
+
+        # A namespace is of a thread: this one ends with its own.
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join()
+        if failed:
+            raise failed[0]
+
+
+def _read(response: http.client.HTTPResponse, most: int) -> bytes:
+    """Return an answer, or its first bytes; asked for at once, all of `most` would be reserved."""
+    pieces, left = [], most
+    while left > 0 and (piece := response.read(min(left, 1 << 20))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
 class Qdrant:
-    """Qdrant's REST API at the container's own address: it has no published port."""
+    """Qdrant's REST API: at the container's own address, as it has no published port, or within
+    a container that is on no network.
+    """
+
+    received = 0  # bytes of the last answer
 
     def __init__(self, docker: Docker, container: str) -> None:
         seen = docker.inspect(container)
         networks = seen["NetworkSettings"]["Networks"].values()
         self.address = next((n["IPAddress"] for n in networks if n["IPAddress"]), "")
+        self.pid = int(seen["State"]["Pid"])
         environment = dict(item.split("=", 1) for item in seen["Config"]["Env"] if "=" in item)
         self.headers = {"Content-Type": "application/json"}
         if environment.get("QDRANT__SERVICE__API_KEY"):
             self.headers["api-key"] = environment["QDRANT__SERVICE__API_KEY"]
         self.timeout = docker.timeout
 
-    def ask(self, method: str, path: str, body: Any = None, missing: Any = None) -> Any:
+    def connection(self) -> http.client.HTTPConnection:
+        """Return a connection that is not made yet."""
+        if self.address:
+            return http.client.HTTPConnection(self.address, 6333, timeout=self.timeout)
+        return _WithinContainer(self.pid, 6333, self.timeout)
+
+    def ask(
+        self, method: str, path: str, body: Any = None, missing: Any = None, most: int = MOST_ANSWER
+    ) -> Any:
         """The answer's ``result`` (the answer itself where it has none).
 
         Args:
             missing: what a 404 means; None makes it an error.
+            most: bytes of an answer that are taken.
+
+        Raises:
+            TooLargeError: the answer has more; no more than those were read.
+            BackupError: Qdrant did not answer, or refused.
         """
-        connection = http.client.HTTPConnection(self.address, 6333, timeout=self.timeout)
+        connection = self.connection()
         try:
             text = None if body is None else json.dumps(body)
             connection.request(method, path, text, self.headers)
             response = connection.getresponse()
-            raw = response.read()
+            raw = _read(response, most + 1)
         except (OSError, http.client.HTTPException) as error:
             raise BackupError(f"Qdrant did not answer {method} {path}: {error}") from error
         finally:
             connection.close()
+        self.received = len(raw)
+        if self.received > most:
+            raise TooLargeError(
+                f"Qdrant answered {method} {path} with more than {most} bytes, which are not read:"
+                " the server's memory is for what serves"
+            )
         if response.status == 404 and missing is not None:
             return missing
         if response.status != 200:
@@ -620,6 +704,52 @@ def qdrant_state(docker: Docker, container: str) -> dict[str, Any]:
     return {"vectors": counted}
 
 
+def _pages(qdrant: Qdrant, name: str) -> Iterator[list[dict[str, Any]]]:
+    """Return all points of a collection, page after page; of large points few at a time.
+
+    Raises:
+        BackupError: a point alone is too large, and named.
+    """
+    path = f"/collections/{quote(name, safe='')}/points/scroll"
+    # Few at first: Qdrant, which serves meanwhile, has the whole answer in its memory too.
+    ask: dict[str, Any] = {"limit": 1, "with_payload": True, "with_vector": True}
+    while True:
+        try:
+            most = MOST_ANSWER if ask["limit"] == 1 else MOST_PAGE
+            page = qdrant.ask("POST", path, ask, most=most)
+        except TooLargeError as error:
+            if ask["limit"] > 1:
+                ask["limit"] //= 2
+                continue
+            bare = {**ask, "with_payload": False, "with_vector": False}
+            point = qdrant.ask("POST", path, bare)["points"][0]["id"]
+            raise BackupError(
+                f"The point {point!a} of the collection {name!a} has more than {MOST_ANSWER >> 20}"
+                " MiB with its vectors and payload, so Qdrant was not exported: keep what is that"
+                " large as a file or in the database, or delete the point"
+            ) from error
+        kept = ("id", "vector", "payload")
+        points = [{key: point.get(key) for key in kept} for point in page["points"]]
+        if points:
+            yield points
+        if page.get("next_page_offset") is None:
+            return
+        ask["offset"] = page["next_page_offset"]
+        # Also after a large one: that is no reason to ask for each small one alone.
+        if qdrant.received < MOST_PAGE // 4:
+            ask["limit"] = min(2 * ask["limit"], PAGE)
+
+
+def _put(qdrant: Qdrant, base: str, points: list[dict[str, Any]]) -> None:
+    """Write points, in as many requests as they need: Qdrant refuses one of more than 32 MB."""
+    if len(points) > 1 and len(json.dumps(points)) > MOST_PAGE:
+        half = len(points) // 2
+        _put(qdrant, base, points[:half])
+        _put(qdrant, base, points[half:])
+    else:
+        qdrant.ask("PUT", f"{base}/points?wait=true", {"points": points})
+
+
 def dump_qdrant(docker: Docker, container: str, target: IO[bytes]) -> dict[str, Any]:
     """Write every collection's settings, indexes and points as JSON lines.
 
@@ -641,17 +771,9 @@ def dump_qdrant(docker: Docker, container: str, target: IO[bytes]) -> dict[str, 
             indexes = {field: index_request(told) for field, told in schema.items()}
             write(collection=name, request=collection_request(info), indexes=indexes)
             counted[name] = 0
-            ask = {"limit": PAGE, "with_payload": True, "with_vector": True}
-            while True:
-                page = qdrant.ask("POST", f"{base}/points/scroll", ask)
-                kept = ("id", "vector", "payload")
-                points = [{key: point.get(key) for key in kept} for point in page["points"]]
-                if points:
-                    write(points=points)
+            for points in _pages(qdrant, name):
+                write(points=points)
                 counted[name] += len(points)
-                if page.get("next_page_offset") is None:
-                    break
-                ask["offset"] = page["next_page_offset"]
         aliases = qdrant.ask("GET", "/aliases", missing={"aliases": []})["aliases"]
         write(aliases=aliases)
     return {"vectors": counted}
@@ -668,7 +790,12 @@ def restore_qdrant(docker: Docker, container: str, source: IO[bytes]) -> None:
         qdrant.ask("DELETE", f"/collections/{quote(name, safe='')}")
     base, ended = "", False
     with gzip.GzipFile(fileobj=source) as plain:
-        for line in plain:
+        while line := plain.readline(MOST_LINE + 1):
+            if len(line) > MOST_LINE:
+                raise BackupError(
+                    f"The export of Qdrant has a line of more than {MOST_LINE >> 30} GiB, which no"
+                    " backup writes: choose another set."
+                )
             entry = json.loads(line)
             if "collection" in entry:
                 base = f"/collections/{quote(entry['collection'], safe='')}"
@@ -677,7 +804,7 @@ def restore_qdrant(docker: Docker, container: str, source: IO[bytes]) -> None:
                     request = {"field_name": field, "field_schema": schema}
                     qdrant.ask("PUT", f"{base}/index?wait=true", request)
             elif "points" in entry:
-                qdrant.ask("PUT", f"{base}/points?wait=true", {"points": entry["points"]})
+                _put(qdrant, base, entry["points"])
             else:
                 ended = True
                 actions = [{"create_alias": alias} for alias in entry["aliases"]]
@@ -719,9 +846,8 @@ class Uploads:
         # No log: the engine would write every byte of the archive into it. Of root's capabilities
         # those stay that files of other owners need: no device can be made.
         return [
-            *(self.docker.cli, "run", "--rm", "--interactive", "--pull", "never", *self.labels),
-            *("--network", "none", "--log-driver", "none", "--user", "0:0"),
-            *("--pids-limit", PIDS, "--security-opt", "no-new-privileges", "--cap-drop", "ALL"),
+            *(self.docker.cli, "run", "--rm", "--interactive", *HARDENED, *self.labels),
+            *("--log-driver", "none", "--user", "0:0"),
             *("--cap-add", "CHOWN", "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER"),
             *("--volume", f"{self.volume}:/data:{access}"),
             *("--entrypoint", "timeout", self.image, str(self.docker.timeout)),

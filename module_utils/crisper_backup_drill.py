@@ -17,17 +17,23 @@ from .crisper_backup_archive import Expected
 from .crisper_backup_cipher import opened
 from .crisper_backup_set import Settings, services, told, without
 from .crisper_text import quoted_lines
+from .crisper_throwaway import service_folder, service_options, service_user
 
 READY = {
     "postgres": 'pg_isready --quiet --host 127.0.0.1 --username "$POSTGRES_USER"',
     "mariadb": "healthcheck.sh --connect --innodb_initialized",
+    "redis": 'redis-cli ping 2>&1 | grep -qE "PONG|LOADING"',
 }
 # What a throwaway database takes over from the one that serves; never a password.
 KEPT = ("POSTGRES_USER", "POSTGRES_DB", "MARIADB_DATABASE", "PGDATA")
 
 
 class Throwaway:
-    """Containers of a drill: on a network of their own with no way out, gone afterwards."""
+    """Containers of a drill: on no network, with no more rights than the stack's, gone afterwards.
+
+    An internal network would not do: its containers reach the host at the address of the bridge,
+    and the rules of the stack's firewall are for its own networks.
+    """
 
     def __init__(self, settings: Settings, live: dict[str, str]) -> None:
         self.docker = settings.docker
@@ -36,10 +42,9 @@ class Throwaway:
         self.live = live
 
     @contextmanager
-    def network(self) -> Iterator[None]:
+    def room(self) -> Iterator[None]:
         """Room for the containers; everything is gone when it is left."""
         self.remove()  # what a drill that was killed left behind
-        self.docker.run("network", "create", "--internal", "--label", self.label, self.name)
         try:
             yield
         finally:
@@ -50,6 +55,7 @@ class Throwaway:
         for kind, listing, removal in (
             ("container", ("ps", "--all", "--quiet"), ("rm", "--force", "--volumes")),
             ("volume", ("volume", "ls", "--quiet"), ("volume", "rm", "--force")),
+            # Of an older edition.
             ("network", ("network", "ls", "--quiet"), ("network", "rm")),
         ):
             found = self.docker.run(*listing, "--filter", f"label={self.label}").split()
@@ -63,38 +69,58 @@ class Throwaway:
         """What the engine knows of the container that serves."""
         return self.docker.inspect(self.live[service])
 
+    def volume(self, service: str) -> tuple[str, ...]:
+        """Make the volume of a service, its user's; the options that mount it."""
+        name, seen = f"{self.name}-{service}", self.seen(service)
+        self.docker.run("volume", "create", "--label", self.label, name)
+        user, folder = service_user(service, seen), service_folder(service, seen)
+        self.docker.run(
+            *("run", "--rm", *data.HARDENED, "--cap-add", "CHOWN", "--user", "0:0"),
+            *("--label", self.label, "--volume", f"{name}:/data:nocopy"),
+            *("--entrypoint", "chown", seen["Image"], user, "/data"),
+        )
+        return ("--volume", f"{name}:{folder}:nocopy")
+
     def start(self, service: str, *command: str, options: tuple[str, ...] = ()) -> str:
-        """Run a container of the service's own image; its id."""
+        """Run a container of the service's own image; its id.
+
+        Args:
+            options: mount its data; empty for a new volume.
+        """
+        options = options or self.volume(service)
         seen = self.seen(service)
         environment = [item for item in seen["Config"]["Env"] if item.split("=")[0] in KEPT]
         if service == "postgres":
-            environment.append("POSTGRES_HOST_AUTH_METHOD=trust")  # nobody else is on its network
+            environment.append("POSTGRES_HOST_AUTH_METHOD=trust")  # nobody else reaches it
         if service == "mariadb":
             environment.append(f"MARIADB_ROOT_PASSWORD={secrets.token_urlsafe(24)}")
-        limits = ["--memory", str(seen["HostConfig"]["Memory"]), "--pids-limit", data.PIDS]
         given = [piece for item in environment for piece in ("--env", item)]
         return self.docker.run(
-            *("run", "--detach", "--pull", "never", "--label", self.label),
-            *("--name", f"{self.name}-{service}", "--network", self.name),
-            *limits,
+            *("run", "--detach", "--label", self.label, "--name", f"{self.name}-{service}"),
+            *service_options(service, seen),
             *given,
             *options,
             *(seen["Image"], *command),
         ).strip()
 
     def ready(self, service: str, container: str) -> None:
-        """Wait until a database answers over TCP: while it is set up, only its socket does."""
+        """Wait until a service answers over TCP: while a database is set up, only its socket does.
+
+        Raises:
+            BackupError: it has ended, or does not answer in time; with the end of its log.
+        """
         deadline = time.monotonic() + 180
         while True:
             try:
                 self.docker.text("not ready", self.docker.inside(container, READY[service]))
                 return
             except BackupError as error:
-                if time.monotonic() > deadline:
+                state = self.docker.inspect(container)["State"]["Status"]
+                if state != "running" or time.monotonic() > deadline:
                     said = self.docker.run("logs", "--tail", "5", container).strip()
                     logs = "\n" + quoted_lines(said[-5000:])
                     raise BackupError(
-                        f"{service} of the drill is not ready after 180 s: {logs}"
+                        f"{service} of the drill is not ready ({state}): {logs}"
                     ) from error
                 time.sleep(0.5)
 
@@ -121,12 +147,11 @@ def _qdrant(away: Throwaway, source: Any) -> dict[str, Any]:
 
 
 def _redis(away: Throwaway, source: Any) -> dict[str, Any]:
-    volume = f"{away.name}-redis"
-    away.docker.run("volume", "create", "--label", away.label, volume)
-    data.restore_redis(away.docker, away.seen("redis")["Image"], volume, source)
+    options = away.volume("redis")
+    data.restore_redis(away.docker, away.seen("redis")["Image"], f"{away.name}-redis", source)
     command = ("redis-server", "--appendonly", "yes", "--dir", "/data")
-    options = ("--user", "999:999", "--volume", f"{volume}:/data")
     container = away.start("redis", *command, options=options)
+    away.ready("redis", container)
     return {"keys": data.redis_keys(away.docker, container)}
 
 
@@ -169,7 +194,7 @@ def drill(
     report: dict[str, Any] = {}
     problems: list[str] = []
     away = Throwaway(settings, running)
-    with away.network():
+    with away.room():
         for service, part in manifest["parts"].items():
             if service not in running:
                 problems.append(f"{service}: this stack does not run it, so it was not tried")

@@ -43,6 +43,24 @@ def capture(
         OSError: it does not start.
         subprocess.TimeoutExpired: it did not end in time, and was killed.
     """
+    sent = data.encode("utf-8", "surrogatepass")
+    code, out, err, cut = capture_bytes(command, sent, timeout, folder, most)
+    return Captured(code, out.decode(errors="replace"), err.decode(errors="replace"), cut)
+
+
+def capture_bytes(
+    command: Sequence[str],
+    data: bytes,
+    timeout: float,
+    folder: str | None = None,
+    most: int = MOST,
+) -> tuple[int, bytes, bytes, bool]:
+    """Run a command like `capture`; exit code, both outputs as they are, and whether it was cut.
+
+    Raises:
+        OSError: it does not start.
+        subprocess.TimeoutExpired: it did not end in time, and was killed.
+    """
     process = subprocess.Popen(
         list(command),
         stdin=subprocess.PIPE,
@@ -52,7 +70,7 @@ def capture(
         bufsize=0,
     )
     try:
-        out, err, cut = _talk(process, data.encode("utf-8", "surrogatepass"), timeout, most)
+        out, err, cut = _talk(process, data, timeout, most)
         if cut:
             process.kill()
         code = process.wait(timeout=10 if cut else max(1.0, timeout))
@@ -65,7 +83,7 @@ def capture(
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
-    return Captured(code, out.decode(errors="replace"), err.decode(errors="replace"), cut)
+    return code, out, err, cut
 
 
 def _talk(

@@ -30,6 +30,7 @@ from .crisper_data_version import (
     wanted_version,
 )
 from .crisper_text import quoted_lines
+from .crisper_throwaway import TMPFS_OPTIONS, tmpfs_options
 
 RECORD = "upgrade.json"
 MANIFEST = "manifest.json"
@@ -65,6 +66,12 @@ Note = Callable[[str], None]
 def sentence(error: object) -> str:
     """Return an error as a sentence that another one can follow."""
     return f"{str(error).rstrip().rstrip('.')}."
+
+
+def _split(tmpfs: str) -> tuple[str, str]:
+    """Return folder and options of a tmpfs as a compose file has it."""
+    folder, _, options = tmpfs.partition(":")
+    return folder, options
 
 
 @dataclass
@@ -324,9 +331,10 @@ class Upgrade:
         }
         pairs.pop("POSTGRES_PASSWORD_FILE", None)
         container = docker.run(
-            *("run", "--detach", "--pull", "never", "--label", self.label, "--init"),
-            *("--name", self.scratch, "--network", "none", "--memory", limits),
-            *("--pids-limit", data.PIDS, "--user", str(service.get("user", "999:999"))),
+            *("run", "--detach", *data.HARDENED, "--label", self.label, "--init"),
+            *("--name", self.scratch, "--memory", limits),
+            *("--user", str(service.get("user", "999:999"))),
+            *tmpfs_options("postgres", dict(_split(each) for each in service.get("tmpfs") or [])),
             *(piece for name in pairs for piece in ("--env", f"{name}={pairs[name]}")),
             *("--volume", f"{self.scratch}:{mount}"),
             self.images()["postgres"]["id"],
@@ -393,8 +401,11 @@ class Upgrade:
             BackupError: it failed.
         """
         image = self.images()["postgres"]["id"]
-        arguments = ("run", "--rm", "--pull", "never", "--network", "none", "--user", "0:0")
-        arguments += ("--pids-limit", data.PIDS)
+        # sort(1) keeps there what it has no memory for.
+        room = f"/tmp:{TMPFS_OPTIONS}"  # noqa: S108
+        arguments = ("run", "--rm", *data.HARDENED, "--user", "0:0", "--tmpfs", room)
+        # Of root's capabilities those that files of another owner need.
+        arguments += ("--cap-add", "CHOWN", "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER")
         volumes = ("--volume", f"{source}:/from:ro", "--volume", f"{target}:/to")
         command = ("--label", self.label, "--entrypoint", "sh", image, "-c", script)
         try:

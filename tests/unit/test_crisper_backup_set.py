@@ -249,6 +249,8 @@ def test_the_module_plans_without_touching(run_module, stack):
 class FakeQdrant:
     """What an export asks of Qdrant, in memory; pages are short."""
 
+    received = 0
+
     def __init__(self, collections):
         self.collections = collections
         self.aliases = []
@@ -256,7 +258,7 @@ class FakeQdrant:
     def names(self):
         return sorted(self.collections)
 
-    def ask(self, method, path, body=None, missing=None):
+    def ask(self, method, path, body=None, missing=None, most=0):
         if path == "/aliases":
             return {"aliases": self.aliases}
         name = path.split("/")[2]

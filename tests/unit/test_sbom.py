@@ -191,6 +191,11 @@ import io, json, os, sys, tarfile, time
 from pathlib import Path
 world = Path({world!r})
 command, *rest = sys.argv[1:]
+def endless():
+    for _ in range(400):
+        sys.stdout.buffer.write(bytes(1 << 20))
+    (world / "all-was-read").touch()
+    sys.exit()
 with (world / "log").open("a") as log:
     log.write(json.dumps(sys.argv[1:]) + "\\n")
 if command == "create":
@@ -204,12 +209,16 @@ elif command == "cp":
     source = world / "containers" / name / path.lstrip("/")
     if not source.exists():
         sys.exit("Could not find the file")
+    if (source / "endless").exists():
+        endless()
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
         archive.add(source, source.name)
 elif command == "start":
     image = world / "containers" / rest[-1]
     if (image / "hangs").exists():
         time.sleep(60)
+    if (image / "endless").exists():
+        endless()
     if not (image / "python").exists():
         sys.exit(127)
     print((image / "python").read_text())
@@ -331,6 +340,22 @@ def test_an_image_that_cannot_be_read_fails_nothing(site, capsys):
     assert "The packages of lost were not listed" in " ".join(result["problems"])
     assert list((site.world / "containers").iterdir()) == []
     SCHEMA.validate(json.loads((site.folder / "sbom.json").read_text()))
+
+
+def test_what_an_image_says_without_end_is_cut_while_it_says_it(site, capsys):
+    """Regression: it was cut when all of it was in memory, 1,159 MB of 600."""
+    site.add("endless", endless="")
+    for folder in ("var/lib/dpkg/status", "usr/share/doc"):
+        made = site.world / "images" / f"sha256_{0:064}" / folder
+        made.mkdir(parents=True)
+        (made / "endless").touch()
+    result = site.run(capsys, timeout=20)
+    assert not result.get("failed")
+    assert not (site.world / "all-was-read").exists()
+    assert len(result["sbom"]["images"]["endless"]["unread"]) == 2
+    created = next(words for words in site.log() if words[0] == "create")
+    assert created[created.index("--log-driver") + 1] == "none"
+    assert list((site.world / "containers").iterdir()) == []
 
 
 @pytest.mark.parametrize("broken", ["engine", "release", "manifest"])

@@ -108,6 +108,33 @@ def test_a_check_that_cannot_run_says_nothing_about_migrations(
     assert plan["migrations"].startswith(told)
 
 
+@pytest.mark.parametrize(
+    ("existing", "told"),
+    [
+        ("unit_data", "unknown: the networks unit_egress are yet to be made"),
+        ("unit_data unit_egress", "pending"),
+    ],
+)
+def test_a_plan_makes_no_network_that_the_firewall_does_not_know(
+    run_module, served, tmp_path, existing, told
+):
+    """Regression: over an older edition's stack the check ran on a network without rules."""
+    root, _docker = served
+    docker = tmp_path / "docker"
+    docker.write_text(
+        f'#!/bin/sh\necho "$*" >>{tmp_path}/log\n'
+        f'case "$*" in "network ls "*) echo {existing};; *" run "*) exit 1;; esac\n'
+    )
+    more = {"services": SERVICES, "docker_cli": str(docker), "check_command": ["check"]}
+    changed = wanted(root, "debug")
+    changed["files"][0]["content"] += (
+        "    networks: [data, egress]\nnetworks: {data: {internal: true}, egress: {}, edge: {}}\n"
+    )
+    plan = run_module(stack_plan, **changed, **more)
+    assert plan["migrations"].startswith(told)
+    assert (" run " in (tmp_path / "log").read_text()) is (told == "pending")
+
+
 def test_what_is_in_no_file_of_the_release_is_renewed_in_its_manifest(run_module, served):
     root, docker = served
     facts = {"inputs": "2", "model": {"hooks": {"after_rollback": []}}}
