@@ -92,6 +92,16 @@ postponed:
   returned: always
   type: str
   sample: ""
+dangers:
+  description:
+    - What would give an attacker in the application a superuser's rights, a sentence each with its
+      remedy - other roles with powers, event triggers, functions in languages that are not trusted,
+      settings of the database that change a superuser's sessions, programs and libraries that
+      C(ALTER SYSTEM) has set. Nothing of it is removed.
+  returned: always
+  type: list
+  elements: str
+  sample: ["the role helper has powers (SUPERUSER). If it is not yours: DROP ROLE \"helper\""]
 """
 
 from pathlib import Path
@@ -100,7 +110,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_backup import BackupError
 from ansible.module_utils.crisper_backup_data import Docker
-from ansible.module_utils.crisper_database_roles import EXTENSION, Roles, plan
+from ansible.module_utils.crisper_database_roles import (
+    EXTENSION,
+    Roles,
+    find_dangers,
+    plan,
+)
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_mariadb_accounts import find_excess, remove_excess
 
@@ -133,6 +148,7 @@ def password(path: Path) -> str:
 def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
     """Put the roles in order; the module's result."""
     result: dict[str, Any] = {"changed": False, "done": [], "moved": False, "postponed": ""}
+    result["dangers"] = []
     for name in params["extensions"]:
         if not EXTENSION.match(name):
             raise BackupError(
@@ -154,6 +170,7 @@ def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
     other = docker.container(params["project"], "mariadb") if params["mariadb"] else ""
     excess = find_excess(docker, other, params["application"]) if other else []
     told = [f"MariaDB: {statement}" for statement in excess]
+    result["dangers"] = find_dangers(state)
     if check:
         return {**result, "changed": bool(wanted or told), "done": [*wanted, *told]}
     if excess:

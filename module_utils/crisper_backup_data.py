@@ -18,6 +18,7 @@ import tarfile
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
@@ -26,14 +27,54 @@ from urllib.parse import quote
 from .crisper_backup import BackupError
 from .crisper_backup_archive import Expected, copy_safely
 
-# The application's role and its database have the stack's name; the bootstrap superuser (role 10)
-# may be that role still, or whatever POSTGRES_USER is. Within its container all may log in.
-FIND_SUPERUSER = (
-    'for role in "$POSTGRES_USER" "$POSTGRES_DB"; do superuser=$(psql --quiet --no-psqlrc'
-    ' --tuples-only --no-align --username "$role" --dbname "$POSTGRES_DB"'
-    " --command 'SELECT rolname FROM pg_roles WHERE oid = 10' 2>&1) && break; done"
-    ' || { echo "$superuser" >&2; exit 2; };'
+# The application owns its database, so it sets defaults for all who connect to it (ALTER DATABASE …
+# SET), and may put functions, operators and views of its own before PostgreSQL's. What a client
+# brings has precedence: names mean pg_catalog's alone, and no library, trigger or limit of the
+# application is the superuser's.
+_PINNED = (
+    *("search_path=pg_catalog,pg_temp", "role=none", "local_preload_libraries="),
+    *("session_preload_libraries=", "session_replication_role=replica"),
+    *("client_min_messages=warning", "row_security=on", "check_function_bodies=on"),
+    *("standard_conforming_strings=on", "quote_all_identifiers=off"),
+    *("transform_null_equals=off", "default_tablespace=", "temp_tablespaces="),
+    *("default_transaction_read_only=off", "default_transaction_deferrable=off"),
+    r"default_transaction_isolation=read\ committed",
+    *("statement_timeout=0", "lock_timeout=0", "idle_in_transaction_session_timeout=0"),
 )
+# By the version that has them: another server refuses the session.
+_PINNED_SINCE = {
+    140000: ("idle_session_timeout=0",),
+    170000: ("event_triggers=off", "transaction_timeout=0"),
+}
+
+
+def _options(*settings: str) -> str:
+    return " ".join(f"-c {setting}" for setting in settings)
+
+
+# The application's role and its database have the stack's name; the bootstrap superuser (role 10)
+# may be that role still, or whatever POSTGRES_USER is. Within its container all may log in. The
+# question is asked in template1, where the application can set nothing.
+_WHO = (
+    "SELECT pg_catalog.current_setting('server_version_num'), rolname"
+    " FROM pg_catalog.pg_roles WHERE oid = 10"
+)
+FIND_SUPERUSER = (
+    f"export PGOPTIONS='{_options(*_PINNED[:3])}';"
+    ' for role in "$POSTGRES_USER" "$POSTGRES_DB"; do superuser=$(psql --quiet --no-psqlrc'
+    ' --tuples-only --no-align --field-separator " " --username "$role" --dbname template1'
+    f' --command "{_WHO}" 2>&1) && break; done'
+    ' || { echo "$superuser" >&2; exit 2; };'
+    # A warning about collations may come first.
+    " superuser=${superuser##*$'\\n'}; version=${superuser%% *}; superuser=${superuser#* };"
+    f" export PGOPTIONS='{_options(*_PINNED)}';"
+    + "".join(
+        f' [ "$version" -lt {since} ] || PGOPTIONS="$PGOPTIONS {_options(*settings)}";'
+        for since, settings in _PINNED_SINCE.items()
+    )
+)
+# The superuser's, as tables may be other roles' or closed to their owner (FORCE ROW LEVEL
+# SECURITY): pg_dump itself reads tables by COPY, and neither views nor foreign tables.
 DUMP_POSTGRES = FIND_SUPERUSER + (
     ' exec pg_dump --username "$superuser" --format custom --exclude-schema crisper_restore'
     ' ${SNAPSHOT:+--snapshot "$SNAPSHOT"} "$POSTGRES_DB"'
@@ -51,7 +92,8 @@ SELECT format('ALTER DATABASE %I OWNER TO %I', current_database(), :'application
 DROP SCHEMA IF EXISTS crisper_restore CASCADE;
 CREATE SCHEMA crisper_restore;
 CREATE FUNCTION crisper_restore.extension(statement text) RETURNS void
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $crisper$
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  SET session_replication_role = replica AS $crisper$
 DECLARE
   words text[] := regexp_match(statement, '^CREATE EXTENSION IF NOT EXISTS ("[^"]+"|[a-z0-9_]+)'
     ' WITH SCHEMA ("[^"]+"|[a-z0-9_]+);$');
@@ -95,8 +137,8 @@ _EXTENSIONS = (
     " /^-- Name: EXTENSION .*; Type: COMMENT; /,/^COMMENT ON EXTENSION /"
     "{/^COMMENT ON EXTENSION /d}"
 )
+_APPLICATION = _options("client_min_messages=warning", "local_preload_libraries=")
 RESTORE_POSTGRES = f"""{FIND_SUPERUSER}
-export PGOPTIONS='-c client_min_messages=warning'
 ask() {{
     psql --quiet --no-psqlrc --tuples-only --username "$1" --dbname "$POSTGRES_DB" --file - \
         --set ON_ERROR_STOP=1 --set application="$POSTGRES_DB" --output /dev/null
@@ -109,16 +151,23 @@ SQL
 {RESTORE_BEGIN}
 SQL
     pg_restore --no-owner --file - | LC_ALL=C sed '{_EXTENSIONS}' && echo 'COMMIT;'
-}} | ask "$POSTGRES_DB"
+}} | PGOPTIONS='{_APPLICATION}' ask "$POSTGRES_DB"
 code=$?
 ask "$superuser" <<'SQL' || exit
 {RESTORE_CLEANUP}
 SQL
 exit $code
 """
-ASK_POSTGRES = FIND_SUPERUSER + (
-    " exec psql --quiet --no-psqlrc --tuples-only --no-align --set ON_ERROR_STOP=1"
-    ' --username "$superuser" --dbname "$POSTGRES_DB"'
+_PSQL = (
+    "env PGCLIENTENCODING=UTF8 psql --quiet --no-psqlrc --tuples-only --no-align"
+    " --set ON_ERROR_STOP=1"
+)
+ASK_POSTGRES = f'{FIND_SUPERUSER} exec {_PSQL} --username "$superuser" --dbname "$POSTGRES_DB"'
+# Whatever runs the application's code (a view, an index's expression) is asked by its own role: a
+# function called by the superuser has a superuser's rights, and SET ROLE is undone by RESET ROLE.
+ASK_APPLICATION = (
+    f"export PGOPTIONS='{_APPLICATION}';"
+    f' exec {_PSQL} --username "$POSTGRES_DB" --dbname "$POSTGRES_DB"'
 )
 NEEDS_SUPERUSER = re.compile("permission denied|must be (superuser|owner)|[Mm]ust have")
 END_SESSIONS = (
@@ -126,17 +175,50 @@ END_SESSIONS = (
 )
 # Until a session that was told to end has done so.
 SESSION_SECONDS = 30.0
-ROWS = (
-    "SELECT format('%s.%s', schemaname, tablename), (xpath('/row/n/text()', query_to_xml("
-    "format('SELECT count(*) AS n FROM %I.%I', schemaname, tablename), false, true, '')))[1]"
-    " FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1"
+# Of tables alone, by COPY, which plans nothing: the planner evaluates functions of partial indexes,
+# and whoever counts rows by a SELECT runs them. COPY refuses what became a view meanwhile.
+COUNT_ROWS = """DO $crisper$
+DECLARE
+  each record;
+  counted bigint;
+  parts text[] := '{}';
+BEGIN
+  FOR each IN SELECT c.oid, (SELECT format('(%I)', attname) FROM pg_attribute
+      WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+      ORDER BY attlen < 0, attnum LIMIT 1) AS field
+      FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind = 'r'
+      AND relpersistence <> 't' AND nspname NOT IN ('pg_catalog', 'information_schema') LOOP
+    EXECUTE format('COPY %s %s TO %L', each.oid::regclass, each.field, '/dev/null');
+    GET DIAGNOSTICS counted = ROW_COUNT;
+    parts := parts || format('"%s": %s', each.oid, counted);
+  END LOOP;
+  PERFORM set_config('crisper.rows', '{' || array_to_string(parts, ', ') || '}', false);
+END $crisper$"""
+# A table with its partitions and heirs. JSON: a name may hold a line's end.
+ROWS = """WITH RECURSIVE own AS (
+  SELECT key::oid AS part, value::bigint AS rows
+  FROM json_each_text(current_setting('crisper.rows')::json)
+), below AS (
+  SELECT oid AS top, oid AS part FROM pg_class WHERE relkind IN ('r', 'p')
+  UNION SELECT top, inhrelid FROM below JOIN pg_inherits ON inhparent = part
+), counted AS (
+  SELECT top, sum(rows) AS rows FROM below JOIN own USING (part) GROUP BY top
 )
-# Where Alembic and Django keep what was applied.
+SELECT json_build_object('schema', nspname, 'table', relname, 'rows', coalesce(rows, 0))
+  FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace LEFT JOIN counted ON top = c.oid
+  WHERE relkind IN ('r', 'p') AND relpersistence <> 't'
+  AND nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY nspname, relname"""
+# Where Alembic and Django keep what was applied. Either may be a view that never ends.
+_HEAD = "SELECT pg_catalog.to_json(pg_catalog.left(head::pg_catalog.text, 600)) FROM ({}) heads"
 HEADS = {
-    "alembic_version": "SELECT version_num FROM alembic_version ORDER BY 1",
-    "django_migrations": "SELECT app || '.' || max(name) FROM django_migrations GROUP BY app"
-    " ORDER BY 1",
+    table: _HEAD.format(f"{statement} ORDER BY 1 LIMIT 1000")
+    for table, statement in {
+        "alembic_version": "SELECT version_num AS head FROM alembic_version",
+        "django_migrations": "SELECT app || '.' || max(name) AS head FROM django_migrations"
+        " GROUP BY app",
+    }.items()
 }
+HEAD_SECONDS = 60
 # As root: views and routines may be anybody's, and only root may make them so again.
 _MARIADB = 'export MYSQL_PWD="${MARIADB_ROOT_PASSWORD:-$(cat "$MARIADB_ROOT_PASSWORD_FILE")}"; '
 # The dump makes its database anew, with the settings it had.
@@ -368,7 +450,7 @@ class _Session:
             return []
         lines = []
         for line in self.running.stdout:
-            text = line.decode().rstrip("\n")
+            text = line.decode(errors="replace").rstrip("\n")
             if text == END_OF_ANSWER:
                 return lines
             lines.append(text)
@@ -376,12 +458,15 @@ class _Session:
 
 
 @contextmanager
-def postgres_session(docker: Docker, container: str, name: str = "") -> Iterator[_Session]:
+def postgres_session(
+    docker: Docker, container: str, name: str = "", script: str = ASK_POSTGRES
+) -> Iterator[_Session]:
     """Return a session for questions; raises when PostgreSQL does not answer.
 
-    `name` is what PostgreSQL knows the session by; empty leaves that to psql.
+    `name` is what PostgreSQL knows the session by; empty leaves that to psql. `script` says whose
+    session it is.
     """
-    command = docker.inside(container, ASK_POSTGRES, **_named(name))
+    command = docker.inside(container, script, **_named(name))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with _started(command, **pipes) as running:
         yield _Session(running)
@@ -411,20 +496,57 @@ def end_postgres_sessions(docker: Docker, container: str, names: Iterable[str]) 
     return True
 
 
-def _postgres_state(session: _Session) -> dict[str, Any]:
-    rows = dict(line.rsplit("|", 1) for line in session.ask(ROWS))
-    head: list[str] = []
-    for table, statement in HEADS.items():
-        if session.ask(f"SELECT to_regclass('{table}') IS NOT NULL") == ["t"]:
-            head = session.ask(statement)
-            break
-    return {"rows": {name: int(count) for name, count in rows.items()}, "migration_head": head}
+def count_names(lines: Iterable[str]) -> dict[str, int]:
+    """Return ``{schema.table: rows}`` of what :data:`ROWS` answers.
+
+    A dot is part of a name, too: names that would be the same are told with their quotes.
+
+    Raises:
+        BackupError: an answer cannot be read.
+    """
+    try:
+        tables = [json.loads(line) for line in lines]
+        pairs = [((each["schema"], each["table"]), int(each["rows"])) for each in tables]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BackupError(f"PostgreSQL's count of rows cannot be read: {error}") from error
+    names = Counter(".".join(pair) for pair, _ in pairs)
+    return {
+        name
+        if names[name := ".".join(pair)] == 1
+        else ".".join('"' + word.replace('"', '""') + '"' for word in pair): rows
+        for pair, rows in pairs
+    }
+
+
+def _rows(session: _Session) -> dict[str, int]:
+    session.ask(COUNT_ROWS)
+    return count_names(session.ask(ROWS))
+
+
+def _heads(docker: Docker, container: str, name: str = "", snapshot: str = "") -> list[str]:
+    """Return what is applied of the migrations, as the application's role tells it."""
+    with postgres_session(docker, container, name, ASK_APPLICATION) as session:
+        session.ask(f"SET statement_timeout = '{HEAD_SECONDS}s'")
+        session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        if snapshot:
+            session.ask(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+        lines: list[str] = []
+        for table, statement in HEADS.items():
+            known = f"SELECT pg_catalog.to_regclass('{table}') IS NOT NULL"
+            if session.ask(known) == ["t"]:
+                lines = session.ask(statement)
+                break
+    try:
+        return [str(json.loads(line)) for line in lines if line]
+    except ValueError as error:
+        raise BackupError(f"The head of the migrations cannot be read: {error}") from error
 
 
 def postgres_state(docker: Docker, container: str) -> dict[str, Any]:
     """``{rows: {table: count}, migration_head: [...]}`` of a database."""
     with postgres_session(docker, container) as session:
-        return _postgres_state(session)
+        rows = _rows(session)
+    return {"rows": rows, "migration_head": _heads(docker, container)}
 
 
 def dump_postgres(
@@ -434,13 +556,17 @@ def dump_postgres(
 
     `name` is what PostgreSQL knows its sessions by.
     """
+    rows: dict[str, int] = {}
+    head: list[str] = []
     with postgres_session(docker, container, name) as session:
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot = "".join(session.ask("SELECT pg_export_snapshot()"))
         if snapshot:  # else the session has ended, and tells why when it is left
             command = docker.inside(container, DUMP_POSTGRES, SNAPSHOT=snapshot, **_named(name))
             docker.out_of("PostgreSQL was not dumped", command, target)
-        return _postgres_state(session)
+            rows = _rows(session)
+            head = _heads(docker, container, name, snapshot)
+    return {"rows": rows, "migration_head": head}
 
 
 def restore_postgres(docker: Docker, container: str, source: IO[bytes], name: str = "") -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 from .crisper_backup import BackupError
 from .crisper_backup_data import ASK_POSTGRES, FIND_SUPERUSER, RESTORE_CLEANUP, Docker
+from .crisper_text import printable
 
 SUPERUSER = "postgres"
 # Holds the objects until the application's role has its place.
@@ -60,6 +61,8 @@ _OBJECTS = """
         AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)
     UNION ALL SELECT 'pg_proc'::regclass, oid, CASE prokind WHEN 'a' THEN 'AGGREGATE'
         WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END FROM pg_proc WHERE proowner = 10
+        -- whoever has the function of an event trigger has what the superuser does
+        AND oid NOT IN (SELECT evtfoid FROM pg_event_trigger)
         -- those of a range type are the superuser's whoever made it
         AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass
           AND objid = pg_proc.oid AND deptype = 'i')
@@ -249,8 +252,45 @@ DELETE FROM pg_shdepend WHERE classid = 'pg_default_acl'::regclass
   AND objid IN (SELECT oid FROM pg_default_acl WHERE defaclrole = 10);
 DELETE FROM pg_default_acl WHERE defaclrole = 10;
 """
+# Whoever is a member of these reads files and runs programs of the database server.
+_SERVER = "'pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'"
 STATE = """
+WITH RECURSIVE member AS (
+  SELECT oid AS role, rolname AS power, rolsuper OR rolname IN (@server@) AS strong FROM pg_authid
+    WHERE rolname <> current_database()
+    AND (rolsuper OR rolreplication OR rolcreaterole OR rolbypassrls OR rolname IN (@server@))
+  UNION SELECT m.member, power, strong FROM member JOIN pg_auth_members m ON m.roleid = role
+), powerful AS (
+  SELECT rolname, array_to_string(array(
+      SELECT word FROM unnest(array['SUPERUSER', 'REPLICATION', 'CREATEROLE', 'BYPASSRLS'],
+        array[rolsuper, rolreplication, rolcreaterole, rolbypassrls]) AS flag(word, has) WHERE has
+      UNION ALL SELECT 'member of ' || power FROM member WHERE role = a.oid AND power <> rolname
+    ), ', ') AS powers FROM pg_authid a
+  WHERE oid >= 16384 AND rolname NOT IN (current_database(), current_database() || '_application')
+    AND EXISTS (SELECT FROM member WHERE role = a.oid)
+)
 SELECT json_build_object(
+  'powerful', (SELECT coalesce(json_agg(json_build_array(rolname, powers) ORDER BY rolname), '[]')
+    FROM powerful),
+  'event_triggers', (SELECT coalesce(json_agg(evtname ORDER BY evtname), '[]')
+    FROM pg_event_trigger t WHERE NOT EXISTS (SELECT FROM pg_depend
+      WHERE classid = 'pg_event_trigger'::regclass AND objid = t.oid AND deptype = 'e')),
+  'untrusted', (SELECT coalesce(json_agg(p.oid::regprocedure::text ORDER BY p.oid), '[]')
+    FROM pg_proc p JOIN pg_language l ON l.oid = prolang WHERE NOT lanpltrusted AND p.oid >= 16384
+    AND prokind <> 'a'  -- an aggregate is what its functions are
+    AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = p.oid
+      AND deptype IN ('e', 'i'))),
+  'system', (SELECT coalesce(json_agg(json_build_array(name, setting) ORDER BY name), '[]')
+    FROM pg_file_settings WHERE sourcefile ~ 'postgresql[.]auto[.]conf$'
+    AND (name ~ '_command$' OR name ~ '_librar(y|ies)$' OR name = 'dynamic_library_path')),
+  'settings', (SELECT coalesce(json_agg(json_build_array(coalesce(rolname, ''), setting)
+      ORDER BY rolname, setting), '[]')
+    FROM pg_db_role_setting s LEFT JOIN pg_authid a ON a.oid = setrole,
+      unnest(setconfig) AS setting
+    WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+      AND setrole IN (0, 10) AND (setting ~ '^search_path=.*pg_catalog'
+      OR split_part(setting, '=', 1) IN ('local_preload_libraries', 'session_preload_libraries',
+        'role', 'session_authorization'))),
   'superuser', (SELECT rolname FROM pg_authid WHERE oid = 10),
   'superuser_verifier', (SELECT coalesce(rolpassword, '') FROM pg_authid WHERE oid = 10),
   'roles', (SELECT json_agg(rolname) FROM pg_authid),
@@ -262,8 +302,8 @@ SELECT json_build_object(
     WHERE rolname = current_database() AND oid <> 10),
   'memberships', (SELECT coalesce(json_agg(DISTINCT r.rolname), '[]') FROM pg_auth_members m
     JOIN pg_authid r ON r.oid = m.roleid JOIN pg_authid a ON a.oid = m.member
-    WHERE a.rolname = current_database() AND a.oid <> 10 AND (r.rolsuper OR r.rolname IN
-    ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'))),
+    WHERE a.rolname = current_database() AND a.oid <> 10
+      AND r.oid IN (SELECT role FROM member WHERE strong)),
   'database_owner', (SELECT pg_get_userbyid(datdba) FROM pg_database
     WHERE datname = current_database()),
   'public_owner', (SELECT coalesce(min(pg_get_userbyid(nspowner)), '') FROM pg_namespace
@@ -275,7 +315,7 @@ SELECT json_build_object(
   'databases', (SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database
     WHERE datdba = 10 AND datallowconn AND NOT datistemplate
     AND datname NOT IN ('postgres', current_database())))
-""".replace("@objects@", _OBJECTS)
+""".replace("@objects@", _OBJECTS).replace("@server@", _SERVER)
 BLOCKERS = (
     "SELECT format('session %s of %s (%s, transaction open for %s s)', pid, usename,"
     " coalesce(nullif(application_name, ''), 'without a name'),"
@@ -284,6 +324,13 @@ BLOCKERS = (
     " AND backend_type = 'client backend' ORDER BY xact_start LIMIT 3"
 )
 LOCKED = "ERROR:  55P03:"
+# Longest list of one kind in a summary.
+MOST = 10
+# Its control file may name the schema; else it goes where all others look for it.
+_EXTENSION_SCHEMA = (
+    "SELECT count(*) FROM pg_available_extensions e JOIN pg_available_extension_versions v"
+    " ON v.name = e.name AND v.version = e.default_version WHERE v.schema IS NULL AND e.name = "
+)
 
 
 # --- Passwords -------------------------------------------------------------------------------
@@ -348,6 +395,12 @@ class State:
     extensions: Sequence[str] = ()
     databases: Sequence[str] = ()  # others of the superuser
     restore: bool = False  # a restore was killed, and its function is still there
+    # What an application that was superuser once may have left behind to be it again.
+    powerful: Sequence[tuple[str, str]] = ()  # other roles, and what they may
+    event_triggers: Sequence[str] = ()
+    untrusted: Sequence[str] = ()  # functions in languages that reach the server's files
+    system: Sequence[tuple[str, str]] = ()  # settings of ALTER SYSTEM that run programs
+    settings: Sequence[tuple[str, str]] = ()  # role or "", and a setting of its sessions
 
     @property
     def unmoved(self) -> bool:
@@ -405,6 +458,47 @@ def plan(state: State, password: str, extensions: Iterable[str]) -> list[str]:
     return found
 
 
+def find_dangers(state: State) -> list[str]:
+    """Return what would give an attacker in the application a superuser's rights.
+
+    A sentence each, with its remedy. Operators make such things, too: nothing of it is removed.
+    """
+    name, found = identifier(state.application), []
+    for role, powers in state.powerful[:MOST]:
+        found.append(
+            f"the role {printable(role)} has powers ({printable(powers)}). If it is not yours:"
+            f" DROP ROLE {printable(identifier(role))}"
+        )
+    for each in state.event_triggers[:MOST]:
+        found.append(
+            f"the event trigger {printable(each)} runs a function whenever a superuser changes a"
+            f" schema. If it is not yours: DROP EVENT TRIGGER {printable(identifier(each))}"
+        )
+    for each in state.untrusted[:MOST]:
+        found.append(
+            f"the function {printable(each)} is in a language that is not trusted: it reads files"
+            f" and runs programs of the database server. If it is not yours: DROP FUNCTION"
+            f" {printable(each)}"
+        )
+    for word, value in state.system[:MOST]:
+        found.append(
+            f"the server runs what ALTER SYSTEM has set: {printable(f'{word} = {value}')}. If it is"
+            f" not yours: ALTER SYSTEM RESET {word}"
+        )
+    for role, setting in state.settings[:MOST]:
+        word = setting.partition("=")[0]
+        of = f"ROLE {printable(identifier(role))} IN" if role else ""
+        every = f" (or ALTER ROLE {printable(identifier(role)) if role else 'ALL'} RESET {word})"
+        found.append(
+            f"a superuser's sessions in the database start with {printable(setting)}:"
+            f" {f'ALTER {of}'.rstrip()} DATABASE {name} RESET {word}{every}"
+        )
+    kinds = (state.powerful, state.event_triggers, state.untrusted, state.system, state.settings)
+    if more := sum(max(0, len(each) - MOST) for each in kinds):
+        found.append(f"and {more} more of these")
+    return found
+
+
 # --- The edge --------------------------------------------------------------------------------
 def literal(text: str) -> str:
     """Return a text as a literal of SQL."""
@@ -445,7 +539,8 @@ class Roles:
             lines.append(f"SELECT set_config('crisper.{name}', {literal(value)}, false);")
         text = "\n".join([*lines, "\\o", script, ""])
         command = FIND_SUPERUSER + (
-            ' exec psql --quiet --no-psqlrc --tuples-only --no-align --username "$superuser"'
+            " exec env PGCLIENTENCODING=UTF8 psql --quiet --no-psqlrc --tuples-only --no-align"
+            ' --username "$superuser"'
             ' --dbname "${IN_DATABASE:-$POSTGRES_DB}" --set ON_ERROR_STOP=1'
             " --set VERBOSITY=verbose --file -"
         )
@@ -572,7 +667,10 @@ class Roles:
     def create_extension(self, name: str) -> None:
         """Make an extension, which belongs to the superuser then."""
         try:
-            self.sql(f"CREATE EXTENSION IF NOT EXISTS {identifier(name)};", "PostgreSQL refused")
+            free = self.sql(f"{_EXTENSION_SCHEMA}{literal(name)};", "PostgreSQL did not answer")
+            schema = " WITH SCHEMA public" if free == "1" else ""
+            make = f"CREATE EXTENSION IF NOT EXISTS {identifier(name)}{schema};"
+            self.sql(make, "PostgreSQL refused")
         except BackupError as error:
             raise BackupError(
                 f"database_extensions names {name!r}, and the extension was not made: {error}."

@@ -347,7 +347,7 @@ class Migration(Steps):
         self.write(begin(entry, manifest, DUMPING, **begun))
         try:
             backup = self.dump_file(path)
-        except (BackupError, OSError) as error:
+        except (BackupError, OSError, ValueError) as error:
             self.fail(f"The database was not dumped ({path}): {error}")
         self.acted = True
         return self.write(begin(entry, manifest, DUMPING, **{**begun, "backup": backup}))

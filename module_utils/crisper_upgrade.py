@@ -313,7 +313,8 @@ class Upgrade:
             found = data.postgres_state(docker, container)
             if problems := differences(facts, found):
                 raise BackupError(f"The new cluster differs from the old: {'; '.join(problems)}.")
-            analyze = docker.inside(container, f"{data.ASK_POSTGRES} --command ANALYZE")
+            # It evaluates expressions of indexes, which are the application's.
+            analyze = docker.inside(container, f"{data.ASK_APPLICATION} --command ANALYZE")
             docker.text("Statistics were not gathered", analyze)
 
     @contextlib.contextmanager

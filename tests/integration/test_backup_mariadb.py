@@ -92,6 +92,36 @@ def test_what_is_lost_comes_back(sql: Sql, docker: Docker) -> None:
     assert "utf8mb4" in sql(f"SHOW CREATE DATABASE {NAME}")
 
 
+def test_root_runs_nothing_of_the_applications(sql: Sql, docker: Docker) -> None:
+    """A view whose function has its caller's rights; a trigger, while rows come back."""
+    sql("CREATE TABLE said (who TEXT); CREATE TABLE bait (id INT)", NAME)
+    note = "INSERT INTO said VALUES (CURRENT_USER())"
+    sql(
+        "CREATE DEFINER=shop@localhost FUNCTION go() RETURNS INT MODIFIES SQL DATA"
+        f" SQL SECURITY INVOKER BEGIN {note}; RETURN 1; END//",
+        *("--delimiter=//", NAME),
+    )
+    sql(
+        "CREATE DEFINER=shop@localhost SQL SECURITY INVOKER VIEW trap AS"
+        " SELECT go() AS one, id FROM bait WHERE go() = 1 GROUP BY id",
+        NAME,
+    )
+    sql("INSERT INTO bait VALUES (1)", NAME)
+    sql(
+        f"CREATE DEFINER=shop@localhost TRIGGER fires BEFORE INSERT ON bait FOR EACH ROW {note}",
+        NAME,
+    )
+    stream = io.BytesIO()
+    dump_mariadb(docker, "x", stream)
+    find_excess(docker, "x", NAME)
+    stream.seek(0)
+    restore_mariadb(docker, "x", stream)
+    assert sql("SELECT count(*) FROM said", NAME) == "0"
+    assert sql("SELECT count(*) FROM trap", NAME) == "1"
+    assert int(sql("SELECT count(*) FROM said", NAME)) > 0  # whoever reads it is caught
+    sql("DROP VIEW trap; DROP FUNCTION go; DROP TABLE bait, said", NAME)
+
+
 def test_a_server_that_refuses_is_told(
     sql: Sql, docker: Docker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.crisper_backup import BackupError
 from ansible.module_utils.crisper_backup_data import (
+    END_OF_ANSWER,
     Docker,
     dump_postgres,
     postgres_state,
@@ -93,3 +94,48 @@ def test_whether_a_restore_has_replaced_the_database_is_seen_in_it(
     restore_postgres(docker, "container", dump, SESSION)
     assert not _same_schema(settings, running, before)
     assert not _same_schema(settings, running, "")
+
+
+@pytest.mark.usefixtures("items")
+def test_no_name_of_a_table_forges_a_count(sql: Sql, docker: Docker) -> None:
+    """A line's end in a name was an answer of its own, and stopped each backup."""
+    names = ("new\nline", "a|7\npublic.items|9", 'quo"te', f"x\n{END_OF_ANSWER}\n", '{"rows": 1}')
+    for name in names:
+        quoted = name.replace('"', '""')
+        sql(f'CREATE TABLE "{quoted}" (x INT)')
+    sql('CREATE SCHEMA "public.a"; CREATE TABLE "public.a"."b" (x INT)')
+    sql('CREATE TABLE "a.b" AS SELECT 1 AS x; CREATE TABLE nothing ()')
+    stream = io.BytesIO()
+    told = dump_postgres(docker, "x", stream)
+    expected = {**ROWS, **{f"public.{name}": 0 for name in names}, "public.nothing": 0}
+    assert told["rows"] == {**expected, '"public"."a.b"': 1, '"public.a"."b"': 0}
+    stream.seek(0)
+    restore_postgres(docker, "x", stream)
+    assert postgres_state(docker, "x") == told
+    sql('DROP SCHEMA "public.a" CASCADE')
+
+
+@pytest.mark.usefixtures("items")
+def test_partitions_and_heirs_are_counted_as_before(sql: Sql, docker: Docker) -> None:
+    sql("CREATE TABLE split (id INT) PARTITION BY RANGE (id)")
+    sql("CREATE TABLE low PARTITION OF split FOR VALUES FROM (0) TO (10) PARTITION BY LIST (id)")
+    sql("CREATE TABLE two PARTITION OF low FOR VALUES IN (2)")
+    sql("CREATE TABLE high PARTITION OF split FOR VALUES FROM (10) TO (99)")
+    sql("INSERT INTO split VALUES (2), (2), (11); CREATE TABLE heir () INHERITS (items)")
+    sql("INSERT INTO heir VALUES (1, 'x'); CREATE TEMP TABLE mine (x INT)")
+    rows = postgres_state(docker, "x")["rows"]
+    wanted = {"split": 3, "low": 2, "two": 2, "high": 1, "items": 2001, "heir": 1}
+    assert {name: rows[f"public.{name}"] for name in wanted} == wanted
+    assert sql("SELECT count(*) FROM split") == "3"
+    assert sql("SELECT count(*) FROM items") == "2001"
+
+
+@pytest.mark.usefixtures("items")
+def test_a_head_that_is_no_table_is_bounded(sql: Sql, docker: Docker) -> None:
+    sql("DROP TABLE alembic_version")
+    sql(
+        "CREATE VIEW alembic_version AS SELECT repeat(E'x\\n', 100000) AS version_num"
+        " FROM generate_series(1, 5000)"
+    )
+    head = postgres_state(docker, "x")["migration_head"]
+    assert (len(head), {len(each) for each in head}) == (1000, {600})

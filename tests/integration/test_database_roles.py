@@ -8,12 +8,25 @@ import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from ansible.module_utils import crisper_database_roles as module
 from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_data import Docker, dump_postgres, restore_postgres
-from ansible.module_utils.crisper_database_roles import Roles, matches, scram_verifier
+from ansible.module_utils.crisper_backup_data import (
+    ASK_POSTGRES,
+    Docker,
+    dump_postgres,
+    end_postgres_sessions,
+    postgres_state,
+    restore_postgres,
+)
+from ansible.module_utils.crisper_database_roles import (
+    Roles,
+    find_dangers,
+    matches,
+    scram_verifier,
+)
 from postgres_server import Server, running_postgres
 
 OWN, SECRET = "p@ss'w\"rd \\ 한국어", "superuser's secret"
@@ -341,3 +354,165 @@ def test_a_verifier_is_that_of_its_password_alone() -> None:
     assert matches("IX", scram_verifier("I\u00adX"))  # RFC 4013
     assert not matches("x", "md5" + "0" * 32)
     assert not matches("x", "")
+
+
+# What an attacker with the application's password makes: whoever calls it as superuser is robbed.
+TRAP = """
+CREATE SCHEMA atk; GRANT ALL ON SCHEMA atk TO PUBLIC;
+CREATE FUNCTION atk.go(why text) RETURNS text LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$ BEGIN
+  BEGIN RESET ROLE; EXCEPTION WHEN OTHERS THEN NULL; END;
+  BEGIN RESET SESSION AUTHORIZATION; EXCEPTION WHEN OTHERS THEN NULL; END;
+  IF current_setting('is_superuser') = 'on'
+      OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
+    EXECUTE 'ALTER ROLE shop SUPERUSER';
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE FUNCTION atk.pure(why text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS
+  $$ BEGIN RETURN atk.go(why); END $$;
+CREATE FUNCTION atk.fires() RETURNS event_trigger LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM atk.go('t'); END $$;
+"""
+
+SHADOWS = {
+    "a function that matches closer": """
+        CREATE FUNCTION public.format(text, name, name) RETURNS text LANGUAGE sql AS
+          'SELECT coalesce(atk.go(''f''), pg_catalog.format($1, $2, $3))';
+        CREATE FUNCTION public.format(text, name) RETURNS text LANGUAGE sql AS
+          'SELECT coalesce(atk.go(''f''), pg_catalog.format($1, $2))'""",
+    "an aggregate that matches closer": """
+        CREATE FUNCTION atk.step(json, name) RETURNS json LANGUAGE sql AS
+          'SELECT coalesce(atk.go(''a''), ''[]'')::json';
+        CREATE AGGREGATE public.json_agg(name) (sfunc = atk.step, stype = json, initcond = '[]')""",
+    "an operator that matches closer": """
+        CREATE FUNCTION atk.same(name, name) RETURNS bool LANGUAGE sql AS
+          'SELECT atk.go(''o'') IS NULL';
+        CREATE OPERATOR atk.= (leftarg = name, rightarg = name, function = atk.same);
+        CREATE OPERATOR atk.<> (leftarg = name, rightarg = name, function = atk.same);
+        ALTER DATABASE shop SET search_path = atk, pg_catalog, public""",
+    "relations before the catalog's": """
+        CREATE VIEW atk.pg_roles AS SELECT * FROM pg_catalog.pg_roles WHERE atk.go('p') IS NULL;
+        CREATE VIEW atk.pg_class AS SELECT * FROM pg_catalog.pg_class WHERE atk.go('p') IS NULL;
+        CREATE VIEW atk.pg_database AS
+          SELECT * FROM pg_catalog.pg_database WHERE atk.go('p') IS NULL;
+        CREATE VIEW atk.pg_namespace AS
+          SELECT * FROM pg_catalog.pg_namespace WHERE atk.go('p') IS NULL;
+        CREATE VIEW atk.pg_stat_activity AS
+          SELECT * FROM pg_catalog.pg_stat_activity WHERE atk.go('p') IS NULL;
+        ALTER DATABASE shop SET search_path = atk, pg_catalog, public""",
+    "a view in place of the migrations' table": """
+        ALTER TABLE alembic_version RENAME TO av_real;
+        CREATE VIEW alembic_version AS
+          SELECT version_num FROM av_real WHERE atk.go('v') IS NULL""",
+    "an index that the planner evaluates": """
+        CREATE TABLE planned (id int);
+        CREATE INDEX ON planned (id) WHERE atk.pure('i') IS NULL;
+        CREATE INDEX ON planned (atk.pure('e' || id::text)); INSERT INTO planned VALUES (1)""",
+    "a policy and a generated column": """
+        CREATE TABLE secret (id int, shown text GENERATED ALWAYS AS (atk.pure('g')) STORED);
+        INSERT INTO secret VALUES (1), (2);
+        ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
+        ALTER TABLE secret FORCE ROW LEVEL SECURITY;
+        CREATE POLICY one ON secret USING (atk.go('r') IS NULL AND id = 1)""",
+    "settings that close the database to the superuser": """
+        ALTER DATABASE shop SET local_preload_libraries = 'nosuch';
+        ALTER DATABASE shop SET default_transaction_read_only = on;
+        ALTER DATABASE shop SET statement_timeout = 1;
+        ALTER DATABASE shop SET quote_all_identifiers = on;
+        ALTER DATABASE shop SET role = shop""",
+}
+
+
+def test_a_superuser_runs_nothing_of_the_applications(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backup, restore, deploy and the look at the database, after each attack."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "library"))
+    from database_identity import IDENTITY
+
+    with running_postgres("postgres", "shop", "x") as server:
+        Roles(docker, "x", "shop").apply(SECRET, OWN, [])
+        server.sql("CREATE TABLE alembic_version (version_num text)")
+        server.sql("INSERT INTO alembic_version VALUES ('8')")
+        server.sql(TRAP)
+        # An operator's, by a function that is the application's.
+        watch = "CREATE EVENT TRIGGER watch ON ddl_command_start EXECUTE FUNCTION atk.fires()"
+        server.sql(watch, "postgres")
+        powers = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = 'shop'"
+        extensions = iter(("hstore", "pageinspect"))
+        # First those that need no setting of the database.
+        for late in (False, True):
+            for attack in SHADOWS.values():
+                if ("ALTER DATABASE" in attack) is late:
+                    server.sql(attack)
+            dump = io.BytesIO()
+            assert dump_postgres(docker, "x", dump, "a dump")["migration_head"] == ["8"]
+            rows = postgres_state(docker, "x")["rows"]
+            assert end_postgres_sessions(docker, "x", ["a dump"])
+            done = Roles(docker, "x", "shop").apply(SECRET, OWN, [next(extensions)])["done"]
+            assert len(done) == 1
+            looked = docker.text("?", docker.inside("x", f'{ASK_POSTGRES} --command "{IDENTITY}"'))
+            assert len(looked) == 32
+            assert server.sql(powers, "postgres", "template1") == "f"
+        assert (rows["public.secret"], rows["public.planned"]) == (2, 1)
+        dangers = find_dangers(Roles(docker, "x", "shop").state())
+        told = (
+            "search_path=atk, pg_catalog, public",
+            "local_preload_libraries=nosuch",
+            "role=shop",
+        )
+        for setting in told:
+            assert any(setting in each for each in dangers), setting
+        server.sql("ALTER DATABASE shop RESET ALL", "postgres", "template1")
+        superuser = docker.inside("x", f'{ASK_POSTGRES} --command "DROP EVENT TRIGGER watch"')
+        docker.text("?", superuser)
+        dump = io.BytesIO()
+        dump_postgres(docker, "x", dump)
+        dump.seek(0)
+        restore_postgres(docker, "x", dump)
+        assert server.sql(powers, "postgres", "template1") == "f"
+
+
+def test_the_applications_role_makes_nothing_in_other_databases(docker: Docker) -> None:
+    with running_postgres("postgres", "shop", "x") as server:
+        Roles(docker, "x", "shop").apply(SECRET, OWN, [])
+        for database in ("postgres", "template1"):
+            for statement in (
+                "CREATE TABLE public.a (b int)",
+                "CREATE SCHEMA a",
+                f"ALTER DATABASE {database} SET search_path = a",
+            ):
+                with pytest.raises(RuntimeError, match=r"permission denied|must be owner"):
+                    server.sql(statement, "shop", database)
+
+
+def test_what_an_application_that_was_superuser_left_is_told(old: Server, docker: Docker) -> None:
+    """Its event trigger calls a function that must not become the application's."""
+    old.sql(
+        'CREATE ROLE planted SUPERUSER LOGIN; CREATE ROLE "o\'dd\nrole" REPLICATION;'
+        "CREATE ROLE reader; GRANT pg_read_server_files TO helper; GRANT helper TO reader;"
+        "CREATE FUNCTION fires() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';"
+        "CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION fires();"
+        "CREATE FUNCTION raw(int) RETURNS int LANGUAGE internal STRICT AS 'int4abs'"
+    )
+    old.sql("ALTER SYSTEM SET archive_command = 'id; true'")
+    Roles(docker, "x", "shop").apply(SECRET, "", [])
+    dangers = find_dangers(Roles(docker, "x", "shop").state())
+    assert len(dangers) == 7, dangers
+    for part in (
+        'the role planted has powers (SUPERUSER). If it is not yours: DROP ROLE "planted"',
+        r"the role o'dd\nrole has powers (REPLICATION)",
+        "the role helper has powers (member of pg_read_server_files)",
+        "the role reader has powers (member of pg_read_server_files)",
+        "the event trigger watch runs a function",
+        "archive_command = id; true. If it is not yours: ALTER SYSTEM RESET archive_command",
+        "the function public.raw(integer) is in a language that is not trusted",
+    ):
+        assert sum(part in each for each in dangers) == 1, (part, dangers)
+    assert "must be owner" in old.log_in(
+        "shop",
+        OWN,
+        "CREATE OR REPLACE FUNCTION fires() RETURNS event_trigger LANGUAGE plpgsql"
+        " AS 'BEGIN ALTER ROLE shop SUPERUSER; END'",
+    )

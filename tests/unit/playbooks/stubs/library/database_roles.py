@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from ansible.module_utils.stub_module import stub
 
-stub("database_roles", lambda _module: {"done": [], "moved": False, "postponed": ""})
+stub("database_roles", lambda _module: {"done": [], "moved": False, "postponed": "", "dangers": []})
