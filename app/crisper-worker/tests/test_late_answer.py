@@ -19,7 +19,7 @@ def test_an_answer_after_mingles_time_ends_no_worker(
     """Regression: with 100 busy workers a new one died of `expected 3, got 2` as it was ready."""
     redis_server.client().flushall()
     received: list[Any] = []
-    url = f"redis://127.0.0.1:{redis_server.port}"
+    url = redis_server.url()
     with Connection(url, transport=internals.Transport) as connection:
         channel = connection.default_channel
         answers, work = Queue("answers"), Queue("work")
