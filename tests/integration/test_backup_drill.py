@@ -94,6 +94,7 @@ def restored_postgres(away: drill.Throwaway) -> dict:
     container = away.start("postgres")
     away.ready("postgres", container)
     sql = ("exec", container, "psql", "-qU", "postgres", "shop", "-c")
+    docker(*sql, "CREATE ROLE shop LOGIN")  # the application's, as a live stack has it
     docker(*sql, "CREATE TABLE items (id int); INSERT INTO items VALUES (1), (2)")
     stream = io.BytesIO()
     data.dump_postgres(away.docker, container, stream)
