@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pip._internal.models.index import PyPI
 
 ROOT = Path(__file__).resolve().parents[2]
 TODAY = date(2026, 11, 21)
@@ -155,6 +156,6 @@ def test_an_index_that_does_not_answer_keeps_its_address_to_itself(monkeypatch):
 
 
 def test_pypi_itself_is_not_asked_twice(monkeypatch):
-    monkeypatch.setenv("PIP_INDEX_URL", "https://pypi.org/simple")
+    monkeypatch.setenv("PIP_INDEX_URL", PyPI.simple_url)
     with pytest.raises(RuntimeError, match="no other index than PyPI"):
         audit.index_address()
