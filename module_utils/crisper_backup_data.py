@@ -131,6 +131,8 @@ CREATE SCHEMA public AUTHORIZATION pg_database_owner;
 GRANT USAGE ON SCHEMA public TO PUBLIC;
 """
 _EXTENSIONS = (
+    # Rows are data, whatever they look like: a line of them is never a backslash and a dot.
+    "/^COPY .* FROM stdin;$/,/^\\\\\\.$/b\n"
     "/^-- Name: .*; Type: EXTENSION; /,/^CREATE EXTENSION /s/^CREATE EXTENSION .*;$/"
     "SELECT crisper_restore.extension($crisper$&$crisper$);/;"
     # They are the extension's own words, and its owner's to change.
@@ -429,7 +431,8 @@ def _started(command: list[str], **streams: Any) -> Iterator[Any]:
                     with suppress(BrokenPipeError):
                         stream.close()
             running.wait()
-            errors.seek(0)
+            # What an application's function says has no end: only the last of it is read.
+            errors.seek(max(0, errors.seek(0, os.SEEK_END) - 4096))
             running.said = errors.read().decode(errors="replace").strip()[-1000:]
 
 

@@ -52,6 +52,28 @@ def test_what_is_lost_comes_back(sql: Sql, docker: Docker) -> None:
     assert postgres_state(docker, "x") == told
 
 
+def test_rows_that_look_like_statements_of_a_dump_come_back(sql: Sql, docker: Docker) -> None:
+    """Regression: such rows were rewritten or left out, and the restore said success."""
+    rows = [
+        "-- Name: x; Type: EXTENSION; Schema: -",
+        "CREATE EXTENSION note;",
+        "-- Name: EXTENSION x; Type: COMMENT; y",
+        "COMMENT ON EXTENSION lost",
+        "COPY x FROM stdin;",
+        "\\.",
+        "the end",
+    ]
+    values = ", ".join(f"($note${row}$note$)" for row in rows)
+    sql(f"DROP TABLE IF EXISTS notes; CREATE TABLE notes (body) AS VALUES {values}")
+    stream = io.BytesIO()
+    dump_postgres(docker, "container", stream)
+    sql("DROP TABLE notes")
+    stream.seek(0)
+    restore_postgres(docker, "container", stream, SESSION)
+    assert sql("SELECT body FROM notes").splitlines() == rows
+    sql("DROP TABLE notes")
+
+
 @pytest.mark.usefixtures("items")
 def test_a_dump_that_breaks_off_changes_nothing(sql: Sql, docker: Docker) -> None:
     stream = io.BytesIO()
