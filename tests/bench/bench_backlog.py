@@ -1,12 +1,13 @@
 """What a backlog costs: readers of queues alone, and whole deploys, in one run:  make bench
 
     python tests/bench/bench_backlog.py [--waiting 0 10000 1000000] [--workers 5 50] [--rounds 3]
-        [--only readers|deploys] [--json FILE]
+        [--only readers|idle|deploys] [--json FILE]
 
 1. Readers: the skew check's probe on a Redis of this machine, by script and in batches, beside
    1,000,000 results, and what a worker would hold; with the longest wait of another client.
 2. What asking the workers costs with so many of them: one process answers as all of them.
-3. Deploys of a change (a variable of the application's environment) on a test server, with half of
+3. What workers with nothing to do cost, with gossip and without.
+4. Deploys of a change (a variable of the application's environment) on a test server, with half of
    the waiting tasks in a queue that the workers consume (each takes a second) and half in one that
    nobody consumes; and the status and the plan. To reach: with the most waiting tasks a deploy
    takes at most 1.2 times as long as with none.
@@ -266,6 +267,67 @@ def bench_asking(counts: list[int]) -> dict[str, Any]:
     return found
 
 
+# --- idle workers -----------------------------------------------------------------------------
+
+IDLE_SECONDS = 20.0
+EMPTY_APP = "from celery import Celery\napp = Celery('idle', broker={url!r})\n"
+
+
+def processor_seconds(process: subprocess.Popen[bytes]) -> float:
+    """Return what a process has used, in user and system mode."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def idle_seconds(count: int, options: tuple[str, ...]) -> float:
+    """Return the processor seconds that so many idle workers use in IDLE_SECONDS."""
+    with local_redis() as client, tempfile.TemporaryDirectory() as folder:
+        port = client.connection_pool.connection_kwargs["port"]
+        Path(folder, "idle.py").write_text(EMPTY_APP.format(url=f"redis://127.0.0.1:{port}/0"))
+        command = [sys.executable, "-m", "celery", "-A", "idle", "worker", "--pool=solo", *options]
+        workers = []
+        try:
+            for number in range(count):
+                workers.append(
+                    subprocess.Popen(
+                        [*command, f"--hostname=idle@bench{number}"],
+                        cwd=folder,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                    )
+                )
+            # Each listens to commands once it has started.
+            while len(client.client_list("pubsub")) < count:
+                time.sleep(1)
+            time.sleep(5)  # for what the last one to start made the others do
+            before = sum(map(processor_seconds, workers))
+            time.sleep(IDLE_SECONDS)
+            return sum(map(processor_seconds, workers)) - before
+        finally:
+            for worker in workers:
+                worker.kill()
+            for worker in workers:
+                worker.wait()
+
+
+def bench_idle(counts: list[int]) -> dict[str, Any]:
+    """Processor seconds of workers with nothing to do, by their number."""
+    ways = {"gossip": (), "without": ("--without-gossip",)}
+    found = {
+        str(count): {way: idle_seconds(count, options) for way, options in ways.items()}
+        for count in counts
+    }
+    print(f"| idle workers | with gossip, {IDLE_SECONDS:.0f} s | without | ratio |")
+    print("|---|---|---|---|")
+    for number, each in found.items():
+        print(
+            f"| {number} | {each['gossip']:.2f} s | {each['without']:.2f} s"
+            f" | {each['gossip'] / each['without']:.1f}x |",
+            flush=True,
+        )
+    return found
+
+
 # --- deploys ----------------------------------------------------------------------------------
 
 
@@ -392,14 +454,16 @@ def main() -> int:
     parser.add_argument("--waiting", type=int, nargs="+", default=[0, 10_000, 1_000_000])
     parser.add_argument("--workers", type=int, nargs="+", default=[5, 50])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["readers", "deploys"])
+    parser.add_argument("--only", choices=["readers", "idle", "deploys"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found: dict[str, Any] = {}
-    if options.only != "deploys":
+    if options.only in (None, "readers"):
         found["readers"] = bench_readers(options.waiting)
         found["asking"] = bench_asking(options.workers)
-    if options.only != "readers":
+    if options.only in (None, "idle"):
+        found["idle"] = bench_idle(options.workers)
+    if options.only in (None, "deploys"):
         found["deploys"] = bench_deploys(options.waiting, options.workers, options.rounds)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))

@@ -528,6 +528,7 @@ def test_what_is_fit_arrives_and_injects_nothing(drawn):
     ]
     queues = ",".join(values["celery_workers"][0]["queues"])
     assert services[pool]["command"][5] == f"--queues={queues}"
+    assert "--without-gossip" in services[pool]["command"]  # 100 gossiping workers fill two cores
     assert services["redis"]["image"] == values["image_refs"]["redis"]
 
     limit = yaml.safe_load(files["docker-compose.prod.yml"])["services"]["nginx"]["deploy"]
