@@ -69,8 +69,15 @@ def checksums(files: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def env_names_changed(before: str, after: str) -> list[str]:
-    """Names (never values) that differ between two env files: ``+NAME``, ``-NAME``, ``~NAME``."""
-    old, new = _env(before), _env(after)
+    """Return the names (never values) that differ between two env files.
+
+    ``+NAME``, ``-NAME`` or ``~NAME``. An empty proxy variable counts as none: each release has all
+    of them, only so that the Docker client adds no values of its own.
+    """
+    old, new = (
+        {name: value for name, value in _env(text).items() if not _no_proxy(name, value)}
+        for text in (before, after)
+    )
     marks = []
     for name in sorted({*old, *new}):
         if name not in old:
@@ -93,6 +100,10 @@ def redacted_env(text: str, other: str, mark: str = " (differs)") -> str:
         differs = name in theirs and theirs[name] != mine[name]
         lines.append(f"{name}={REDACTED}{mark if differs else ''}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _no_proxy(name: str, value: str) -> bool:
+    return name.lower().endswith("_proxy") and value in ("", '""')
 
 
 def _env(text: str) -> dict[str, str]:

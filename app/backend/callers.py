@@ -16,9 +16,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.auth import user_of
+from backend.proxies import Proxies, parse_address
 from backend.settings import settings
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 COOKIE = "guest"
 DAYS = 180  # that a browser keeps the cookie
 GUEST = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{32})")
@@ -77,17 +77,9 @@ def read_cookie(cookie: str) -> str | None:
 
 
 @lru_cache
-def _trusted() -> list[Network]:
-    return [ipaddress.ip_network(name) for name in settings().trusted_proxies]
-
-
-def is_trusted(peer: str) -> bool:
-    """Whether the peer of a connection is a proxy whose X-Forwarded-* headers are believed."""
-    try:
-        address = ipaddress.ip_address(peer)
-    except ValueError:
-        return False
-    return any(address in network for network in _trusted())
+def proxies() -> Proxies:
+    """Those of this process whose X-Forwarded-* headers are believed."""
+    return Proxies(settings().trusted_proxies)
 
 
 def client_address(peer: str, forwarded: str) -> str:
@@ -95,22 +87,16 @@ def client_address(peer: str, forwarded: str) -> str:
 
     Of X-Forwarded-For only the last address counts: the proxy itself wrote that one.
     """
-    named = forwarded.rpartition(",")[2].strip() if is_trusted(peer) else ""
+    named = forwarded.rpartition(",")[2].strip() if proxies().trusts(peer) else ""
     return _client(named) or _client(peer) or UNKNOWN
 
 
 def _client(text: str) -> str:
     """One client: a subscriber of IPv6 has all addresses of a network of 64 bits."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return ""
+    address = parse_address(text)
     if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is None:
-            network = ipaddress.ip_network((int(address) >> 64 << 64, 64))
-            return str(network)
-        address = address.ipv4_mapped
-    return str(address)
+        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+    return str(address or "")
 
 
 def _peer(scope: Scope) -> str:
@@ -140,11 +126,18 @@ def starter(request: Request) -> Caller:
 
 # Plain functions would each take a thread, of which there are few while many ask.
 async def _caller(request: Request) -> Caller:
+    await _know_the_peer(request)
     return caller(request)
 
 
 async def _starter(request: Request) -> Caller:
+    await _know_the_peer(request)
     return starter(request)
+
+
+async def _know_the_peer(request: Request) -> None:
+    if any(name in request.headers for name in ("x-forwarded-for", "x-forwarded-proto")):
+        await proxies().refresh(_peer(request.scope))
 
 
 Asking = Annotated[Caller, Depends(_caller)]
@@ -180,7 +173,8 @@ class CallerHeaders:
 
 def is_secure(scope: Scope) -> bool:
     """Whether the browser speaks HTTPS, as a trusted proxy says."""
-    named = Headers(scope=scope).get("x-forwarded-proto", "") if is_trusted(_peer(scope)) else ""
+    trusted = proxies().trusts(_peer(scope))
+    named = Headers(scope=scope).get("x-forwarded-proto", "") if trusted else ""
     return (named or scope["scheme"]) == "https"
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import ip_network
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode
+
+from backend.proxies import parse_proxy
 
 Level = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)
@@ -16,10 +17,6 @@ Level = Annotated[
 
 
 DEFAULT, RESEARCH = "default", "research"  # queues
-PRIVATE = (
-    *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
-    *("::1/128", "fc00::/7", "fe80::/10"),
-)
 
 
 def _names(text: str | Iterable[str]) -> tuple[str, ...]:
@@ -27,13 +24,13 @@ def _names(text: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(name for part in parts if (name := part.strip()))
 
 
-def _networks(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(str(ip_network(name)) for name in names)
+def _proxies(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(str(parse_proxy(name)) for name in names)
 
 
 # With commas in the environment, not as JSON.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
-Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_networks)]
+Proxies = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_proxies)]
 
 
 class Settings(BaseSettings):
@@ -85,8 +82,9 @@ class Settings(BaseSettings):
     # What everybody together may have, a quarter of it only those who are logged in.
     research_waiting: int = Field(default=200, ge=0)  # in the queue
     questions_at_once: int = Field(default=32, ge=0)  # per web process; half of it for one client
-    # Proxies whose X-Forwarded-For and -Proto are believed: by default those of private networks.
-    trusted_proxies: Networks = PRIVATE
+    # Proxies whose X-Forwarded-For and -Proto are believed: names, addresses and networks. By
+    # default nginx by its name: a network would also be that of the workers.
+    trusted_proxies: Proxies = ("nginx",)
     api_docs: bool = False  # /docs and /openapi.json
 
     @property

@@ -11,6 +11,7 @@ import ansible.module_utils
 # Ansible adds the repository's module_utils for modules only; plugins must say where it is.
 ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
 
+from ansible.module_utils.crisper_celery_settings import settings_warnings
 from ansible.module_utils.crisper_verify import (
     canary_seconds,
     celery_finding,
@@ -41,6 +42,7 @@ class FilterModule:
             "crisper_registered_tasks": registered_tasks,
             "crisper_request_counts": request_counts,
             "crisper_request_paths": request_paths,
+            "crisper_settings_warnings": settings_warnings,
             "crisper_site_url": site_url,
             "crisper_step_finding": step_finding,
             "crisper_task_counts": task_counts,

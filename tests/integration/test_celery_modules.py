@@ -22,6 +22,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 import stack_redis  # noqa: E402
+from ansible.module_utils.crisper_celery_settings import settings_warnings  # noqa: E402
 from celery_lab import APP, PASSWORD  # noqa: E402
 
 PROJECT = f"crispertest-{os.getpid()}"
@@ -181,6 +182,18 @@ def test_workers_as_declared_are_accepted(ready: dict[str, Any]) -> None:
     assert sorted(ready["nodes"]) == NODES
     assert set(ready["nodes"][NODES[0]]) >= {"ping", "stats", "conf", "revoked", "scheduled"}
     assert PASSWORD not in json.dumps(ready)
+
+
+def test_settings_of_real_workers_that_lose_or_repeat_tasks_are_told(ready: dict[str, Any]) -> None:
+    """Celery's own: early acknowledgement, and kombu's hour for a limit of an hour."""
+    found = settings_warnings(ready["nodes"], NODES, limit=3600, visibility=43200)
+    told = [(line.split()[0], "task_acks_late is False" in line) for line in found]
+    services = ("celery-worker", "celery-worker-io")
+    assert told == [(service, early) for service in services for early in (True, False)]
+    assert all(
+        "3600 s (celery_task_time_limit), and Redis hands out again after 3600 s" in line
+        for line in found[1::2]
+    )
 
 
 def test_a_wrong_queue_and_a_missing_task_are_named_together(

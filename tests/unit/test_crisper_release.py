@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 from ansible.module_utils import crisper_release as release
+from ansible.module_utils import crisper_stack as stack
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +49,27 @@ def test_env_changes_are_names_only():
     before = '# x\nA="1"\nB="2"\n'
     after = '# x\nB="3"\nC="4"\n'
     assert release.env_names_changed(before, after) == ["-A", "~B", "+C"]
+
+
+def test_no_proxy_is_no_change_of_the_environment():
+    """Regression: the plan showed ten lines +ALL_PROXY … of a site without a proxy."""
+    none, one = (
+        "".join(
+            f"{stack.env_file_line(name, value)}\n"
+            for name, value in stack.proxy_environment(proxies, ["redis"], {}).items()
+        )
+        for proxies in ({}, {"http_proxy": "http://p:3128"})
+    )
+    names = ["HTTP_PROXY", "NO_PROXY", "http_proxy", "no_proxy"]
+    assert release.env_names_changed("", none) == []
+    assert release.env_names_changed('A="1"\n', none + 'A="1"\n') == []
+    assert release.env_names_changed(none, "") == []
+    assert release.env_names_changed(none, one) == [f"+{name}" for name in names]
+    assert release.env_names_changed(one, none) == [f"-{name}" for name in names]
+    assert release.env_names_changed(one, one.replace("3128", "1")) == [
+        "~HTTP_PROXY",
+        "~http_proxy",
+    ]
 
 
 @given(st.dictionaries(st.sampled_from("ABCD"), st.integers(10**6, 10**7).map(str)))

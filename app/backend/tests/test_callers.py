@@ -10,6 +10,7 @@ from backend.callers import (
     Caller,
     client_address,
     is_owned,
+    is_secure,
     key,
     may_read,
     new_id,
@@ -17,10 +18,18 @@ from backend.callers import (
     sign_guest,
 )
 from backend.limits import KNOWN, RateLimiter
+from backend.proxies import Proxies
 from backend.settings import Settings
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
+
+@pytest.fixture
+def private_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxies of private networks, as a site has them that nginx is not in front of."""
+    found = Proxies(("10.0.0.0/8", "172.16.0.0/12", "fc00::/7"))
+    monkeypatch.setattr("backend.callers.proxies", lambda: found)
 
 
 def who(user: str | None = None, guest: str | None = None) -> Caller:
@@ -91,11 +100,14 @@ def test_a_cookie_names_its_guest() -> None:
         ("172.18.0.5", "::ffff:198.51.100.7", "198.51.100.7"),
         ("172.18.0.5", "10.0.0.7", "10.0.0.7"),
         ("fd00::5", "198.51.100.7", "198.51.100.7"),
+        ("::ffff:172.18.0.5", "198.51.100.7", "198.51.100.7"),
+        ("::ffff:203.0.113.5", "198.51.100.7", "203.0.113.5"),
         ("203.0.113.5", "198.51.100.7", "203.0.113.5"),  # no proxy of ours
         ("", "198.51.100.7", UNKNOWN),
         ("testclient", "198.51.100.7", UNKNOWN),
     ],
 )
+@pytest.mark.usefixtures("private_proxies")
 def test_the_client_is_whom_a_trusted_proxy_names(peer: str, forwarded: str, client: str) -> None:
     assert client_address(peer, forwarded) == client
 
@@ -104,6 +116,18 @@ def test_the_client_is_whom_a_trusted_proxy_names(peer: str, forwarded: str, cli
 def test_every_header_names_some_client(peer: str, forwarded: str) -> None:
     assert client_address(peer, forwarded)
     assert client_address("10.0.0.1", forwarded)
+
+
+@pytest.mark.parametrize(
+    "peer", ["172.18.0.5", "10.0.0.9", "127.0.0.1", "fd00::5", "::ffff:10.1.1.1"]
+)
+def test_a_neighbour_container_names_no_client(peer: str) -> None:
+    """Regression: a worker was as many clients as it liked, and passed every limit by client."""
+    named = {client_address(peer, f"198.51.100.{number}") for number in range(9)}
+    assert len(named) == 1
+    assert not any(name.startswith("198.51.100.") for name in named)
+    scope = {"client": (peer, 1), "scheme": "http", "headers": [(b"x-forwarded-proto", b"https")]}
+    assert not is_secure(scope)
 
 
 def test_the_pace_is_a_minutes_worth_at_once_and_then_evenly() -> None:
@@ -127,16 +151,19 @@ def test_a_process_remembers_a_bounded_number_of_clients() -> None:
 
 def test_settings_are_read_as_people_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELERY_WORKER_QUEUES", "default, research,")
-    monkeypatch.setenv("TRUSTED_PROXIES", "192.0.2.1,2001:db8::/32")
+    monkeypatch.setenv("TRUSTED_PROXIES", "192.0.2.1,2001:db8::/32, Nginx")
     found = Settings()
     assert found.celery_worker_queues == ("default", "research")
-    assert found.trusted_proxies == ("192.0.2.1/32", "2001:db8::/32")
+    assert found.trusted_proxies == ("192.0.2.1/32", "2001:db8::/32", "nginx")
     assert found.research_queue == "research"
     # An inventory of before names no such queue: nobody would take what is sent there.
     monkeypatch.setenv("CELERY_WORKER_QUEUES", "default,embeddings")
     assert Settings().research_queue == "default"
     monkeypatch.delenv("CELERY_WORKER_QUEUES")
     assert Settings().research_queue == "default"
-    monkeypatch.setenv("TRUSTED_PROXIES", "the balancer")
-    with pytest.raises(ValidationError):
-        Settings()
+    for wrong in ("the balancer", "*", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "nginx;", "-nginx"):
+        monkeypatch.setenv("TRUSTED_PROXIES", wrong)
+        with pytest.raises(ValidationError, match="address"):
+            Settings()
+    monkeypatch.delenv("TRUSTED_PROXIES")
+    assert Settings().trusted_proxies == ("nginx",)
