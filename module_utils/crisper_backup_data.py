@@ -15,7 +15,6 @@ import shutil
 import socket
 import subprocess
 import tarfile
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -26,6 +25,7 @@ from urllib.parse import quote
 
 from .crisper_backup import BackupError
 from .crisper_backup_archive import Expected, copy_safely
+from .crisper_capture import MOST, Tail, capture_bytes
 
 # The application owns its database, so it sets defaults for all who connect to it (ALTER DATABASE …
 # SET), and may put functions, operators and views of its own before PostgreSQL's. What a client
@@ -175,6 +175,11 @@ NEEDS_SUPERUSER = re.compile("permission denied|must be (superuser|owner)|[Mm]us
 END_SESSIONS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND"
 )
+# For a shell on the server; the owner of a database may close it for everybody.
+OPEN_DATABASE = (
+    """docker compose exec postgres sh -c 'psql -U "$POSTGRES_USER" -d template1 -c"""
+    """ "ALTER DATABASE \\"$POSTGRES_DB\\" ALLOW_CONNECTIONS true"'"""
+)
 # Until a session that was told to end has done so.
 SESSION_SECONDS = 30.0
 # Of tables alone, by COPY, which plans nothing: the planner evaluates functions of partial indexes,
@@ -284,6 +289,10 @@ OWNER = re.compile(r"(?:\d{1,10}(?::\d{1,10})?)?\Z")
 PAGE = 100
 MOST_PAGE = 8 << 20
 MOST_ANSWER = 40 << 20
+# Bytes that a service may say to a question, and that a session of PostgreSQL answers to one: names
+# of 100,000 tables have a tenth.
+MOST_TEXT = 16 << 20
+MOST_ROWS = 64 << 20
 # Bytes of one line of an export: those of older editions have whatever 100 points had.
 MOST_LINE = 1 << 30
 CLONE_NEWNET = 0x40000000
@@ -311,19 +320,18 @@ class Docker:
             BackupError: it failed.
         """
         try:
-            done = subprocess.run(
-                [self.cli, *arguments],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=self.timeout + 30,
+            code, out, err, cut = capture_bytes(
+                [self.cli, *arguments], b"", self.timeout + 30, most=MOST
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BackupError(f"`docker {arguments[0]} …`: {error}") from error
-        if done.returncode != 0:
-            why = (done.stderr or done.stdout).strip()[-1000:]
-            raise BackupError(f"`docker {' '.join(arguments[:2])} …` failed: {why}")
-        return done.stdout
+        command = f"`docker {' '.join(arguments[:2])} …`"
+        if cut:
+            raise BackupError(f"{command} printed more than {MOST >> 20} MiB, and was ended")
+        if code != 0:
+            why = (err or out).decode(errors="replace").strip()[-1000:]
+            raise BackupError(f"{command} failed: {why}")
+        return out.decode(errors="replace")
 
     def container(self, project: str, service: str) -> str:
         """Id of the running container of a service; empty when none runs."""
@@ -374,26 +382,35 @@ class Docker:
         self.judge(what, running)
 
     def text(self, what: str, command: list[str]) -> str:
-        """What a command in a container says, stripped."""
-        with tempfile.TemporaryFile() as answer:
-            self.out_of(what, command, answer)
-            answer.seek(0)
-            return answer.read().decode().strip()
+        """Return what a command in a container says, stripped.
+
+        Raises:
+            BackupError: it failed, or said more than MOST_TEXT bytes.
+        """
+        return self.answer(what, command, b"")
 
     def answer(self, what: str, command: list[str], question: bytes) -> str:
         """Return what a command says to what it is told, stripped.
 
         Raises:
-            BackupError: it failed.
+            BackupError: it failed, or said more than MOST_TEXT bytes.
         """
-        with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as target:
-            source.write(question)
-            source.seek(0)
-            with _started(command, stdin=source, stdout=target) as running:
-                running.wait()
-            self.judge(what, running)
-            target.seek(0)
-            return target.read().decode().strip()
+        try:
+            code, out, err, cut = capture_bytes(
+                command, question, self.timeout + 30, most=MOST_TEXT
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise BackupError(f"{what}: {error}") from error
+        if cut:
+            raise BackupError(
+                f"{what}: it said more than {MOST_TEXT >> 20} MiB, which are not read, and was"
+                " ended. The service or the application in it is out of order, or hostile: look at"
+                " its log (docker compose logs)"
+            )
+        if code != 0:
+            said = err.decode(errors="replace").strip()[-1000:]
+            self.judge(what, subprocess.CompletedProcess(command, code), said)
+        return out.decode(errors="replace").strip()
 
     def version(self, service: str, container: str) -> str:
         """Version of the service that runs in a container, as it tells it."""
@@ -404,36 +421,45 @@ class Docker:
         command = self.inside(container, VERSIONS[service])
         return self.text(f"The version of {service} was not told", command).removeprefix("v=")
 
-    def judge(self, what: str, ended: Any) -> None:
-        """Fail when a command that ended did."""
+    def judge(self, what: str, ended: Any, said: str | None = None) -> None:
+        """Fail when a command that ended did; `said` is what it printed, else it knows that."""
         if ended.returncode != 0:
             late = f" within {self.timeout} s" if ended.returncode == 124 else ""
-            why = ended.said or f"exit code {ended.returncode}"
-            raise BackupError(f"{what}{late}: {why}")
+            why = (ended.said if said is None else said) or f"exit code {ended.returncode}"
+            raise BackupError(f"{what}{late}: {explained(why)}")
+
+
+def explained(said: str) -> str:
+    """Return what a service said, with the remedy where its words alone do not show one."""
+    if "not currently accepting connections" not in said:
+        return said
+    return (
+        f"{said}. Somebody with the rights of the application has closed the database (ALTER"
+        " DATABASE … ALLOW_CONNECTIONS false), for the superuser, too. Find out who. To open it, in"
+        f" the folder `current` of the stack on the server: {OPEN_DATABASE}"
+    )
 
 
 @contextmanager
 def _started(command: list[str], **streams: Any) -> Iterator[Any]:
     """A running command; its exit code and the end of its messages are known afterwards."""
-    with tempfile.TemporaryFile() as errors:
-        try:
-            running: Any = subprocess.Popen(command, stderr=errors, **streams)
-        except OSError as error:
-            raise BackupError(f"{command[0]}: {error}") from error
-        try:
-            yield running
-        except BaseException:
-            running.kill()
-            raise
-        finally:
-            for stream in (running.stdin, running.stdout):
-                if stream and not stream.closed:
-                    with suppress(BrokenPipeError):
-                        stream.close()
-            running.wait()
-            # What an application's function says has no end: only the last of it is read.
-            errors.seek(max(0, errors.seek(0, os.SEEK_END) - 4096))
-            running.said = errors.read().decode(errors="replace").strip()[-1000:]
+    try:
+        running: Any = subprocess.Popen(command, stderr=subprocess.PIPE, **streams)
+    except OSError as error:
+        raise BackupError(f"{command[0]}: {error}") from error
+    tail = Tail(running.stderr)
+    try:
+        yield running
+    except BaseException:
+        running.kill()
+        raise
+    finally:
+        for stream in (running.stdin, running.stdout):
+            if stream and not stream.closed:
+                with suppress(BrokenPipeError):
+                    stream.close()
+        running.wait()
+        running.said = tail.text().strip()[-1000:]
 
 
 # --- PostgreSQL ------------------------------------------------------------------------------
@@ -444,15 +470,26 @@ class _Session:
         self.running = running
 
     def ask(self, statement: str) -> list[str]:
-        """The answer's lines."""
+        """Return the answer's lines.
+
+        Raises:
+            BackupError: the answer has more than MOST_ROWS bytes.
+        """
         question = f"{statement};\n\\echo {END_OF_ANSWER}\n"
         try:
             self.running.stdin.write(question.encode())
             self.running.stdin.flush()
         except BrokenPipeError:
             return []
-        lines = []
-        for line in self.running.stdout:
+        lines, left = [], MOST_ROWS
+        while line := self.running.stdout.readline(left + 1):
+            left -= len(line)
+            if left < 0:
+                raise BackupError(
+                    f"PostgreSQL answered with more than {MOST_ROWS >> 20} MiB, which are not read:"
+                    f" {statement[:60]!a} … Something has made an extraordinary number of tables or"
+                    " rows there: look at the database, and drop them"
+                )
             text = line.decode(errors="replace").rstrip("\n")
             if text == END_OF_ANSWER:
                 return lines
@@ -714,12 +751,17 @@ class _WithinContainer(http.client.HTTPConnection):
             raise failed[0]
 
 
-def _read(response: http.client.HTTPResponse, most: int) -> bytes:
+def _read(response: http.client.HTTPResponse, most: int, deadline: float) -> bytes:
     """Return an answer, or its first bytes; asked for at once, all of `most` would be reserved."""
     pieces, left = [], most
-    while left > 0 and (piece := response.read(min(left, 1 << 20))):
+    # Not `read`, which waits for all of it: each byte could come just before the time-out.
+    while left > 0 and (piece := response.read1(min(left, 1 << 20))):
         pieces.append(piece)
         left -= len(piece)
+        if time.monotonic() > deadline:
+            raise TimeoutError("its answer came too slowly")
+    if left > 0 and response.length:
+        raise http.client.IncompleteRead(b"", response.length)
     return b"".join(pieces)
 
 
@@ -740,6 +782,7 @@ class Qdrant:
         if environment.get("QDRANT__SERVICE__API_KEY"):
             self.headers["api-key"] = environment["QDRANT__SERVICE__API_KEY"]
         self.timeout = docker.timeout
+        self.until = time.monotonic() + self.timeout  # for an export as a whole
 
     def connection(self) -> http.client.HTTPConnection:
         """Return a connection that is not made yet."""
@@ -765,7 +808,7 @@ class Qdrant:
             text = None if body is None else json.dumps(body)
             connection.request(method, path, text, self.headers)
             response = connection.getresponse()
-            raw = _read(response, most + 1)
+            raw = _read(response, most + 1, time.monotonic() + self.timeout)
         except (OSError, http.client.HTTPException) as error:
             raise BackupError(f"Qdrant did not answer {method} {path}: {error}") from error
         finally:
@@ -837,9 +880,17 @@ def _pages(qdrant: Qdrant, name: str) -> Iterator[list[dict[str, Any]]]:
     """Return all points of a collection, page after page; of large points few at a time.
 
     Raises:
-        BackupError: a point alone is too large, and named.
+        BackupError: a point alone is too large, and named; or the pages have no end.
     """
     path = f"/collections/{quote(name, safe='')}/points/scroll"
+    ended = f"Qdrant hands out the collection {name!a} without an end, so it was not exported"
+    remedy = (
+        "Look at its log, and at the number of its points. A collection that really takes that"
+        " long needs a higher backup_timeout"
+    )
+    # An offset that comes again begins a circle: one is remembered, at distances that double
+    # (Brent), so that memory and time stay small however many pages there are.
+    remembered, steps, distance = None, 0, 1
     # Few at first: Qdrant, which serves meanwhile, has the whole answer in its memory too.
     ask: dict[str, Any] = {"limit": 1, "with_payload": True, "with_vector": True}
     while True:
@@ -864,6 +915,13 @@ def _pages(qdrant: Qdrant, name: str) -> Iterator[list[dict[str, Any]]]:
         if page.get("next_page_offset") is None:
             return
         ask["offset"] = page["next_page_offset"]
+        if ask["offset"] == remembered:
+            raise BackupError(f"{ended}: after {remembered!a} it came to the same point. {remedy}")
+        if time.monotonic() > qdrant.until:
+            raise BackupError(f"{ended} within {qdrant.timeout} s (backup_timeout). {remedy}")
+        steps += 1
+        if steps == distance:
+            remembered, steps, distance = ask["offset"], 0, 2 * distance
         # Also after a large one: that is no reason to ask for each small one alone.
         if qdrant.received < MOST_PAGE // 4:
             ask["limit"] = min(2 * ask["limit"], PAGE)
