@@ -18,7 +18,7 @@ import tarfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 from urllib.parse import quote
@@ -26,6 +26,7 @@ from urllib.parse import quote
 from .crisper_backup import BackupError
 from .crisper_backup_archive import Expected, copy_safely
 from .crisper_capture import MOST, Tail, capture_bytes
+from .crisper_text import printable
 
 # The application owns its database, so it sets defaults for all who connect to it (ALTER DATABASE …
 # SET), and may put functions, operators and views of its own before PostgreSQL's. What a client
@@ -76,53 +77,115 @@ FIND_SUPERUSER = (
 # The superuser's, as tables may be other roles' or closed to their owner (FORCE ROW LEVEL
 # SECURITY): pg_dump itself reads tables by COPY, and neither views nor foreign tables.
 DUMP_POSTGRES = FIND_SUPERUSER + (
-    ' exec pg_dump --username "$superuser" --format custom --exclude-schema crisper_restore'
+    ' exec pg_dump --username "$superuser" --format custom'
+    f" --exclude-schema 'crisper_restore_{'[0-9a-f]' * 16}'"
     ' ${SNAPSHOT:+--snapshot "$SNAPSHOT"} "$POSTGRES_DB"'
+)
+# What a restore that was killed has left of its helper, also of editions whose helper had one name
+# alone. No application's: it is the superuser's, and has no tables.
+LEFT_HELPERS = """
+SELECT nspname FROM pg_namespace n WHERE nspowner = 10
+  AND nspname ~ '^crisper_restore(_[0-9a-f]{16})?$'
+  AND NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid)
+"""
+_DROP_HELPERS = "SELECT format('DROP SCHEMA %I CASCADE', nspname) FROM (@) helpers \\gexec".replace(
+    "@", LEFT_HELPERS
 )
 # A restore is the application's: what it may have planted in its dump (a check constraint runs a
 # function) does not run as superuser, and all that is made belongs to it. Extensions alone are the
 # superuser's, by a function that makes one, opens the tables of it that a dump fills, and can
-# nothing else.
-RESTORE_PREPARATION = """
+# nothing else. It is called by the dump's own statements, and not by what the dump brings; it makes
+# those extensions that its schema's comment lists, where the application may make things itself.
+RESTORE_PREPARATION = r"""
 SELECT format('CREATE ROLE %I LOGIN', :'application')
-  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'application') \\gexec
+  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'application') \gexec
 SELECT format('ALTER DATABASE %I OWNER TO %I', current_database(), :'application')
   FROM pg_database WHERE datname = current_database()
-  AND pg_get_userbyid(datdba) <> :'application' \\gexec
-DROP SCHEMA IF EXISTS crisper_restore CASCADE;
-CREATE SCHEMA crisper_restore;
-CREATE FUNCTION crisper_restore.extension(statement text) RETURNS void
+  AND pg_get_userbyid(datdba) <> :'application' \gexec
+@drop_helpers@
+CREATE SCHEMA @helper@;
+SELECT format('COMMENT ON SCHEMA @helper@ IS %L', json_agg(name)) FROM (
+  SELECT extname::text AS name FROM pg_extension
+  UNION SELECT name::text FROM pg_available_extension_versions v
+    WHERE (to_jsonb(v) ->> 'trusted')::bool
+  UNION SELECT json_array_elements_text(:'extensions'::json)
+) allowed \gexec
+CREATE FUNCTION @helper@.extension(statement text) RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
   SET session_replication_role = replica AS $crisper$
 DECLARE
   words text[] := regexp_match(statement, '^CREATE EXTENSION IF NOT EXISTS ("[^"]+"|[a-z0-9_]+)'
     ' WITH SCHEMA ("[^"]+"|[a-z0-9_]+);$');
-  relation oid;
+  extension text;
+  place text;
+  relation record;
 BEGIN
   IF words IS NULL THEN RAISE EXCEPTION 'no extension: %', statement; END IF;
-  EXECUTE format('CREATE EXTENSION IF NOT EXISTS %s WITH SCHEMA %s', words[1], words[2]);
-  FOR relation IN SELECT unnest(extconfig) FROM pg_extension WHERE quote_ident(extname) = words[1]
+  IF current_query() !~ '^(\s|--[^\n]*\n)*SELECT @helper@[.]extension[(][$]crisper[$][^$]*[$]crisper[$][)];?\s*$'
+  THEN
+    RAISE EXCEPTION 'something within the dump asks for an extension: %', statement;
+  END IF;
+  extension := (parse_ident(words[1]))[1];
+  place := (parse_ident(words[2]))[1];
+  IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = extension) THEN
+    IF NOT obj_description('@helper@'::regnamespace, 'pg_namespace')::jsonb
+        ?| array[extension, '*'] THEN
+      RAISE EXCEPTION 'the extension % is not in the list of the set, nor in this database, nor one that PostgreSQL trusts: name it in database_extensions, deploy, and restore again', extension;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = place AND nspname !~ '^pg_'
+        AND nspname <> 'information_schema' AND pg_has_role(session_user, nspowner, 'USAGE'))
+      AND NOT EXISTS (SELECT FROM pg_available_extension_versions v
+        WHERE v.name = extension AND v.schema = place) THEN
+      RAISE EXCEPTION 'the extension % is not made in the schema %, which is not the application''s', extension, place;
+    END IF;
+    EXECUTE format('CREATE EXTENSION %I WITH SCHEMA %I', extension, place);
+  END IF;
+  FOR relation IN SELECT c.oid::regclass AS name, relkind = 'S' AS sequence
+    FROM pg_extension e JOIN pg_class c ON c.oid = ANY (extconfig) WHERE extname = extension
   LOOP
-    EXECUTE format('GRANT ALL ON %s TO %I', relation::regclass, session_user);
+    -- No TRIGGER: what the application left there would run as whoever writes to it.
+    EXECUTE format(CASE WHEN relation.sequence THEN 'GRANT USAGE, SELECT, UPDATE ON SEQUENCE %s TO %I'
+      ELSE 'GRANT SELECT, INSERT ON %s TO %I' END, relation.name, session_user);
   END LOOP;
 END $crisper$;
-REVOKE ALL ON FUNCTION crisper_restore.extension FROM PUBLIC;
-GRANT USAGE ON SCHEMA crisper_restore TO :"application";
-GRANT EXECUTE ON FUNCTION crisper_restore.extension TO :"application";
+REVOKE ALL ON FUNCTION @helper@.extension FROM PUBLIC;
+GRANT USAGE ON SCHEMA @helper@ TO :"application";
+GRANT EXECUTE ON FUNCTION @helper@.extension TO :"application";
+""".replace("@drop_helpers@", _DROP_HELPERS)  # noqa: E501
+# A trigger or a rule on an extension's table that runs a function of somebody who is no superuser:
+# the restore of an older edition let the application make one.
+_FOREIGN = """
+  JOIN pg_depend m ON m.classid = 'pg_class'::regclass AND m.objid = {table} AND m.deptype = 'e'
+  JOIN pg_class c ON c.oid = {table} JOIN pg_roles o ON o.oid = relowner
+  WHERE o.rolsuper AND relkind IN ('r', 'p') AND EXISTS (
+    SELECT FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid
+      JOIN pg_roles f ON f.oid = proowner
+    WHERE d.classid = '{catalog}'::regclass AND d.objid = t.oid
+      AND d.refclassid = 'pg_proc'::regclass AND NOT f.rolsuper)
 """
-RESTORE_CLEANUP = """
+RESTORE_CLEANUP = r"""
 SELECT format('REVOKE ALL ON %s FROM %I', relation::regclass, pg_get_userbyid(datdba))
   FROM pg_extension, unnest(extconfig) AS relation, pg_database
-  WHERE datname = current_database() AND datdba <> 10 \\gexec
-DROP SCHEMA IF EXISTS crisper_restore CASCADE;
+  WHERE datname = current_database() AND datdba <> 10 \gexec
+SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) FROM pg_trigger t
+@triggers@ AND NOT tgisinternal AND coalesce((to_jsonb(t) ->> 'tgparentid')::bigint, 0) = 0 \gexec
+SELECT format('DROP RULE %I ON %s', rulename, ev_class::regclass) FROM pg_rewrite t
+@rules@ \gexec
+@drop_helpers@
 """
+for _word, _text in (
+    ("triggers", _FOREIGN.format(table="tgrelid", catalog="pg_trigger")),
+    ("rules", _FOREIGN.format(table="ev_class", catalog="pg_rewrite")),
+    ("drop_helpers", _DROP_HELPERS),
+):
+    RESTORE_CLEANUP = RESTORE_CLEANUP.replace(f"@{_word}@", _text)
 # `--clean` drops what the dump has; what a later migration added would stay in the way, so all
 # schemas go whole. One transaction, ended by pg_restore's success: half a file changes nothing.
 RESTORE_BEGIN = """
 SET statement_timeout = 0;
 BEGIN;
 SELECT format('DROP SCHEMA %I CASCADE', nspname) FROM pg_namespace WHERE nspname !~ '^pg_'
-  AND nspname NOT IN ('information_schema', 'crisper_restore')
+  AND nspname NOT IN ('information_schema', '@helper@')
   AND pg_has_role(current_user, nspowner, 'USAGE') \\gexec
 SELECT lo_unlink(oid) FROM pg_largeobject_metadata WHERE pg_get_userbyid(lomowner) = current_user;
 SELECT format('DROP PUBLICATION %I', pubname) FROM pg_publication
@@ -134,7 +197,7 @@ _EXTENSIONS = (
     # Rows are data, whatever they look like: a line of them is never a backslash and a dot.
     "/^COPY .* FROM stdin;$/,/^\\\\\\.$/b\n"
     "/^-- Name: .*; Type: EXTENSION; /,/^CREATE EXTENSION /s/^CREATE EXTENSION .*;$/"
-    "SELECT crisper_restore.extension($crisper$&$crisper$);/;"
+    "SELECT @helper@.extension($crisper$&$crisper$);/;"
     # They are the extension's own words, and its owner's to change.
     " /^-- Name: EXTENSION .*; Type: COMMENT; /,/^COMMENT ON EXTENSION /"
     "{/^COMMENT ON EXTENSION /d}"
@@ -143,7 +206,8 @@ _APPLICATION = _options("client_min_messages=warning", "local_preload_libraries=
 RESTORE_POSTGRES = f"""{FIND_SUPERUSER}
 ask() {{
     psql --quiet --no-psqlrc --tuples-only --username "$1" --dbname "$POSTGRES_DB" --file - \
-        --set ON_ERROR_STOP=1 --set application="$POSTGRES_DB" --output /dev/null
+        --set ON_ERROR_STOP=1 --set application="$POSTGRES_DB" --set extensions="$EXTENSIONS" \
+        --output /dev/null
 }}
 ask "$superuser" <<'SQL' || exit
 {RESTORE_PREPARATION}
@@ -215,6 +279,23 @@ SELECT json_build_object('schema', nspname, 'table', relname, 'rows', coalesce(r
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace LEFT JOIN counted ON top = c.oid
   WHERE relkind IN ('r', 'p') AND relpersistence <> 't'
   AND nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY nspname, relname"""
+# A name each, as JSON.
+EXTENSIONS = "SELECT to_json(extname) FROM pg_extension ORDER BY extname"
+# Relations that are members of an extension and that its script has not made: those are its
+# owner's, a superuser's, or hold what a dump takes along (extconfig). The script of an extension
+# that needs no superuser may have made anything.
+HIDDEN = """SELECT json_build_array(CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE'
+    WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END,
+    c.oid::regclass::text, quote_ident(extname))
+  FROM pg_depend d JOIN pg_extension e ON e.oid = refobjid JOIN pg_class c ON c.oid = objid
+    JOIN pg_roles o ON o.oid = relowner
+  WHERE d.classid = 'pg_class'::regclass AND refclassid = 'pg_extension'::regclass
+    AND deptype = 'e' AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND NOT rolsuper
+    AND NOT c.oid = ANY (coalesce(extconfig, '{}')) AND coalesce((SELECT bool_and(superuser)
+      FROM pg_available_extension_versions v WHERE v.name = extname), true)
+  ORDER BY c.oid LIMIT 100"""
+# Of a list in an error.
+MOST_NAMES = 10
 # Where Alembic and Django keep what was applied. Either may be a view that never ends.
 _HEAD = "SELECT pg_catalog.to_json(pg_catalog.left(head::pg_catalog.text, 600)) FROM ({}) heads"
 HEADS = {
@@ -598,32 +679,84 @@ def dump_postgres(
     """
     rows: dict[str, int] = {}
     head: list[str] = []
+    extensions: list[str] = []
     with postgres_session(docker, container, name) as session:
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot = "".join(session.ask("SELECT pg_export_snapshot()"))
         if snapshot:  # else the session has ended, and tells why when it is left
+            refuse_hidden(session.ask(HIDDEN))
+            extensions = [str(json.loads(line)) for line in session.ask(EXTENSIONS)]
             command = docker.inside(container, DUMP_POSTGRES, SNAPSHOT=snapshot, **_named(name))
             docker.out_of("PostgreSQL was not dumped", command, target)
             rows = _rows(session)
             head = _heads(docker, container, name, snapshot)
-    return {"rows": rows, "migration_head": head}
+    return {"rows": rows, "migration_head": head, "extensions": extensions}
 
 
-def restore_postgres(docker: Docker, container: str, source: IO[bytes], name: str = "") -> None:
+def refuse_hidden(lines: Iterable[str]) -> None:
+    """Raise BackupError for what :data:`HIDDEN` answers, if anything."""
+    found = [json.loads(line) for line in lines if line]
+    if found:
+        names = ", ".join(
+            f"{printable(name)} (of {printable(of)})" for _, name, of in found[:MOST_NAMES]
+        )
+        kind, name, of = (printable(word) for word in found[0])
+        raise BackupError(
+            "The application has added objects of its own to an extension, and pg_dump leaves out"
+            f" what belongs to one, so they would be lost: {names}. PostgreSQL was not dumped. Take"
+            f" them out of the extension (ALTER EXTENSION {of} DROP {kind} {name}), and run again"
+        )
+
+
+def restore_postgres(
+    docker: Docker,
+    container: str,
+    source: IO[bytes],
+    name: str = "",
+    extensions: Sequence[str] | None = None,
+    made_by: str = "",
+) -> None:
     """Replace the database by a dump, whole or not at all.
 
-    `name` is what PostgreSQL knows its session by.
+    Args:
+        docker: the Docker client.
+        container: the one of PostgreSQL.
+        source: the dump.
+        name: what PostgreSQL knows its session by.
+        extensions: those that the database had when it was dumped, besides which only those are
+            made that this one has or that PostgreSQL trusts; None for what the dump asks for.
+        made_by: version of PostgreSQL that made the dump; empty when it is unknown.
+
+    Raises:
+        BackupError: it failed, and the database is as it was.
     """
-    command = docker.inside(container, RESTORE_POSTGRES, **_named(name))
+    script = RESTORE_POSTGRES.replace("@helper@", f"crisper_restore_{os.urandom(8).hex()}")
+    listed = json.dumps(["*"] if extensions is None else list(extensions))
+    command = docker.inside(container, script, EXTENSIONS=listed, **_named(name))
     try:
         docker.into("PostgreSQL was not restored, and is as it was", command, source)
     except BackupError as error:
+        problem = f"{error}{_versions(docker, container, made_by)}"
         if not NEEDS_SUPERUSER.search(str(error)):
-            raise
+            raise BackupError(problem) from error
         raise BackupError(
-            f"{error}. The application's role restores, and the dump holds what only a superuser"
+            f"{problem}. The application's role restores, and the dump holds what only a superuser"
             " may make: docs/BACKUP.md says how to restore that by hand"
         ) from error
+
+
+def _versions(docker: Docker, container: str, made_by: str) -> str:
+    """Return what to say of a restore that failed when the versions differ; empty else."""
+    try:
+        ours = docker.version("postgres", container) if made_by else ""
+    except BackupError:
+        ours = ""
+    if not ours or ours == made_by:
+        return ""
+    return (
+        f" (PostgreSQL {printable(made_by)} made the dump, and {printable(ours)} restores it: set"
+        " image_refs.postgres to the version of the dump, or a newer one, and try again)"
+    )
 
 
 # --- MariaDB ---------------------------------------------------------------------------------

@@ -606,10 +606,17 @@ def _restore(
             left = data.restore_uploads(docker, container, source, expected, label(settings))
             return {"left_out": left}
         elif service == "postgres":
-            data.restore_postgres(docker, running[service], source, SESSION)
+            asked = (SESSION, extensions(part), str(part.get("version", "")))
+            data.restore_postgres(docker, running[service], source, *asked)
         else:
             RESTORE[service](docker, running[service], source)
     return {}
+
+
+def extensions(part: dict[str, Any]) -> list[str] | None:
+    """Return the extensions that a set lists; None of one that an older edition made."""
+    listed = part.get("extensions")
+    return [str(name) for name in listed if name != "*"] if isinstance(listed, list) else None
 
 
 def _restore_redis(docker: data.Docker, container: str, source: Any, mine: str) -> None:
