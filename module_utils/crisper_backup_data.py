@@ -782,8 +782,14 @@ def restore_mariadb(docker: Docker, container: str, source: IO[bytes]) -> None:
 
 
 # --- Redis -----------------------------------------------------------------------------------
+def redis_script(command: str) -> str:
+    """Return a script for a shell in the container of Redis; `redis-cli` is its administrator's."""
+    return _REDIS + command
+
+
 def _redis(docker: Docker, container: str, command: str) -> str:
-    return docker.text("Redis did not answer", docker.inside(container, _REDIS + command))
+    script = redis_script(command)
+    return docker.text("Redis did not answer", docker.inside(container, script))
 
 
 def _redis_facts(docker: Docker, container: str, section: str) -> dict[str, str]:
