@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import container_exec
 import nginx_probe
 import pytest
 from ansible.module_utils import crisper_backup_cipher, crisper_backup_room, crisper_https
@@ -147,6 +148,36 @@ def test_a_probe_of_nginx_is_bounded(
     paths = [{"path": "/", "status": [200]}]
     result = run_module(nginx_probe, project="x", docker_cli=str(cli), retries=0, paths=paths)
     assert [answer["ok"] for answer in result["answers"]] == [False]
+
+
+@pytest.mark.parametrize(
+    ("exec_", "timeout", "expected"),
+    [
+        ('shift; shift; exec "$@"', 60, {"rc": 3, "stdout": "said\n", "stderr": "why\n"}),
+        ("exec yes", 60, {"failed": True}),
+        ("exec sleep 60", 0.2, {"failed": True}),
+    ],
+)
+def test_a_command_in_a_container_is_bounded(
+    run_module: Any, tmp_path: Path, exec_: str, timeout: float, expected: dict[str, Any]
+) -> None:
+    """Regression: what a compromised worker printed for the status filled the memory."""
+    cli = tmp_path / "docker"
+    cli.write_text(f"#!/bin/sh\ncase $1 in ps) echo c1 ;; exec) {exec_} ;; esac\n")
+    cli.chmod(0o755)
+    argv = ["sh", "-c", "echo said; echo why >&2; exit 3"]
+    asked = {"project": "x", "service": "worker", "argv": argv, "docker_cli": str(cli)}
+    told = run_module(container_exec, **asked, timeout=timeout, most=1 << 20)
+    assert {key: told.get(key) for key in expected} == expected
+    if told.get("failed"):
+        assert told["msg"].startswith("`sh -c echo said; echo why >&2; exit 3 …` in a container of")
+
+
+def test_a_command_without_a_container_is_told(run_module: Any) -> None:
+    asked = {"project": "x", "service": "worker", "argv": ["true"], "docker_cli": "true"}
+    told = run_module(container_exec, **asked)
+    assert told["failed"]
+    assert "no container of service worker of project x runs" in told["msg"]
 
 
 def test_a_dump_ends_before_the_disk_is_full(
