@@ -77,7 +77,7 @@ def main() -> None:
             if fingerprints(file.read()) == expected:
                 module.exit_json(changed=False, fingerprints=expected)
     try:
-        data = open_url(url, timeout=module.params["timeout"]).read()
+        data = open_url(url, timeout=module.params["timeout"]).read(MOST_BYTES)
     except Exception as error:
         module.fail_json(msg=f"the key at {url} cannot be had: {error}")
     found = fingerprints(data)

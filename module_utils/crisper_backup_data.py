@@ -128,8 +128,8 @@ BEGIN
   extension := (parse_ident(words[1]))[1];
   place := (parse_ident(words[2]))[1];
   IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = extension) THEN
-    IF NOT obj_description('@helper@'::regnamespace, 'pg_namespace')::jsonb
-        ?| array[extension, '*'] THEN
+    IF NOT coalesce(obj_description('@helper@'::regnamespace, 'pg_namespace')::jsonb
+        ?| array[extension, '*'], false) THEN
       RAISE EXCEPTION 'the extension % is not in the list of the set, nor in this database, nor one that PostgreSQL trusts: name it in database_extensions, deploy, and restore again', extension;
     END IF;
     IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = place AND nspname !~ '^pg_'

@@ -14,7 +14,7 @@ from ansible.module_utils.crisper_redis_refusals import (
     UnreadableError,
     refusals,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -59,6 +59,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(st.lists(JSON).map(json.dumps) | JSON.map(json.dumps) | st.text())
 def test_whatever_is_printed_is_rows_or_an_error(text: str) -> None:
     try:
