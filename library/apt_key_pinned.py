@@ -51,6 +51,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_files import make_folder
 from ansible.module_utils.urls import open_url
 
+# A key has some kilobytes.
+MOST_BYTES = 1 << 20
 SPEC = {
     "url": {"type": "str", "required": True},
     "fingerprint": {"type": "str", "required": True},
