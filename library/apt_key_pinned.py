@@ -51,6 +51,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_files import make_folder
 from ansible.module_utils.urls import open_url
 
+# A key has some kilobytes.
+MOST_BYTES = 1 << 20
 SPEC = {
     "url": {"type": "str", "required": True},
     "fingerprint": {"type": "str", "required": True},
@@ -77,7 +79,7 @@ def main() -> None:
             if fingerprints(file.read()) == expected:
                 module.exit_json(changed=False, fingerprints=expected)
     try:
-        data = open_url(url, timeout=module.params["timeout"]).read()
+        data = open_url(url, timeout=module.params["timeout"]).read(MOST_BYTES)
     except Exception as error:
         module.fail_json(msg=f"the key at {url} cannot be had: {error}")
     found = fingerprints(data)

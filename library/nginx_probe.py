@@ -86,10 +86,12 @@ answers:
       inside: true
 """
 
+import subprocess
 import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.crisper_capture import capture
 from ansible.module_utils.crisper_pass import HEADER, header_value
 from ansible.module_utils.crisper_probe import running
 from ansible.module_utils.crisper_verify import inner_answers
@@ -105,6 +107,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "timeout": {"type": "int", "default": 10},
     "docker_cli": {"type": "str", "default": "docker"},
 }
+# Bytes of the answers: a status and an address for each path.
+MOST = 1 << 20
 
 
 def curl(params: dict[str, Any]) -> list[str]:
@@ -139,9 +143,12 @@ def ask(module: AnsibleModule) -> list[dict[str, Any]]:
         command = [params["docker_cli"], "exec", "--interactive", container, *curl(params)]
         header = f"{HEADER}: {header_value(params['maintenance_pass'])}\n"
         # curl keeps the time of each request; this ends a Docker client that hangs.
-        limit = str(params["timeout"] * len(params["paths"]) + 30)
-        command = ["timeout", "--kill-after=5", limit, *command]
-        _, out, err = module.run_command(command, data=header)
+        limit = params["timeout"] * len(params["paths"]) + 30
+        try:
+            done = capture(command, header, limit, most=MOST)
+            out, err = done.stdout, done.stderr
+        except (OSError, subprocess.TimeoutExpired) as error:
+            err = str(error)
     answers = inner_answers(params["paths"], f"http://127.0.0.1:{params['port']}", out, err)
     return [{**answer, "inside": True} for answer in answers]
 

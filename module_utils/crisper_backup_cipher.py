@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from .crisper_backup import BackupError
+from .crisper_backup_room import Roomy
 
 ENCRYPT = {
     "age": ["age", "--encrypt", "--recipients-file", "{key}"],
@@ -49,6 +50,8 @@ def _commands(tool: str, key: str) -> Iterator[Callable[[list[str]], list[str]]]
 def written(path: Path, tool: str, key: str) -> Iterator[IO[bytes]]:
     """A stream into a new file that only root reads; on the disk when it is left.
 
+    It ends before the disk is full.
+
     Args:
         tool: "", "age" or "gpg".
         key: file with the recipient's public key.
@@ -67,7 +70,7 @@ def written(path: Path, tool: str, key: str) -> Iterator[IO[bytes]]:
                 assert running.stdin is not None  # noqa: S101 (for the type)
                 early = False
                 try:
-                    yield running.stdin
+                    yield Roomy(running.stdin, path.parent)  # type: ignore[misc]
                 except BrokenPipeError:
                     early = True
                 finally:
@@ -81,7 +84,7 @@ def written(path: Path, tool: str, key: str) -> Iterator[IO[bytes]]:
                     why = errors.read().decode(errors="replace").strip()[-500:]
                     raise BackupError(f"{tool} could not encrypt with {key}: {why}")
         else:
-            yield file
+            yield Roomy(file, path.parent)  # type: ignore[misc]
         file.flush()
         os.fsync(file.fileno())
 

@@ -15,17 +15,18 @@ import shutil
 import socket
 import subprocess
 import tarfile
-import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 from urllib.parse import quote
 
 from .crisper_backup import BackupError
 from .crisper_backup_archive import Expected, copy_safely
+from .crisper_capture import MOST, Tail, capture_bytes
+from .crisper_text import printable
 
 # The application owns its database, so it sets defaults for all who connect to it (ALTER DATABASE …
 # SET), and may put functions, operators and views of its own before PostgreSQL's. What a client
@@ -76,53 +77,115 @@ FIND_SUPERUSER = (
 # The superuser's, as tables may be other roles' or closed to their owner (FORCE ROW LEVEL
 # SECURITY): pg_dump itself reads tables by COPY, and neither views nor foreign tables.
 DUMP_POSTGRES = FIND_SUPERUSER + (
-    ' exec pg_dump --username "$superuser" --format custom --exclude-schema crisper_restore'
+    ' exec pg_dump --username "$superuser" --format custom'
+    f" --exclude-schema 'crisper_restore_{'[0-9a-f]' * 16}'"
     ' ${SNAPSHOT:+--snapshot "$SNAPSHOT"} "$POSTGRES_DB"'
+)
+# What a restore that was killed has left of its helper, also of editions whose helper had one name
+# alone. No application's: it is the superuser's, and has no tables.
+LEFT_HELPERS = """
+SELECT nspname FROM pg_namespace n WHERE nspowner = 10
+  AND nspname ~ '^crisper_restore(_[0-9a-f]{16})?$'
+  AND NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid)
+"""
+_DROP_HELPERS = "SELECT format('DROP SCHEMA %I CASCADE', nspname) FROM (@) helpers \\gexec".replace(
+    "@", LEFT_HELPERS
 )
 # A restore is the application's: what it may have planted in its dump (a check constraint runs a
 # function) does not run as superuser, and all that is made belongs to it. Extensions alone are the
 # superuser's, by a function that makes one, opens the tables of it that a dump fills, and can
-# nothing else.
-RESTORE_PREPARATION = """
+# nothing else. It is called by the dump's own statements, and not by what the dump brings; it makes
+# those extensions that its schema's comment lists, where the application may make things itself.
+RESTORE_PREPARATION = r"""
 SELECT format('CREATE ROLE %I LOGIN', :'application')
-  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'application') \\gexec
+  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'application') \gexec
 SELECT format('ALTER DATABASE %I OWNER TO %I', current_database(), :'application')
   FROM pg_database WHERE datname = current_database()
-  AND pg_get_userbyid(datdba) <> :'application' \\gexec
-DROP SCHEMA IF EXISTS crisper_restore CASCADE;
-CREATE SCHEMA crisper_restore;
-CREATE FUNCTION crisper_restore.extension(statement text) RETURNS void
+  AND pg_get_userbyid(datdba) <> :'application' \gexec
+@drop_helpers@
+CREATE SCHEMA @helper@;
+SELECT format('COMMENT ON SCHEMA @helper@ IS %L', json_agg(name)) FROM (
+  SELECT extname::text AS name FROM pg_extension
+  UNION SELECT name::text FROM pg_available_extension_versions v
+    WHERE (to_jsonb(v) ->> 'trusted')::bool
+  UNION SELECT json_array_elements_text(:'extensions'::json)
+) allowed \gexec
+CREATE FUNCTION @helper@.extension(statement text) RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
   SET session_replication_role = replica AS $crisper$
 DECLARE
   words text[] := regexp_match(statement, '^CREATE EXTENSION IF NOT EXISTS ("[^"]+"|[a-z0-9_]+)'
     ' WITH SCHEMA ("[^"]+"|[a-z0-9_]+);$');
-  relation oid;
+  extension text;
+  place text;
+  relation record;
 BEGIN
   IF words IS NULL THEN RAISE EXCEPTION 'no extension: %', statement; END IF;
-  EXECUTE format('CREATE EXTENSION IF NOT EXISTS %s WITH SCHEMA %s', words[1], words[2]);
-  FOR relation IN SELECT unnest(extconfig) FROM pg_extension WHERE quote_ident(extname) = words[1]
+  IF current_query() !~ '^(\s|--[^\n]*\n)*SELECT @helper@[.]extension[(][$]crisper[$][^$]*[$]crisper[$][)];?\s*$'
+  THEN
+    RAISE EXCEPTION 'something within the dump asks for an extension: %', statement;
+  END IF;
+  extension := (parse_ident(words[1]))[1];
+  place := (parse_ident(words[2]))[1];
+  IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = extension) THEN
+    IF NOT coalesce(obj_description('@helper@'::regnamespace, 'pg_namespace')::jsonb
+        ?| array[extension, '*'], false) THEN
+      RAISE EXCEPTION 'the extension % is not in the list of the set, nor in this database, nor one that PostgreSQL trusts: name it in database_extensions, deploy, and restore again', extension;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = place AND nspname !~ '^pg_'
+        AND nspname <> 'information_schema' AND pg_has_role(session_user, nspowner, 'USAGE'))
+      AND NOT EXISTS (SELECT FROM pg_available_extension_versions v
+        WHERE v.name = extension AND v.schema = place) THEN
+      RAISE EXCEPTION 'the extension % is not made in the schema %, which is not the application''s', extension, place;
+    END IF;
+    EXECUTE format('CREATE EXTENSION %I WITH SCHEMA %I', extension, place);
+  END IF;
+  FOR relation IN SELECT c.oid::regclass AS name, relkind = 'S' AS sequence
+    FROM pg_extension e JOIN pg_class c ON c.oid = ANY (extconfig) WHERE extname = extension
   LOOP
-    EXECUTE format('GRANT ALL ON %s TO %I', relation::regclass, session_user);
+    -- No TRIGGER: what the application left there would run as whoever writes to it.
+    EXECUTE format(CASE WHEN relation.sequence THEN 'GRANT USAGE, SELECT, UPDATE ON SEQUENCE %s TO %I'
+      ELSE 'GRANT SELECT, INSERT ON %s TO %I' END, relation.name, session_user);
   END LOOP;
 END $crisper$;
-REVOKE ALL ON FUNCTION crisper_restore.extension FROM PUBLIC;
-GRANT USAGE ON SCHEMA crisper_restore TO :"application";
-GRANT EXECUTE ON FUNCTION crisper_restore.extension TO :"application";
+REVOKE ALL ON FUNCTION @helper@.extension FROM PUBLIC;
+GRANT USAGE ON SCHEMA @helper@ TO :"application";
+GRANT EXECUTE ON FUNCTION @helper@.extension TO :"application";
+""".replace("@drop_helpers@", _DROP_HELPERS)  # noqa: E501
+# A trigger or a rule on an extension's table that runs a function of somebody who is no superuser:
+# the restore of an older edition let the application make one.
+_FOREIGN = """
+  JOIN pg_depend m ON m.classid = 'pg_class'::regclass AND m.objid = {table} AND m.deptype = 'e'
+  JOIN pg_class c ON c.oid = {table} JOIN pg_roles o ON o.oid = relowner
+  WHERE o.rolsuper AND relkind IN ('r', 'p') AND EXISTS (
+    SELECT FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid
+      JOIN pg_roles f ON f.oid = proowner
+    WHERE d.classid = '{catalog}'::regclass AND d.objid = t.oid
+      AND d.refclassid = 'pg_proc'::regclass AND NOT f.rolsuper)
 """
-RESTORE_CLEANUP = """
+RESTORE_CLEANUP = r"""
 SELECT format('REVOKE ALL ON %s FROM %I', relation::regclass, pg_get_userbyid(datdba))
   FROM pg_extension, unnest(extconfig) AS relation, pg_database
-  WHERE datname = current_database() AND datdba <> 10 \\gexec
-DROP SCHEMA IF EXISTS crisper_restore CASCADE;
+  WHERE datname = current_database() AND datdba <> 10 \gexec
+SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) FROM pg_trigger t
+@triggers@ AND NOT tgisinternal AND coalesce((to_jsonb(t) ->> 'tgparentid')::bigint, 0) = 0 \gexec
+SELECT format('DROP RULE %I ON %s', rulename, ev_class::regclass) FROM pg_rewrite t
+@rules@ \gexec
+@drop_helpers@
 """
+for _word, _text in (
+    ("triggers", _FOREIGN.format(table="tgrelid", catalog="pg_trigger")),
+    ("rules", _FOREIGN.format(table="ev_class", catalog="pg_rewrite")),
+    ("drop_helpers", _DROP_HELPERS),
+):
+    RESTORE_CLEANUP = RESTORE_CLEANUP.replace(f"@{_word}@", _text)
 # `--clean` drops what the dump has; what a later migration added would stay in the way, so all
 # schemas go whole. One transaction, ended by pg_restore's success: half a file changes nothing.
 RESTORE_BEGIN = """
 SET statement_timeout = 0;
 BEGIN;
 SELECT format('DROP SCHEMA %I CASCADE', nspname) FROM pg_namespace WHERE nspname !~ '^pg_'
-  AND nspname NOT IN ('information_schema', 'crisper_restore')
+  AND nspname NOT IN ('information_schema', '@helper@')
   AND pg_has_role(current_user, nspowner, 'USAGE') \\gexec
 SELECT lo_unlink(oid) FROM pg_largeobject_metadata WHERE pg_get_userbyid(lomowner) = current_user;
 SELECT format('DROP PUBLICATION %I', pubname) FROM pg_publication
@@ -134,7 +197,7 @@ _EXTENSIONS = (
     # Rows are data, whatever they look like: a line of them is never a backslash and a dot.
     "/^COPY .* FROM stdin;$/,/^\\\\\\.$/b\n"
     "/^-- Name: .*; Type: EXTENSION; /,/^CREATE EXTENSION /s/^CREATE EXTENSION .*;$/"
-    "SELECT crisper_restore.extension($crisper$&$crisper$);/;"
+    "SELECT @helper@.extension($crisper$&$crisper$);/;"
     # They are the extension's own words, and its owner's to change.
     " /^-- Name: EXTENSION .*; Type: COMMENT; /,/^COMMENT ON EXTENSION /"
     "{/^COMMENT ON EXTENSION /d}"
@@ -143,7 +206,8 @@ _APPLICATION = _options("client_min_messages=warning", "local_preload_libraries=
 RESTORE_POSTGRES = f"""{FIND_SUPERUSER}
 ask() {{
     psql --quiet --no-psqlrc --tuples-only --username "$1" --dbname "$POSTGRES_DB" --file - \
-        --set ON_ERROR_STOP=1 --set application="$POSTGRES_DB" --output /dev/null
+        --set ON_ERROR_STOP=1 --set application="$POSTGRES_DB" --set extensions="$EXTENSIONS" \
+        --output /dev/null
 }}
 ask "$superuser" <<'SQL' || exit
 {RESTORE_PREPARATION}
@@ -174,6 +238,11 @@ ASK_APPLICATION = (
 NEEDS_SUPERUSER = re.compile("permission denied|must be (superuser|owner)|[Mm]ust have")
 END_SESSIONS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND"
+)
+# For a shell on the server; the owner of a database may close it for everybody.
+OPEN_DATABASE = (
+    """docker compose exec postgres sh -c 'psql -U "$POSTGRES_USER" -d template1 -c"""
+    """ "ALTER DATABASE \\"$POSTGRES_DB\\" ALLOW_CONNECTIONS true"'"""
 )
 # Until a session that was told to end has done so.
 SESSION_SECONDS = 30.0
@@ -210,6 +279,23 @@ SELECT json_build_object('schema', nspname, 'table', relname, 'rows', coalesce(r
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace LEFT JOIN counted ON top = c.oid
   WHERE relkind IN ('r', 'p') AND relpersistence <> 't'
   AND nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY nspname, relname"""
+# A name each, as JSON.
+EXTENSIONS = "SELECT to_json(extname) FROM pg_extension ORDER BY extname"
+# Relations that are members of an extension and that its script has not made: those are its
+# owner's, a superuser's, or hold what a dump takes along (extconfig). The script of an extension
+# that needs no superuser may have made anything.
+HIDDEN = """SELECT json_build_array(CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE'
+    WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END,
+    c.oid::regclass::text, quote_ident(extname))
+  FROM pg_depend d JOIN pg_extension e ON e.oid = refobjid JOIN pg_class c ON c.oid = objid
+    JOIN pg_roles o ON o.oid = relowner
+  WHERE d.classid = 'pg_class'::regclass AND refclassid = 'pg_extension'::regclass
+    AND deptype = 'e' AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND NOT rolsuper
+    AND NOT c.oid = ANY (coalesce(extconfig, '{}')) AND coalesce((SELECT bool_and(superuser)
+      FROM pg_available_extension_versions v WHERE v.name = extname), true)
+  ORDER BY c.oid LIMIT 100"""
+# Of a list in an error.
+MOST_NAMES = 10
 # Where Alembic and Django keep what was applied. Either may be a view that never ends.
 _HEAD = "SELECT pg_catalog.to_json(pg_catalog.left(head::pg_catalog.text, 600)) FROM ({}) heads"
 HEADS = {
@@ -284,6 +370,10 @@ OWNER = re.compile(r"(?:\d{1,10}(?::\d{1,10})?)?\Z")
 PAGE = 100
 MOST_PAGE = 8 << 20
 MOST_ANSWER = 40 << 20
+# Bytes that a service may say to a question, and that a session of PostgreSQL answers to one: names
+# of 100,000 tables have a tenth.
+MOST_TEXT = 16 << 20
+MOST_ROWS = 64 << 20
 # Bytes of one line of an export: those of older editions have whatever 100 points had.
 MOST_LINE = 1 << 30
 CLONE_NEWNET = 0x40000000
@@ -311,19 +401,18 @@ class Docker:
             BackupError: it failed.
         """
         try:
-            done = subprocess.run(
-                [self.cli, *arguments],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=self.timeout + 30,
+            code, out, err, cut = capture_bytes(
+                [self.cli, *arguments], b"", self.timeout + 30, most=MOST
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BackupError(f"`docker {arguments[0]} …`: {error}") from error
-        if done.returncode != 0:
-            why = (done.stderr or done.stdout).strip()[-1000:]
-            raise BackupError(f"`docker {' '.join(arguments[:2])} …` failed: {why}")
-        return done.stdout
+        command = f"`docker {' '.join(arguments[:2])} …`"
+        if cut:
+            raise BackupError(f"{command} printed more than {MOST >> 20} MiB, and was ended")
+        if code != 0:
+            why = (err or out).decode(errors="replace").strip()[-1000:]
+            raise BackupError(f"{command} failed: {why}")
+        return out.decode(errors="replace")
 
     def container(self, project: str, service: str) -> str:
         """Id of the running container of a service; empty when none runs."""
@@ -374,26 +463,35 @@ class Docker:
         self.judge(what, running)
 
     def text(self, what: str, command: list[str]) -> str:
-        """What a command in a container says, stripped."""
-        with tempfile.TemporaryFile() as answer:
-            self.out_of(what, command, answer)
-            answer.seek(0)
-            return answer.read().decode().strip()
+        """Return what a command in a container says, stripped.
+
+        Raises:
+            BackupError: it failed, or said more than MOST_TEXT bytes.
+        """
+        return self.answer(what, command, b"")
 
     def answer(self, what: str, command: list[str], question: bytes) -> str:
         """Return what a command says to what it is told, stripped.
 
         Raises:
-            BackupError: it failed.
+            BackupError: it failed, or said more than MOST_TEXT bytes.
         """
-        with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as target:
-            source.write(question)
-            source.seek(0)
-            with _started(command, stdin=source, stdout=target) as running:
-                running.wait()
-            self.judge(what, running)
-            target.seek(0)
-            return target.read().decode().strip()
+        try:
+            code, out, err, cut = capture_bytes(
+                command, question, self.timeout + 30, most=MOST_TEXT
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise BackupError(f"{what}: {error}") from error
+        if cut:
+            raise BackupError(
+                f"{what}: it said more than {MOST_TEXT >> 20} MiB, which are not read, and was"
+                " ended. The service or the application in it is out of order, or hostile: look at"
+                " its log (docker compose logs)"
+            )
+        if code != 0:
+            said = err.decode(errors="replace").strip()[-1000:]
+            self.judge(what, subprocess.CompletedProcess(command, code), said)
+        return out.decode(errors="replace").strip()
 
     def version(self, service: str, container: str) -> str:
         """Version of the service that runs in a container, as it tells it."""
@@ -404,36 +502,45 @@ class Docker:
         command = self.inside(container, VERSIONS[service])
         return self.text(f"The version of {service} was not told", command).removeprefix("v=")
 
-    def judge(self, what: str, ended: Any) -> None:
-        """Fail when a command that ended did."""
+    def judge(self, what: str, ended: Any, said: str | None = None) -> None:
+        """Fail when a command that ended did; `said` is what it printed, else it knows that."""
         if ended.returncode != 0:
             late = f" within {self.timeout} s" if ended.returncode == 124 else ""
-            why = ended.said or f"exit code {ended.returncode}"
-            raise BackupError(f"{what}{late}: {why}")
+            why = (ended.said if said is None else said) or f"exit code {ended.returncode}"
+            raise BackupError(f"{what}{late}: {explained(why)}")
+
+
+def explained(said: str) -> str:
+    """Return what a service said, with the remedy where its words alone do not show one."""
+    if "not currently accepting connections" not in said:
+        return said
+    return (
+        f"{said}. Somebody with the rights of the application has closed the database (ALTER"
+        " DATABASE … ALLOW_CONNECTIONS false), for the superuser, too. Find out who. To open it, in"
+        f" the folder `current` of the stack on the server: {OPEN_DATABASE}"
+    )
 
 
 @contextmanager
 def _started(command: list[str], **streams: Any) -> Iterator[Any]:
     """A running command; its exit code and the end of its messages are known afterwards."""
-    with tempfile.TemporaryFile() as errors:
-        try:
-            running: Any = subprocess.Popen(command, stderr=errors, **streams)
-        except OSError as error:
-            raise BackupError(f"{command[0]}: {error}") from error
-        try:
-            yield running
-        except BaseException:
-            running.kill()
-            raise
-        finally:
-            for stream in (running.stdin, running.stdout):
-                if stream and not stream.closed:
-                    with suppress(BrokenPipeError):
-                        stream.close()
-            running.wait()
-            # What an application's function says has no end: only the last of it is read.
-            errors.seek(max(0, errors.seek(0, os.SEEK_END) - 4096))
-            running.said = errors.read().decode(errors="replace").strip()[-1000:]
+    try:
+        running: Any = subprocess.Popen(command, stderr=subprocess.PIPE, **streams)
+    except OSError as error:
+        raise BackupError(f"{command[0]}: {error}") from error
+    tail = Tail(running.stderr)
+    try:
+        yield running
+    except BaseException:
+        running.kill()
+        raise
+    finally:
+        for stream in (running.stdin, running.stdout):
+            if stream and not stream.closed:
+                with suppress(BrokenPipeError):
+                    stream.close()
+        running.wait()
+        running.said = tail.text().strip()[-1000:]
 
 
 # --- PostgreSQL ------------------------------------------------------------------------------
@@ -444,15 +551,26 @@ class _Session:
         self.running = running
 
     def ask(self, statement: str) -> list[str]:
-        """The answer's lines."""
+        """Return the answer's lines.
+
+        Raises:
+            BackupError: the answer has more than MOST_ROWS bytes.
+        """
         question = f"{statement};\n\\echo {END_OF_ANSWER}\n"
         try:
             self.running.stdin.write(question.encode())
             self.running.stdin.flush()
         except BrokenPipeError:
             return []
-        lines = []
-        for line in self.running.stdout:
+        lines, left = [], MOST_ROWS
+        while line := self.running.stdout.readline(left + 1):
+            left -= len(line)
+            if left < 0:
+                raise BackupError(
+                    f"PostgreSQL answered with more than {MOST_ROWS >> 20} MiB, which are not read:"
+                    f" {statement[:60]!a} … Something has made an extraordinary number of tables or"
+                    " rows there: look at the database, and drop them"
+                )
             text = line.decode(errors="replace").rstrip("\n")
             if text == END_OF_ANSWER:
                 return lines
@@ -561,32 +679,84 @@ def dump_postgres(
     """
     rows: dict[str, int] = {}
     head: list[str] = []
+    extensions: list[str] = []
     with postgres_session(docker, container, name) as session:
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot = "".join(session.ask("SELECT pg_export_snapshot()"))
         if snapshot:  # else the session has ended, and tells why when it is left
+            refuse_hidden(session.ask(HIDDEN))
+            extensions = [str(json.loads(line)) for line in session.ask(EXTENSIONS)]
             command = docker.inside(container, DUMP_POSTGRES, SNAPSHOT=snapshot, **_named(name))
             docker.out_of("PostgreSQL was not dumped", command, target)
             rows = _rows(session)
             head = _heads(docker, container, name, snapshot)
-    return {"rows": rows, "migration_head": head}
+    return {"rows": rows, "migration_head": head, "extensions": extensions}
 
 
-def restore_postgres(docker: Docker, container: str, source: IO[bytes], name: str = "") -> None:
+def refuse_hidden(lines: Iterable[str]) -> None:
+    """Raise BackupError for what :data:`HIDDEN` answers, if anything."""
+    found = [json.loads(line) for line in lines if line]
+    if found:
+        names = ", ".join(
+            f"{printable(name)} (of {printable(of)})" for _, name, of in found[:MOST_NAMES]
+        )
+        kind, name, of = (printable(word) for word in found[0])
+        raise BackupError(
+            "The application has added objects of its own to an extension, and pg_dump leaves out"
+            f" what belongs to one, so they would be lost: {names}. PostgreSQL was not dumped. Take"
+            f" them out of the extension (ALTER EXTENSION {of} DROP {kind} {name}), and run again"
+        )
+
+
+def restore_postgres(
+    docker: Docker,
+    container: str,
+    source: IO[bytes],
+    name: str = "",
+    extensions: Sequence[str] | None = None,
+    made_by: str = "",
+) -> None:
     """Replace the database by a dump, whole or not at all.
 
-    `name` is what PostgreSQL knows its session by.
+    Args:
+        docker: the Docker client.
+        container: the one of PostgreSQL.
+        source: the dump.
+        name: what PostgreSQL knows its session by.
+        extensions: those that the database had when it was dumped, besides which only those are
+            made that this one has or that PostgreSQL trusts; None for what the dump asks for.
+        made_by: version of PostgreSQL that made the dump; empty when it is unknown.
+
+    Raises:
+        BackupError: it failed, and the database is as it was.
     """
-    command = docker.inside(container, RESTORE_POSTGRES, **_named(name))
+    script = RESTORE_POSTGRES.replace("@helper@", f"crisper_restore_{os.urandom(8).hex()}")
+    listed = json.dumps(["*"] if extensions is None else list(extensions))
+    command = docker.inside(container, script, EXTENSIONS=listed, **_named(name))
     try:
         docker.into("PostgreSQL was not restored, and is as it was", command, source)
     except BackupError as error:
+        problem = f"{error}{_versions(docker, container, made_by)}"
         if not NEEDS_SUPERUSER.search(str(error)):
-            raise
+            raise BackupError(problem) from error
         raise BackupError(
-            f"{error}. The application's role restores, and the dump holds what only a superuser"
+            f"{problem}. The application's role restores, and the dump holds what only a superuser"
             " may make: docs/BACKUP.md says how to restore that by hand"
         ) from error
+
+
+def _versions(docker: Docker, container: str, made_by: str) -> str:
+    """Return what to say of a restore that failed when the versions differ; empty else."""
+    try:
+        ours = docker.version("postgres", container) if made_by else ""
+    except BackupError:
+        ours = ""
+    if not ours or ours == made_by:
+        return ""
+    return (
+        f" (PostgreSQL {printable(made_by)} made the dump, and {printable(ours)} restores it: set"
+        " image_refs.postgres to the version of the dump, or a newer one, and try again)"
+    )
 
 
 # --- MariaDB ---------------------------------------------------------------------------------
@@ -612,8 +782,14 @@ def restore_mariadb(docker: Docker, container: str, source: IO[bytes]) -> None:
 
 
 # --- Redis -----------------------------------------------------------------------------------
+def redis_script(command: str) -> str:
+    """Return a script for a shell in the container of Redis; `redis-cli` is its administrator's."""
+    return _REDIS + command
+
+
 def _redis(docker: Docker, container: str, command: str) -> str:
-    return docker.text("Redis did not answer", docker.inside(container, _REDIS + command))
+    script = redis_script(command)
+    return docker.text("Redis did not answer", docker.inside(container, script))
 
 
 def _redis_facts(docker: Docker, container: str, section: str) -> dict[str, str]:
@@ -714,12 +890,17 @@ class _WithinContainer(http.client.HTTPConnection):
             raise failed[0]
 
 
-def _read(response: http.client.HTTPResponse, most: int) -> bytes:
+def _read(response: http.client.HTTPResponse, most: int, deadline: float) -> bytes:
     """Return an answer, or its first bytes; asked for at once, all of `most` would be reserved."""
     pieces, left = [], most
-    while left > 0 and (piece := response.read(min(left, 1 << 20))):
+    # Not `read`, which waits for all of it: each byte could come just before the time-out.
+    while left > 0 and (piece := response.read1(min(left, 1 << 20))):
         pieces.append(piece)
         left -= len(piece)
+        if time.monotonic() > deadline:
+            raise TimeoutError("its answer came too slowly")
+    if left > 0 and response.length:
+        raise http.client.IncompleteRead(b"", response.length)
     return b"".join(pieces)
 
 
@@ -740,6 +921,7 @@ class Qdrant:
         if environment.get("QDRANT__SERVICE__API_KEY"):
             self.headers["api-key"] = environment["QDRANT__SERVICE__API_KEY"]
         self.timeout = docker.timeout
+        self.until = time.monotonic() + self.timeout  # for an export as a whole
 
     def connection(self) -> http.client.HTTPConnection:
         """Return a connection that is not made yet."""
@@ -765,7 +947,7 @@ class Qdrant:
             text = None if body is None else json.dumps(body)
             connection.request(method, path, text, self.headers)
             response = connection.getresponse()
-            raw = _read(response, most + 1)
+            raw = _read(response, most + 1, time.monotonic() + self.timeout)
         except (OSError, http.client.HTTPException) as error:
             raise BackupError(f"Qdrant did not answer {method} {path}: {error}") from error
         finally:
@@ -837,9 +1019,17 @@ def _pages(qdrant: Qdrant, name: str) -> Iterator[list[dict[str, Any]]]:
     """Return all points of a collection, page after page; of large points few at a time.
 
     Raises:
-        BackupError: a point alone is too large, and named.
+        BackupError: a point alone is too large, and named; or the pages have no end.
     """
     path = f"/collections/{quote(name, safe='')}/points/scroll"
+    ended = f"Qdrant hands out the collection {name!a} without an end, so it was not exported"
+    remedy = (
+        "Look at its log, and at the number of its points. A collection that really takes that"
+        " long needs a higher backup_timeout"
+    )
+    # An offset that comes again begins a circle: one is remembered, at distances that double
+    # (Brent), so that memory and time stay small however many pages there are.
+    remembered, steps, distance = None, 0, 1
     # Few at first: Qdrant, which serves meanwhile, has the whole answer in its memory too.
     ask: dict[str, Any] = {"limit": 1, "with_payload": True, "with_vector": True}
     while True:
@@ -864,6 +1054,13 @@ def _pages(qdrant: Qdrant, name: str) -> Iterator[list[dict[str, Any]]]:
         if page.get("next_page_offset") is None:
             return
         ask["offset"] = page["next_page_offset"]
+        if ask["offset"] == remembered:
+            raise BackupError(f"{ended}: after {remembered!a} it came to the same point. {remedy}")
+        if time.monotonic() > qdrant.until:
+            raise BackupError(f"{ended} within {qdrant.timeout} s (backup_timeout). {remedy}")
+        steps += 1
+        if steps == distance:
+            remembered, steps, distance = ask["offset"], 0, 2 * distance
         # Also after a large one: that is no reason to ask for each small one alone.
         if qdrant.received < MOST_PAGE // 4:
             ask["limit"] = min(2 * ask["limit"], PAGE)

@@ -15,7 +15,7 @@ from . import crisper_backup_data as data
 from .crisper_backup import BackupError, differences
 from .crisper_backup_archive import Expected
 from .crisper_backup_cipher import opened
-from .crisper_backup_set import Settings, services, told, without
+from .crisper_backup_set import Settings, extensions, services, told, without
 from .crisper_text import quoted_lines
 from .crisper_throwaway import service_folder, service_options, service_user
 
@@ -125,10 +125,12 @@ class Throwaway:
                 time.sleep(0.5)
 
 
-def _postgres(away: Throwaway, source: Any) -> dict[str, Any]:
+def _postgres(away: Throwaway, source: Any, part: dict[str, Any] | None = None) -> dict[str, Any]:
     container = away.start("postgres")
     away.ready("postgres", container)
-    data.restore_postgres(away.docker, container, source)
+    part = part or {}
+    asked = ("", extensions(part), str(part.get("version", "")))
+    data.restore_postgres(away.docker, container, source, *asked)
     return data.postgres_state(away.docker, container)
 
 
@@ -170,6 +172,8 @@ RESTORE = {
     "qdrant": _qdrant,
     "redis": _redis,
 }
+# Those that need to know more than the file.
+WITH_PART = {"postgres": _postgres, "uploads": _uploads}
 
 
 @contextmanager
@@ -207,8 +211,8 @@ def drill(
                 told(f"{service} was not restored"),
                 opened(path, manifest["encryption"], identity) as source,
             ):
-                if service == "uploads":
-                    report[service].update(_uploads(away, source, part))
+                if service in WITH_PART:
+                    report[service].update(WITH_PART[service](away, source, part))
                 else:
                     report[service].update(RESTORE[service](away, source))
             wanted = without(part, report[service].get("left_out", {}))

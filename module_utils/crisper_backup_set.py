@@ -46,6 +46,7 @@ from .crisper_backup_signature import (
     key_of,
     signed,
 )
+from .crisper_capture import capture_bytes
 from .crisper_files import make_folder
 from .crisper_restore_mark import BEGUN, RESTORED, Mark, parts_told, read_mark, refusal
 from .crisper_text import printable_lines
@@ -72,6 +73,8 @@ RESTORE = {
 SESSION = "crisper-restore"
 # Larger manifests than any set has are not read into memory.
 LARGEST_MANIFEST = 64 * 2**20
+# Bytes of the messages of a tool that copies.
+MOST_SAID = 16 << 20
 # Redis last: tasks wait in it for data that is there by then.
 RESTORE_ORDER = ("postgres", "mariadb", "qdrant", "uploads", "redis")
 
@@ -291,18 +294,18 @@ def copy_away(settings: Settings, name: str) -> list[str]:
     }[settings.remote_tool]
     failed = f"The set {name} was made, but not copied to {settings.remote_target}"
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=settings.timeout
-        )
+        # What the remote says is not this server's.
+        code, out, err, cut = capture_bytes(command, b"", settings.timeout, most=MOST_SAID)
     except FileNotFoundError as error:
         tool = settings.remote_tool
         raise BackupError(f"{failed}: {tool} is not installed: apt-get install {tool}") from error
     except subprocess.TimeoutExpired as error:
         raise BackupError(f"{failed} within {settings.timeout} s.") from error
-    if done.returncode != 0:
-        raise BackupError(
-            f"{failed}: {printable_lines((done.stderr or done.stdout).strip()[-1000:])}"
-        )
+    if cut:
+        raise BackupError(f"{failed}: it printed more than {MOST_SAID >> 20} MiB, and was ended")
+    if code != 0:
+        said = (err or out).decode(errors="replace").strip()[-1000:]
+        raise BackupError(f"{failed}: {printable_lines(said)}")
     return command
 
 
@@ -603,10 +606,17 @@ def _restore(
             left = data.restore_uploads(docker, container, source, expected, label(settings))
             return {"left_out": left}
         elif service == "postgres":
-            data.restore_postgres(docker, running[service], source, SESSION)
+            asked = (SESSION, extensions(part), str(part.get("version", "")))
+            data.restore_postgres(docker, running[service], source, *asked)
         else:
             RESTORE[service](docker, running[service], source)
     return {}
+
+
+def extensions(part: dict[str, Any]) -> list[str] | None:
+    """Return the extensions that a set lists; None of one that an older edition made."""
+    listed = part.get("extensions")
+    return [str(name) for name in listed if name != "*"] if isinstance(listed, list) else None
 
 
 def _restore_redis(docker: data.Docker, container: str, source: Any, mine: str) -> None:

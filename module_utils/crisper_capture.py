@@ -9,15 +9,46 @@ import contextlib
 import os
 import selectors
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 # Bytes of standard output that are read: no probe of this project prints a third of it.
 MOST = 32 * 1024 * 1024
 # Bytes of the end of standard error that are kept.
 TAIL = 64 * 1024
 READ = 1 << 16
+
+
+class Tail:
+    """The end of what a process prints, read by a thread so that the process never waits.
+
+    In a file it would fill the disk: a service may print as long as its command runs.
+    """
+
+    def __init__(self, stream: Any, most: int = TAIL) -> None:
+        """Begin to read a pipe; `most` bytes are kept."""
+        self._stream, self._most, self._kept = stream, most, bytearray()
+        self._thread = threading.Thread(target=self._read, name="crisper-tail", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while piece := os.read(self._stream.fileno(), READ):
+                self._kept += piece
+                del self._kept[: -self._most]
+
+    def text(self, patience: float = 5.0) -> str:
+        """Return it, once the process has ended.
+
+        What the process has started may still have the pipe: it is waited for `patience` seconds.
+        """
+        self._thread.join(patience)
+        if not self._thread.is_alive():
+            self._stream.close()
+        return bytes(self._kept).decode(errors="replace")
 
 
 @dataclass(frozen=True)

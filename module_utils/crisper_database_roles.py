@@ -22,7 +22,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .crisper_backup import BackupError
-from .crisper_backup_data import ASK_POSTGRES, FIND_SUPERUSER, RESTORE_CLEANUP, Docker
+from .crisper_backup_data import (
+    ASK_POSTGRES,
+    FIND_SUPERUSER,
+    LEFT_HELPERS,
+    RESTORE_CLEANUP,
+    Docker,
+)
 from .crisper_text import printable
 
 SUPERUSER = "postgres"
@@ -84,7 +90,7 @@ _OBJECTS = """
     UNION ALL SELECT 'pg_foreign_server'::regclass, oid, 'SERVER'
       FROM pg_foreign_server WHERE srvowner = 10
     UNION ALL SELECT 'pg_namespace'::regclass, oid, 'SCHEMA' FROM pg_namespace
-      WHERE nspowner = 10 AND nspname !~ '^pg_' AND nspname <> 'crisper_restore'
+      WHERE nspowner = 10 AND nspname !~ '^pg_' AND nspname !~ '^crisper_restore(_[0-9a-f]{16})?$'
     UNION ALL SELECT 'pg_largeobject'::regclass, oid, 'LARGE OBJECT'
       FROM pg_largeobject_metadata WHERE lomowner = 10
   ) owned
@@ -254,7 +260,8 @@ DELETE FROM pg_default_acl WHERE defaclrole = 10;
 """
 # Whoever is a member of these reads files and runs programs of the database server.
 _SERVER = "'pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'"
-STATE = """
+STATE = (
+    """
 WITH RECURSIVE member AS (
   SELECT oid AS role, rolname AS power, rolsuper OR rolname IN (@server@) AS strong FROM pg_authid
     WHERE rolname <> current_database()
@@ -311,11 +318,14 @@ SELECT json_build_object(
   'objects', (SELECT count(*) FROM (@objects@) objects),
   'default_privileges', (SELECT count(*) FROM pg_default_acl WHERE defaclrole = 10),
   'extensions', (SELECT json_agg(extname) FROM pg_extension),
-  'restore', to_regnamespace('crisper_restore') IS NOT NULL,
+  'restore', EXISTS (@helpers@),
   'databases', (SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database
     WHERE datdba = 10 AND datallowconn AND NOT datistemplate
     AND datname NOT IN ('postgres', current_database())))
-""".replace("@objects@", _OBJECTS).replace("@server@", _SERVER)
+""".replace("@objects@", _OBJECTS)
+    .replace("@server@", _SERVER)
+    .replace("@helpers@", LEFT_HELPERS)
+)
 BLOCKERS = (
     "SELECT format('session %s of %s (%s, transaction open for %s s)', pid, usename,"
     " coalesce(nullif(application_name, ''), 'without a name'),"

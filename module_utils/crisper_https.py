@@ -12,6 +12,8 @@ import ssl
 
 # Python 3.10 has it as ssl.VERIFY_X509_PARTIAL_CHAIN; the number is OpenSSL's.
 PARTIAL_CHAIN = 0x80000
+# Bytes of a body that are read: an application may answer without an end.
+MOST = 64 << 20
 
 
 def trusting(certificates: str) -> ssl.SSLContext:
@@ -79,10 +81,26 @@ def get(
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
-        answer.read()
+        _pass_over(answer)
         return answer.status, answer.getheader("Location") or ""
     finally:
         connection.close()
+
+
+def _pass_over(answer: http.client.HTTPResponse) -> None:
+    """Read the body to its end, or its first MOST bytes, and keep nothing of it.
+
+    Raises:
+        http.client.IncompleteRead: it was cut off.
+    """
+    left = MOST
+    while left > 0:
+        piece = answer.read(min(left, 1 << 16))
+        if not piece:
+            if answer.length:
+                raise http.client.IncompleteRead(b"", answer.length)
+            return
+        left -= len(piece)
 
 
 def reason(error: Exception) -> str:

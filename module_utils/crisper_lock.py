@@ -4,6 +4,10 @@
 deploys and backups for ever. So the files are for their owner alone, waiting has a deadline, the
 message names who holds the lock, and a lock that only strangers hold is replaced.
 
+Who locks a file, and who judges and replaces one, holds the folder's guard file for that moment:
+otherwise a run could replace the file that another run has just locked, and both would have "the"
+lock. No edition has ever left the guard open, so no stranger has a descriptor of it.
+
 Standard library only, Python 3.8: the backup timer and the hook of ACME clients run it on the
 server, beside ``crisper_text``.
 """
@@ -11,7 +15,9 @@ server, beside ``crisper_text``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import grp
 import os
 import pwd
 import stat
@@ -32,6 +38,10 @@ PATIENCE = 180.0
 # Seconds between two attempts, and until strangers are looked for.
 PAUSE = 0.1
 PRIVATE = 0o600
+# The guard of all lock files in a folder, and the seconds that it is waited for at least: who holds
+# it reads /proc at most.
+GUARD = ".lock-guard"
+GUARD_SECONDS = 5.0
 
 
 class LockedError(OSError):
@@ -45,6 +55,7 @@ class Holder:
     pid: int
     uid: int
     command: str
+    groups: frozenset[int] = frozenset()
 
     def __str__(self) -> str:
         """Return what an operator needs to find it."""
@@ -61,19 +72,34 @@ def open_private(path: Path) -> int:
     A folder whose group shares the stack (set-group-id) keeps it for that group.
 
     Raises:
-        OSError: it cannot be opened, or a symbolic link stands there.
+        OSError: it cannot be opened, or something else than a file stands there.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     handle = os.open(path, flags, PRIVATE)
     try:
-        wanted = mode_in(path.parent, PRIVATE)
         found = os.fstat(handle)
-        if stat.S_IMODE(found.st_mode) != wanted and found.st_uid == os.geteuid():
-            os.fchmod(handle, wanted)
+        if not stat.S_ISREG(found.st_mode):
+            why = "this is no regular file: remove it, and run again"
+            raise OSError(errno.EINVAL, why, str(path))
+        _belong(handle, path.parent, found)
     except BaseException:
         os.close(handle)
         raise
     return handle
+
+
+def _belong(handle: int, folder: Path, found: os.stat_result) -> None:
+    """Give a lock file its mode and, when root made it in somebody's folder, its owner."""
+    # Another name of the file may be any file of the server (a hard link): it stays as it is.
+    if found.st_uid != os.geteuid() or found.st_nlink != 1:
+        return
+    owner = folder.stat().st_uid
+    if found.st_size == 0 and os.geteuid() == 0 and owner != 0:
+        with contextlib.suppress(OSError):  # the owner is nobody in this user namespace
+            os.fchown(handle, owner, -1)
+    wanted = mode_in(folder, PRIVATE)
+    if stat.S_IMODE(found.st_mode) != wanted:
+        os.fchmod(handle, wanted)
 
 
 def mode_in(folder: Path, mode: int) -> int:
@@ -90,26 +116,65 @@ def take(path: Path, operation: int, seconds: float) -> TextIO:
     """
     deadline = time.monotonic() + seconds
     while True:
+        with _guarded(path.parent, deadline):
+            handle = _locked(path, operation)
+        if handle is not None:
+            return os.fdopen(handle, "a")
+        found = holders(path)
+        if _all_strangers(path, found):
+            if replace(path, deadline):
+                continue
+            found = holders(path)
+        if time.monotonic() >= deadline:
+            raise LockedError(held_by(path, found, seconds))
+        time.sleep(PAUSE)
+
+
+def _locked(path: Path, operation: int) -> int | None:
+    """Return a descriptor of the file at `path`, locked; None when somebody else holds it."""
+    while True:
         handle = open_private(path)
         try:
             fcntl.flock(handle, operation | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
+            return None
         except BaseException:
             os.close(handle)
             raise
-        else:
-            if _is_at(handle, path):
-                return os.fdopen(handle, "a")
-            os.close(handle)  # it was replaced meanwhile
-            continue
-        found = holders(path)
-        if found and _all_strangers(path, found):
-            replace(path)
-            continue
-        if time.monotonic() >= deadline:
-            raise LockedError(held_by(path, found, seconds))
-        time.sleep(PAUSE)
+        if _is_at(handle, path):
+            return handle
+        os.close(handle)  # a run of an older edition, which knows no guard, replaced it meanwhile
+
+
+@contextlib.contextmanager
+def _guarded(folder: Path, deadline: float) -> Iterator[None]:
+    """Let nobody else lock or replace a lock file of the folder meanwhile.
+
+    Raises:
+        LockedError: the guard was not to be had until `deadline` (of the monotonic clock), nor
+            within GUARD_SECONDS.
+    """
+    path, began = folder / GUARD, time.monotonic()
+    deadline = max(deadline, began + GUARD_SECONDS)
+    handle = open_private(path)
+    try:
+        found, owners = os.fstat(handle), (0, os.geteuid(), folder.stat().st_uid)
+        if found.st_uid not in owners and not folder.stat().st_mode & stat.S_ISGID:
+            why = f"it belongs to the user {found.st_uid}, to whom the stack does not: remove it"
+            raise OSError(errno.EPERM, why, str(path))
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    waited = round(time.monotonic() - began, 1)
+                    raise LockedError(held_by(path, holders(path), waited)) from None
+                time.sleep(PAUSE / 10)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -153,28 +218,63 @@ def holders(path: Path) -> list[Holder]:
     return found
 
 
-def replace(path: Path) -> None:
-    """Put a new file in the place of a lock file that strangers hold: theirs is nobody's then."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    os.close(open_private(draft))
-    draft.replace(path)
+def replace(path: Path, deadline: float) -> bool:
+    """Put a new file in the place of a lock file that only strangers hold; return whether it went.
+
+    It is judged anew under the guard: since the caller looked, another run may have replaced it or,
+    when the stranger gave it back, locked it.
+
+    Raises:
+        LockedError: the guard was not to be had.
+        OSError: the file cannot be replaced.
+    """
+    with _guarded(path.parent, deadline):
+        judged = open_private(path)
+        try:
+            found = holders(path)
+            if not _all_strangers(path, found) or not _is_at(judged, path):
+                return False
+            draft = path.with_name(f"{path.name}.new")
+            draft.unlink(missing_ok=True)
+            os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE))
+            os.close(open_private(draft))
+            draft.replace(path)
+        finally:
+            os.close(judged)
+    return True
 
 
 def _holder(process: Path) -> Holder:
-    lines = (process / "status").read_text().splitlines()
-    uid = next(int(line.split()[1]) for line in lines if line.startswith("Uid:"))
+    fields = dict(
+        line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line
+    )
+    uid = int(fields["Uid"].split()[0])
+    groups = frozenset(map(int, [fields["Gid"].split()[0], *fields["Groups"].split()]))
     command = (process / "cmdline").read_bytes()[:200].replace(b"\0", b" ").strip()
     name = command or (process / "comm").read_bytes().strip()
-    return Holder(int(process.name), uid, name.decode(errors="replace"))
+    return Holder(int(process.name), uid, name.decode(errors="replace"), groups)
 
 
 def _all_strangers(path: Path, found: list[Holder]) -> bool:
-    """Return whether none of the holders may act on the stack: its owner may, and root."""
+    """Return whether there are holders and none may act on the stack: its owner may, and root.
+
+    In a folder that a group shares (set-group-id) the members of that group may, too.
+    """
     folder = path.parent.stat()
-    if folder.st_mode & stat.S_ISGID:
-        return False  # a group shares it
-    return all(holder.uid not in (0, folder.st_uid, os.getuid()) for holder in found)
+    shared = {folder.st_gid} if folder.st_mode & stat.S_ISGID else set()
+    return bool(found) and not any(
+        holder.uid in (0, folder.st_uid, os.getuid()) or shared & (holder.groups | _groups(holder))
+        for holder in found
+    )
+
+
+def _groups(holder: Holder) -> set[int]:
+    """Return the groups of a holder's user: a session may be older than his membership."""
+    try:
+        user = pwd.getpwuid(holder.uid)
+    except KeyError:
+        return set()
+    return {user.pw_gid, *(each.gr_gid for each in grp.getgrall() if user.pw_name in each.gr_mem)}
 
 
 def _is_at(handle: int, path: Path) -> bool:

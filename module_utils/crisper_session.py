@@ -7,16 +7,14 @@ than once, and the first start passes while containers become healthy.
 from __future__ import annotations
 
 import json
-import os
 import selectors
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from ansible.module_utils.crisper_capture import MOST, TAIL
+from ansible.module_utils.crisper_capture import MOST, Tail
 from ansible.module_utils.crisper_ship import MARKER, ShipError, parse_line, program, trouble
 from ansible.module_utils.crisper_text import printable_lines
 
@@ -36,7 +34,6 @@ class Session:
             ShipError: when the command does not start.
         """
         self.shown = " ".join(command)
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the session)
         self.rest = b""
         self.number = 0  # of what was asked last
         source = program(modules, request).encode()
@@ -45,7 +42,7 @@ class Session:
                 [*command, "-c", BOOT],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self.errors,
+                stderr=subprocess.PIPE,
                 bufsize=0,
             )
         except OSError as error:
@@ -54,6 +51,7 @@ class Session:
         # Pipes were asked for: they are there.
         self.input: Any = self.process.stdin
         self.output: Any = self.process.stdout
+        self.errors = Tail(self.process.stderr)
         self._write(f"{len(source)}\n".encode() + source)
 
     def send(self, request: Mapping[str, Any]) -> None:
@@ -117,8 +115,6 @@ class Session:
 
     def _ended(self) -> ShipError:
         code = self.process.wait()
-        size = self.errors.seek(0, os.SEEK_END)
-        self.errors.seek(max(0, size - TAIL))
-        said = self.errors.read(TAIL).decode(errors="replace")
+        said = self.errors.text()
         problem, why = trouble(code, said)
         return ShipError(problem, f"`{self.shown}` ended: {why}", printable_lines(said[-2000:]))

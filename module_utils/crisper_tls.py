@@ -25,8 +25,10 @@ from pathlib import Path
 from typing import Any
 
 try:
+    from .crisper_capture import Captured, capture
     from .crisper_lock import LockedError, take
 except ImportError:  # in the folder of the hook, which is no package
+    from crisper_capture import Captured, capture
     from crisper_lock import LockedError, take
 
 FRONT = "front.pem"
@@ -35,6 +37,8 @@ MARK = "O=crisper self-signed"
 DAY = 86400.0
 # Exit code of the reload command when nginx refuses its configuration.
 REFUSED = 3
+# Seconds of one attempt to reload nginx.
+RELOAD_SECONDS = 120.0
 # Seconds between two looks at the lock of a deploy, and between two attempts to reload nginx.
 PAUSE = 5.0
 BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\n.+?\n-----END \1-----", re.DOTALL)
@@ -385,17 +389,20 @@ def deploying(lock: Path) -> bool:
         return False
 
 
-def reload_nginx(settings: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
+def reload_nginx(settings: Mapping[str, Any]) -> Captured:
     """Let nginx read its files again; repeat it for as long as nginx cannot be reached.
+
+    Of what the container prints a megabyte is read: it may be compromised.
 
     An ACME client calls its hook once for each renewal. An engine that restarts in that very
     moment must not cost the certificate.
     """
     deadline = time.monotonic() + settings["reload_timeout"]
     while True:
-        done = subprocess.run(
-            settings["reload"], cwd=settings["project"], capture_output=True, text=True, check=False
-        )
+        try:
+            done = capture(settings["reload"], "", RELOAD_SECONDS, settings["project"], 1 << 20)
+        except subprocess.TimeoutExpired:
+            done = Captured(124, "", f"no end within {RELOAD_SECONDS:g} s")
         if done.returncode in (0, REFUSED) or time.monotonic() >= deadline:
             return done
         time.sleep(PAUSE)

@@ -249,7 +249,7 @@ def test_the_module_plans_without_touching(run_module, stack):
 class FakeQdrant:
     """What an export asks of Qdrant, in memory; pages are short."""
 
-    received = 0
+    received, until, timeout = 0, float("inf"), 60
 
     def __init__(self, collections):
         self.collections = collections

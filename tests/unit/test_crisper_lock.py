@@ -22,6 +22,7 @@ from ansible.module_utils.crisper_lock import LockedError, holders, take
 
 OWNER = {"who": "ops", "controller": "laptop", "process": "1@2", "purpose": "deploy"}
 NOBODY = 65534
+MODULES = str(Path(crisper_lock.__file__).parent)
 # Holds a lock of that kind as that user, and lives until its input ends.
 HOLD = """
 import fcntl, os, sys
@@ -206,7 +207,8 @@ def test_a_lock_on_a_file_that_was_replaced_is_none(tmp_path: Path) -> None:
     first = take(path, fcntl.LOCK_EX, 0)
     waiting = threading.Thread(target=lambda: taken.append(take(path, fcntl.LOCK_EX, 20)))
     waiting.start()
-    crisper_lock.replace(path)
+    (tmp_path / "new").touch()
+    (tmp_path / "new").replace(path)  # as a run of an older edition does
     first.close()
     waiting.join()
     assert os.fstat(taken[0].fileno()).st_ino == path.stat().st_ino
@@ -245,3 +247,200 @@ def test_an_end_that_cannot_be_written_says_who_holds_the_lock(
     told = run_module(deploy_journal, run=run, state="ended")
     assert told["failed"]
     assert f"process {held.process.pid}" in told["msg"]
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let something happen once, right after a run has judged who holds a lock."""
+    real, events = crisper_lock._all_strangers, []
+
+    def judge(path: Path, found: list[Any]) -> bool:
+        verdict = real(path, found)
+        if events:
+            events.pop()()
+        return verdict
+
+    monkeypatch.setattr(crisper_lock, "_all_strangers", judge)
+    return events.append
+
+
+@needs_root
+def test_two_runs_that_judge_at_once_do_not_both_get_the_lock(
+    root: Path, hold: Any, judged: Any
+) -> None:
+    """Regression: the second replaced the file that the first had put there and locked."""
+    path, first = root / ".lock", []
+    hold(path, NOBODY)
+    judged(lambda: first.append(take(path, fcntl.LOCK_EX, 5)))
+    with pytest.raises(LockedError, match=f"process {os.getpid()} "):
+        take(path, fcntl.LOCK_EX, 0)
+    assert os.fstat(first[0].fileno()).st_ino == path.stat().st_ino
+    first[0].close()
+    take(path, fcntl.LOCK_EX, 5).close()
+
+
+@needs_root
+def test_a_lock_that_a_stranger_gives_back_meanwhile_is_not_replaced(
+    root: Path, hold: Any, judged: Any
+) -> None:
+    path, first = root / ".lock", []
+    held = hold(path, NOBODY)
+
+    def taken() -> None:
+        held.end()
+        first.append(take(path, fcntl.LOCK_EX, 5))
+
+    judged(taken)
+    with pytest.raises(LockedError, match=f"process {os.getpid()} "):
+        take(path, fcntl.LOCK_EX, 0)
+    assert os.fstat(first[0].fileno()).st_ino == path.stat().st_ino
+    first[0].close()
+
+
+@needs_root
+def test_nobody_locks_a_file_while_it_is_judged_and_replaced(
+    root: Path, hold: Any, judged: Any
+) -> None:
+    path, taken = root / ".lock", []
+    held = hold(path, NOBODY)
+    other = threading.Thread(target=lambda: taken.append(take(path, fcntl.LOCK_EX, 20)))
+
+    def second() -> None:
+        held.end()
+        other.start()
+        other.join(0.3)
+        assert not taken
+
+    judged(lambda: judged(second))  # the second judgement is the one under the guard
+    first = take(path, fcntl.LOCK_EX, 5)
+    assert not taken
+    first.close()
+    other.join()
+    assert os.fstat(taken[0].fileno()).st_ino == path.stat().st_ino
+    taken[0].close()
+
+
+# Enters the lock many times; whoever finds another one inside says so.
+ENTER = """
+import fcntl, os, sys, time
+from pathlib import Path
+from ansible.module_utils.crisper_lock import take
+path, inside, until = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+entered = 0
+while time.time() < until or not entered:
+    lock = take(path, fcntl.LOCK_EX, 30)
+    os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
+    os.unlink(inside)
+    entered += 1
+    lock.close()
+print(entered)
+"""
+# Takes the lock by its old descriptor whenever it can.
+DISTURB = """
+import fcntl, os, sys
+stream = open(sys.argv[1])
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+while True:
+    fcntl.flock(stream, fcntl.LOCK_EX)
+    print("held", flush=True)
+    fcntl.flock(stream, fcntl.LOCK_UN)
+"""
+
+
+@needs_root
+def test_one_at_a_time_whatever_strangers_do(root: Path, tmp_path: Path) -> None:
+    path, inside = root / ".lock", tmp_path / "inside"
+    program = f"import sys, ansible.module_utils as m; m.__path__.append({MODULES!r})\n{ENTER}"
+    words = [sys.executable, "-c", program, str(path), str(inside), str(time.time() + 2.5)]
+    disturb = [sys.executable, "-c", DISTURB, str(path)]
+    strangers = [subprocess.Popen(disturb, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for each in strangers:
+            assert each.stdout is not None
+            assert each.stdout.readline() == b"held\n"
+        runs = [
+            subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(4)
+        ]
+        told = [run.communicate(timeout=60) for run in runs]
+    finally:
+        for each in strangers:
+            each.kill()
+            each.communicate()
+    assert [run.returncode for run in runs] == [0] * 4, told
+    assert all(int(out) > 0 for out, _ in told)
+    assert not (root / ".lock.new").exists()
+
+
+def test_who_holds_the_guard_is_named(
+    root: Path, hold: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crisper_lock, "GUARD_SECONDS", 0.2)
+    take(root / ".lock", fcntl.LOCK_EX, 0).close()
+    guard = root / crisper_lock.GUARD
+    assert stat.S_IMODE(guard.stat().st_mode) == 0o600
+    held = hold(guard, 0)
+    with pytest.raises(LockedError, match=rf"lock-guard is held by process {held.process.pid} "):
+        take(root / ".lock", fcntl.LOCK_EX, 0)
+
+
+@needs_root
+@pytest.mark.parametrize("name", [".lock", crisper_lock.GUARD, ".lock.new"])
+def test_other_names_of_files_are_left_alone(
+    root: Path, tmp_path: Path, hold: Any, name: str
+) -> None:
+    """A hard link in the place of a lock file got the mode of a lock file, and its target, too."""
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    victim.chmod(0o644)
+    hold(root / ".lock", NOBODY)
+    (root / name).unlink(missing_ok=True)
+    os.link(victim, root / name)
+    take(root / ".lock", fcntl.LOCK_EX, 5).close()
+    assert victim.read_text() == "kept"
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("name", [".lock", crisper_lock.GUARD])
+def test_what_is_no_file_is_no_lock(root: Path, name: str) -> None:
+    (root / name).unlink(missing_ok=True)
+    os.mkfifo(root / name)
+    with pytest.raises(OSError, match="no regular file: remove it, and run again"):
+        take(root / ".lock", fcntl.LOCK_EX, 0)
+
+
+@needs_root
+def test_a_guard_of_a_stranger_is_refused(root: Path) -> None:
+    (root / crisper_lock.GUARD).touch()
+    os.chown(root / crisper_lock.GUARD, NOBODY, -1)
+    with pytest.raises(PermissionError, match="belongs to the user 65534"):
+        take(root / ".lock", fcntl.LOCK_EX, 0)
+
+
+@needs_root
+def test_a_group_that_shares_a_stack_is_waited_for_and_others_are_not(
+    root: Path, hold: Any
+) -> None:
+    root.chmod(0o2775)
+    hold(root / ".lock", NOBODY)
+    take(root / ".lock", fcntl.LOCK_EX, 5).close()
+    (root / ".lock").chmod(0o644)
+    os.chown(root, -1, NOBODY)
+    hold(root / ".lock", NOBODY)
+    with pytest.raises(LockedError, match="user nobody"):
+        take(root / ".lock", fcntl.LOCK_EX, 0)
+
+
+@needs_root
+def test_locks_that_root_makes_are_the_folders_owners(root: Path, hold: Any) -> None:
+    """Else the owner of the stack could not deploy any more once root's timer had run."""
+    for name in (".lock", ".busy"):
+        (root / name).unlink()
+    os.chown(root, 12345, 12345)
+    (root / ".lock").touch(0o644)
+    hold(root / ".lock", NOBODY)
+    for name in (".lock", ".busy"):
+        take(root / name, fcntl.LOCK_EX, 5).close()
+    names = (".lock", ".busy", crisper_lock.GUARD)
+    assert {(root / name).stat().st_uid for name in names} == {12345}
+    assert {stat.S_IMODE((root / name).stat().st_mode) for name in names} == {0o600}

@@ -440,7 +440,8 @@ def hook_settings(tmp_path, acme, reload):
 def quick(monkeypatch):
     """Pauses as moments at which something else happens: a list of functions, in their order."""
     events: list = []
-    monkeypatch.setattr(tls.time, "sleep", lambda _: events.pop(0)())
+    real = tls.time.sleep
+    monkeypatch.setattr(tls.time, "sleep", lambda s: events.pop(0)() if s == tls.PAUSE else real(s))
     return events
 
 
