@@ -433,7 +433,9 @@ def read_state(catalog: Catalog, application: str, objects: int) -> State:
     database = next(row for row in rows["pg_database"] if row["datname"] == application)
     public = [row["nspowner"] for row in rows["pg_namespace"] if row["nspname"] == "public"]
     powers = find_powers(rows)
-    strong = {role for role, words in powers.items() if words & {"SUPERUSER", *SERVER}}
+    by_itself = [roles[role] for role, words in powers.items() if "SUPERUSER" in words]
+    enough = {"SUPERUSER", *SERVER, *(f"member of {name}" for name in (*by_itself, *SERVER))}
+    strong = {role for role, words in powers.items() if words & enough}
     return State(
         application,
         superuser=superuser["rolname"],

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -375,10 +375,6 @@ class Catalog:
         """Return the names of types, given as ``23 25`` or ``{23,25}``."""
         found = re.findall(r"\d+", numbers or "")
         return ", ".join("NONE" if n == "0" else self.names["pg_type"].get(n, "?") for n in found)
-
-    def procs(self) -> Iterator[dict[str, Any]]:
-        """Yield the functions that initdb has not made."""
-        yield from self.rows["others_proc"]
 
     def extensions(self) -> list[tuple[str, str, str]]:
         """Return name, version and schema of each extension."""

@@ -64,14 +64,12 @@ SUPERUSERS_ONLY = {
     "pg_ts_template": "TEXT SEARCH TEMPLATE",
     "pg_foreign_data_wrapper": "FOREIGN DATA WRAPPER",
 }
-_SCHEMA_KINDS = {
-    "pg_proc": "ROUTINE",
-    "pg_type": "TYPE",
-    "pg_operator": "OPERATOR",
-    "pg_opclass": "OPERATOR CLASS",
-    "pg_conversion": "CONVERSION",
-    "pg_class": "relation",
-}
+_IN_SCHEMAS = (
+    *("others_proc", "pg_type", "pg_operator", "pg_opclass", "pg_conversion", "pg_class"),
+    *("pg_ts_parser", "pg_ts_template"),
+)
+# Of what is read in two parts.
+CATALOG_OF = {"others_proc": "pg_proc", "proc_body": "pg_proc"}
 ACL_COLUMNS = {
     "pg_proc": "proacl",
     "pg_type": "typacl",
@@ -144,7 +142,7 @@ def _value(catalog: Catalog, name: str, target: str, value: str | None) -> Any:
 def label(catalog: Catalog, table: str, row: Mapping[str, Any]) -> str:
     """Return how people call an object."""
     names = catalog.names
-    kind = {"others_proc": "pg_proc", "proc_body": "pg_proc"}.get(table, table)
+    kind = CATALOG_OF.get(table, table)
     if kind == "pg_proc":
         return f"function {names['pg_proc'].get(row['oid'], '?')}"
     if kind == "pg_operator":
@@ -179,7 +177,7 @@ def part(catalog: Catalog, table: str, row: Mapping[str, Any]) -> str:
     if table == "pg_aggregate":
         # It has no number of its own; a function in another schema is told with that.
         return "builtin" if "." not in row["aggfnoid"].removeprefix("pg_catalog.") else ""
-    kind = {"others_proc": "pg_proc", "proc_body": "pg_proc"}.get(table, table)
+    kind = CATALOG_OF.get(table, table)
     if kind in _SCOPE:
         return "builtin" if builtin(row[_SCOPE[kind]]) else ""
     if extension := catalog.members.get((kind, row["oid"])):
@@ -273,90 +271,134 @@ def of_superusers(catalog: Catalog, transferred: bool) -> list[str]:
     Args:
         transferred: whether the move will give the superuser's objects to the application.
     """
-    found, rows = [], catalog.rows
-    where = f"in the database {printable(catalog.database)}"
+    definers = _definers(catalog, transferred)
+    return [*not_restorable(catalog), *definers, *_in_system_schemas(catalog)]
 
-    def of_extension(table: str, row: Mapping[str, Any]) -> bool:
-        return (table, row["oid"]) in catalog.members
 
-    for row in rows["pg_event_trigger"]:
-        if not of_extension("pg_event_trigger", row):
-            name = printable(identifier(row["evtname"]))
-            found.append(
-                f"the event trigger {printable(row['evtname'])} {where} runs a function whenever"
-                f" a superuser {'logs in' if row['evtevent'] == 'login' else 'changes a schema'}."
-                f" If it is not yours: DROP EVENT TRIGGER {name}"
-            )
-    languages = {row["oid"]: row for row in rows["pg_language"]}
-    for row in catalog.procs():
-        if of_extension("pg_proc", row) or row["oid"] in catalog.internal:
-            continue
-        name = printable(catalog.names["pg_proc"][row["oid"]])
-        remedy = f"If it is not yours: DROP ROUTINE {name}"
-        language = languages.get(row["prolang"], {})
-        trusted = language.get("lanpltrusted") == "t" and language["lanname"] not in NEVER_TRUSTED
-        if not trusted and row["prokind"] != "a":  # an aggregate is what its functions are
-            found.append(
-                f"the function {name} {where} is in a language that is not trusted: it reads files"
-                f" and runs programs of the database server. {remedy}"
-            )
-        moves = transferred and row["proowner"] == str(SUPERUSER_OID)
-        if row["prosecdef"] == "t" and row["proowner"] in catalog.superusers and not moves:
-            found.append(
-                f"the function {name} {where} runs with the rights of the superuser who owns it"
-                f" (SECURITY DEFINER), whoever calls it. {remedy}"
-            )
-    for row in rows["pg_cast"]:
-        own = [
-            end for end in ("castsource", "casttarget")
-            if not builtin(row[end]) and ("pg_type", row[end]) not in catalog.members
-        ]  # fmt: skip
-        if not builtin(row["oid"]) and not of_extension("pg_cast", row) and not own:
-            told = label(catalog, "pg_cast", row)
-            found.append(
-                f"the {printable(told)} {where} is between types of PostgreSQL, and its function"
-                f" runs wherever one becomes the other. If it is not yours: DROP"
-                f" {printable(told.upper()[:4] + told[4:])}"
-            )
+def not_restorable(catalog: Catalog) -> list[str]:
+    """Return what a dump has and the application's role may not make, a sentence each."""
+    found = [
+        *(_event_triggers(catalog), _untrusted(catalog), _casts(catalog)),
+        *(_code_of_others(catalog), _without_password(catalog)),
+    ]
+    return [sentence for sentences in found for sentence in sentences]
+
+
+def _where(catalog: Catalog) -> str:
+    return f"in the database {printable(catalog.database)}"
+
+
+def _own(catalog: Catalog, table: str) -> list[dict[str, Any]]:
+    """Return the rows that are neither initdb's nor an extension's."""
+    return [
+        row
+        for row in catalog.rows[table]
+        if not builtin(row["oid"])
+        and (CATALOG_OF.get(table, table), row["oid"]) not in catalog.members
+    ]
+
+
+def _event_triggers(catalog: Catalog) -> list[str]:
+    return [
+        f"the event trigger {printable(row['evtname'])} {_where(catalog)} runs a function whenever"
+        f" a superuser {'logs in' if row['evtevent'] == 'login' else 'changes a schema'}. If it is"
+        f" not yours: DROP EVENT TRIGGER {printable(identifier(row['evtname']))}"
+        for row in _own(catalog, "pg_event_trigger")
+    ]
+
+
+def _untrusted(catalog: Catalog) -> list[str]:
+    trusted = {
+        row["oid"]
+        for row in catalog.rows["pg_language"]
+        if row["lanpltrusted"] == "t" and row["lanname"] not in NEVER_TRUSTED
+    }
+    return [
+        f"the function {name} {_where(catalog)} is in a language that is not trusted: it reads"
+        " files and runs programs of the database server. If it is not yours: DROP ROUTINE"
+        f" {name}"
+        for row in _own(catalog, "others_proc")
+        # An aggregate is what its functions are; those of a range type come with the type.
+        if row["prolang"] not in trusted
+        and row["prokind"] != "a"
+        and row["oid"] not in catalog.internal
+        for name in [printable(catalog.names["pg_proc"][row["oid"]])]
+    ]
+
+
+def _definers(catalog: Catalog, transferred: bool) -> list[str]:
+    return [
+        f"the function {name} {_where(catalog)} runs with the rights of the superuser who owns it"
+        f" (SECURITY DEFINER), whoever calls it. If it is not yours: DROP ROUTINE {name}"
+        for row in _own(catalog, "others_proc")
+        if row["prosecdef"] == "t"
+        and row["proowner"] in catalog.superusers
+        and not (transferred and row["proowner"] == str(SUPERUSER_OID))
+        for name in [printable(catalog.names["pg_proc"][row["oid"]])]
+    ]
+
+
+def _casts(catalog: Catalog) -> list[str]:
+    def own(number: str) -> bool:
+        return not builtin(number) and ("pg_type", number) not in catalog.members
+
+    return [
+        f"the cast {pair} {_where(catalog)} is between types of PostgreSQL, and its function runs"
+        f" wherever one becomes the other. If it is not yours: DROP CAST {pair}"
+        for row in _own(catalog, "pg_cast")
+        if not own(row["castsource"]) and not own(row["casttarget"])
+        for pair in [printable(label(catalog, "pg_cast", row).removeprefix("cast "))]
+    ]
+
+
+def _code_of_others(catalog: Catalog) -> list[str]:
+    found = []
     for table, word in SUPERUSERS_ONLY.items():
-        for row in rows[table]:
-            if not builtin(row["oid"]) and not of_extension(table, row):
-                told = label(catalog, table, row)
-                name = told[len(KINDS[table][0]) + 1 :]
-                found.append(
-                    f"the {printable(told)} {where} runs code of its maker. If it is not yours:"
-                    f" DROP {word} {printable(name)}"
-                )
-    for row in rows["pg_transform"]:
-        if not builtin(row["oid"]) and not of_extension("pg_transform", row):
-            told = printable(label(catalog, "pg_transform", row))
-            found.append(f"the {told} {where} runs code of its maker. If it is not yours: DROP it")
-    for table, word in _SCHEMA_KINDS.items():
-        _word, name, schema = KINDS[table]
-        for row in [*rows[table], *(rows["others_proc"] if table == "pg_proc" else [])]:
+        for row in _own(catalog, table):
+            name = label(catalog, table, row).removeprefix(f"{KINDS[table][0]} ")
+            found.append(
+                f"the {KINDS[table][0]} {printable(name)} {_where(catalog)} runs code of its maker."
+                f" If it is not yours: DROP {word} {printable(name)}"
+            )
+    for row in _own(catalog, "pg_transform"):
+        told = printable(label(catalog, "pg_transform", row))
+        found.append(
+            f"the {told} {_where(catalog)} runs code of its maker. If it is not yours: DROP {told}"
+        )
+    return found
+
+
+def _in_system_schemas(catalog: Catalog) -> list[str]:
+    found = []
+    for table in _IN_SCHEMAS:
+        kind = CATALOG_OF.get(table, table)
+        for row in _own(catalog, table):
             if (
-                builtin(row["oid"])
-                or of_extension(table, row)
-                or catalog.names["pg_namespace"].get(row[schema]) not in SYSTEM
-                or (table == "pg_class" and row["relkind"] in "ti")
-                or (table == "pg_type" and (row["typrelid"] != "0" or row["typelem"] != "0"))
+                catalog.names["pg_namespace"].get(row[KINDS[kind][2]]) not in SYSTEM
+                or (kind == "pg_class" and row["relkind"] in "ti")
+                or (kind == "pg_type" and (row["typrelid"] != "0" or row["typelem"] != "0"))
             ):
                 continue
-            told = label(catalog, table, row)
             found.append(
-                f"the {printable(told)} {where} is in a schema of PostgreSQL's own, where everybody"
-                f" finds it first. If it is not yours, a superuser has to drop it ({word})"
+                f"the {printable(label(catalog, table, row))} {_where(catalog)} is in a schema of"
+                " PostgreSQL's own, where everybody finds it first. If it is not yours, drop it as"
+                " superuser"
             )
-    for row in rows["pg_user_mapping"]:
+    return found
+
+
+def _without_password(catalog: Catalog) -> list[str]:
+    found = []
+    for row in catalog.rows["pg_user_mapping"]:
         options = [each.lower() for each in parse_array(row["umoptions"])]
         if any(re.match(r"password_required=(f|n|of|0)", each) for each in options):
             server = catalog.names["pg_foreign_server"].get(row["umserver"], "?")
-            role = catalog.roles.get(row["umuser"], "PUBLIC")
+            name = catalog.roles.get(row["umuser"])
+            role = printable(identifier(name) if name else "PUBLIC")
             found.append(
-                f"{printable(role)} {where} reaches the server {printable(server)} without a"
+                f"{role} {_where(catalog)} reaches the server {printable(server)} without a"
                 " password (password_required=false), also as superuser. If it is not yours: DROP"
-                f" USER MAPPING FOR {printable(identifier(role) if role != 'PUBLIC' else role)}"
-                f" SERVER {printable(identifier(server))}"
+                f" USER MAPPING FOR {role} SERVER {printable(identifier(server))}"
             )
     return found
 
