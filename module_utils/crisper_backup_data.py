@@ -86,10 +86,13 @@ DUMP_POSTGRES = FIND_SUPERUSER + (
 # function) does not run as superuser, and all that is made belongs to it. Extensions alone are the
 # superuser's, by a function that makes one, opens the tables of it that a dump fills, and can
 # nothing else.
+# Values of one type are compared, and no function that takes any type is called: a better match
+# that somebody has planted in pg_catalog would run.
 RESTORE_PREPARATION = """
-SELECT format('CREATE ROLE %I LOGIN', :'application')
-  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'application') \\gexec
-SELECT format('ALTER DATABASE %I OWNER TO %I', current_database(), :'application')
+SELECT 'CREATE ROLE ' || quote_ident(:'application') || ' LOGIN'
+  WHERE NOT EXISTS (SELECT FROM pg_authid WHERE rolname = :'application') \\gexec
+SELECT 'ALTER DATABASE ' || quote_ident(datname::text) || ' OWNER TO '
+  || quote_ident(:'application')
   FROM pg_database WHERE datname = current_database()
   AND pg_get_userbyid(datdba) <> :'application' \\gexec
 DROP SCHEMA IF EXISTS crisper_restore CASCADE;
@@ -100,13 +103,18 @@ CREATE FUNCTION crisper_restore.extension(statement text) RETURNS void
 DECLARE
   words text[] := regexp_match(statement, '^CREATE EXTENSION IF NOT EXISTS ("[^"]+"|[a-z0-9_]+)'
     ' WITH SCHEMA ("[^"]+"|[a-z0-9_]+);$');
+  tables oid[];
   relation oid;
 BEGIN
   IF words IS NULL THEN RAISE EXCEPTION 'no extension: %', statement; END IF;
-  EXECUTE format('CREATE EXTENSION IF NOT EXISTS %s WITH SCHEMA %s', words[1], words[2]);
-  FOR relation IN SELECT unnest(extconfig) FROM pg_extension WHERE quote_ident(extname) = words[1]
+  EXECUTE 'CREATE EXTENSION IF NOT EXISTS ' || words[1] || ' WITH SCHEMA ' || words[2];
+  FOR tables IN SELECT extconfig FROM pg_extension
+    WHERE quote_ident(extname::text) = words[1] AND extconfig IS NOT NULL
   LOOP
-    EXECUTE format('GRANT ALL ON %s TO %I', relation::regclass, session_user);
+    FOREACH relation IN ARRAY tables LOOP
+      EXECUTE 'GRANT ALL ON ' || textin(regclassout(relation::regclass)) || ' TO '
+        || quote_ident(session_user::text);
+    END LOOP;
   END LOOP;
 END $crisper$;
 REVOKE ALL ON FUNCTION crisper_restore.extension FROM PUBLIC;
@@ -114,9 +122,21 @@ GRANT USAGE ON SCHEMA crisper_restore TO :"application";
 GRANT EXECUTE ON FUNCTION crisper_restore.extension TO :"application";
 """
 RESTORE_CLEANUP = """
-SELECT format('REVOKE ALL ON %s FROM %I', relation::regclass, pg_get_userbyid(datdba))
-  FROM pg_extension, unnest(extconfig) AS relation, pg_database
-  WHERE datname = current_database() AND datdba <> 10 \\gexec
+DO $crisper$
+DECLARE
+  owner text := (SELECT pg_get_userbyid(datdba)::text FROM pg_database
+    WHERE datname = current_database() AND datdba <> '10');
+  tables oid[];
+  relation oid;
+BEGIN
+  IF owner IS NULL THEN RETURN; END IF;
+  FOR tables IN SELECT extconfig FROM pg_extension WHERE extconfig IS NOT NULL LOOP
+    FOREACH relation IN ARRAY tables LOOP
+      EXECUTE 'REVOKE ALL ON ' || textin(regclassout(relation::regclass)) || ' FROM '
+        || quote_ident(owner);
+    END LOOP;
+  END LOOP;
+END $crisper$;
 DROP SCHEMA IF EXISTS crisper_restore CASCADE;
 """
 # `--clean` drops what the dump has; what a later migration added would stay in the way, so all

@@ -154,42 +154,52 @@ END $crisper$;
 CARRY = """
 DO $crisper$
 DECLARE
-  target text := current_setting('crisper.target');
+  target text := quote_ident(current_setting('crisper.target'));
   scope text;
   things text;
+  grantee text;
+  role oid;
+  roles oid[];
   each record;
   rule record;
 BEGIN
-  FOR each IN SELECT a.oid, a.defaclobjtype, a.defaclacl, n.nspname FROM pg_default_acl a
-      LEFT JOIN pg_namespace n ON n.oid = a.defaclnamespace WHERE a.defaclrole = 10 LOOP
-    scope := format('ALTER DEFAULT PRIVILEGES FOR ROLE %I%s', target,
-      CASE WHEN each.nspname IS NULL THEN '' ELSE format(' IN SCHEMA %I', each.nspname) END);
+  FOR each IN SELECT a.defaclobjtype, a.defaclacl, n.nspname::text AS schema FROM pg_default_acl a
+      LEFT JOIN pg_namespace n ON n.oid = a.defaclnamespace WHERE a.defaclrole = '10' LOOP
+    scope := 'ALTER DEFAULT PRIVILEGES FOR ROLE ' || target
+      || CASE WHEN each.schema IS NULL THEN '' ELSE ' IN SCHEMA ' || quote_ident(each.schema) END;
     things := CASE each.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES'
       WHEN 'f' THEN 'ROUTINES' WHEN 'T' THEN 'TYPES' WHEN 'n' THEN 'SCHEMAS'
       ELSE 'LARGE OBJECTS' END;
-    IF each.nspname IS NULL THEN
-      EXECUTE format('%s REVOKE ALL ON %s FROM PUBLIC', scope, things);
+    IF each.schema IS NULL THEN
+      EXECUTE scope || ' REVOKE ALL ON ' || things || ' FROM PUBLIC';
     END IF;
-    FOR rule IN SELECT grantee, privilege_type, is_grantable FROM aclexplode(each.defaclacl)
-        WHERE grantee <> 10 LOOP
-      EXECUTE format('%s GRANT %s ON %s TO %s%s', scope, rule.privilege_type, things,
-        CASE rule.grantee WHEN 0 THEN 'PUBLIC'
-          ELSE quote_ident(pg_get_userbyid(rule.grantee)) END,
-        CASE WHEN rule.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
+    FOR rule IN SELECT a.grantee, a.privilege_type, a.is_grantable
+        FROM aclexplode(each.defaclacl) a WHERE a.grantee <> '10' LOOP
+      grantee := CASE rule.grantee WHEN '0' THEN 'PUBLIC'
+        ELSE quote_ident(pg_get_userbyid(rule.grantee)::text) END;
+      EXECUTE scope || ' GRANT ' || rule.privilege_type || ' ON ' || things || ' TO ' || grantee
+        || CASE WHEN rule.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END;
     END LOOP;
   END LOOP;
-  FOR each IN SELECT srvname, umoptions FROM pg_user_mapping m
-      JOIN pg_foreign_server s ON s.oid = m.umserver WHERE m.umuser = 10 LOOP
-    EXECUTE format('CREATE USER MAPPING IF NOT EXISTS FOR %I SERVER %I%s', target, each.srvname,
-      (SELECT ' OPTIONS (' || string_agg(format('%I %L', option_name, option_value), ', ') || ')'
-        FROM pg_options_to_table(each.umoptions)));
+  FOR each IN SELECT srvname::text AS server, umoptions FROM pg_user_mapping m
+      JOIN pg_foreign_server s ON s.oid = m.umserver WHERE m.umuser = '10' LOOP
+    EXECUTE 'CREATE USER MAPPING IF NOT EXISTS FOR ' || target || ' SERVER '
+      || quote_ident(each.server) || coalesce((SELECT ' OPTIONS (' || string_agg(
+        quote_ident(option_name) || ' ' || quote_nullable(option_value), ', '::text) || ')'
+        FROM pg_options_to_table(each.umoptions)), '');
   END LOOP;
-  FOR each IN SELECT polname, polrelid::regclass AS relation,
-      array_remove(polroles, 10::oid) AS roles FROM pg_policy
-      WHERE 10 = ANY (polroles) LOOP
-    EXECUTE format('ALTER POLICY %I ON %s TO %s', each.polname, each.relation, array_to_string(
-      array(SELECT quote_ident(pg_get_userbyid(role)) FROM unnest(each.roles) AS role)
-      || quote_ident(target), ', '));
+  FOR each IN SELECT polname::text AS policy, polroles,
+      textin(regclassout(polrelid::regclass)) AS relation FROM pg_policy
+      WHERE '10' = ANY (polroles) LOOP
+    things := target;
+    roles := each.polroles;
+    FOREACH role IN ARRAY roles LOOP
+      IF role <> '10' THEN
+        things := things || ', ' || quote_ident(pg_get_userbyid(role)::text);
+      END IF;
+    END LOOP;
+    EXECUTE 'ALTER POLICY ' || quote_ident(each.policy) || ' ON ' || each.relation || ' TO '
+      || things;
   END LOOP;
 END $crisper$;
 """
@@ -260,12 +270,12 @@ COMMIT;
 FLIP = "BEGIN;\n" + _TRANSFER_REST + CARRY + _EXCHANGE
 # The privileges that CARRY has copied.
 DROP_CARRIED = """
-DELETE FROM pg_depend WHERE classid = 'pg_default_acl'::regclass
-  AND objid IN (SELECT oid FROM pg_default_acl WHERE defaclrole = 10);
-DELETE FROM pg_shdepend WHERE classid = 'pg_default_acl'::regclass
+DELETE FROM pg_depend WHERE classid = '826'
+  AND objid IN (SELECT oid FROM pg_default_acl WHERE defaclrole = '10');
+DELETE FROM pg_shdepend WHERE classid = '826'
   AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND objid IN (SELECT oid FROM pg_default_acl WHERE defaclrole = 10);
-DELETE FROM pg_default_acl WHERE defaclrole = 10;
+  AND objid IN (SELECT oid FROM pg_default_acl WHERE defaclrole = '10');
+DELETE FROM pg_default_acl WHERE defaclrole = '10';
 """
 # Whoever is a member of these reads files and runs programs of the database server.
 SERVER = ("pg_execute_server_program", "pg_read_server_files", "pg_write_server_files")

@@ -66,7 +66,6 @@ SUPERUSERS_ONLY = {
 }
 _IN_SCHEMAS = (
     *("others_proc", "pg_type", "pg_operator", "pg_opclass", "pg_conversion", "pg_class"),
-    *("pg_ts_parser", "pg_ts_template"),
 )
 # Of what is read in two parts.
 CATALOG_OF = {"others_proc": "pg_proc", "proc_body": "pg_proc"}
