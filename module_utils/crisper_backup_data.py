@@ -77,9 +77,11 @@ FIND_SUPERUSER = (
     )
 )
 # The superuser's, as tables may be other roles' or closed to their owner (FORCE ROW LEVEL
-# SECURITY): pg_dump itself reads tables by COPY, and neither views nor foreign tables.
+# SECURITY): pg_dump itself reads tables by COPY, and neither views nor foreign tables. Rights on
+# what initdb makes are the cluster's: the application's role cannot give them in a restore.
 DUMP_POSTGRES = FIND_SUPERUSER + (
     ' exec pg_dump --username "$superuser" --format custom --exclude-schema crisper_restore'
+    " --exclude-schema pg_catalog --exclude-schema information_schema"
     ' ${SNAPSHOT:+--snapshot "$SNAPSHOT"} "$POSTGRES_DB"'
 )
 # A restore is the application's: what it may have planted in its dump (a check constraint runs a
