@@ -99,7 +99,8 @@ dangers:
       that run as superuser or in languages that are not trusted, in every database; settings that
       run programs or load libraries, and who may change them; whatever is other than in a new
       cluster of the same image, which is made in a container that is thrown away (built-in
-      objects, members of extensions, lines of C(pg_hba.conf)). Nothing of it is removed.
+      objects, members of extensions, lines of C(pg_hba.conf)). Of MariaDB accounts with rights over
+      the server, what runs with their rights, and loaded libraries. Nothing of it is removed.
   returned: always
   type: list
   elements: str
@@ -118,7 +119,11 @@ from ansible.module_utils.crisper_database_roles import (
     plan,
 )
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
-from ansible.module_utils.crisper_mariadb_accounts import find_excess, remove_excess
+from ansible.module_utils.crisper_mariadb_accounts import (
+    find_excess,
+    find_planted,
+    remove_excess,
+)
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "project": {"type": "str", "required": True},
@@ -172,8 +177,9 @@ def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
     excess = find_excess(docker, other, params["application"]) if other else []
     told = [f"MariaDB: {statement}" for statement in excess]
     root = Path(params["release"]).parent.parent
+    planted = find_planted(docker, other, params["application"]) if other else []
     if check:
-        result["dangers"] = roles.find_dangers(state, None, params["project"])
+        result["dangers"] = [*roles.find_dangers(state, None, params["project"]), *planted]
         return {**result, "changed": bool(wanted or told), "done": [*wanted, *told]}
     if excess:
         note(params, "database_roles", mariadb=excess)
@@ -183,7 +189,7 @@ def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
         own = password(Path(params["release"]) / APPLICATION_FILE)
         result |= roles.apply(secret, own, params["extensions"])
         state = roles.state()
-    result["dangers"] = roles.find_dangers(state, root, params["project"])
+    result["dangers"] = [*roles.find_dangers(state, root, params["project"]), *planted]
     result["done"] += told
     return {**result, "changed": bool(result["done"])}
 
