@@ -56,7 +56,7 @@ REPLACE = (
     + COPY
     + "; rm /to/upgrade-in-progress; sync"
 )
-# First minor versions whose psql runs no command (`\\!`) that a dump brings (CVE-2025-8714).
+# First minor versions whose psql runs no command (`\!`) that a dump brings (CVE-2025-8714).
 RESTRICTED = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 Note = Callable[[str], None]
 

@@ -46,3 +46,17 @@ def test_a_new_cluster_is_made_although_nothing_else_has_changed(deployed: Site)
 
     assert (host.serving, host.current, host.staged) == (before, before, "")
     assert host.lock == {}
+
+
+def test_a_new_cluster_that_cannot_be_made_is_not_tried_again_by_the_rollback(
+    deployed: Site,
+) -> None:
+    host = deployed.one
+    before = host.current
+    deployed.script({"point": "database_upgrade:upgraded", "do": "fail", "answer": {"msg": "full"}})
+
+    told = deployed.deploy(playbook="playbooks/upgrade.yml", database_rebuild="true")
+
+    told.failed("full", f"What serves: release {before}")
+    assert (host.serving, host.current, host.lock) == (before, before, {})
+    assert host.points.count("database_upgrade:upgraded") == 1

@@ -11,6 +11,7 @@ def answer(module: Any) -> dict[str, Any]:
     """Return what the module would."""
     versions = {"from": "17", "to": "17"}
     if module.params["state"] == "upgraded":
+        module.point("upgraded")
         made = {"kept": "v", "dump": "d", "rows": {"public.items": 3}, "settings": []}
         return {"changed": True, **versions, **made}
     wanted = module.params["upgrade"] and module.params["rebuild"]
