@@ -95,9 +95,12 @@ postponed:
 dangers:
   description:
     - What would give an attacker in the application a superuser's rights, a sentence each with its
-      remedy - other roles with powers, event triggers, functions in languages that are not trusted,
-      settings of the database that change a superuser's sessions, programs and libraries that
-      C(ALTER SYSTEM) has set. Nothing of it is removed.
+      remedy - other roles with powers; event triggers, casts between types of PostgreSQL, functions
+      that run as superuser or in languages that are not trusted, in every database; settings that
+      run programs or load libraries, and who may change them; whatever is other than in a new
+      cluster of the same image, which is made in a container that is thrown away (built-in
+      objects, members of extensions, lines of C(pg_hba.conf)). Of MariaDB accounts with rights over
+      the server, what runs with their rights, and loaded libraries. Nothing of it is removed.
   returned: always
   type: list
   elements: str
@@ -113,11 +116,14 @@ from ansible.module_utils.crisper_backup_data import Docker
 from ansible.module_utils.crisper_database_roles import (
     EXTENSION,
     Roles,
-    find_dangers,
     plan,
 )
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
-from ansible.module_utils.crisper_mariadb_accounts import find_excess, remove_excess
+from ansible.module_utils.crisper_mariadb_accounts import (
+    find_excess,
+    find_planted,
+    remove_excess,
+)
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "project": {"type": "str", "required": True},
@@ -170,8 +176,10 @@ def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
     other = docker.container(params["project"], "mariadb") if params["mariadb"] else ""
     excess = find_excess(docker, other, params["application"]) if other else []
     told = [f"MariaDB: {statement}" for statement in excess]
-    result["dangers"] = find_dangers(state)
+    root = Path(params["release"]).parent.parent
+    planted = find_planted(docker, other, params["application"]) if other else []
     if check:
+        result["dangers"] = [*roles.find_dangers(state, None, params["project"]), *planted]
         return {**result, "changed": bool(wanted or told), "done": [*wanted, *told]}
     if excess:
         note(params, "database_roles", mariadb=excess)
@@ -180,6 +188,8 @@ def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
         note(params, "database_roles", moved=state.unmoved)
         own = password(Path(params["release"]) / APPLICATION_FILE)
         result |= roles.apply(secret, own, params["extensions"])
+        state = roles.state()
+    result["dangers"] = [*roles.find_dangers(state, root, params["project"]), *planted]
     result["done"] += told
     return {**result, "changed": bool(result["done"])}
 

@@ -10,7 +10,7 @@ description:
   - C(fitted) compares the versions that wrote the data in the stack's volumes with those of the
     release's images, and fails when an image cannot open them. What an upgrade has replaced whose
     release was given up is put back first.
-  - C(upgraded) brings PostgreSQL's data to the major version of the release's image - a dump from
+  - C(upgraded) brings PostgreSQL's data into a new cluster of the release's image - a dump from
     the old server, which must run and have no writers; a new cluster in a volume of its own; a
     comparison of row counts and migration head; then the old data is copied into the volume
     C(<project>_postgres_<old version>_<time>) and the new cluster takes its place. What fails
@@ -37,6 +37,13 @@ options:
     default: fitted
   upgrade:
     description: With C(fitted), whether a need to upgrade is returned and no failure.
+    type: bool
+    default: false
+  rebuild:
+    description:
+      - With C(fitted) and O(upgrade), whether data of the image's own version needs a new cluster,
+        too. Of the old cluster only what the application's role may make comes along, and nothing
+        that a former superuser has planted. The new cluster is not put back by a deploy that fails.
     type: bool
     default: false
   timeout:
@@ -109,7 +116,9 @@ rows:
   type: dict
   sample: {public.items: 120}
 settings:
-  description: Settings of the old server (C(ALTER SYSTEM)) that the new one does not have.
+  description:
+    - Settings that the new server does not have (C(ALTER SYSTEM), C(ALTER ROLE … SET),
+      C(ALTER DATABASE … SET)).
   returned: with O(state=upgraded)
   type: list
   elements: str
@@ -132,6 +141,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "release": {"type": "path", "required": True},
     "state": {"type": "str", "choices": ["fitted", "upgraded"], "default": "fitted"},
     "upgrade": {"type": "bool", "default": False},
+    "rebuild": {"type": "bool", "default": False},
     "timeout": {"type": "int", "default": 3600},
     "docker_cli": {"type": "str", "default": "docker"},
     "run": RUN_SPEC,
@@ -154,7 +164,7 @@ def main() -> None:
     )
     try:
         if params["state"] == "fitted":
-            module.exit_json(**upgrade.fit(params["upgrade"]))
+            module.exit_json(**upgrade.fit(params["upgrade"], params["rebuild"]))
         module.exit_json(**upgrade.upgrade())
     except (BackupError, NotOwnerError) as error:
         module.fail_json(msg=printable_lines(str(error)))

@@ -55,16 +55,19 @@ def _options(*settings: str) -> str:
 
 # The application's role and its database have the stack's name; the bootstrap superuser (role 10)
 # may be that role still, or whatever POSTGRES_USER is. Within its container all may log in. The
-# question is asked in template1, where the application can set nothing.
+# question is asked in template1, where the application can set nothing, and what a former superuser
+# has set there (a library, a trigger on login) only a superuser can refuse: that is tried first.
 _WHO = (
     "SELECT pg_catalog.current_setting('server_version_num'), rolname"
-    " FROM pg_catalog.pg_roles WHERE oid = 10"
+    " FROM pg_catalog.pg_roles WHERE oid = '10'"
 )
 FIND_SUPERUSER = (
-    f"export PGOPTIONS='{_options(*_PINNED[:3])}';"
-    ' for role in "$POSTGRES_USER" "$POSTGRES_DB"; do superuser=$(psql --quiet --no-psqlrc'
-    ' --tuples-only --no-align --field-separator " " --username "$role" --dbname template1'
-    f' --command "{_WHO}" 2>&1) && break; done'
+    f"strong='{_options(*_PINNED[:5])}'; weak='{_options(*_PINNED[:3])}';"
+    " who() { superuser=$(PGOPTIONS=$1 psql --quiet --no-psqlrc --tuples-only --no-align"
+    ' --field-separator " " --username "$2" --dbname template1'
+    f' --command "{_WHO}" 2>&1); }};'
+    ' who "$strong" "$POSTGRES_USER" || who "$strong" "$POSTGRES_DB"'
+    ' || who "$weak" "$POSTGRES_USER" || who "$weak" "$POSTGRES_DB"'
     ' || { echo "$superuser" >&2; exit 2; };'
     # A warning about collations may come first.
     " superuser=${superuser##*$'\\n'}; version=${superuser%% *}; superuser=${superuser#* };"
@@ -75,10 +78,12 @@ FIND_SUPERUSER = (
     )
 )
 # The superuser's, as tables may be other roles' or closed to their owner (FORCE ROW LEVEL
-# SECURITY): pg_dump itself reads tables by COPY, and neither views nor foreign tables.
+# SECURITY): pg_dump itself reads tables by COPY, and neither views nor foreign tables. Rights on
+# what initdb makes are the cluster's: the application's role cannot give them in a restore.
 DUMP_POSTGRES = FIND_SUPERUSER + (
     ' exec pg_dump --username "$superuser" --format custom'
     f" --exclude-schema 'crisper_restore_{'[0-9a-f]' * 16}'"
+    " --exclude-schema pg_catalog --exclude-schema information_schema"
     ' ${SNAPSHOT:+--snapshot "$SNAPSHOT"} "$POSTGRES_DB"'
 )
 # What a restore that was killed has left of its helper, also of editions whose helper had one name
@@ -88,6 +93,7 @@ SELECT nspname FROM pg_namespace n WHERE nspowner = 10
   AND nspname ~ '^crisper_restore(_[0-9a-f]{16})?$'
   AND NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid)
 """
+HELPER = re.compile("crisper_restore(_[0-9a-f]{16})?")  # the same names, where they are read
 _DROP_HELPERS = "SELECT format('DROP SCHEMA %I CASCADE', nspname) FROM (@) helpers \\gexec".replace(
     "@", LEFT_HELPERS
 )
@@ -216,7 +222,7 @@ SQL
     cat <<'SQL'
 {RESTORE_BEGIN}
 SQL
-    pg_restore --no-owner --file - | LC_ALL=C sed '{_EXTENSIONS}' && echo 'COMMIT;'
+    pg_restore --no-owner --file - | LC_ALL=C sed '{_EXTENSIONS}' && echo 'COMMIT;' 2>/dev/null
 }} | PGOPTIONS='{_APPLICATION}' ask "$POSTGRES_DB"
 code=$?
 ask "$superuser" <<'SQL' || exit
@@ -246,39 +252,22 @@ OPEN_DATABASE = (
 )
 # Until a session that was told to end has done so.
 SESSION_SECONDS = 30.0
-# Of tables alone, by COPY, which plans nothing: the planner evaluates functions of partial indexes,
-# and whoever counts rows by a SELECT runs them. COPY refuses what became a view meanwhile.
-COUNT_ROWS = """DO $crisper$
-DECLARE
-  each record;
-  counted bigint;
-  parts text[] := '{}';
-BEGIN
-  FOR each IN SELECT c.oid, (SELECT format('(%I)', attname) FROM pg_attribute
-      WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
-      ORDER BY attlen < 0, attnum LIMIT 1) AS field
-      FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind = 'r'
-      AND relpersistence <> 't' AND nspname NOT IN ('pg_catalog', 'information_schema') LOOP
-    EXECUTE format('COPY %s %s TO %L', each.oid::regclass, each.field, '/dev/null');
-    GET DIAGNOSTICS counted = ROW_COUNT;
-    parts := parts || format('"%s": %s', each.oid, counted);
-  END LOOP;
-  PERFORM set_config('crisper.rows', '{' || array_to_string(parts, ', ') || '}', false);
-END $crisper$"""
-# A table with its partitions and heirs. JSON: a name may hold a line's end.
-ROWS = """WITH RECURSIVE own AS (
-  SELECT key::oid AS part, value::bigint AS rows
-  FROM json_each_text(current_setting('crisper.rows')::json)
-), below AS (
-  SELECT oid AS top, oid AS part FROM pg_class WHERE relkind IN ('r', 'p')
-  UNION SELECT top, inhrelid FROM below JOIN pg_inherits ON inhparent = part
-), counted AS (
-  SELECT top, sum(rows) AS rows FROM below JOIN own USING (part) GROUP BY top
+# Rows are counted by COPY alone, which plans nothing and compares nothing: a function, cast or
+# operator that a former superuser has planted is not called. The planner evaluates functions of
+# partial indexes, and whoever counts rows by a SELECT runs them. COPY refuses what became a view
+# meanwhile. The names are PostgreSQL's own answers, with one line for each.
+CATALOGS = {
+    "pg_namespace": "oid, nspname",
+    "pg_class": "oid, relname, relnamespace, relkind, relpersistence",
+    "pg_inherits": "inhrelid, inhparent",
+}
+# The smallest column of a table is read; a name given by its number is the table's at that moment.
+COLUMNS = (
+    "COPY (SELECT attrelid, attnum, attlen, attname FROM pg_catalog.pg_attribute WHERE attnum > '0'"
+    " AND NOT attisdropped AND attgenerated = '' AND attrelid >= '16384') TO STDOUT"
 )
-SELECT json_build_object('schema', nspname, 'table', relname, 'rows', coalesce(rows, 0))
-  FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace LEFT JOIN counted ON top = c.oid
-  WHERE relkind IN ('r', 'p') AND relpersistence <> 't'
-  AND nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY nspname, relname"""
+NAME = "COPY (SELECT '{}'::pg_catalog.regclass) TO STDOUT"
+COUNTED = re.compile(r"COPY (\d+)\Z")
 # A name each, as JSON.
 EXTENSIONS = "SELECT to_json(extname) FROM pg_extension ORDER BY extname"
 # Relations that are members of an extension and that its script has not made: those are its
@@ -385,6 +374,9 @@ HARDENED = (
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
 )
 END_OF_ANSWER = "crisper-end-of-answer"
+SYSTEM_SCHEMAS = ("pg_catalog", "information_schema")
+_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
 class Docker:
@@ -617,19 +609,17 @@ def end_postgres_sessions(docker: Docker, container: str, names: Iterable[str]) 
     return True
 
 
-def count_names(lines: Iterable[str]) -> dict[str, int]:
-    """Return ``{schema.table: rows}`` of what :data:`ROWS` answers.
+def unescape(text: str) -> str:
+    """Return a value of COPY's text format, which is not NULL."""
+    return _ESCAPED.sub(lambda match: _ESCAPES.get(match[1], match[1]), text)
+
+
+def count_names(pairs: Iterable[tuple[tuple[str, str], int]]) -> dict[str, int]:
+    """Return ``{schema.table: rows}`` of counts by schema and table.
 
     A dot is part of a name, too: names that would be the same are told with their quotes.
-
-    Raises:
-        BackupError: an answer cannot be read.
     """
-    try:
-        tables = [json.loads(line) for line in lines]
-        pairs = [((each["schema"], each["table"]), int(each["rows"])) for each in tables]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BackupError(f"PostgreSQL's count of rows cannot be read: {error}") from error
+    pairs = list(pairs)
     names = Counter(".".join(pair) for pair, _ in pairs)
     return {
         name
@@ -640,8 +630,65 @@ def count_names(lines: Iterable[str]) -> dict[str, int]:
 
 
 def _rows(session: _Session) -> dict[str, int]:
-    session.ask(COUNT_ROWS)
-    return count_names(session.ask(ROWS))
+    """Return ``{schema.table: rows}``; a table has the rows of its partitions and heirs, too.
+
+    Raises:
+        BackupError: an answer cannot be read.
+    """
+    told = {
+        name: [
+            line.split("\t")
+            for line in session.ask(f"COPY pg_catalog.{name} ({columns}) TO STDOUT")
+        ]
+        for name, columns in CATALOGS.items()
+    }
+    smallest: dict[str, tuple[bool, int, str]] = {}
+    for line in session.ask(COLUMNS):
+        table, number, length, name = line.split("\t")
+        each = (int(length) < 0, int(number), name)
+        smallest[table] = min(smallest.get(table, each), each)
+    try:
+        schemas = {number: unescape(name) for number, name in told["pg_namespace"]}
+        tables = {
+            number: (schemas[schema], unescape(name), kind)
+            for number, name, schema, kind, persistence in told["pg_class"]
+            if kind in "rp" and persistence != "t" and schemas[schema] not in SYSTEM_SCHEMAS
+        }
+        session.ask("\\set QUIET off\n")  # else COPY does not tell how many
+        own = {
+            number: _count(session, number, smallest.get(number))
+            for number, (_schema, _name, kind) in tables.items()
+            if kind == "r"
+        }
+        session.ask("\\set QUIET on\n")
+    except (ValueError, KeyError) as error:
+        raise BackupError(f"PostgreSQL's tables cannot be read: {error}") from error
+    heirs: dict[str, list[str]] = {}
+    for heir, parent in told["pg_inherits"]:
+        heirs.setdefault(parent, []).append(heir)
+    counts = []
+    for number, (schema, name, _kind) in tables.items():
+        pending, below = [number], {number}
+        while pending:
+            for heir in heirs.get(pending.pop(), ()):
+                if heir not in below:
+                    below.add(heir)
+                    pending.append(heir)
+        counts.append(((schema, name), sum(own.get(each, 0) for each in below)))
+    return count_names(sorted(counts))
+
+
+def _count(session: _Session, number: str, column: tuple[bool, int, str] | None) -> int:
+    """Return the rows of one table; 0 when the session has ended, which tells why itself."""
+    name = unescape("".join(session.ask(NAME.format(int(number)))))
+    quoted = unescape(column[2]).replace('"', '""') if column else ""
+    told = session.ask(f"COPY {name}" + (f' ("{quoted}")' if column else "") + " TO '/dev/null'")
+    match = COUNTED.match("".join(told))
+    if not told:
+        return 0
+    if not match:
+        raise ValueError(f"{name!a} was not counted")
+    return int(match[1])
 
 
 def _heads(docker: Docker, container: str, name: str = "", snapshot: str = "") -> list[str]:
@@ -666,6 +713,7 @@ def _heads(docker: Docker, container: str, name: str = "", snapshot: str = "") -
 def postgres_state(docker: Docker, container: str) -> dict[str, Any]:
     """``{rows: {table: count}, migration_head: [...]}`` of a database."""
     with postgres_session(docker, container) as session:
+        session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         rows = _rows(session)
     return {"rows": rows, "migration_head": _heads(docker, container)}
 

@@ -12,22 +12,27 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import json
 import os
 import re
 import stringprep
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .crisper_backup import BackupError
-from .crisper_backup_data import (
-    ASK_POSTGRES,
-    FIND_SUPERUSER,
-    LEFT_HELPERS,
-    RESTORE_CLEANUP,
-    Docker,
+from .crisper_backup_data import ASK_POSTGRES, FIND_SUPERUSER, HELPER, RESTORE_CLEANUP, Docker
+from .crisper_postgres_catalog import SUPERUSER_OID, Catalog, builtin, read_catalog
+from .crisper_postgres_fresh import Fresh, key_of
+from .crisper_postgres_planted import (
+    REBUILD,
+    compared,
+    identifier,
+    measure,
+    of_cluster,
+    of_files,
+    of_superusers,
 )
 from .crisper_text import printable
 
@@ -48,53 +53,58 @@ LOCK_MILLISECONDS = 500
 # Whatever the bootstrap superuser (role 10) owns and a plain role may own. Objects of initdb have
 # numbers below 16384, a large object has whatever its maker says. Members of an extension stay with
 # its owner. Event triggers, foreign-data wrappers, subscriptions and publications of all tables
-# need a superuser.
+# need a superuser. Whatever is compared is of one type, and nothing is passed to a function that
+# takes any: a function, cast or operator planted in pg_catalog is no better match.
 _OBJECTS = """
   SELECT kind, (pg_identify_object(class, number, 0)).identity AS identity
   FROM (
-    SELECT 'pg_class'::regclass AS class, oid AS number, CASE relkind WHEN 'r' THEN 'TABLE'
+    SELECT '1259'::oid AS class, oid AS number, CASE relkind WHEN 'r' THEN 'TABLE'
         WHEN 'p' THEN 'TABLE' WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
         WHEN 'S' THEN 'SEQUENCE' WHEN 'f' THEN 'FOREIGN TABLE' END AS kind
-      FROM pg_class WHERE relowner = 10 AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+      FROM pg_class WHERE relowner = '10' AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
         AND relpersistence <> 't'
         -- a column's sequence follows its table
         AND NOT (relkind = 'S' AND EXISTS (SELECT FROM pg_depend
-          WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid
+          WHERE classid = '1259'::oid AND objid = pg_class.oid
           AND deptype IN ('a', 'i') AND refobjsubid > 0))
-    UNION ALL SELECT 'pg_type'::regclass, oid, 'TYPE' FROM pg_type t WHERE typowner = 10
+    UNION ALL SELECT '1247'::oid, oid, 'TYPE' FROM pg_type t WHERE typowner = '10'
         AND (typtype IN ('d', 'e', 'r', 'b') OR typtype = 'c'
           AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
         AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)
-    UNION ALL SELECT 'pg_proc'::regclass, oid, CASE prokind WHEN 'a' THEN 'AGGREGATE'
-        WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END FROM pg_proc WHERE proowner = 10
+    UNION ALL SELECT '1255'::oid, oid, CASE prokind WHEN 'a' THEN 'AGGREGATE'
+        WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END FROM pg_proc WHERE proowner = '10'
         -- whoever has the function of an event trigger has what the superuser does
         AND oid NOT IN (SELECT evtfoid FROM pg_event_trigger)
+        -- or that of a cast between types of PostgreSQL, which only a superuser makes
+        AND oid NOT IN (SELECT castfunc FROM pg_cast
+          WHERE castsource < '16384' AND casttarget < '16384')
         -- those of a range type are the superuser's whoever made it
-        AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass
+        AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = '1255'::oid
           AND objid = pg_proc.oid AND deptype = 'i')
-    UNION ALL SELECT 'pg_operator'::regclass, oid, 'OPERATOR' FROM pg_operator WHERE oprowner = 10
-    UNION ALL SELECT 'pg_opclass'::regclass, oid, 'OPERATOR CLASS'
-      FROM pg_opclass WHERE opcowner = 10
-    UNION ALL SELECT 'pg_opfamily'::regclass, oid, 'OPERATOR FAMILY'
-      FROM pg_opfamily WHERE opfowner = 10
-    UNION ALL SELECT 'pg_collation'::regclass, oid, 'COLLATION'
-      FROM pg_collation WHERE collowner = 10
-    UNION ALL SELECT 'pg_conversion'::regclass, oid, 'CONVERSION'
-      FROM pg_conversion WHERE conowner = 10
-    UNION ALL SELECT 'pg_ts_config'::regclass, oid, 'TEXT SEARCH CONFIGURATION'
-      FROM pg_ts_config WHERE cfgowner = 10
-    UNION ALL SELECT 'pg_ts_dict'::regclass, oid, 'TEXT SEARCH DICTIONARY'
-      FROM pg_ts_dict WHERE dictowner = 10
-    UNION ALL SELECT 'pg_statistic_ext'::regclass, oid, 'STATISTICS'
-      FROM pg_statistic_ext WHERE stxowner = 10
-    UNION ALL SELECT 'pg_foreign_server'::regclass, oid, 'SERVER'
-      FROM pg_foreign_server WHERE srvowner = 10
-    UNION ALL SELECT 'pg_namespace'::regclass, oid, 'SCHEMA' FROM pg_namespace
-      WHERE nspowner = 10 AND nspname !~ '^pg_' AND nspname !~ '^crisper_restore(_[0-9a-f]{16})?$'
-    UNION ALL SELECT 'pg_largeobject'::regclass, oid, 'LARGE OBJECT'
-      FROM pg_largeobject_metadata WHERE lomowner = 10
+    UNION ALL SELECT '2617'::oid, oid, 'OPERATOR' FROM pg_operator WHERE oprowner = '10'
+    UNION ALL SELECT '2616'::oid, oid, 'OPERATOR CLASS'
+      FROM pg_opclass WHERE opcowner = '10'
+    UNION ALL SELECT '2753'::oid, oid, 'OPERATOR FAMILY'
+      FROM pg_opfamily WHERE opfowner = '10'
+    UNION ALL SELECT '3456'::oid, oid, 'COLLATION'
+      FROM pg_collation WHERE collowner = '10'
+    UNION ALL SELECT '2607'::oid, oid, 'CONVERSION'
+      FROM pg_conversion WHERE conowner = '10'
+    UNION ALL SELECT '3602'::oid, oid, 'TEXT SEARCH CONFIGURATION'
+      FROM pg_ts_config WHERE cfgowner = '10'
+    UNION ALL SELECT '3600'::oid, oid, 'TEXT SEARCH DICTIONARY'
+      FROM pg_ts_dict WHERE dictowner = '10'
+    UNION ALL SELECT '3381'::oid, oid, 'STATISTICS'
+      FROM pg_statistic_ext WHERE stxowner = '10'
+    UNION ALL SELECT '1417'::oid, oid, 'SERVER'
+      FROM pg_foreign_server WHERE srvowner = '10'
+    UNION ALL SELECT '2615'::oid, oid, 'SCHEMA' FROM pg_namespace
+      WHERE nspowner = '10' AND nspname !~ '^pg_'::text
+        AND nspname !~ '^crisper_restore(_[0-9a-f]{16})?$'::text
+    UNION ALL SELECT '2613'::oid, oid, 'LARGE OBJECT'
+      FROM pg_largeobject_metadata WHERE lomowner = '10'
   ) owned
-  WHERE (number >= 16384 OR kind = 'LARGE OBJECT') AND NOT EXISTS (SELECT FROM pg_depend d
+  WHERE (number >= '16384' OR kind = 'LARGE OBJECT') AND NOT EXISTS (SELECT FROM pg_depend d
     WHERE d.classid = owned.class AND d.objid = owned.number AND d.deptype = 'e')
 """
 # Each change is a transaction of its own that waits LOCK_MILLISECONDS for its lock at most: what
@@ -109,9 +119,9 @@ DECLARE
   failed text;
 BEGIN
   LOOP
-    SELECT array_agg(format('ALTER %s %s OWNER TO %I', kind, identity, target)) INTO pending
-    FROM (@objects@) objects;
-    EXIT WHEN pending IS NULL;
+    pending := ARRAY(SELECT 'ALTER ' || kind || ' ' || identity || ' OWNER TO '
+      || quote_ident(target) FROM (@objects@) objects);
+    EXIT WHEN pending[1] IS NULL;
     failed := NULL;
     FOREACH each IN ARRAY pending LOOP
       BEGIN
@@ -135,8 +145,8 @@ _TRANSFER_REST = """
 DO $crisper$
 DECLARE each text;
 BEGIN
-  FOR each IN SELECT format('ALTER %s %s OWNER TO %I', kind, identity,
-      current_setting('crisper.target')) FROM (@objects@) objects LOOP
+  FOR each IN SELECT 'ALTER ' || kind || ' ' || identity || ' OWNER TO '
+      || quote_ident(current_setting('crisper.target')) FROM (@objects@) objects LOOP
     EXECUTE each;
   END LOOP;
 END $crisper$;
@@ -145,42 +155,52 @@ END $crisper$;
 CARRY = """
 DO $crisper$
 DECLARE
-  target text := current_setting('crisper.target');
+  target text := quote_ident(current_setting('crisper.target'));
   scope text;
   things text;
+  grantee text;
+  role oid;
+  roles oid[];
   each record;
   rule record;
 BEGIN
-  FOR each IN SELECT a.oid, a.defaclobjtype, a.defaclacl, n.nspname FROM pg_default_acl a
-      LEFT JOIN pg_namespace n ON n.oid = a.defaclnamespace WHERE a.defaclrole = 10 LOOP
-    scope := format('ALTER DEFAULT PRIVILEGES FOR ROLE %I%s', target,
-      CASE WHEN each.nspname IS NULL THEN '' ELSE format(' IN SCHEMA %I', each.nspname) END);
+  FOR each IN SELECT a.defaclobjtype, a.defaclacl, n.nspname::text AS schema FROM pg_default_acl a
+      LEFT JOIN pg_namespace n ON n.oid = a.defaclnamespace WHERE a.defaclrole = '10' LOOP
+    scope := 'ALTER DEFAULT PRIVILEGES FOR ROLE ' || target
+      || CASE WHEN each.schema IS NULL THEN '' ELSE ' IN SCHEMA ' || quote_ident(each.schema) END;
     things := CASE each.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES'
       WHEN 'f' THEN 'ROUTINES' WHEN 'T' THEN 'TYPES' WHEN 'n' THEN 'SCHEMAS'
       ELSE 'LARGE OBJECTS' END;
-    IF each.nspname IS NULL THEN
-      EXECUTE format('%s REVOKE ALL ON %s FROM PUBLIC', scope, things);
+    IF each.schema IS NULL THEN
+      EXECUTE scope || ' REVOKE ALL ON ' || things || ' FROM PUBLIC';
     END IF;
-    FOR rule IN SELECT grantee, privilege_type, is_grantable FROM aclexplode(each.defaclacl)
-        WHERE grantee <> 10 LOOP
-      EXECUTE format('%s GRANT %s ON %s TO %s%s', scope, rule.privilege_type, things,
-        CASE rule.grantee WHEN 0 THEN 'PUBLIC'
-          ELSE quote_ident(pg_get_userbyid(rule.grantee)) END,
-        CASE WHEN rule.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
+    FOR rule IN SELECT a.grantee, a.privilege_type, a.is_grantable
+        FROM aclexplode(each.defaclacl) a WHERE a.grantee <> '10' LOOP
+      grantee := CASE rule.grantee WHEN '0' THEN 'PUBLIC'
+        ELSE quote_ident(pg_get_userbyid(rule.grantee)::text) END;
+      EXECUTE scope || ' GRANT ' || rule.privilege_type || ' ON ' || things || ' TO ' || grantee
+        || CASE WHEN rule.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END;
     END LOOP;
   END LOOP;
-  FOR each IN SELECT srvname, umoptions FROM pg_user_mapping m
-      JOIN pg_foreign_server s ON s.oid = m.umserver WHERE m.umuser = 10 LOOP
-    EXECUTE format('CREATE USER MAPPING IF NOT EXISTS FOR %I SERVER %I%s', target, each.srvname,
-      (SELECT ' OPTIONS (' || string_agg(format('%I %L', option_name, option_value), ', ') || ')'
-        FROM pg_options_to_table(each.umoptions)));
+  FOR each IN SELECT srvname::text AS server, umoptions FROM pg_user_mapping m
+      JOIN pg_foreign_server s ON s.oid = m.umserver WHERE m.umuser = '10' LOOP
+    EXECUTE 'CREATE USER MAPPING IF NOT EXISTS FOR ' || target || ' SERVER '
+      || quote_ident(each.server) || coalesce((SELECT ' OPTIONS (' || string_agg(
+        quote_ident(option_name) || ' ' || quote_nullable(option_value), ', '::text) || ')'
+        FROM pg_options_to_table(each.umoptions)), '');
   END LOOP;
-  FOR each IN SELECT polname, polrelid::regclass AS relation,
-      array_remove(polroles, 10::oid) AS roles FROM pg_policy
-      WHERE 10 = ANY (polroles) LOOP
-    EXECUTE format('ALTER POLICY %I ON %s TO %s', each.polname, each.relation, array_to_string(
-      array(SELECT quote_ident(pg_get_userbyid(role)) FROM unnest(each.roles) AS role)
-      || quote_ident(target), ', '));
+  FOR each IN SELECT polname::text AS policy, polroles,
+      textin(regclassout(polrelid::regclass)) AS relation FROM pg_policy
+      WHERE '10' = ANY (polroles) LOOP
+    things := target;
+    roles := each.polroles;
+    FOREACH role IN ARRAY roles LOOP
+      IF role <> '10' THEN
+        things := things || ', ' || quote_ident(pg_get_userbyid(role)::text);
+      END IF;
+    END LOOP;
+    EXECUTE 'ALTER POLICY ' || quote_ident(each.policy) || ' ON ' || each.relation || ' TO '
+      || things;
   END LOOP;
 END $crisper$;
 """
@@ -251,81 +271,24 @@ COMMIT;
 FLIP = "BEGIN;\n" + _TRANSFER_REST + CARRY + _EXCHANGE
 # The privileges that CARRY has copied.
 DROP_CARRIED = """
-DELETE FROM pg_depend WHERE classid = 'pg_default_acl'::regclass
-  AND objid IN (SELECT oid FROM pg_default_acl WHERE defaclrole = 10);
-DELETE FROM pg_shdepend WHERE classid = 'pg_default_acl'::regclass
+DELETE FROM pg_depend WHERE classid = '826'
+  AND objid IN (SELECT oid FROM pg_default_acl WHERE defaclrole = '10');
+DELETE FROM pg_shdepend WHERE classid = '826'
   AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND objid IN (SELECT oid FROM pg_default_acl WHERE defaclrole = 10);
-DELETE FROM pg_default_acl WHERE defaclrole = 10;
+  AND objid IN (SELECT oid FROM pg_default_acl WHERE defaclrole = '10');
+DELETE FROM pg_default_acl WHERE defaclrole = '10';
 """
 # Whoever is a member of these reads files and runs programs of the database server.
-_SERVER = "'pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'"
-STATE = (
-    """
-WITH RECURSIVE member AS (
-  SELECT oid AS role, rolname AS power, rolsuper OR rolname IN (@server@) AS strong FROM pg_authid
-    WHERE rolname <> current_database()
-    AND (rolsuper OR rolreplication OR rolcreaterole OR rolbypassrls OR rolname IN (@server@))
-  UNION SELECT m.member, power, strong FROM member JOIN pg_auth_members m ON m.roleid = role
-), powerful AS (
-  SELECT rolname, array_to_string(array(
-      SELECT word FROM unnest(array['SUPERUSER', 'REPLICATION', 'CREATEROLE', 'BYPASSRLS'],
-        array[rolsuper, rolreplication, rolcreaterole, rolbypassrls]) AS flag(word, has) WHERE has
-      UNION ALL SELECT 'member of ' || power FROM member WHERE role = a.oid AND power <> rolname
-    ), ', ') AS powers FROM pg_authid a
-  WHERE oid >= 16384 AND rolname NOT IN (current_database(), current_database() || '_application')
-    AND EXISTS (SELECT FROM member WHERE role = a.oid)
-)
-SELECT json_build_object(
-  'powerful', (SELECT coalesce(json_agg(json_build_array(rolname, powers) ORDER BY rolname), '[]')
-    FROM powerful),
-  'event_triggers', (SELECT coalesce(json_agg(evtname ORDER BY evtname), '[]')
-    FROM pg_event_trigger t WHERE NOT EXISTS (SELECT FROM pg_depend
-      WHERE classid = 'pg_event_trigger'::regclass AND objid = t.oid AND deptype = 'e')),
-  'untrusted', (SELECT coalesce(json_agg(p.oid::regprocedure::text ORDER BY p.oid), '[]')
-    FROM pg_proc p JOIN pg_language l ON l.oid = prolang WHERE NOT lanpltrusted AND p.oid >= 16384
-    AND prokind <> 'a'  -- an aggregate is what its functions are
-    AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = p.oid
-      AND deptype IN ('e', 'i'))),
-  'system', (SELECT coalesce(json_agg(json_build_array(name, setting) ORDER BY name), '[]')
-    FROM pg_file_settings WHERE sourcefile ~ 'postgresql[.]auto[.]conf$'
-    AND (name ~ '_command$' OR name ~ '_librar(y|ies)$' OR name = 'dynamic_library_path')),
-  'settings', (SELECT coalesce(json_agg(json_build_array(coalesce(rolname, ''), setting)
-      ORDER BY rolname, setting), '[]')
-    FROM pg_db_role_setting s LEFT JOIN pg_authid a ON a.oid = setrole,
-      unnest(setconfig) AS setting
-    WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-      AND setrole IN (0, 10) AND (setting ~ '^search_path=.*pg_catalog'
-      OR split_part(setting, '=', 1) IN ('local_preload_libraries', 'session_preload_libraries',
-        'role', 'session_authorization'))),
-  'superuser', (SELECT rolname FROM pg_authid WHERE oid = 10),
-  'superuser_verifier', (SELECT coalesce(rolpassword, '') FROM pg_authid WHERE oid = 10),
-  'roles', (SELECT json_agg(rolname) FROM pg_authid),
-  'holder', (SELECT coalesce(min(shobj_description(oid, 'pg_authid')), '') FROM pg_authid
-    WHERE rolname = current_database() || '_application'),
-  'application', (SELECT json_build_object('SUPERUSER', rolsuper, 'CREATEROLE', rolcreaterole,
-      'CREATEDB', rolcreatedb, 'REPLICATION', rolreplication, 'BYPASSRLS', rolbypassrls,
-      'login', rolcanlogin, 'password', rolpassword IS NOT NULL) FROM pg_authid
-    WHERE rolname = current_database() AND oid <> 10),
-  'memberships', (SELECT coalesce(json_agg(DISTINCT r.rolname), '[]') FROM pg_auth_members m
-    JOIN pg_authid r ON r.oid = m.roleid JOIN pg_authid a ON a.oid = m.member
-    WHERE a.rolname = current_database() AND a.oid <> 10
-      AND r.oid IN (SELECT role FROM member WHERE strong)),
-  'database_owner', (SELECT pg_get_userbyid(datdba) FROM pg_database
-    WHERE datname = current_database()),
-  'public_owner', (SELECT coalesce(min(pg_get_userbyid(nspowner)), '') FROM pg_namespace
-    WHERE nspname = 'public'),
-  'objects', (SELECT count(*) FROM (@objects@) objects),
-  'default_privileges', (SELECT count(*) FROM pg_default_acl WHERE defaclrole = 10),
-  'extensions', (SELECT json_agg(extname) FROM pg_extension),
-  'restore', EXISTS (@helpers@),
-  'databases', (SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database
-    WHERE datdba = 10 AND datallowconn AND NOT datistemplate
-    AND datname NOT IN ('postgres', current_database())))
-""".replace("@objects@", _OBJECTS)
-    .replace("@server@", _SERVER)
-    .replace("@helpers@", LEFT_HELPERS)
-)
+SERVER = ("pg_execute_server_program", "pg_read_server_files", "pg_write_server_files")
+POWERS = {
+    "SUPERUSER": "rolsuper",
+    "REPLICATION": "rolreplication",
+    "CREATEROLE": "rolcreaterole",
+    "BYPASSRLS": "rolbypassrls",
+}
+ATTRIBUTES = {**POWERS, "CREATEDB": "rolcreatedb", "login": "rolcanlogin"}
+# A line for each; the values that it compares are of one type, which leaves PostgreSQL no choice.
+OBJECTS = f"COPY (SELECT kind FROM ({_OBJECTS}) objects) TO STDOUT;"  # noqa: S608
 BLOCKERS = (
     "SELECT format('session %s of %s (%s, transaction open for %s s)', pid, usename,"
     " coalesce(nullif(application_name, ''), 'without a name'),"
@@ -334,8 +297,9 @@ BLOCKERS = (
     " AND backend_type = 'client backend' ORDER BY xact_start LIMIT 3"
 )
 LOCKED = "ERROR:  55P03:"
-# Longest list of one kind in a summary.
+# Longest list of one kind in a summary; databases that are compared.
 MOST = 10
+MOST_DATABASES = 20
 # Its control file may name the schema; else it goes where all others look for it.
 _EXTENSION_SCHEMA = (
     "SELECT count(*) FROM pg_available_extensions e JOIN pg_available_extension_versions v"
@@ -405,12 +369,8 @@ class State:
     extensions: Sequence[str] = ()
     databases: Sequence[str] = ()  # others of the superuser
     restore: bool = False  # a restore was killed, and its function is still there
-    # What an application that was superuser once may have left behind to be it again.
-    powerful: Sequence[tuple[str, str]] = ()  # other roles, and what they may
-    event_triggers: Sequence[str] = ()
-    untrusted: Sequence[str] = ()  # functions in languages that reach the server's files
-    system: Sequence[tuple[str, str]] = ()  # settings of ALTER SYSTEM that run programs
-    settings: Sequence[tuple[str, str]] = ()  # role or "", and a setting of its sessions
+    # Other roles, and what they may.
+    powerful: Sequence[tuple[str, str]] = ()
 
     @property
     def unmoved(self) -> bool:
@@ -468,44 +428,132 @@ def plan(state: State, password: str, extensions: Iterable[str]) -> list[str]:
     return found
 
 
-def find_dangers(state: State) -> list[str]:
-    """Return what would give an attacker in the application a superuser's rights.
+def read_state(catalog: Catalog, application: str, objects: int) -> State:
+    """Return what the catalogs of the application's database tell of its roles.
 
-    A sentence each, with its remedy. Operators make such things, too: nothing of it is removed.
+    Args:
+        objects: how many objects the superuser owns that are the application's to own.
     """
-    name, found = identifier(state.application), []
-    for role, powers in state.powerful[:MOST]:
-        found.append(
-            f"the role {printable(role)} has powers ({printable(powers)}). If it is not yours:"
-            f" DROP ROLE {printable(identifier(role))}"
-        )
-    for each in state.event_triggers[:MOST]:
-        found.append(
-            f"the event trigger {printable(each)} runs a function whenever a superuser changes a"
-            f" schema. If it is not yours: DROP EVENT TRIGGER {printable(identifier(each))}"
-        )
-    for each in state.untrusted[:MOST]:
-        found.append(
-            f"the function {printable(each)} is in a language that is not trusted: it reads files"
-            f" and runs programs of the database server. If it is not yours: DROP FUNCTION"
-            f" {printable(each)}"
-        )
-    for word, value in state.system[:MOST]:
-        found.append(
-            f"the server runs what ALTER SYSTEM has set: {printable(f'{word} = {value}')}. If it is"
-            f" not yours: ALTER SYSTEM RESET {word}"
-        )
-    for role, setting in state.settings[:MOST]:
-        word = setting.partition("=")[0]
-        of = f"ROLE {printable(identifier(role))} IN" if role else ""
-        every = f" (or ALTER ROLE {printable(identifier(role)) if role else 'ALL'} RESET {word})"
-        found.append(
-            f"a superuser's sessions in the database start with {printable(setting)}:"
-            f" {f'ALTER {of}'.rstrip()} DATABASE {name} RESET {word}{every}"
-        )
-    kinds = (state.powerful, state.event_triggers, state.untrusted, state.system, state.settings)
-    if more := sum(max(0, len(each) - MOST) for each in kinds):
+    rows, roles = catalog.rows, catalog.roles
+    by_name = {row["rolname"]: row for row in rows["pg_authid"]}
+    superuser = by_name[roles[str(SUPERUSER_OID)]]
+    own = by_name.get(application)
+    if own is superuser:
+        own = None
+    holder = by_name.get(f"{application}{SUFFIX}", {}).get("oid")
+    database = next(row for row in rows["pg_database"] if row["datname"] == application)
+    public = [row["nspowner"] for row in rows["pg_namespace"] if row["nspname"] == "public"]
+    powers = find_powers(rows)
+    by_itself = [roles[role] for role, words in powers.items() if "SUPERUSER" in words]
+    enough = {"SUPERUSER", *SERVER, *(f"member of {name}" for name in (*by_itself, *SERVER))}
+    strong = {role for role, words in powers.items() if words & enough}
+    return State(
+        application,
+        superuser=superuser["rolname"],
+        superuser_verifier=superuser["rolpassword"] or "",
+        roles=list(by_name),
+        holder=next(
+            (row["description"] for row in rows["pg_shdescription"] if row["objoid"] == holder), ""
+        ),
+        role={
+            **{word: own[column] == "t" for word, column in ATTRIBUTES.items()},
+            "password": own["rolpassword"] is not None,
+        }
+        if own
+        else {},
+        memberships=sorted(
+            {
+                roles[row["roleid"]]
+                for row in rows["pg_auth_members"]
+                if own and row["member"] == own["oid"] and row["roleid"] in strong
+            }
+        ),
+        database_owner=roles.get(database["datdba"], ""),
+        public_owner=roles.get(public[0], "") if public else "",
+        objects=objects,
+        default_privileges=sum(
+            row["defaclrole"] == str(SUPERUSER_OID) for row in rows["pg_default_acl"]
+        ),
+        extensions=[name for name, *_ in catalog.extensions()],
+        databases=[
+            row["datname"]
+            for row in sorted(rows["pg_database"], key=lambda row: row["datname"])
+            if row["datdba"] == str(SUPERUSER_OID)
+            and (row["datallowconn"], row["datistemplate"]) == ("t", "f")
+            and row["datname"] not in ("postgres", application)
+        ],
+        restore=any(
+            HELPER.fullmatch(row["nspname"])
+            and row["nspowner"] == str(SUPERUSER_OID)
+            and not any(each["relnamespace"] == row["oid"] for each in rows["pg_class"])
+            for row in rows["pg_namespace"]
+        ),
+        powerful=[
+            (roles[role], ", ".join(_told(words)))
+            for role, words in sorted(powers.items(), key=lambda item: roles[item[0]])
+            if not builtin(role)
+            and roles[role] not in (application, f"{application}{SUFFIX}")
+            and words
+        ],
+    )
+
+
+def find_powers(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, set[str]]:
+    """Return what each role may by itself, and by the roles that it is a member of.
+
+    Returns:
+        Role -> words: an attribute, or the name of a role that has one or reaches the server.
+    """
+    found: dict[str, set[str]] = {}
+    sources: dict[str, str] = {}
+    for row in rows["pg_authid"]:
+        own = {word for word, column in POWERS.items() if row[column] == "t"}
+        found[row["oid"]] = own | ({row["rolname"]} & set(SERVER))
+        if found[row["oid"]]:
+            sources[row["oid"]] = row["rolname"]
+    above: dict[str, set[str]] = {}
+    for row in rows["pg_auth_members"]:
+        above.setdefault(row["member"], set()).add(row["roleid"])
+    for role in found:
+        pending, reached = [role], {role}
+        while pending:
+            for each in above.get(pending.pop(), set()) - reached:
+                reached.add(each)
+                pending.append(each)
+        found[role] = found[role] | {
+            f"member of {sources[e]}" for e in reached - {role} if e in sources
+        }
+    return found
+
+
+def _told(words: Iterable[str]) -> list[str]:
+    """Return powers in the order of POWERS, memberships behind them."""
+    order = [*POWERS]
+    return sorted(
+        words, key=lambda word: (order.index(word) if word in order else len(order), word)
+    )
+
+
+def of_roles(state: State) -> list[str]:
+    """Return which other roles have powers, a sentence each."""
+    return [
+        f"the role {printable(role)} has powers ({printable(powers)}). If it is not yours:"
+        f" DROP ROLE {printable(identifier(role))}"
+        for role, powers in state.powerful
+    ]
+
+
+def shorten(kinds: Iterable[Sequence[str]]) -> list[str]:
+    """Return the first of each kind of findings, how many more there are, and the way out."""
+    lists = [list(each) for each in kinds]
+    found = [sentence for each in lists for sentence in each[:MOST]]
+    if more := sum(max(0, len(each) - MOST) for each in lists):
         found.append(f"and {more} more of these")
+    if found:
+        found.append(
+            "whoever was superuser may have left these, and what no list finds. If one of them is"
+            f" not yours, move the data into a new cluster: {REBUILD}"
+        )
     return found
 
 
@@ -513,11 +561,6 @@ def find_dangers(state: State) -> list[str]:
 def literal(text: str) -> str:
     """Return a text as a literal of SQL."""
     return "'" + text.replace("'", "''") + "'"
-
-
-def identifier(text: str) -> str:
-    """Return a name as an identifier of SQL."""
-    return '"' + text.replace('"', '""') + '"'
 
 
 class Roles:
@@ -566,9 +609,52 @@ class Roles:
         Raises:
             BackupError: PostgreSQL does not answer.
         """
-        told = json.loads(self.sql(f"{STATE};", "PostgreSQL's roles were not told"))
-        role = told.pop("application") or {}
-        return State(self.application, role=role, **told)
+        self.catalog = read_catalog(self.docker, self.container, self.application)
+        told = self.sql(OBJECTS, "PostgreSQL's roles were not told")
+        return read_state(self.catalog, self.application, len(told.splitlines()))
+
+    def find_dangers(self, state: State, folder: Path | None, project: str = "") -> list[str]:
+        """Return what would give an attacker in the application a superuser's rights.
+
+        A sentence each, with its remedy. Operators make such things, too: nothing of it is
+        removed. What cannot be compared is told, and fails nothing.
+
+        Args:
+            state: what :meth:`state` has returned last.
+            folder: where the measure of a new cluster is kept; None keeps nothing.
+            project: Compose project, for the name of the container that is thrown away.
+        """
+        catalogs, apart = [self.catalog], []
+        for row in self.catalog.rows["pg_database"]:
+            name = row["datname"]
+            if row["datallowconn"] == "t" and name != self.application:
+                if len(catalogs) == MOST_DATABASES:
+                    apart.append(f"the database {printable(name)} was not looked at")
+                    continue
+                try:
+                    catalogs.append(read_catalog(self.docker, self.container, name))
+                except BackupError as error:
+                    apart.append(
+                        f"the database {printable(name)} was not looked at: {printable(str(error))}"
+                    )
+        moved = (self.application, *state.databases) if state.unmoved else ()
+        planted = [of_superusers(each, each.database in moved) for each in catalogs]
+        kinds = [of_roles(state), of_cluster(self.catalog, self.application), *planted]
+        try:
+            fresh = Fresh(self.docker, self.container, project or self.application, folder)
+            measures = fresh.measures(each.extensions() for each in catalogs)
+            for each in catalogs:
+                wanted = measures[key_of(each.extensions())]
+                kinds.append(compared(each, measure(each), wanted["measure"], wanted["unknown"]))
+                apart += [
+                    f"the extension {printable(name)} in the database {printable(each.database)}"
+                    " was not compared: the image does not make it in that version"
+                    for name in wanted["unknown"]
+                ]
+            kinds.append(of_files(self.catalog, wanted["hba"], wanted["roles"]))
+        except BackupError as error:
+            apart.append(f"PostgreSQL was not compared with a new cluster: {printable(str(error))}")
+        return shorten(kinds) + apart
 
     def apply(self, password: str, own: str, extensions: Sequence[str]) -> dict[str, Any]:
         """Make all as it has to be.

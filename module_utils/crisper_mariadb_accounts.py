@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from .crisper_backup_data import RESTORE_MARIADB, Docker
+from .crisper_text import printable
 
 # Quoted by the server, run by the server: names of accounts hold anything.
 _STATEMENTS = """
@@ -14,6 +17,68 @@ SELECT CONCAT('REVOKE ', GROUP_CONCAT(PRIVILEGE_TYPE SEPARATOR ', '), ' ON *.* F
 SELECT DISTINCT CONCAT('REVOKE GRANT OPTION ON *.* FROM ', GRANTEE)
   FROM information_schema.USER_PRIVILEGES WHERE GRANTEE LIKE {account} AND IS_GRANTABLE = 'YES';
 """
+# What runs with another account's rights, accounts with rights over the server, and libraries.
+_PLANTED = """
+SELECT 'routine', CONCAT(ROUTINE_SCHEMA, '.', ROUTINE_NAME), DEFINER
+  FROM information_schema.ROUTINES WHERE SECURITY_TYPE = 'DEFINER' AND ROUTINE_SCHEMA <> 'sys'
+  AND NOT (ROUTINE_SCHEMA = 'mysql'
+    AND ROUTINE_NAME IN ('AddGeometryColumn', 'DropGeometryColumn'));
+SELECT 'event', CONCAT(EVENT_SCHEMA, '.', EVENT_NAME), DEFINER FROM information_schema.EVENTS;
+SELECT 'trigger', CONCAT(TRIGGER_SCHEMA, '.', TRIGGER_NAME), DEFINER
+  FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA <> 'sys';
+SELECT 'view', CONCAT(TABLE_SCHEMA, '.', TABLE_NAME), DEFINER FROM information_schema.VIEWS
+  WHERE SECURITY_TYPE = 'DEFINER' AND TABLE_SCHEMA NOT IN ('sys', 'mysql');
+SELECT 'account', GRANTEE, GROUP_CONCAT(PRIVILEGE_TYPE SEPARATOR ', ')
+  FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE <> 'USAGE' GROUP BY GRANTEE;
+SELECT 'plugin', name, dl FROM mysql.plugin;
+SELECT 'function', name, dl FROM mysql.func;
+"""
+# The image's own, and Debian's; all log in within the container alone.
+_OWN = re.compile(
+    r"'(?:root'@'(?:localhost|127\.0\.0\.1|::1)|(?:mysql|mariadb\.sys)'@'localhost)'\Z"
+)
+# Longest list of one kind in a summary.
+MOST = 10
+
+
+def find_planted(docker: Docker, container: str, application: str) -> list[str]:
+    """Return what would give an attacker in the application more than its database.
+
+    A sentence each, with its remedy. Operators make such things, too: nothing of it is removed.
+
+    Raises:
+        BackupError: MariaDB does not answer.
+    """
+    script = f"{RESTORE_MARIADB} --skip-column-names --batch"
+    command = docker.inside(container, script)
+    told = docker.answer("MariaDB did not answer", command, _PLANTED.encode())
+    rows = [line.split("\t") for line in told.splitlines() if line.count("\t") == 2]
+    powerful = {name: rights for kind, name, rights in rows if kind == "account"}
+    found: dict[str, list[str]] = {}
+    for kind, name, what in rows:
+        shown, other = printable(name), printable(what)
+        if kind == "account":
+            if not _OWN.match(name) and not name.startswith(f"'{application}'@"):
+                found.setdefault(kind, []).append(
+                    f"MariaDB: the account {shown} has rights over the server ({other}). If it is"
+                    f" not yours: DROP USER {shown}"
+                )
+        elif kind in ("plugin", "function"):
+            found.setdefault(kind, []).append(
+                f"MariaDB: the server loads {other} for {shown}. If it is not yours:"
+                f" {'UNINSTALL PLUGIN' if kind == 'plugin' else 'DROP FUNCTION'} {shown}"
+            )
+        else:
+            user, _, host = what.rpartition("@")
+            if f"'{user}'@'{host}'" in powerful:
+                found.setdefault(kind, []).append(
+                    f"MariaDB: the {kind} {shown} runs with the rights of {other}, whoever calls"
+                    f" it. If it is not yours: DROP"
+                    f" {'FUNCTION (or PROCEDURE)' if kind == 'routine' else kind.upper()} {shown}"
+                )
+    more = sum(max(0, len(each) - MOST) for each in found.values())
+    sentences = [sentence for each in found.values() for sentence in each[:MOST]]
+    return sentences + ([f"MariaDB: and {more} more of these"] if more else [])
 
 
 def find_excess(docker: Docker, container: str, application: str) -> list[str]:

@@ -1,7 +1,9 @@
-"""PostgreSQL's data brought to another major version: dump, new cluster, comparison, exchange.
+"""PostgreSQL's data brought into a new cluster: dump, restore, comparison, exchange.
 
-The old data is copied into a volume of its own before its place is taken, and put back from there
-when the release that needed the upgrade is given up.
+Of another major version, or of the same one, where nothing that a former superuser has planted in
+the old cluster comes along. The old data is copied into a volume of its own before its place is
+taken. It is put back from there when the release that needed another version is given up; a new
+cluster of the same version fits every release, and stays.
 """
 
 from __future__ import annotations
@@ -25,14 +27,20 @@ from .crisper_data_version import (
     Misfit,
     data_version,
     find_misfits,
+    parse_version,
     text_of,
     volume_name,
     wanted_version,
 )
-from .crisper_text import quoted_lines
+from .crisper_database_roles import SUFFIX, Roles
+from .crisper_postgres_catalog import Catalog, builtin, parse_array, read_catalog
+from .crisper_postgres_planted import not_restorable
+from .crisper_text import printable, quoted_lines
 from .crisper_throwaway import TMPFS_OPTIONS, tmpfs_options
 
 RECORD = "upgrade.json"
+# Findings that are named in a refusal.
+MOST = 10
 MANIFEST = "manifest.json"
 COPYING, REPLACING, REPLACED = "copying", "replacing", "replaced"
 READY_SECONDS = 180
@@ -48,24 +56,36 @@ REPLACE = (
     + COPY
     + "; rm /to/upgrade-in-progress; sync"
 )
-ELSE_DATABASES = (
-    "SELECT datname FROM pg_database WHERE NOT datistemplate"
-    " AND datname NOT IN ('postgres', current_database()) ORDER BY 1"
-)
-ELSE_ROLES = (
-    "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' AND oid <> 10"
-    " AND rolname NOT IN (current_database(), current_database() || '_application') ORDER BY 1"
-)
-SETTINGS = (
-    "SELECT name || ' = ' || setting FROM pg_file_settings"
-    " WHERE sourcefile LIKE '%postgresql.auto.conf' ORDER BY 1"
-)
+# First minor versions whose psql runs no command (`\!`) that a dump brings (CVE-2025-8714).
+RESTRICTED = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 Note = Callable[[str], None]
 
 
 def sentence(error: object) -> str:
     """Return an error as a sentence that another one can follow."""
     return f"{str(error).rstrip().rstrip('.')}."
+
+
+def settings_of(catalog: Catalog, own: str) -> list[str]:
+    """Return the settings that a dump of a database does not have, as people write them.
+
+    Args:
+        own: name of the application's role and database.
+    """
+    found = [
+        f"{row['name']} = {row['setting']}"
+        for row in catalog.rows["file_settings"]
+        if (row["sourcefile"] or "").endswith("postgresql.auto.conf")
+    ]
+    databases = {row["oid"]: row["datname"] for row in catalog.rows["pg_database"]}
+    for row in catalog.rows["pg_db_role_setting"]:
+        database, role = databases.get(row["setdatabase"]), catalog.roles.get(row["setrole"])
+        if database not in (None, own):
+            continue
+        whose = f"role {role}" if role else "every role"
+        where = f" in database {database}" if database else ""
+        found += [f"{each} ({whose}{where})" for each in parse_array(row["setconfig"])]
+    return sorted(found)
 
 
 def _split(tmpfs: str) -> tuple[str, str]:
@@ -153,11 +173,12 @@ class Upgrade:
         return text_of(data_version(self.call, "postgres", self.volume)[:1]), text_of(wanted[:1])
 
     # --- Making the data fit ---------------------------------------------------------------
-    def fit(self, upgrade: bool) -> dict[str, Any]:
+    def fit(self, upgrade: bool, rebuild: bool = False) -> dict[str, Any]:
         """Put back what an upgrade that was given up has replaced, and compare versions.
 
         Args:
             upgrade: whether PostgreSQL's data may be upgraded; then a need is returned.
+            rebuild: whether data of the same version gets a new cluster, too.
 
         Returns:
             ``{changed, needed, from, to, put_back}``.
@@ -186,6 +207,12 @@ class Upgrade:
         if misfits:
             told = "; ".join(f"{each.message}: {each.remedy}" for each in misfits)
             raise BackupError(f"{told}. The data was not touched.")
+        if upgrade and rebuild and old and old == new:
+            # What would refuse it is told before anything stands still.
+            if running := self.docker.container(self.project, "postgres"):
+                self.refuse_what_a_dump_lacks(running)
+                self.refuse_without_room(running)
+            return {**result, "needed": True}
         return result
 
     def put_back(self, record: Record) -> None:
@@ -196,7 +223,7 @@ class Upgrade:
         self.between(record.kept, self.volume, REPLACE, "The old data was not put back")
 
     def upgrade(self) -> dict[str, Any]:
-        """Bring the data to the major version of the release's image.
+        """Bring the data into a new cluster of the release's image.
 
         Returns:
             ``{changed, from, to, kept, dump, rows, settings}``.
@@ -215,14 +242,15 @@ class Upgrade:
         settings = self.refuse_what_a_dump_lacks(running)
         self.refuse_without_room(running)
         stamp = set_id(datetime.now(timezone.utc))
-        dump = self.root / "backups" / f"upgrade-{old}-to-{new}-{stamp}.dump"
+        what = f"rebuild-{old}" if old == new else f"upgrade-{old}-to-{new}"
+        dump = self.root / "backups" / f"{what}-{stamp}.dump"
         kept = f"{self.project}_postgres_{old}_{stamp}"
         record = Record(old, new, self.release.name, kept, str(dump), COPYING)
         self.clean("")
         self.write(record)
         try:
             facts = self.dump(running, dump)
-            self.rebuild(running, dump, facts)
+            self.rebuild(running, dump, facts, old == new)
             self.note("upgrade: keep the old data")
             docker.run("stop", running)
             docker.run("volume", "create", "--label", f"crisper.stack={self.project}", kept)
@@ -259,18 +287,39 @@ class Upgrade:
         return stopped[0]
 
     def refuse_what_a_dump_lacks(self, running: str) -> list[str]:
-        """Refuse databases and roles that are not the stack's; return settings that get lost."""
-        with data.postgres_session(self.docker, running) as session:
-            databases, roles = session.ask(ELSE_DATABASES), session.ask(ELSE_ROLES)
-            settings = session.ask(SETTINGS)
+        """Refuse what is not the stack's or a superuser's alone; return settings that get lost.
+
+        Raises:
+            BackupError: there is such a database, role or object.
+        """
+        environment = self.docker.inspect(running)["Config"]["Env"]
+        own = dict(item.partition("=")[::2] for item in environment)["POSTGRES_DB"]
+        catalog = read_catalog(self.docker, running, own)
+        databases = [
+            printable(row["datname"])
+            for row in catalog.rows["pg_database"]
+            if row["datistemplate"] != "t" and row["datname"] not in ("postgres", own)
+        ]
+        roles = [
+            printable(row["rolname"])
+            for row in catalog.rows["pg_authid"]
+            if not builtin(row["oid"]) and row["rolname"] not in (own, f"{own}{SUFFIX}")
+        ]
         if databases or roles:
             raise BackupError(
                 "The upgrade moves the stack's own database alone, and there is more:"
-                f" databases {', '.join(databases) or 'none'}, roles {', '.join(roles) or 'none'}."
+                f" databases {', '.join(sorted(databases)) or 'none'},"
+                f" roles {', '.join(sorted(roles)) or 'none'}."
                 " Dump and drop them (pg_dump, pg_dumpall --roles-only), run the upgrade again,"
-                " and restore them afterwards. The data was not touched."
+                " and restore what is yours afterwards. The data was not touched."
             )
-        return settings
+        if left := not_restorable(catalog):
+            raise BackupError(
+                "The upgrade restores the data by the application's role, which may not make what a"
+                f" superuser has made: {'; '.join(left[:MOST])}. Drop it, run the upgrade again,"
+                " and make what is yours afterwards. The data was not touched."
+            )
+        return [printable(each) for each in settings_of(catalog, own)]
 
     def refuse_without_room(self, running: str) -> None:
         """Refuse when the disk has no room for the new cluster beside the kept one."""
@@ -303,11 +352,17 @@ class Upgrade:
             draft.unlink(missing_ok=True)
         return facts
 
-    def rebuild(self, running: str, dump: Path, facts: Mapping[str, Any]) -> None:
-        """Make a cluster of the new version in a volume of its own, and compare what is in it."""
+    def rebuild(self, running: str, dump: Path, facts: Mapping[str, Any], distrusted: bool) -> None:
+        """Make a cluster of the new version in a volume of its own, and compare what is in it.
+
+        Args:
+            distrusted: whether the old server may have been taken over.
+        """
         self.note("upgrade: restore into a new cluster")
         docker = self.docker
         with self.cluster(running) as container:
+            if distrusted:
+                self.refuse_loose_psql(container)
             with dump.open("rb") as source:
                 data.restore_postgres(docker, container, source)
             found = data.postgres_state(docker, container)
@@ -316,6 +371,39 @@ class Upgrade:
             # It evaluates expressions of indexes, which are the application's.
             analyze = docker.inside(container, f"{data.ASK_APPLICATION} --command ANALYZE")
             docker.text("Statistics were not gathered", analyze)
+            self.apply_roles(container)
+
+    def refuse_loose_psql(self, container: str) -> None:
+        """Refuse a psql that a dump can tell to run programs.
+
+        Raises:
+            BackupError: the image is older than that.
+        """
+        told = self.docker.version("postgres", container)
+        major, minor, *_ = (*parse_version(told), 0, 0)
+        if minor < RESTRICTED.get(major, 0):
+            raise BackupError(
+                f"psql {major}.{minor} of image_refs.postgres runs programs that a dump names"
+                f" (CVE-2025-8714): take an image of {major}.{RESTRICTED[major]} or newer."
+            )
+
+    def apply_roles(self, container: str) -> None:
+        """Give the roles of a new cluster their passwords, as the deploy does.
+
+        A release of the same version can be put back over it: the application must be able to log
+        in whatever comes next.
+        """
+        folder = self.release / "secrets"
+        try:
+            superuser, own = (
+                (folder / name).read_text(encoding="utf-8").rstrip("\n")
+                for name in ("postgres_superuser_password", "postgres_password")
+            )
+        except (OSError, UnicodeError):
+            return  # a release of an earlier edition, whose deploy does it
+        environment = self.docker.inspect(container)["Config"]["Env"]
+        application = dict(item.partition("=")[::2] for item in environment)["POSTGRES_DB"]
+        Roles(self.docker, container, application).apply(superuser, own, [])
 
     @contextlib.contextmanager
     def cluster(self, running: str) -> Iterator[str]:
@@ -377,7 +465,11 @@ class Upgrade:
         try:
             self.between(self.scratch, self.volume, REPLACE, "The new cluster was not put in place")
             record.step = REPLACED
-            self.write(record)
+            if record.old == record.new:
+                # Every release fits it: what is written from now on is in it alone.
+                self.forget()
+            else:
+                self.write(record)
         except BaseException as error:
             kept = f"It is whole in the volume {record.kept}."
             try:

@@ -19,7 +19,11 @@ from ansible.module_utils.crisper_backup_data import (
     mariadb_state,
     restore_mariadb,
 )
-from ansible.module_utils.crisper_mariadb_accounts import find_excess, remove_excess
+from ansible.module_utils.crisper_mariadb_accounts import (
+    find_excess,
+    find_planted,
+    remove_excess,
+)
 
 NAME, PASSWORD = "shop_1", "p@ss'w\"rd"
 Sql = Callable[..., str]
@@ -148,3 +152,28 @@ def test_accounts_lose_what_they_do_not_need(sql: Sql, docker: Docker) -> None:
         f"GRANT ALL PRIVILEGES ON `{NAME}`.*",
     ]
     assert "ALL PRIVILEGES ON *.*" in sql("SHOW GRANTS FOR shopx1@'%'")
+
+
+def test_what_runs_with_more_rights_than_the_applications_is_told(sql: Sql, docker: Docker) -> None:
+    sql("CREATE USER 'pla\nnted'@'%'; GRANT FILE ON *.* TO 'pla\nnted'@'%'")
+    sql("CREATE DEFINER=shop@localhost FUNCTION own() RETURNS INT RETURN 1", NAME)
+    sql("CREATE DEFINER=root@localhost FUNCTION roots() RETURNS INT RETURN 1", NAME)
+    sql("CREATE DEFINER=root@localhost EVENT daily ON SCHEDULE EVERY 1 DAY DO SELECT 1", NAME)
+    sql("CREATE DEFINER=root@localhost VIEW everything AS SELECT * FROM mysql.user", NAME)
+    sql("CREATE TABLE fed (id INT)", NAME)
+    sql(
+        "CREATE DEFINER=root@localhost TRIGGER feeds BEFORE INSERT ON fed FOR EACH ROW SET @x = 1",
+        NAME,
+    )
+    told = find_planted(docker, "x", NAME)
+    for part in (
+        "the account 'pla\\nnted'@'%' has rights over the server (FILE)",
+        f"the routine {NAME}.roots runs with the rights of root@localhost",
+        f"the event {NAME}.daily runs with",
+        f"the view {NAME}.everything runs with",
+        f"the trigger {NAME}.feeds runs with",
+    ):
+        assert sum(part in each for each in told) == 1, (part, told)
+    assert not any("own" in each.partition(" runs ")[0] for each in told)
+    sql("DROP FUNCTION own; DROP FUNCTION roots; DROP EVENT daily; DROP VIEW everything", NAME)
+    sql("DROP TABLE fed; DROP USER 'pla\nnted'@'%'", NAME)

@@ -23,7 +23,6 @@ from ansible.module_utils.crisper_backup_data import (
 )
 from ansible.module_utils.crisper_database_roles import (
     Roles,
-    find_dangers,
     matches,
     scram_verifier,
 )
@@ -115,6 +114,12 @@ def old() -> Iterator[Server]:
     with running_postgres("shop", "shop", OWN) as server:
         server.sql(OBJECTS)
         yield server
+
+
+def dangers_of(docker: Docker) -> list[str]:
+    """Return what is told of the stack's PostgreSQL."""
+    roles = Roles(docker, "x", "shop")
+    return roles.find_dangers(roles.state(), None)
 
 
 def owners(server: Server) -> dict[str, str]:
@@ -456,7 +461,7 @@ def test_a_superuser_runs_nothing_of_the_applications(
             assert len(looked) == 32
             assert server.sql(powers, "postgres", "template1") == "f"
         assert (rows["public.secret"], rows["public.planned"]) == (2, 1)
-        dangers = find_dangers(Roles(docker, "x", "shop").state())
+        dangers = dangers_of(docker)
         told = (
             "search_path=atk, pg_catalog, public",
             "local_preload_libraries=nosuch",
@@ -498,16 +503,18 @@ def test_what_an_application_that_was_superuser_left_is_told(old: Server, docker
     )
     old.sql("ALTER SYSTEM SET archive_command = 'id; true'")
     Roles(docker, "x", "shop").apply(SECRET, "", [])
-    dangers = find_dangers(Roles(docker, "x", "shop").state())
-    assert len(dangers) == 7, dangers
+    dangers = dangers_of(docker)
+    assert len(dangers) == 9, "\n".join(dangers)
+    assert "move the data into a new cluster" in dangers[-2]
+    assert "was not compared with a new cluster" in dangers[-1], "there is no engine here"
     for part in (
         'the role planted has powers (SUPERUSER). If it is not yours: DROP ROLE "planted"',
         r"the role o'dd\nrole has powers (REPLICATION)",
         "the role helper has powers (member of pg_read_server_files)",
         "the role reader has powers (member of pg_read_server_files)",
-        "the event trigger watch runs a function",
+        "the event trigger watch in the database shop runs a function",
         "archive_command = id; true. If it is not yours: ALTER SYSTEM RESET archive_command",
-        "the function public.raw(integer) is in a language that is not trusted",
+        "the function public.raw(int4) in the database shop is in a language that is not trusted",
     ):
         assert sum(part in each for each in dangers) == 1, (part, dangers)
     assert "must be owner" in old.log_in(

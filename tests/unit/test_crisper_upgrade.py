@@ -27,6 +27,7 @@ class Engine:
         self.folder = folder
         self.volumes = {"demo_postgres": "old"}
         self.running = True
+        self.psql = "17.6"
         self.fails: list[str] = []  # scripts that fail, the first time
 
     def container(self, project: str, service: str) -> str:
@@ -40,6 +41,9 @@ class Engine:
 
     def text(self, what: str, command: list[str]) -> str:
         return "1"
+
+    def version(self, service: str, container: str) -> str:
+        return self.psql
 
     def run(self, *words: str) -> str:
         """Act on a command of the module."""
@@ -75,7 +79,7 @@ class Upgrade(upgrade.Upgrade):
     state = FACTS
 
     def versions(self) -> tuple[str, str]:
-        known = {"old": "17", "new": "18", "half": ""}
+        known = {"old": "17", "new": "18", "new 17": "17", "half": ""}
         wanted = self.images()["postgres"]["ref"].rpartition(":")[2]
         return known[self.docker.volumes[self.volume]], wanted
 
@@ -93,7 +97,7 @@ class Upgrade(upgrade.Upgrade):
 
     @contextmanager
     def cluster(self, running: str) -> Iterator[str]:
-        self.docker.volumes[self.scratch] = "new"
+        self.docker.volumes[self.scratch] = "new" if self.versions()[1] == "18" else "new 17"
         yield "scratch"
 
 
@@ -202,3 +206,45 @@ def test_a_full_disk_is_told_before_anything_is_done(engine: Engine, monkeypatch
     monkeypatch.setattr(engine, "text", lambda *_: str(1 << 60))
     with pytest.raises(BackupError, match="free space, then run it again"):
         of(engine, "r18").upgrade()
+
+
+def test_a_new_cluster_of_the_same_version_is_made_when_it_is_asked_for(engine: Engine) -> None:
+    assert not of(engine, "r17").fit(True)["needed"]
+    assert not of(engine, "r17").fit(False, True)["needed"], "the playbook alone shows the page"
+    assert of(engine, "r17").fit(True, True)["needed"]
+    told = of(engine, "r17").upgrade()
+    assert engine.volumes == {"demo_postgres": "new 17", told["kept"]: "old"}
+    assert Path(told["dump"]).name.startswith("rebuild-17-")
+    assert told["settings"] == ["work_mem = 1MB"]
+
+
+def test_a_new_cluster_of_the_same_version_stays_whatever_fails_then(engine: Engine) -> None:
+    """What is written from now on is in it alone, and every release can open it."""
+    of(engine, "r17").upgrade()
+    assert of(engine, "r17").fit(False)["put_back"] == ""
+    assert engine.volumes["demo_postgres"] == "new 17"
+    assert not (engine.folder / upgrade.RECORD).exists()
+
+
+@pytest.mark.parametrize("script", ["COPY", "REPLACE"])
+def test_a_rebuild_that_fails_leaves_the_old_cluster(engine: Engine, script: str) -> None:
+    engine.fails = [getattr(upgrade, script)]
+    with pytest.raises(BackupError, match="No space left"):
+        of(engine, "r17").upgrade()
+    assert engine.volumes == {"demo_postgres": "old"}
+    assert engine.running
+
+
+@pytest.mark.parametrize("version", ["13.21", "15.13", "17.5", "17"])
+def test_a_psql_that_runs_what_a_dump_names_rebuilds_nothing(engine: Engine, version: str) -> None:
+    engine.psql = version
+    with pytest.raises(BackupError, match=r"CVE-2025-8714.*take an image of 1\d\.\d+ or newer"):
+        of(engine, "r17").upgrade()
+    assert engine.volumes == {"demo_postgres": "old"}
+    assert of(engine, "r18").upgrade()["to"] == "18", "another version is the operator's wish"
+
+
+def test_a_rebuild_is_refused_before_the_page_is_shown(engine: Engine, monkeypatch: Any) -> None:
+    monkeypatch.setattr(engine, "text", lambda *_: str(1 << 60))
+    with pytest.raises(BackupError, match="free space, then run it again"):
+        of(engine, "r17").fit(True, True)

@@ -33,3 +33,30 @@ def test_a_deploy_that_fails_in_the_middle_is_undone(deployed: Site) -> None:
     assert (host.serving, host.current, host.staged) == (before, before, "")
     assert host.releases == host.consuming == [before]
     assert host.lock == {}
+
+
+def test_a_new_cluster_is_made_although_nothing_else_has_changed(deployed: Site) -> None:
+    host = deployed.one
+    before = host.current
+
+    # The second time not even the variables are others.
+    for _ in range(2):
+        told = deployed.deploy(playbook="playbooks/upgrade.yml", database_rebuild="true")
+        told.succeeded("PostgreSQL 17 in a new cluster: 1 tables", "and 3 rows, the same in both")
+
+    assert (host.serving, host.current, host.staged) == (before, before, "")
+    assert host.lock == {}
+
+
+def test_a_new_cluster_that_cannot_be_made_is_not_tried_again_by_the_rollback(
+    deployed: Site,
+) -> None:
+    host = deployed.one
+    before = host.current
+    deployed.script({"point": "database_upgrade:upgraded", "do": "fail", "answer": {"msg": "full"}})
+
+    told = deployed.deploy(playbook="playbooks/upgrade.yml", database_rebuild="true")
+
+    told.failed("full", f"What serves: release {before}")
+    assert (host.serving, host.current, host.lock) == (before, before, {})
+    assert host.points.count("database_upgrade:upgraded") == 1
