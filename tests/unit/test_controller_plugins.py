@@ -1,4 +1,4 @@
-"""What runs on the controller to spare calls: payloads that are kept, and two action plugins."""
+"""What runs on the controller to spare calls: payloads that are kept, and an action plugin."""
 
 from __future__ import annotations
 
