@@ -276,8 +276,6 @@ def measure(load: list[str], longest: float, rounds: int) -> int:
         },
         "p95 of /rag/query, seconds": (p95, 2.0),
         "unchanged / ping": (unchanged / ping, 3.0),
-        # Below a second it would not be worth what it knows of Ansible.
-        "1 s / processor that kept payloads save": (1 / max(anew - kept, 0.01), 1.0),
         "rollback / deploy, short tasks": (statistics.median(a / b for a, b in pairs), 1.0),
     }
     print(f"\nlongest tasks waited for: {waits}; unchanged {unchanged:.2f} s, ping {ping:.2f} s\n")
