@@ -53,7 +53,7 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(problem)
         try:
             # As modules are sent: sudo with `requiretty` refuses what comes without a terminal.
-            piped = self._is_pipelining_enabled("new")
+            piped = self._connection.is_pipelining_enabled()
             done = (
                 self._low_level_execute_command("cat >/dev/null", in_data=b"\n")
                 if piped

@@ -21,6 +21,7 @@ from typing import Any
 import ansible.module_utils
 from ansible import context
 from ansible.errors import ExitCode
+from ansible.inventory.manager import InventoryManager
 from ansible.playbook import Playbook
 from ansible.playbook.block import Block
 from ansible.plugins.callback import CallbackBase
@@ -39,9 +40,28 @@ def is_operators_file(name: str) -> bool:
     return path == ROOT / "deploy.yml" or path.parent == ROOT / "playbooks"
 
 
+def find_file(play: Any) -> Path:
+    """Return the file that a play stands in."""
+    return Path(play.get_path().rpartition(":")[0]).resolve()
+
+
 def is_operators(play: Any) -> bool:
     """Return whether a play is one of this repository's deploy.yml or playbooks."""
-    return is_operators_file(play.get_path().rpartition(":")[0])
+    return is_operators_file(str(find_file(play)))
+
+
+def find_called(plays: Iterable[Any]) -> str:
+    """Return the file of these plays as the operator named it; empty when a wrapper imports it."""
+    files = {find_file(play) for play in plays}
+    called = context.CLIARGS["args"]
+    return next((path for path in called if Path(path).resolve() in files), "")
+
+
+def find_hosts(play: Any, pattern: Any) -> list[str]:
+    """Return the names of the hosts that a pattern means, `--limit` included."""
+    resolved = play.copy()
+    resolved.hosts = pattern
+    return play.get_variable_manager().get_vars(play=resolved)["ansible_play_hosts_all"]
 
 
 def collect_tags(playbook: Playbook) -> set[str]:
@@ -89,32 +109,31 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """End Ansible with one message when something is wrong with the call."""
         # A wrapper may add hosts, include tasks with tags, or limit one of several deploys.
-        if not is_operators_file(playbook._file_name or ""):
-            return
         plays = [play for play in playbook.get_plays() if is_operators(play)]
-        if plays and (problem := self._find_problem(playbook, plays)):
+        called = find_called(plays)
+        if called and (problem := self._find_problem(playbook, called, plays)):
             self._display.error(problem, wrap_text=False)
             # An exception would become a warning: "callback errors are not supposed to be fatal".
             raise SystemExit(int(ExitCode.INVALID_CLI_OPTION))
 
-    def _find_problem(self, playbook: Any, plays: list[Any]) -> str:
-        problems = [self._tag_problem(playbook), self._inventory_problem()]
+    def _find_problem(self, playbook: Any, called: str, plays: list[Any]) -> str:
+        problems = [self._tag_problem(playbook, called), self._inventory_problem()]
         problems = [problem for problem in problems if problem]
         # Which hosts there are means nothing when an inventory is missing.
         if not problems:
             problems = [problem for play in plays if (problem := self._hosts_problem(play))][:1]
         return "\n".join(problems)
 
-    def _tag_problem(self, playbook: Any) -> str:
+    def _tag_problem(self, playbook: Any, called: str) -> str:
         given = {"--tags": "tags", "--skip-tags": "skip_tags"}
         options = {option: set(context.CLIARGS.get(name) or ()) for option, name in given.items()}
         if options == {"--tags": {"all"}, "--skip-tags": set()}:
             return ""
         known = collect_tags(playbook)
-        name = shorten(playbook._file_name or "the playbook")
+        name = shorten(str(Path(called).absolute()))
         for path in context.CLIARGS["args"]:  # several playbooks get the same tags
-            if Path(path).resolve() != Path(playbook._file_name).resolve():
-                manager = playbook.get_plays()[0]._variable_manager
+            if Path(path).resolve() != Path(called).resolve():
+                manager = playbook.get_plays()[0].get_variable_manager()
                 known |= collect_tags(Playbook.load(path, manager, playbook.get_loader()))
         found = (tag_problem(name, option, tags, known) for option, tags in options.items())
         return "\n".join(problem for problem in found if problem)
@@ -125,12 +144,13 @@ class CallbackModule(CallbackBase):
         return inventory_problem(missing, find_inventories())
 
     def _hosts_problem(self, play: Any) -> str:
-        manager = play._variable_manager
-        inventory = manager._inventory
-        templar = Templar(loader=play._loader, variables=manager.get_vars(play=play))
-        pattern = templar.template(play.hosts)
-        if inventory.get_hosts(pattern):
+        loader = play.get_loader()
+        variables = play.get_variable_manager().get_vars(play=play)
+        pattern = Templar(loader=loader, variables=variables).template(play.hosts)
+        if pattern and find_hosts(play, pattern):
             return ""
+        # Read once more, without the limit: only for the message.
+        inventory = InventoryManager(loader=loader, sources=context.CLIARGS.get("inventory"))
         limit = context.CLIARGS.get("subset") or ""
         groups = {
             name: len(group.get_hosts())
@@ -140,7 +160,7 @@ class CallbackModule(CallbackBase):
         return hosts_problem(
             pattern if isinstance(pattern, str) else ",".join(pattern),
             limit,
-            [host.name for host in inventory.get_hosts(pattern, ignore_limits=True)],
+            [host.name for host in inventory.get_hosts(pattern)],
             groups,
             [shorten(source) for source in context.CLIARGS.get("inventory") or ()],
         )

@@ -7,8 +7,9 @@ name: crisper_payloads
 type: aggregate
 short_description: Keeps what Ansible packs for each module from one run to the next
 description:
-  - Ansible packs every module with all that it imports, anew in each run. That takes some 0.3 s of
-    processor time for each of them.
+  - Ansible packs every module with all that it imports, anew in each run. That takes 0.1 to 0.3 s
+    of processor time for each, and 1 to 2 s of a changed deploy (docs/BENCHMARKS.md).
+  - Set E(ANSIBLE_CALLBACKS_ENABLED) to C(crisper_stages) to go without it.
   - What was packed is kept in C(crisper_payloads) below Ansible's home, in a folder named for all
     that went into it (this repository's modules and their code, Ansible and Python), and laid
     before Ansible when the next run begins.

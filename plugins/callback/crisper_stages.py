@@ -13,6 +13,7 @@ description:
     because Ansible runs none there any more, and no rescue.
 """
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,14 @@ ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[2] / "
 
 from ansible.module_utils.crisper_connection import describe_lost_host
 from ansible.module_utils.crisper_text import printable_lines
+
+ROLE = re.compile(r".*/roles/([^/]+)/(?:tasks|handlers)/")
+
+
+def find_role(task: Any) -> str:
+    """Return the role whose file a task stands in; empty for a task of a playbook."""
+    found = ROLE.match(task.get_path())
+    return found[1] if found else ""
 
 
 class CallbackModule(CallbackBase):
@@ -52,8 +61,7 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         """Book the time since the last task on its role."""
-        role = getattr(task, "_role", None)
-        self._enter(role.get_name() if role else self.stage)
+        self._enter(find_role(task) or self.stage)
 
     v2_playbook_on_handler_task_start = v2_playbook_on_task_start  # type: ignore[assignment]
 
@@ -68,7 +76,7 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_unreachable(self, result: Any) -> None:
         """Keep in mind what is known of a host that stopped answering."""
         task = result.task
-        if getattr(task, "_role", None) and task.action != "connection_check":
+        if find_role(task) and task.action != "connection_check":
             host = result.host.get_name()
             self.lost[host] = describe_lost_host(host, task.get_name(), host in self.locked)
 

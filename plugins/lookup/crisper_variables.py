@@ -110,11 +110,16 @@ def read_specification(role: Path) -> dict[str, Any]:
 def find_given(known: Mapping[str, Any], host: str) -> dict[str, Any]:
     """Return the variables of inventory, vault and command line for a host, facts left out."""
     hostvars = known["hostvars"]
-    manager = getattr(hostvars, "_variable_manager", None)
-    if manager is None:  # a plain mapping
+    if isinstance(hostvars, dict):  # a plain mapping
         return dict(hostvars[host])
-    given = manager.get_vars(host=hostvars._inventory.get_host(host), include_hostvars=False)
-    facts = manager._nonpersistent_fact_cache.get(host, {}).keys() - manager.extra_vars.keys()
+    try:
+        manager = hostvars._variable_manager
+        given = manager.get_vars(host=hostvars._inventory.get_host(host), include_hostvars=False)
+        facts = manager._nonpersistent_fact_cache.get(host, {}).keys() - manager.extra_vars.keys()
+    except AttributeError:
+        # Ansible has no public way to tell facts from inventory. Where this one is gone, a wrong
+        # name is not found; taking our own facts for wrong names would refuse every deploy.
+        return {}
     return {name: value for name, value in given.items() if name not in facts}
 
 

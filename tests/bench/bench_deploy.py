@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -36,6 +37,7 @@ SERVER = "crisper-mol-rollout-trixie"
 INVENTORY = ROOT / "molecule/inventory"
 WARM, AFTER = 8, 4  # seconds of load before and after each way
 REPEATS = 3
+PAIRS = 2  # changed deploys with and without kept payloads
 ENV = {**os.environ, "CRISPER_REHEARSAL": "true", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
 BIN = Path(sys.executable).parent
 
@@ -133,6 +135,30 @@ def timed(act: Any) -> float:
     return statistics.median(found)
 
 
+def measure_processor(act: Any) -> float:
+    """Return the seconds of processor that Ansible and its processes took for a call."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    act()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def compare_payloads(pairs: int) -> tuple[float, float]:
+    """Return the controller's processor (seconds, medians of pairs of changed deploys).
+
+    First with what crisper_payloads keeps, then with that callback switched off.
+    """
+    kept, anew = [], []
+    for number in range(pairs):
+        kept.append(measure_processor(lambda n=number: deploy(*coloured(f"kept {n}"))))
+        ENV["ANSIBLE_CALLBACKS_ENABLED"] = "crisper_stages"
+        try:
+            anew.append(measure_processor(lambda n=number: deploy(*coloured(f"anew {n}"))))
+        finally:
+            del ENV["ANSIBLE_CALLBACKS_ENABLED"]
+    return statistics.median(kept), statistics.median(anew)
+
+
 def ask(url: str, question: str) -> float:
     """Seconds of one answer of /rag/query."""
     body = json.dumps({"query": question, "top_k": 5}).encode()
@@ -224,6 +250,8 @@ def measure(load: list[str], longest: float, rounds: int) -> int:
     )
     last = coloured(f"order long tasks {rounds - 1}")
     unchanged = timed(lambda: deploy(*last))
+    kept, anew = compare_payloads(PAIRS)
+    print(f"\nprocessor of the controller: {kept:.2f} s; payloads packed anew: {anew:.2f} s")
     p95 = retrieval(url)
 
     def seconds(way: str, kind: str) -> list[float]:

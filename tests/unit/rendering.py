@@ -85,6 +85,8 @@ class Inventory:
         given = self.value("__release_given_secrets")
         made = {name: f"made-{name}" for name in model["required_secrets"] if name not in given}
         self.known |= {"stack_model": model, "release_secrets": made | given}
+        rendered = self.value("{'compose': __release_compose, 'nginx': __release_nginx}")
+        self.known["release_rendered"] = rendered
         listed = self.value("__release_files + __release_secret_files")
         if self.value("mariadb_enabled"):
             listed += self.value("__release_mariadb_files")

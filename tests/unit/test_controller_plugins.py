@@ -1,4 +1,4 @@
-"""What runs on the controller to spare calls: payloads that are kept, and two action plugins."""
+"""What runs on the controller to spare calls: payloads that are kept, and an action plugin."""
 
 from __future__ import annotations
 
@@ -163,9 +163,20 @@ def test_every_role_of_a_deploy_is_judged_at_its_start() -> None:
     unjudged = {
         line.split("{name: ")[1].split(",")[0]
         for line in text.splitlines()
-        if "rolespec_validate: false" in line
+        if "rolespec_validate: false}" in line
     } - {"stack"}
     assert unjudged == set(judged["vars"]["stack_roles"])
+
+
+def test_only_a_deploy_and_its_way_back_skip_the_validation_of_roles() -> None:
+    """Regression: 4 of 31 calls skipped it outside a deploy, where nothing else judges."""
+    files = [ROOT / "deploy.yml", *(ROOT / "playbooks").glob("*.yml")]
+    files += (ROOT / "roles").rglob("*.yml")
+    skipping = {str(p.relative_to(ROOT)) for p in files if "rolespec_validate" in p.read_text()}
+    assert {name for name in skipping if not name.startswith("roles/rollback/")} == {
+        "deploy.yml",
+        "roles/restore/tasks/data.yml",  # the data is back, and the application must run
+    }
 
 
 def test_only_processes_of_this_machine_are_known_to_be_dead(
