@@ -8,7 +8,7 @@ from celery import Celery
 
 app = Celery("drain_tasks", broker=os.environ["TEST_BROKER"], backend=os.environ["TEST_BROKER"])
 app.conf.update(
-    task_acks_late="TEST_PREFETCH" not in os.environ,
+    task_acks_late="TEST_LATE" in os.environ or "TEST_PREFETCH" not in os.environ,
     worker_prefetch_multiplier=int(os.environ.get("TEST_PREFETCH", "1")),
     task_default_queue="one",
     broker_transport_options={
