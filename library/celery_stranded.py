@@ -203,6 +203,7 @@ from typing import Any
 from ansible.module_utils import crisper_celery_probe, crisper_stranded, crisper_stranded_probe
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_celery import REMEDIES
+from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_probe import CONNECTION_SPEC, find_container
 from ansible.module_utils.crisper_shapes import like
 from ansible.module_utils.crisper_ship import ShipError, run
@@ -216,6 +217,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "restarted_within": {"type": "float", "default": 0},
     "wait": {"type": "float", "default": 20.0},
     "budget": {"type": "float", "default": 60.0},
+    "run": RUN_SPEC,
 }
 NUMBERS = ("held", "stranded", "ended", "leased", "limited", "later", "unreadable", "homeless")
 NOTHING: dict[str, Any] = {
@@ -251,6 +253,11 @@ def main() -> None:
     names = ("app", "nodes", "grace", "restarted_within", "wait", "budget", "timeout")
     request = {name: params[name] for name in (*names, "import_timeout")}
     request["put_back"] = params["state"] == "put_back" and not module.check_mode
+    if request["put_back"]:
+        try:
+            note(params, "put_back")
+        except NotOwnerError as error:
+            module.fail_json(msg=str(error), **NOTHING)
     command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
     shipped = [crisper_celery_probe, crisper_stranded, crisper_stranded_probe]
     limit = params["import_timeout"] + params["budget"] + params["wait"] + 60

@@ -242,6 +242,12 @@ def worth_a_look(held: Any, nodes: Any) -> bool:
     return held > told
 
 
+def suspected(inspected: Any) -> bool:
+    """Return whether what M(celery_inspect) returned is worth a look by M(celery_stranded)."""
+    found = inspected if isinstance(inspected, Mapping) else {}
+    return worth_a_look(found.get("held"), found.get("nodes") or {})
+
+
 def tasks_of(number: int) -> str:
     """Return ``1 task``, ``2 tasks``."""
     return f"{number} task{'' if number == 1 else 's'}"
@@ -294,3 +300,37 @@ def deed(found: Mapping[str, Any]) -> str:
     if found["acknowledged"]:
         parts.append(f"{tasks_of(found['acknowledged'])} had ended and were acknowledged")
     return "; ".join(parts)
+
+
+COMMAND = "ansible-playbook playbooks/status.yml --tags requeue -e status_tasks=stranded"
+
+
+def warning(found: Any) -> str:
+    """Return what an operator is told of tasks that no worker knows; empty where there are none.
+
+    Args:
+        found: of M(celery_stranded), or whatever its failure left.
+    """
+    result = found if isinstance(found, Mapping) else {}
+    if not result.get("text") or not (result.get("stranded") or result.get("ended")):
+        return ""
+    then = "When they answer, put them back" if result.get("blind") else "Put them back"
+    return f"{result['text']}. {then}: {COMMAND}"
+
+
+def rows(found: Any) -> list:
+    """Return the rows of a status about tasks that no worker knows."""
+    result = found if isinstance(found, Mapping) else {}
+    told = []
+    if result.get("done"):
+        told.append(f"Put back  {result['done']}")
+        left = {**result, "stranded": result["stranded"] - result["put_back"], "ended": 0}
+        if left["stranded"] > 0:
+            told.append(f"          {left['stranded']} could not be put back: run it again")
+        return told
+    text = warning(result)
+    if text:
+        told.append(f"Stranded  {text}")
+    elif result.get("text"):
+        told.append(f"Held      {result['text']}")
+    return told
