@@ -33,6 +33,13 @@ options:
     type: list
     elements: str
     default: []
+  same_image:
+    description:
+      - Those of O(nodes) that run from the image of the container that is asked. Where these are
+        all that answer, tasks with an ETA are asked for by id, which Celery 5.7 answers exactly.
+    type: list
+    elements: str
+    default: []
   grace:
     description: Seconds since its delivery from which a task is judged.
     type: float
@@ -213,6 +220,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     **CONNECTION_SPEC,
     "state": {"type": "str", "choices": ["examined", "put_back"], "default": "examined"},
     "nodes": {"type": "list", "elements": "str", "default": []},
+    "same_image": {"type": "list", "elements": "str", "default": []},
     "grace": {"type": "float", "default": crisper_stranded.GRACE},
     "restarted_within": {"type": "float", "default": 0},
     "wait": {"type": "float", "default": 20.0},
@@ -250,7 +258,7 @@ def main() -> None:
         kind, _, error = problem.partition(": ")
         text = f"{error}. {REMEDIES.get(kind, '')}"
         module.fail_json(msg=text, **{**NOTHING, "problem": kind})
-    names = ("app", "nodes", "grace", "restarted_within", "wait", "budget", "timeout")
+    names = ("app", "nodes", "same_image", "grace", "restarted_within", "wait", "budget", "timeout")
     request = {name: params[name] for name in (*names, "import_timeout")}
     request["put_back"] = params["state"] == "put_back" and not module.check_mode
     if request["put_back"]:

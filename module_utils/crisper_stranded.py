@@ -6,7 +6,9 @@ Standard library only and Python 3.8: this file also runs inside a container, to
 Measured with Celery 5.7 and kombu 5.7: when Redis restarts, a worker without crisper-worker loses
 its connection, cannot put its messages back (Redis is away), connects again and has forgotten all
 that it had prefetched or holds for an ETA. These stay in ``unacked`` until the visibility timeout.
-What it runs it goes on running, and acknowledges later.
+What it runs it goes on running, and acknowledges later. Celery 5.7 cancels what waits for an ETA,
+and `scheduled` goes on listing it: only ``query_task`` tells. Before 5.7 it was run all the same,
+and `scheduled` tells.
 
 Redis does not say who holds a message. So one counts as known to nobody only where every worker
 that listens has answered, twice, and the same delivery was there all the while. What workers do
@@ -29,10 +31,12 @@ PARSED = 65_536
 # Above so many candidates workers are not asked for their tasks with an ETA by mere curiosity: one
 # that holds 100,000 is busy for seconds with an answer of 35 MB (as in crisper_drain).
 MOST_SCHEDULED = 1000
+# Ids in one question to workers, and such questions at once.
+IDS, QUESTIONS = 1000, 5
 # Tasks that are told by name.
 SHOWN = 20
 BEAT = "celerybeat@"
-METHODS = ("ping", "active", "reserved", "scheduled", "registered")
+METHODS = ("ping", "active", "reserved", "registered")
 LISTS = ("active", "reserved", "scheduled")
 
 # KEYS: unacked, index, lease. ARGV: bytes to parse, bytes after which to stop, tags. Answers, for
@@ -132,6 +136,7 @@ class Answers:
     ) -> None:
         lists = [method for method in LISTS if method in asked]
         self.scheduled = "scheduled" in lists
+        self.alive: set = set()
         self.known: set = set()
         self.limited: set = set()
         self.blind: list = []  # why it cannot be told who holds what
@@ -146,6 +151,7 @@ class Answers:
             more = str(receivers - len(alive))
             self.blind.append(more + " more that listened to Celery's questions did not answer")
         workers = [node for node in alive if not node.startswith(BEAT)]
+        self.alive = set(workers)
         for method in (*lists, "registered"):
             told: list = []
             for node, reply in replies.get(method, []):
@@ -181,7 +187,7 @@ class Judgement:
         self.leased = 0  # held under a lease of crisper-worker, which recovers them itself
         self.known = 0
         self.limited = 0  # of tasks with a rate limit
-        self.later = 0  # with an ETA, and nobody was asked for those
+        self.pending: list = []  # with an ETA, and nobody was asked for those
         self.unreadable = 0  # no Celery tasks
 
     def add(self, message: Message, answers: Answers) -> None:
@@ -195,9 +201,35 @@ class Judgement:
         elif message.task in answers.limited:
             self.limited += 1
         elif message.eta and not answers.scheduled:
-            self.later += 1
+            self.pending.append(message)
         else:
             self.unknown.append(message)
+
+    def settle(self, number: int, known: set) -> None:
+        """Judge the first `number` of `pending` by the ids that workers know of them."""
+        asked, self.pending = self.pending[:number], self.pending[number:]
+        left = [message for message in asked if message.id not in known]
+        self.known += len(asked) - len(left)
+        self.unknown += left
+        self.unknown.sort(key=lambda message: float(message.score))
+
+
+def known_ids(replies: Iterable[tuple], nodes: Iterable[str]) -> tuple[set, list]:
+    """Return the ids that workers know of those they were asked for, and who did not answer.
+
+    Args:
+        replies: ``(node, reply)`` of ``query_task``, one for each question to each node.
+        nodes: as many times as each was asked.
+    """
+    known: set = set()
+    missing = list(nodes)
+    for node, reply in replies:
+        if not isinstance(reply, dict) or not all(isinstance(v, list) for v in reply.values()):
+            continue
+        known.update(str(task_id) for task_id in reply)
+        if str(node) in missing:
+            missing.remove(str(node))
+    return known, [node + " did not tell its tasks by id" for node in sorted(set(missing))]
 
 
 def ended_since(meta: Any, delivered: float, parse: Any) -> bool:

@@ -152,11 +152,14 @@ class Unacked:
         return [queue for queue in queues if queue in bound]
 
 
-def asked(app, request, methods):
-    """Ask everybody these methods at once; `crisper_stranded.Answers` of what they told."""
+def asked(app, request, questions):
+    """Ask everybody at once; what was answered, by question, and how many heard the ping.
+
+    `questions` is name -> (method, arguments), and has a ``ping``.
+    """
     from crisper_celery_probe import connected, read_reply
     from crisper_leftovers_probe import Replies
-    from crisper_stranded import BEAT, Answers
+    from crisper_stranded import BEAT
     from kombu import Consumer, Producer
 
     connection = connected(app, request["timeout"])
@@ -166,23 +169,23 @@ def asked(app, request, methods):
     heard = count_receivers(channel)
     # Without one of its own it would publish by a channel of the application's pool.
     producer = Producer(channel, auto_declare=False)
-    tickets = {uuid.uuid4().hex: method for method in methods}
-    replies = {method: [] for method in methods}
+    tickets = {uuid.uuid4().hex: name for name in questions}
+    replies = {name: [] for name in questions}
     receivers = None
 
     def on_message(message):
         ticket, body = read_reply(message, mailbox.accept)
-        method = tickets.get(ticket)
-        if method is not None and isinstance(body, dict):
-            replies[method].extend(body.items())
+        name = tickets.get(ticket)
+        if name is not None and isinstance(body, dict):
+            replies[name].extend(body.items())
 
     try:
-        for ticket, method in tickets.items():
+        for ticket, name in tickets.items():
             del heard[:]
-            arguments = {"taskinfoitems": ["rate_limit"]} if method == "registered" else {}
+            method, arguments = questions[name]
             options = {"reply_ticket": ticket, "timeout": request["timeout"]}
             mailbox._publish(method, arguments, channel=channel, producer=producer, **options)
-            if method == "ping" and heard:
+            if name == "ping" and heard:
                 receivers = sum(heard)
         deadline = time.monotonic() + request["timeout"]
 
@@ -191,7 +194,7 @@ def asked(app, request, methods):
             workers = [node for node in alive if not node.startswith(BEAT)]
             if not set(request["nodes"]) <= set(alive) or len(alive) < (receivers or 0):
                 return False
-            return all(len(replies[m]) >= len(workers) for m in methods if m != "ping")
+            return all(len(replies[q]) >= len(workers) for q in questions if q != "ping")
 
         with Consumer(channel, [mailbox.reply_queue], no_ack=True, on_message=on_message):
             while time.monotonic() < deadline and not complete():
@@ -203,7 +206,7 @@ def asked(app, request, methods):
                     continue  # no message of Celery's: somebody else has put it there
     finally:
         own.close()
-    return Answers(replies, receivers, request["nodes"], methods)
+    return replies, receivers
 
 
 def count_receivers(channel):
@@ -233,19 +236,60 @@ def count_receivers(channel):
 
 def look(app, unacked, request, tags, everything, deadline):
     """Ask the workers, then judge these messages: `Judgement`, `Answers`, if all were read."""
-    from crisper_stranded import METHODS, MOST_SCHEDULED, Judgement
+    from crisper_stranded import METHODS, MOST, MOST_SCHEDULED, Judgement
 
-    methods = list(METHODS)
-    if len(tags) > MOST_SCHEDULED and not everything:
-        methods.remove("scheduled")
-    answers = asked(app, request, methods)
+    exact = tells_by_id()
+    answers = ask_lists(app, request, METHODS)
+    exact = exact and answers.alive <= set(request["same_image"])
+    if not exact and (everything or len(tags) <= MOST_SCHEDULED):
+        answers = ask_lists(app, request, (*METHODS, "scheduled"))
     judged, complete = Judgement(), True
     for message in unacked.read(tags, deadline):
         if message is None:
             complete = False
         else:
             judged.add(message, answers)
+    if exact and judged.pending:
+        ids = [one.id for one in judged.pending[: MOST if everything else MOST_SCHEDULED]]
+        known, blind, number = ask_ids(app, request, ids, answers.alive, deadline)
+        answers.blind += [why for why in blind if why not in answers.blind]
+        judged.settle(number, known)
     return judged, answers, complete
+
+
+def ask_lists(app, request, methods):
+    """Return what all workers tell of what they hold."""
+    from crisper_stranded import Answers
+
+    given = {"registered": {"taskinfoitems": ["rate_limit"]}}
+    questions = {method: (method, given.get(method, {})) for method in methods}
+    replies, receivers = asked(app, request, questions)
+    return Answers(replies, receivers, request["nodes"], methods)
+
+
+def ask_ids(app, request, ids, nodes, deadline):
+    """Return those of the ids that workers know, why not all could be asked, and how many were."""
+    from crisper_stranded import IDS, QUESTIONS, known_ids
+
+    known, blind, number = set(), [], 0
+    while number < len(ids) and time.monotonic() < deadline:
+        part = ids[number : number + IDS * QUESTIONS]
+        chunks = [part[start : start + IDS] for start in range(0, len(part), IDS)]
+        questions = {str(n): ("query_task", {"ids": chunk}) for n, chunk in enumerate(chunks)}
+        replies, _ = asked(app, request, {"ping": ("ping", {}), **questions})
+        given = [pair for name in questions for pair in replies[name]]
+        found, missing = known_ids(given, list(nodes) * len(chunks))
+        known |= found
+        blind += [why for why in missing if why not in blind]
+        number += len(part)
+    return known, blind, number
+
+
+def tells_by_id():
+    """Return whether this Celery tells by ``query_task`` what waits for an ETA (from 5.7 on)."""
+    from celery.worker import state
+
+    return hasattr(state, "scheduled_requests")
 
 
 def ended(app, messages, deadline):
@@ -324,7 +368,7 @@ def examine(app, request):
     reply.update(
         leased=first.leased,
         limited=first.limited,
-        later=first.later,
+        later=len(first.pending),
         unreadable=first.unreadable,
         partial=not (complete and read),
     )

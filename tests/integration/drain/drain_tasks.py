@@ -40,6 +40,11 @@ def hold(mark, released):
         marks.write(f"end {mark} {os.environ['TEST_WORKER']}\n")
 
 
+@app.task(name="hourly", rate_limit="1/h")
+def hourly():
+    return None
+
+
 @app.task(name="health")
 def health():
     return {"worker": os.environ["TEST_WORKER"]}
