@@ -56,7 +56,9 @@ options:
     type: float
     default: 20.0
   budget:
-    description: Seconds for reading and putting back. Of what is not read nothing is changed.
+    description:
+      - Seconds for reading and putting back, without what workers take to answer. What is not done
+        in time is left for the next call.
     type: float
     default: 60.0
   container:

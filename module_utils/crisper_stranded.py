@@ -7,8 +7,8 @@ Measured with Celery 5.7 and kombu 5.7: when Redis restarts, a worker without cr
 its connection, cannot put its messages back (Redis is away), connects again and has forgotten all
 that it had prefetched or holds for an ETA. These stay in ``unacked`` until the visibility timeout.
 What it runs it goes on running, and acknowledges later. Celery 5.7 cancels what waits for an ETA,
-and `scheduled` goes on listing it: only ``query_task`` tells. Before 5.7 it was run all the same,
-and `scheduled` tells.
+and `scheduled` goes on listing it: only ``query_task`` tells. Celery 5.5 forgets that as well, and
+`scheduled` tells.
 
 Redis does not say who holds a message. So one counts as known to nobody only where every worker
 that listens has answered, twice, and the same delivery was there all the while. What workers do

@@ -16,6 +16,8 @@ import uuid
 
 # Seconds between the two looks, and between two tries while a worker does not answer.
 PAUSE = 1.0
+# Shares of the budget: for reading in one look, for reading results, for putting back.
+READING, RESULT_SHARE, MOVING = 0.15, 0.1, 0.3
 # Messages that are moved in one round trip, and bytes of them in memory.
 MOVED, MOVED_BYTES = 100, 4_000_000
 # Results that are asked for at once: one may be large.
@@ -55,11 +57,14 @@ class Unacked:
         return [text_of(tag) for tag in found[:MOST]], len(found) <= MOST
 
     def read(self, tags, deadline):
-        """Yield the messages of these tags that are there; ends early at the deadline."""
+        """Yield the messages of these tags that are there.
+
+        It ends early at the deadline, with None; a first part is always read.
+        """
         from crisper_stranded import BATCH, BATCH_BYTES, PARSED, READ, Message
 
         start, keys = 0, (self.key, self.index, self.lease)
-        while start < len(tags) and time.monotonic() < deadline:
+        while start < len(tags) and (not start or time.monotonic() < deadline):
             batch = tags[start : start + BATCH]
             answer = self.client.eval(READ, 3, *keys, PARSED, BATCH_BYTES, *batch)
             start += len(answer)
@@ -234,8 +239,11 @@ def count_receivers(channel):
     return heard
 
 
-def look(app, unacked, request, tags, everything, deadline):
-    """Ask the workers, then judge these messages: `Judgement`, `Answers`, if all were read."""
+def look(app, unacked, request, tags, everything):
+    """Ask the workers, then judge these messages: `Judgement`, `Answers`, if all were read.
+
+    Reading takes a share of the budget, and asking by id another one.
+    """
     from crisper_stranded import METHODS, MOST, MOST_SCHEDULED, Judgement
 
     exact = tells_by_id()
@@ -244,6 +252,7 @@ def look(app, unacked, request, tags, everything, deadline):
     if not exact and (everything or len(tags) <= MOST_SCHEDULED):
         answers = ask_lists(app, request, (*METHODS, "scheduled"))
     judged, complete = Judgement(), True
+    deadline = time.monotonic() + request["budget"] * READING
     for message in unacked.read(tags, deadline):
         if message is None:
             complete = False
@@ -251,6 +260,7 @@ def look(app, unacked, request, tags, everything, deadline):
             judged.add(message, answers)
     if exact and judged.pending:
         ids = [one.id for one in judged.pending[: MOST if everything else MOST_SCHEDULED]]
+        deadline = time.monotonic() + request["budget"] * READING
         known, blind, number = ask_ids(app, request, ids, answers.alive, deadline)
         answers.blind += [why for why in blind if why not in answers.blind]
         judged.settle(number, known)
@@ -293,20 +303,23 @@ def tells_by_id():
 
 
 def ended(app, messages, deadline):
-    """Return those of the messages whose tasks have ended since, as far as Redis has results."""
+    """Return those of the messages whose tasks have ended since, and how many were looked at.
+
+    Only Redis is asked for results.
+    """
     from crisper_stranded import ended_since
 
     try:
         from celery.backends.redis import RedisBackend
 
         if not isinstance(app.backend, RedisBackend):
-            return []
+            return [], len(messages)
     except Exception:  # no result backend, or one that cannot be loaded
-        return []
+        return [], len(messages)
     found = []
     for start in range(0, len(messages), RESULTS):
-        if time.monotonic() >= deadline:
-            break
+        if start and time.monotonic() >= deadline:
+            return found, start
         batch = messages[start : start + RESULTS]
         try:
             keys = [app.backend.get_key_for_task(message.id) for message in batch]
@@ -320,7 +333,7 @@ def ended(app, messages, deadline):
                 meta = None
             if ended_since(meta, float(message.score), unix):
                 found.append(message)
-    return found
+    return found, len(messages)
 
 
 def unix(text):
@@ -339,7 +352,6 @@ def examine(app, request):
     from crisper_stranded import SHOWN
 
     begun = time.monotonic()
-    deadline = begun + request["budget"]
     reply = {
         **dict.fromkeys(("held", "stranded", "ended", "leased", "limited", "later"), 0),
         **dict.fromkeys(("unreadable", "put_back", "acknowledged", "homeless"), 0),
@@ -359,7 +371,7 @@ def examine(app, request):
     if not tags:
         return reply
     while True:
-        first, answers, read = look(app, unacked, request, tags, everything, deadline)
+        first, answers, read = look(app, unacked, request, tags, everything)
         blind = answers.blind
         waited = time.monotonic() - begun
         if not (everything and blind and first.unknown and waited < request["wait"]):
@@ -376,18 +388,21 @@ def examine(app, request):
     if left:
         time.sleep(PAUSE)
         seen = {message.tag: message.score for message in left}
-        second, answers, read = look(app, unacked, request, list(seen), everything, deadline)
+        second, answers, read = look(app, unacked, request, list(seen), everything)
         # One that was delivered again meanwhile is another delivery.
         left = [message for message in second.unknown if seen[message.tag] == message.score]
         blind = blind + [why for why in answers.blind if why not in blind]
         reply["partial"] = reply["partial"] or not read
-        over = {message.tag for message in ended(app, left, deadline)}
-        done = [message for message in left if message.tag in over]
-        left = [message for message in left if message.tag not in over]
-        reply.update(stranded=len(left), ended=len(done))
+        deadline = time.monotonic() + request["budget"] * RESULT_SHARE
+        done, checked = ended(app, left, deadline)
+        over, unchecked = {message.tag for message in done}, len(left) - checked
+        left = [message for message in left[:checked] if message.tag not in over]
+        reply.update(stranded=len(left) + unchecked, ended=len(done))
+        reply["partial"] = reply["partial"] or unchecked > 0
         reply["tasks"] = [{"id": one.id, "task": one.task} for one in left[:SHOWN]]
         reply["blind"] = blind
         if everything and not blind:
+            deadline = time.monotonic() + request["budget"] * MOVING
             reply["put_back"], reply["homeless"] = unacked.put_back(left[::-1], deadline)
             reply["acknowledged"] = unacked.acknowledge(done)
     reply["held"] = max(unacked.count(), reply["stranded"]) if not everything else reply["held"]
