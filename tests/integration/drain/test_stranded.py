@@ -15,8 +15,16 @@ import celery_stranded
 import pytest
 import redis
 import stack_redis
+from ansible.module_utils import (
+    crisper_celery_probe,
+    crisper_https,
+    crisper_ledger,
+    crisper_ledger_probe,
+    crisper_queue_head,
+)
+from ansible.module_utils.crisper_ship import parse, program
 from backlog import ID, message
-from lab import until
+from lab import HERE, until
 
 PASSWORD = "stranded-lab"
 
@@ -260,3 +268,30 @@ def test_100_000_unacknowledged_are_bounded(broker, plain, stranded):
     assert broker.hlen("unacked") == broker.zcard("unacked_index") == 100_000 - part["put_back"]
     # 3 to 10 ms, more where the machine is busy.
     assert broker.slowlog_get(1) == []
+
+
+def test_the_ledger_tells_sentinels_that_no_worker_knows(lab, broker, plain, send, marks, tmp_path):
+    """Regression: they were "still waiting", and it was not said for what."""
+    one, released = plain(), tmp_path / "released"
+    # With room for more, Celery 5.7.0 crashes when Redis goes away.
+    for number in range(5):
+        send("hold", str(number), str(released))
+    until(lambda: len(marks()) == 2)
+    modules = [crisper_queue_head, crisper_celery_probe, crisper_https, crisper_ledger]
+    request = {"app": "drain_tasks", "task": "health", "path": "/", "task_interval": 0.1}
+    request |= {"request_interval": 60.0, "limit": 120, "site_host": "", "site_scheme": "http"}
+    request |= {"expected": [200], "certificates": "", "run": "1", "host": "127.0.0.1", "port": 1}
+    request |= {"secure_port": 1, "queues": ["one"], "wait": 5.0}
+    source = program([*modules, crisper_ledger_probe], request)
+    command = [sys.executable, "-c", source]
+    process = subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True)
+    try:
+        until(lambda: broker.hlen("unacked") == 8)
+        restart(lab, one)
+        process.terminate()
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    tasks = parse(out)["tasks"]
+    assert (tasks["waiting"], tasks["stranded"], tasks["lost"]) == (3, 3, 0), tasks
+    released.touch()
