@@ -171,6 +171,14 @@ canary:
   type: dict
   sample:
     {problem: "", queues: {default: {state: SUCCESS, seconds: 0.03}}, findings: [], busy: []}
+held:
+  description:
+    - Number of messages that are unacknowledged in Redis; null with another broker, or without the
+      method C(scheduled). More than workers tell of may be tasks that no worker knows
+      (M(celery_stranded)).
+  returned: when workers could be asked
+  type: int
+  sample: 0
 seconds:
   description: How long the workers took.
   returned: when they could be asked

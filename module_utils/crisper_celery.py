@@ -410,7 +410,7 @@ def judged_canaries(reply: Mapping[str, Any], nodes: Sequence[str]) -> dict[str,
 def answered(
     reply: Mapping[str, Any], expect: Mapping[str, Any], canary_nodes: Sequence[str] | None
 ) -> dict[str, Any]:
-    """What celery_inspect tells of a reply: ``{nodes, findings, problem, seconds, canary}``.
+    """What celery_inspect tells of a reply: ``{nodes, findings, problem, seconds, held, canary}``.
 
     Args:
         reply: the probe's: ``{problem, error}``, and without a problem ``{replies, seconds}`` and,
@@ -433,6 +433,7 @@ def answered(
         "findings": [finding.as_dict() for finding in found[:MOST_FINDINGS]],
         "problem": problem_of(found),
         "seconds": like(reply.get("seconds"), 0.0),
+        "held": like(reply.get("held"), None),
     }
     if len(found) > MOST_FINDINGS:
         result["findings"].append(_more(len(found) - MOST_FINDINGS))

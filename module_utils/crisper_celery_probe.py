@@ -187,7 +187,8 @@ def inspect(app, request):
     if connection.transport.driver_type == "redis":
         # Closing waits for the read that is under way, by default a second.
         channel.brpop_timeout = 0.1
-    if "scheduled" in methods and (held(connection) or 0) > MOST_HELD:
+    unacknowledged = held(connection) if "scheduled" in methods else None
+    if (unacknowledged or 0) > MOST_HELD:
         methods = [method for method in methods if method != "scheduled"]
     tickets = {uuid.uuid4().hex: method for method in methods}
     replies = {method: [] for method in methods}
@@ -246,7 +247,8 @@ def inspect(app, request):
     for reply in replies.get("conf", []):
         if isinstance(reply, dict):
             reply.update({node: shown_conf(conf) for node, conf in reply.items()})
-    return {"replies": replies, "seconds": round(time.monotonic() - started, 4)}
+    seconds = round(time.monotonic() - started, 4)
+    return {"replies": replies, "seconds": seconds, "held": unacknowledged}
 
 
 def canary(app, request):

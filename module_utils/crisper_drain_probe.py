@@ -16,12 +16,32 @@ import uuid
 
 ORDERS = {"leave": "cancel_consumer", "drain": "cancel_consumer", "resume": "add_consumer"}
 
+# Seconds after which a command of Redis was not merely slow, and seconds without a reply after
+# which Redis itself is asked whether it answers.
+AWAY, LOOK_EVERY = 0.5, 1.0
+# Seconds for what lies in the reply queue already. A worker that has missed one poll was never read
+# again, and told to be silent, where there was no other to wait for.
+GLANCE = 0.05
+
+
+def redis_client(connection):
+    """Return a client of the broker without kombu's prefix; None where it is not Redis."""
+    if connection.transport.driver_type != "redis":
+        return None
+    import redis
+
+    return redis.Redis(connection_pool=connection.default_channel.pool)
+
 
 class Room:
     """Questions to workers and their answers, matched by ticket.
 
     Kombu's own collector counts every message as an expected reply; a late one would cost
     another worker its answer. Here a late reply is simply heard late.
+
+    A Redis that stands still (its host is short of memory, its disk hangs) raises no error: it is
+    a command that takes long, and replies that do not come. `broker_away` tells that from a worker
+    that is silent.
     """
 
     def __init__(self, app, timeout):
@@ -37,6 +57,8 @@ class Room:
         self.tickets = {}
         self.parts = {}
         self.reports = []
+        self.broker_away = False  # whether it stood still since the last `ask`
+        self.client = redis_client(self.connection)
         self.consumer = Consumer(
             self.channel, [self.mailbox.reply_queue], no_ack=True, on_message=self._on_message
         )
@@ -55,11 +77,12 @@ class Room:
 
     def ask(self, methods, nodes):
         """Send the poll's questions."""
-        poll = uuid.uuid4().hex
+        poll, begun = uuid.uuid4().hex, time.monotonic()
         for method in methods:
             ticket = uuid.uuid4().hex
             self.tickets[ticket] = (poll, method, len(methods))
             self.send(method, {}, nodes, ticket)
+        self.broker_away = time.monotonic() - begun >= AWAY
 
     def _on_message(self, message):
         from crisper_celery_probe import read_reply
@@ -74,17 +97,33 @@ class Room:
             if len(part) == wanted:
                 self.reports.append((node, self.parts.pop((poll, node))))
 
-    def collect(self, nodes, seconds):
-        """Reports that came in, waiting until every one of `nodes` has sent one."""
+    def look_at_broker(self):
+        """Note whether the broker answers at once; waits until it answers."""
+        if self.client is not None:
+            begun = time.monotonic()
+            self.client.ping()
+            self.broker_away = self.broker_away or time.monotonic() - begun >= AWAY
+
+    def collect(self, nodes, others, seconds):
+        """Return reports that came in, waiting until every one of `nodes` has sent one.
+
+        Those of `others` are not waited for; what they have sent is read all the same.
+        """
         deadline = time.monotonic() + seconds
-        while not set(nodes) <= {node for node, _ in self.reports}:
-            left = deadline - time.monotonic()
+        read_at = time.monotonic()
+        while True:
+            heard = {node for node, _ in self.reports}
+            if heard.issuperset(nodes) and heard.issuperset(others):
+                break
+            until = min(deadline, read_at + GLANCE) if heard.issuperset(nodes) else deadline
+            left = until - time.monotonic()
             if left <= 0:
                 break
             try:
-                self.connection.drain_events(timeout=left)
+                self.connection.drain_events(timeout=min(left, LOOK_EVERY))
+                read_at = time.monotonic()
             except socket.timeout:
-                break
+                self.look_at_broker()
             except (KeyError, ValueError, TypeError, AttributeError):
                 continue  # no message of Celery's: somebody else has put it there
         reports, self.reports = self.reports, []
@@ -119,13 +158,17 @@ def converge(app, request, book):
             room.ask(methods, book.asked())
             # A worker that missed its turn is not waited for again until it has spoken.
             left = max(0.05, deadline - time.monotonic())
-            reports = room.collect(trusted & set(book.awaited()), min(patience, left))
+            awaited = trusted & set(book.awaited())
+            reports = room.collect(awaited, book.asked(), min(patience, left))
             now, wall = time.monotonic(), time.time()
+            if room.broker_away:
+                book.excuse(now)
             orders = {}
             for node, report in reports:
                 for queue in book.hear(node, report, now, wall):
                     orders.setdefault(queue, set()).add(node)
-            trusted = {node for node, _ in reports} & set(book.awaited())
+            spoken = set(book.asked()) if room.broker_away else {node for node, _ in reports}
+            trusted = spoken & set(book.awaited())
             if request["look_only"]:
                 break
             for queue, nodes in sorted(orders.items()):
@@ -135,7 +178,7 @@ def converge(app, request, book):
             if not met:
                 raise  # it never worked: a wrong password is not cured by waiting
             # Redis restarts within seconds; what was told to workers stays told.
-            room, last_error = None, error
+            room, last_error, trusted = None, error, set(book.asked())
             book.excuse(time.monotonic())
         book.expire(time.monotonic())
         left = deadline - time.monotonic()

@@ -57,8 +57,13 @@ class Ledger:
             if self.starts.get(task_id, 0) > 1 or self.ends.get(task_id, 0) > 1
         )
 
-    def summary(self, waiting: list[str]) -> dict[str, Any]:
-        """The numbers; `waiting` are those that still lie in a queue or with a worker."""
+    def summary(self, waiting: list[str], stranded: Iterable[str] = ()) -> dict[str, Any]:
+        """Return the numbers.
+
+        Args:
+            waiting: those that still lie in a queue, or are unacknowledged.
+            stranded: of these, those that no worker which answered knows.
+        """
         unfinished = set(self.open())
         return {
             "accepted": len(self.accepted),
@@ -66,6 +71,7 @@ class Ledger:
             "finished": len(self.accepted) - len(unfinished),
             "failed": len(self.failed),
             "waiting": len(unfinished & set(waiting)),
+            "stranded": len(unfinished & set(waiting) & set(stranded)),
             "lost": len(unfinished - set(waiting)),
             "twice": len(self.twice()),
         }

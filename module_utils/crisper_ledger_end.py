@@ -20,7 +20,7 @@ SPEC: dict[str, Any] = {
 
 # The numbers are its last line; the application may print as much as it likes before.
 LOG_LINES, WIDTH = 1000, 500
-COUNTS = ("accepted", "refused", "finished", "failed", "waiting", "lost", "twice")
+COUNTS = ("accepted", "refused", "finished", "failed", "waiting", "stranded", "lost", "twice")
 TASKS: dict[str, Any] = dict.fromkeys(COUNTS, 0)
 REQUESTS: dict[str, Any] = {"probed": 0, "failed": 0, "errors": {EACH: 0}, "normal": [0]}
 

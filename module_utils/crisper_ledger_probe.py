@@ -139,6 +139,7 @@ class Sentinels:
         self.number = 0
         self.sent_at = {}  # those that are open -> seconds
         self.ended_at = {}  # queue -> seconds of the last end that was heard
+        self.stranded = set()  # those that no worker knew at the end
         self.final = set()  # open ones whose result was there at the last look
 
     def send(self, queue):
@@ -209,7 +210,12 @@ class Sentinels:
             self._ask(task_id, final=True)
         left = set(self.ledger.open()) - waiting
         waiting |= self._take_back(left)
-        return sorted(waiting | self._held(left - waiting))
+        held = self._held(left - waiting)
+        try:
+            self.stranded = self._unknown(held)
+        except Exception:  # workers that cannot be asked cost no number that is known
+            self.stranded = set()
+        return sorted(waiting | held)
 
     def _moves(self, task_id):
         """Return whether an end of that sentinel may be near: its queue's tasks end."""
@@ -223,6 +229,29 @@ class Sentinels:
         """Return those that workers hold; all, where that cannot be told."""
         held = self.head.held(task_ids, SCAN) if task_ids else set()
         return set(task_ids) if held is None else held
+
+    def _unknown(self, task_ids):
+        """Return those that are unacknowledged while no worker tells of them, in two looks.
+
+        None where that cannot be said: nobody answered, or the task has a rate limit, which a
+        worker holds it for without telling.
+        """
+        from crisper_celery_probe import inspect
+
+        asked = {"methods": ["ping", "active", "reserved", "registered"], "timeout": CONNECT}
+        asked.update(settle=0.3, everybody=True, destination=[])
+        asked["arguments"] = {"registered": {"taskinfoitems": ["rate_limit"]}}
+        left = set(task_ids)
+        for pause in (SETTLE, 0.0):
+            found = self.head.held(left, SCAN) if left else set()
+            replies = inspect(self.app, asked)["replies"] if found else {}
+            if not replies.get("ping") or limited(self.request["task"], replies["registered"]):
+                return set()
+            known = told(replies["active"]) | told(replies["reserved"])
+            left = (found or set()) - known
+            if left:
+                time.sleep(pause)
+        return left
 
     def _ask(self, task_id, final):
         """Ask for its result, which counts if `final`."""
@@ -262,6 +291,26 @@ class Sentinels:
         self.head.forget(task_id)
 
 
+def told(replies):
+    """Return the ids of the tasks that workers told of."""
+    found = set()
+    for reply in replies:
+        for tasks in reply.values() if isinstance(reply, dict) else ():
+            if isinstance(tasks, list):
+                found.update(str(task.get("id")) for task in tasks if isinstance(task, dict))
+    return found
+
+
+def limited(task, replies):
+    """Return whether a worker has a rate limit on that task."""
+    for reply in replies:
+        for names in reply.values() if isinstance(reply, dict) else ():
+            for name in names if isinstance(names, list) else ():
+                if str(name).startswith(task + " [") and "rate_limit=" in str(name):
+                    return True
+    return False
+
+
 def main(request, marker):
     """Run until SIGTERM (or the time limit); print the numbers."""
     from crisper_celery_probe import load_app
@@ -290,7 +339,7 @@ def main(request, marker):
     stop.set()
     try:
         waiting = sentinels.finish(request["wait"])
-        reply = {"tasks": ledger.summary(waiting)}
+        reply = {"tasks": ledger.summary(waiting, sentinels.stranded)}
     except Exception as error:
         reply = {"error": type(error).__name__}
     # Nothing waits here as a rule; a request that hangs has its time to be answered, and no more.

@@ -262,7 +262,12 @@ def task_counts(counted: Mapping[str, Any]) -> str:
     found = counted.get("tasks") or {}
     if not {"accepted", "finished", "lost", "twice"} <= set(found):
         return ""
-    more = {"waiting": "still waiting", "refused": "refused by the broker"}
+    more = {
+        "waiting": "still waiting",
+        # A restart of Redis leaves them so; they are among those that wait.
+        "stranded": "of these unacknowledged and known to no worker that answered",
+        "refused": "refused by the broker",
+    }
     told = [
         f"{found['accepted']} accepted",
         f"{found['finished']} finished",

@@ -12,6 +12,9 @@ import ansible.module_utils
 ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
 
 from ansible.module_utils.crisper_celery_settings import settings_warnings
+from ansible.module_utils.crisper_stranded import rows as stranded_rows
+from ansible.module_utils.crisper_stranded import suspected as stranded_suspected
+from ansible.module_utils.crisper_stranded import warning as stranded_warning
 from ansible.module_utils.crisper_verify import (
     canary_seconds,
     celery_finding,
@@ -45,6 +48,9 @@ class FilterModule:
             "crisper_settings_warnings": settings_warnings,
             "crisper_site_url": site_url,
             "crisper_step_finding": step_finding,
+            "crisper_stranded_rows": stranded_rows,
+            "crisper_stranded_suspected": stranded_suspected,
+            "crisper_stranded_warning": stranded_warning,
             "crisper_task_counts": task_counts,
             "crisper_worker_summary": worker_summary,
         }

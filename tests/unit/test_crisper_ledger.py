@@ -17,6 +17,7 @@ import pytest
 from ansible.module_utils import crisper_https, crisper_ledger
 from ansible.module_utils import crisper_ledger_probe as probe
 from ansible.module_utils.crisper_ledger import TIMED_OUT, Ledger, Requests
+from ansible.module_utils.crisper_verify import task_counts
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from hypothesis import given
@@ -45,9 +46,53 @@ def test_every_accepted_task_is_finished_waiting_or_lost():
         "finished": 2,
         "failed": 0,
         "waiting": 1,
+        "stranded": 0,
         "lost": 1,
         "twice": 1,
     }
+
+
+REGISTERED = [{"w@a": ["health", "nap [rate_limit=1/h]"]}]
+
+
+@pytest.mark.parametrize(
+    ("looks", "found"),
+    [
+        # Regression: a restart of Redis stranded sentinels, and the ledger told of none.
+        ([{"active": ["a"], "reserved": []}] * 2, {"b", "c"}),
+        ([{"active": ["a"], "reserved": ["b", "c"]}] * 2, set()),
+        # In the second look one has begun, and one is acknowledged.
+        ([{"active": ["a"], "reserved": []}, {"active": ["b"], "reserved": []}], {"c"}),
+        ([{}] * 2, set()),
+        ([{"limited": True, "active": [], "reserved": []}] * 2, set()),
+    ],
+)
+def test_sentinels_that_no_worker_knows_are_told(looks, found, monkeypatch):
+    rounds = iter(looks)
+
+    def inspect(_app, _request):
+        look = next(rounds, {})
+        lists = {
+            method: [{"w@a": [{"id": task_id} for task_id in look.get(method, [])]}]
+            for method in ("active", "reserved")
+        }
+        ping = [{"w@a": {"ok": "pong"}}] if look else []
+        limit = [{"w@a": ["health [rate_limit=1/h]"]}] if look.get("limited") else REGISTERED
+        return {"replies": {**lists, "ping": ping, "registered": limit}}
+
+    monkeypatch.setitem(sys.modules, "crisper_celery_probe", SimpleNamespace(inspect=inspect))
+    monkeypatch.setattr(probe, "SETTLE", 0.0)
+    sentinels = object.__new__(probe.Sentinels)
+    sentinels.app, sentinels.request = None, {"task": "health"}
+    sentinels.head = SimpleNamespace(held=lambda ids, _seconds: set(ids))
+    assert sentinels._unknown({"a", "b", "c"}) == found
+    ledger = Ledger()
+    for name in "abc":
+        ledger.sent(name)
+    numbers = ledger.summary(["a", "b", "c"], found)
+    assert (numbers["waiting"], numbers["stranded"], numbers["lost"]) == (3, len(found), 0)
+    text = "of these unacknowledged and known to no worker that answered"
+    assert (text in task_counts({"tasks": numbers})) is bool(found)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), STATES)), st.sets(st.sampled_from("abcd")))

@@ -8,7 +8,7 @@ from celery import Celery
 
 app = Celery("drain_tasks", broker=os.environ["TEST_BROKER"], backend=os.environ["TEST_BROKER"])
 app.conf.update(
-    task_acks_late="TEST_PREFETCH" not in os.environ,
+    task_acks_late="TEST_LATE" in os.environ or "TEST_PREFETCH" not in os.environ,
     worker_prefetch_multiplier=int(os.environ.get("TEST_PREFETCH", "1")),
     task_default_queue="one",
     broker_transport_options={
@@ -38,6 +38,11 @@ def hold(mark, released):
         time.sleep(0.02)
     with Path(os.environ["TEST_MARKS"]).open("a") as marks:
         marks.write(f"end {mark} {os.environ['TEST_WORKER']}\n")
+
+
+@app.task(name="hourly", rate_limit="1/h")
+def hourly():
+    return None
 
 
 @app.task(name="health")

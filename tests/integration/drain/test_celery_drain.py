@@ -207,6 +207,19 @@ def test_a_broker_that_is_away_for_a_while_is_nobodys_silence(worker, drain, sen
     assert result["drained"] == ["old@a"], result
 
 
+def test_a_worker_that_misses_one_poll_is_heard_again(worker, drain, send, marks):
+    """Regression: nobody read the answers of the only worker any more."""
+    frozen = worker("old@a", "-c1", "-Qone").ready()
+    send("nap", "first", 3.0)
+    until(marks)
+    frozen.process.send_signal(signal.SIGSTOP)
+    timer = threading.Timer(3.0, frozen.process.send_signal, [signal.SIGCONT])
+    timer.start()
+    result = drain("old@a", silent_after=8.0)
+    timer.join()
+    assert result["drained"] == ["old@a"], result
+
+
 def test_no_broker_is_one_clear_error(drain, broker, monkeypatch):
     monkeypatch.setenv("TEST_BROKER", "redis://:secret-word@127.0.0.1:9/0")
     result = drain("old@a")

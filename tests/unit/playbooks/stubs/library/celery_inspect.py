@@ -10,6 +10,7 @@ from ansible.module_utils.stub_module import Stub, stub
 def act(module: Stub) -> dict[str, Any]:
     """What the real module returns."""
     with module.world.engine() as engine:
+        held = engine.get("stranded", 0)
         workers = [c for c in engine["containers"] if c["pool"] and c["state"] == "running"]
     findings = [
         {
@@ -21,7 +22,9 @@ def act(module: Stub) -> dict[str, Any]:
         if not each["consumes"]
     ]
     canary = {"problem": "", "queues": {}, "findings": []}
-    return {"problem": "", "findings": findings, "nodes": {}, "canary": canary, "seconds": 0.1}
+    return {"problem": "", "findings": findings, "nodes": {}, "canary": canary, "seconds": 0.1} | {
+        "held": held
+    }
 
 
 stub("celery_inspect", act)

@@ -165,7 +165,10 @@ class Rollout(Stub):
     def prove(self) -> None:
         """What the workers answer."""
         self.point("prove")
+        with self.world.engine() as engine:
+            held = engine.get("stranded", 0)
         self.result["proof"] = {
+            "held": held,
             "problem": "",
             "findings": [],
             "nodes": {},

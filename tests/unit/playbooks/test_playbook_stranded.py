@@ -1,0 +1,32 @@
+"""Tasks that no worker knows: what a deploy, verify and status do by the real playbooks."""
+
+from __future__ import annotations
+
+from harness import temporary_site
+
+STATUS = "playbooks/status.yml"
+COMMAND = "ansible-playbook playbooks/status.yml --tags requeue -e status_tasks=stranded"
+
+
+def test_a_deploy_puts_back_and_an_operator_is_told() -> None:
+    with temporary_site("one") as site:
+        site.one.change(stranded=0)
+        site.deploy().succeeded("Release", "(new; before: none)")
+        site.one.change(stranded=8)
+        put_back = "8 tasks that no worker knew any more were put back in their queues"
+        site.deploy(x="2").succeeded(f"Put back {put_back} (Redis was restarted)")
+        assert site.one.engine["stranded"] == 0
+        # Only of a Redis that this run has restarted.
+        assert 10 < site.one.engine["within"] < 600
+        assert "put_back" in [entry["step"] for entry in site.one.journal]
+        site.one.change(stranded=3)
+        told = "3 tasks are unacknowledged, no worker knows 3 of them (nap 1 and 2 more)"
+        site.deploy("--tags", "verify").succeeded(f"Warning {told}. Put them back: {COMMAND}")
+        site.deploy(playbook=STATUS).succeeded(f"Stranded {told}. Put them back: {COMMAND}")
+        assert site.one.engine["stranded"] == 3
+        refused = site.deploy("--tags", "drop", playbook=STATUS, status_tasks="stranded")
+        refused.failed("status_tasks=stranded goes with --tags requeue only")
+        requeue = ("--tags", "requeue", "-e", "status_tasks=stranded")
+        done = site.deploy(*requeue, playbook=STATUS)
+        done.succeeded("Put back 3 tasks that no worker knew any more were put back")
+        assert site.one.engine["stranded"] == 0

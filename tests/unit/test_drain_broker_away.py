@@ -1,0 +1,142 @@
+"""A broker that stands still is nobody's silence: the drain's loop on a clock of the test's own."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import SimpleNamespace
+
+import pytest
+from ansible.module_utils import crisper_drain_probe
+from ansible.module_utils.crisper_drain import Drain
+
+Room = crisper_drain_probe.Room
+NODE = "old@a"
+
+
+class World:
+    """A Redis that stands still for a while, and a worker that answers through it."""
+
+    def __init__(self, still, busy_until, answers=True):
+        self.now = 0.0
+        self.still = still  # (from, until)
+        self.busy_until = busy_until  # the worker runs a task
+        self.answers = answers
+        self.slow = (-1.0, -1.0)  # when the worker answers nothing; later it answers all
+        self.asked = {}  # ticket -> (method, when Redis had it)
+
+    def monotonic(self):
+        return self.now
+
+    time = monotonic
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def command(self, *_args, **_options):
+        """Return when Redis has answered: it raises nothing."""
+        if self.still[0] <= self.now < self.still[1]:
+            self.now = self.still[1]
+        self.now += 0.001
+
+    def drain_events(self, timeout):
+        """Deliver a reply, or pass the time."""
+        thawed = not self.still[0] <= self.now < self.still[1]
+        if self.answers and thawed and self.asked and not self.slow[0] <= self.now < self.slow[1]:
+            self.now += 0.03
+            ticket, method = self.asked.popitem()
+            queues = [] if self.now > 0.1 else [{"name": "one"}]
+            running = [{"id": "1", "name": "nap", "time_start": 0.0}]
+            busy = running if method == "active" and self.now < self.busy_until else []
+            value = queues if method == "active_queues" else busy
+            self.room._on_message(SimpleNamespace(ticket=ticket, body={NODE: value}))
+            return
+        until = self.now + timeout
+        if self.now < self.still[1] < until:
+            until = self.still[1]
+            self.now = until
+            return
+        self.now = until
+        raise TimeoutError
+
+    def open(self, _app, timeout):
+        """Return a room in this world."""
+        room = self.room = object.__new__(Room)
+        room.timeout, room.tickets, room.parts, room.reports = timeout, {}, {}, []
+        room.broker_away = False
+        room.connection = self
+        room.client = SimpleNamespace(ping=self.command)
+        room.mailbox = SimpleNamespace(accept=None)
+        room.send = self.send
+        room.close = lambda: None
+        return room
+
+    def send(self, method, _arguments, _nodes, ticket=None):
+        self.command()
+        if ticket:
+            self.asked[ticket] = method
+
+
+@pytest.fixture
+def drain(monkeypatch):
+    for name in ("crisper_celery_probe", "crisper_drain"):
+        module = importlib.import_module(f"ansible.module_utils.{name}")
+        monkeypatch.setitem(sys.modules, name, module)
+    probe = sys.modules["crisper_celery_probe"]
+    monkeypatch.setattr(probe, "held", lambda _connection: 0)
+    monkeypatch.setattr(
+        probe, "read_reply", lambda message, _accept: (message.ticket, message.body)
+    )
+
+    def run(world, timeout=60.0, **options):
+        monkeypatch.setattr(crisper_drain_probe, "time", world)
+        monkeypatch.setattr(crisper_drain_probe, "Room", lambda app, t: world.open(app, t))
+        request = {"command": "drain", "look_only": False, "timeout": timeout, "interval": 1.0}
+        request |= {"reply_timeout": 1.0, **options}
+        book = Drain([NODE], silent_after=5.0, now=world.now)
+        app = SimpleNamespace(connection=lambda: SimpleNamespace(connection_errors=()))
+        crisper_drain_probe.converge(app, request, book)
+        return book.summary(world.now)
+
+    return run
+
+
+@pytest.mark.parametrize("seconds", [3.0, 4.9, 8.0, 20.0])
+@pytest.mark.parametrize("begin", [0.5, 1.5, 2.03, 2.9])
+@pytest.mark.parametrize("patience", [1.0, 10.0])
+def test_a_broker_that_stands_still_makes_nobody_silent(drain, seconds, begin, patience):
+    """Regression: the freeze raises no error; the worker's silence was counted through it."""
+    world = World((begin, begin + seconds), busy_until=begin + seconds + 2)
+    result = drain(world, reply_timeout=patience)
+    assert (result["done"], result["silent"]) == ([NODE], [])
+
+
+def test_a_worker_that_misses_one_poll_is_heard_again(drain):
+    """Regression: the only worker's answers were never read again, and it counted as silent."""
+    world = World((-1.0, -1.0), busy_until=4.0)
+    world.slow = (0.5, 2.5)
+    result = drain(world)
+    assert (result["done"], result["silent"]) == ([NODE], [])
+
+
+@pytest.mark.parametrize("still", [(-1.0, -1.0), (1.0, 9.0)])
+def test_a_silent_worker_is_still_told(drain, still):
+    """The broker's absence is excused once, and not for ever."""
+    world = World(still, busy_until=0.0, answers=False)
+    result = drain(world)
+    assert (result["done"], result["silent"]) == ([], [NODE])
+    assert world.now < still[1] + 10
+
+
+def test_a_worker_that_falls_silent_behind_a_quick_broker_is_told(drain):
+    world = World((-1.0, -1.0), busy_until=100.0)
+    original, world.answers = world.drain_events, True
+
+    def dying(timeout):
+        world.answers = world.now < 3.0
+        return original(timeout)
+
+    world.drain_events = dying
+    result = drain(world)
+    assert result["silent"] == [NODE]
+    assert 7.0 < world.now < 12.0
