@@ -19,7 +19,10 @@ case $1 in
     -V) echo Python %(version)s ;;
     -m) mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "$0" .venv/bin/ansible-playbook &&
         printf '#!/bin/sh\\necho "$@" >>pip.log\\n' >.venv/bin/pip && chmod +x .venv/bin/pip ;;
-    *) exec {sys.executable} -c 'import sys; sys.version_info = (%(numbers)s); exec(sys.argv[1])' "$2" ;;
+    *) exec {sys.executable} -c '
+import sys
+sys.version_info = %(numbers)s
+exec(sys.argv[1])' "$2" ;;
 esac
 """
 
@@ -37,7 +40,7 @@ class Controller:
 
     def python(self, name: str, version: str) -> None:
         """Put a Python on the PATH."""
-        numbers = ", ".join(version.split("."))
+        numbers = tuple(map(int, version.split(".")))
         (self.bin / name).write_text(PYTHON % {"version": version, "numbers": numbers})
         (self.bin / name).chmod(0o755)
 
