@@ -78,7 +78,9 @@ def inputs_digests(
         whole = code.copy()
         if name not in sourceless:
             whole.update(sources.digest())
-        whole.update(json.dumps(given, sort_keys=True, default=str).encode())
+        # Paths below the repository are other ones on a colleague's controller, and mean the same.
+        text = json.dumps(given, sort_keys=True, default=str)
+        whole.update(text.replace(f"{root}/", "<repository>/").encode())
         digests[name] = whole.hexdigest()
     return digests
 

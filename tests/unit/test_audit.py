@@ -73,7 +73,8 @@ def test_every_pin_is_audited(packages):
 def test_all_files_with_pins_are_audited():
     named = {str(path.relative_to(ROOT)) for path in audit.FILES}
     assert {
-        "requirements/controller.txt",
+        "requirements/controller-python3.11.txt",
+        "requirements/controller-python3.12.txt",
         "app/requirements-dev.txt",
         "app/requirements.txt",
         "images/qdrant/server/requirements.txt",

@@ -64,10 +64,25 @@ def test_locks_hold_what_their_sources_ask_for(lock):
         assert pin.pins(text).items() <= found.items(), f"run scripts/pin --keep {lock.path}"
 
 
-@pytest.mark.parametrize("lock", [lock for lock in pin.LOCKS if lock.agrees_with])
-def test_images_run_what_was_tested(lock):
+@pytest.mark.parametrize(
+    "lock", [lock for lock in pin.LOCKS if lock.agrees_with], ids=lambda lock: lock.path
+)
+def test_locks_agree_with_what_was_tested(lock):
+    """Images run what was tested, and tools give the same answers on every controller."""
     tested = pin.pins((ROOT / lock.agrees_with).read_text())
-    assert pin.pins((ROOT / lock.path).read_text()).items() <= tested.items()
+    found = pin.pins((ROOT / lock.path).read_text())
+    apart = {name for name, version in found.items() if tested.get(name) != version}
+    assert apart == lock.differs
+
+
+def test_each_controller_gets_an_ansible_that_its_python_can_run():
+    """ansible-core 2.20 and later need Python 3.12; upstream supports 2.20 and later."""
+    old, new = (
+        pin.pins((ROOT / f"requirements/controller-python3.{minor}.txt").read_text())
+        for minor in (11, 12)
+    )
+    assert old["ansible-core"].startswith("2.19.")
+    assert new["ansible-core"].startswith("2.21.")
 
 
 def test_no_package_is_installed_without_hashes():
@@ -96,7 +111,7 @@ def test_no_package_is_installed_without_hashes():
 
 def test_pip_refuses_a_file_that_an_index_hands_out_instead(tmp_path):
     """The attack: an index, a mirror or a proxy has another file of the same name and version."""
-    text = (ROOT / "requirements" / "controller.txt").read_text()
+    text = (ROOT / "requirements" / "controller-python3.11.txt").read_text()
     version, sums = blocks(text)["idna"]
     wheel = tmp_path / f"idna-{version}-py3-none-any.whl"
     info = f"idna-{version}.dist-info"
@@ -149,6 +164,7 @@ def test_actions_of_ci_are_pinned_by_commit_and_read_only():
 )
 def test_only_files_that_pip_may_choose_count(filename, chosen):
     assert pin.may_be_chosen(filename) is chosen
+    assert pin.may_be_chosen(filename, (3, 12)) is (chosen and "cp311" not in filename)
 
 
 def file(filename: str, digest: str = "a" * 64) -> dict:
@@ -199,6 +215,21 @@ def item(name: str, *requires: str, extras: tuple[str, ...] = ()) -> dict:
 def test_what_other_pythons_need_is_missed(requirement, missing):
     found = pin.needed_elsewhere({"install": [item("redis", requirement)]}, ["redis", "known"])
     assert found == ([f"redis needs {requirement}"] if missing else [])
+
+
+def test_what_only_older_pythons_need_is_not_missed_in_a_lock_for_newer_ones():
+    report = {"install": [item("redis", 'async-timeout>=4; python_full_version < "3.11.3"')]}
+    assert pin.needed_elsewhere(report, ["redis"], (3, 12)) == []
+
+
+def test_a_python_that_is_new_enough_resolves_a_lock(monkeypatch, tmp_path):
+    assert pin.python_for(sys.version_info[:2], str(tmp_path)) == [sys.executable]
+    monkeypatch.setattr(pin.shutil, "which", lambda _: None)
+    monkeypatch.setattr(pin, "index", lambda: ("https://user:secret@index.test/simple", True))
+    command = pin.python_for((3, 99), str(tmp_path))
+    assert command[-2:] == [pin.IMAGE, "python3"]
+    assert "secret" not in " ".join(command)
+    assert f"{tmp_path}:{tmp_path}" in command
 
 
 def test_the_extras_that_were_asked_for_count():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,21 @@ def test_whatever_decides_a_release_changes_the_digest_of_its_inputs(repository,
         seen.add(digest({"stack_name": "a"}, str(bundle)))
     assert len(seen) == 8
     assert len(of_the_host) == 2, "only this repository's own code is something to a host"
+
+
+def test_a_colleagues_checkout_in_another_folder_has_the_same_inputs(repository, tmp_path):
+    """The example's build contexts are paths below its inventory."""
+
+    def digest(folder: Path, outside: str = "") -> str:
+        build = {"context": f"{folder}/inventories/production/../../app{outside}"}
+        # As lookup crisper_given hands values over: JSON in JSON.
+        values = {"all": {"stack_app": json.dumps({"build": build})}}
+        return filters.inputs_digests(values, f"{folder}/roles/..", [])["all"]
+
+    other = tmp_path / "a colleague's" / "crisper"
+    shutil.copytree(repository, other)
+    assert digest(other) == digest(repository)
+    assert digest(other, "2") != digest(repository)
 
 
 def test_services_are_compared_without_what_others_are_like():

@@ -62,6 +62,8 @@ class Run:
     def __init__(self, code: int, output: str, seconds: float) -> None:
         self.code, self.output, self.seconds = code, output, seconds
         self.text = re.sub(r"\s+", " ", output)
+        # What a newer Ansible will refuse is met before it does.
+        assert "[DEPRECATION WARNING]" not in output, output
 
     def succeeded(self, *said: str) -> Run:
         """Assert that it did, and what it said."""
