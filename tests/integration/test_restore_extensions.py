@@ -54,6 +54,7 @@ BETTER = {
     "regexp_match": ("text, name",),
     "string_agg": ("text, name",),
     "current_setting": ("name",),
+    "pg_sleep": ("numeric",),
     "concat": ("text, text",),
     "pg_has_role": ("name, oid, name",),
     "obj_description": ("regnamespace, text",),
@@ -322,6 +323,10 @@ def test_no_better_match_runs_as_superuser(server: Server, monkeypatch: pytest.M
     assert server.sql(left, "postgres") == "own"
     schemas = server.sql("SELECT nspname FROM pg_namespace", "postgres").split()
     assert not [name for name in schemas if name.startswith("crisper")]
+    # The traps are such.
+    server.sql("SELECT format('x'::text, 'y'::name)", "postgres")
+    assert server.sql(POWERS, "postgres") == "t"
+    server.sql("ALTER ROLE shop NOSUPERUSER", "postgres")
 
 
 def test_a_schema_of_the_applications_has_any_name(server: Server) -> None:
