@@ -80,10 +80,12 @@ from ansible.module_utils.crisper_backup_data import (
 from ansible.module_utils.crisper_migration import RESTORE_SESSION
 
 # A restore drops the schema and makes it anew, so an empty database has another number too.
+# Each operator and function has arguments of exactly its types: nothing that a former superuser has
+# planted matches better.
 IDENTITY = (
-    "SELECT md5(coalesce(string_agg(number::text, ',' ORDER BY number), '')) FROM ("
+    "SELECT md5(coalesce(string_agg(number::text, ','::text ORDER BY number), '')) FROM ("
     "SELECT c.oid::bigint AS number FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-    " WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+    " WHERE n.nspname::text !~ '^pg_'::text AND n.nspname <> 'information_schema'"
     " UNION ALL SELECT oid::bigint FROM pg_namespace WHERE nspname = 'public') numbers"
 )
 

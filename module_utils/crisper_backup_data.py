@@ -8,11 +8,13 @@ from __future__ import annotations
 import ctypes
 import gzip
 import http.client
+import itertools
 import json
 import os
 import re
 import shutil
 import socket
+import string
 import subprocess
 import tarfile
 import threading
@@ -86,102 +88,125 @@ DUMP_POSTGRES = FIND_SUPERUSER + (
     " --exclude-schema pg_catalog --exclude-schema information_schema"
     ' ${SNAPSHOT:+--snapshot "$SNAPSHOT"} "$POSTGRES_DB"'
 )
+# Whoever was superuser may have planted in pg_catalog what matches a question better than what
+# PostgreSQL has: a cast, an operator, a format(text, name). So whatever a superuser's statement
+# compares or calls has one exact type, nothing is passed to a function that takes any type
+# (format, unnest, coalesce of two types …), no argument is left out, and classes are numbers.
 # What a restore that was killed has left of its helper, also of editions whose helper had one name
 # alone. No application's: it is the superuser's, and has no tables.
-LEFT_HELPERS = """
-SELECT nspname FROM pg_namespace n WHERE nspowner = 10
-  AND nspname ~ '^crisper_restore(_[0-9a-f]{16})?$'
-  AND NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid)
-"""
 HELPER = re.compile("crisper_restore(_[0-9a-f]{16})?")  # the same names, where they are read
-_DROP_HELPERS = "SELECT format('DROP SCHEMA %I CASCADE', nspname) FROM (@) helpers \\gexec".replace(
-    "@", LEFT_HELPERS
-)
+_DROP_HELPERS = r"""
+SELECT 'DROP SCHEMA ' || quote_ident(nspname::text) || ' CASCADE' FROM pg_namespace n
+  WHERE nspowner = '10' AND nspname::text ~ '^crisper_restore(_[0-9a-f]{16})?$'::text
+  AND NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid) \gexec
+"""
 # A restore is the application's: what it may have planted in its dump (a check constraint runs a
 # function) does not run as superuser, and all that is made belongs to it. Extensions alone are the
 # superuser's, by a function that makes one, opens the tables of it that a dump fills, and can
 # nothing else. It is called by the dump's own statements, and not by what the dump brings; it makes
-# those extensions that its schema's comment lists, where the application may make things itself.
+# those extensions that it lists, where the application may make things itself.
 RESTORE_PREPARATION = r"""
-SELECT format('CREATE ROLE %I LOGIN', :'application')
-  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'application') \gexec
-SELECT format('ALTER DATABASE %I OWNER TO %I', current_database(), :'application')
+SELECT 'CREATE ROLE ' || quote_ident(:'application'::text) || ' LOGIN'
+  WHERE NOT EXISTS (SELECT FROM pg_authid WHERE rolname = :'application'::name) \gexec
+SELECT 'ALTER DATABASE ' || quote_ident(datname::text) || ' OWNER TO '
+  || quote_ident(:'application'::text)
   FROM pg_database WHERE datname = current_database()
-  AND pg_get_userbyid(datdba) <> :'application' \gexec
+  AND pg_get_userbyid(datdba) <> :'application'::name \gexec
 @drop_helpers@
 CREATE SCHEMA @helper@;
-SELECT format('COMMENT ON SCHEMA @helper@ IS %L', json_agg(name)) FROM (
-  SELECT extname::text AS name FROM pg_extension
-  UNION SELECT name::text FROM pg_available_extension_versions v
-    WHERE (to_jsonb(v) ->> 'trusted')::bool
-  UNION SELECT json_array_elements_text(:'extensions'::json)
-) allowed \gexec
 CREATE FUNCTION @helper@.extension(statement text) RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
   SET session_replication_role = replica AS $crisper$
 DECLARE
-  words text[] := regexp_match(statement, '^CREATE EXTENSION IF NOT EXISTS ("[^"]+"|[a-z0-9_]+)'
-    ' WITH SCHEMA ("[^"]+"|[a-z0-9_]+);$');
+  words text[] := regexp_match(statement, ('^CREATE EXTENSION IF NOT EXISTS ("[^"]+"|[a-z0-9_]+)'
+    ' WITH SCHEMA ("[^"]+"|[a-z0-9_]+);$')::text);
   extension text;
   place text;
-  relation record;
+  relation text;
+  number oid;
+  tables oid[];
+  kind "char";
 BEGIN
   IF words IS NULL THEN RAISE EXCEPTION 'no extension: %', statement; END IF;
-  IF current_query() !~ '^(\s|--[^\n]*\n)*SELECT @helper@[.]extension[(][$]crisper[$][^$]*[$]crisper[$][)];?\s*$'
+  IF current_query() !~ '^(\s|--[^\n]*\n)*SELECT @helper@[.]extension[(][$]crisper[$][^$]*[$]crisper[$][)];?\s*$'::text
   THEN
     RAISE EXCEPTION 'something within the dump asks for an extension: %', statement;
   END IF;
-  extension := (parse_ident(words[1]))[1];
-  place := (parse_ident(words[2]))[1];
-  IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = extension) THEN
-    IF NOT coalesce(obj_description('@helper@'::regnamespace, 'pg_namespace')::jsonb
-        ?| array[extension, '*'], false) THEN
+  extension := btrim(words[1], '"'::text);
+  place := btrim(words[2], '"'::text);
+  IF NOT EXISTS (SELECT FROM pg_extension WHERE extname::text = extension) THEN
+    IF NOT (@allowed@) THEN
       RAISE EXCEPTION 'the extension % is not in the list of the set, nor in this database, nor one that PostgreSQL trusts: name it in database_extensions, deploy, and restore again', extension;
     END IF;
-    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = place AND nspname !~ '^pg_'
-        AND nspname <> 'information_schema' AND pg_has_role(session_user, nspowner, 'USAGE'))
-      AND NOT EXISTS (SELECT FROM pg_available_extension_versions v
-        WHERE v.name = extension AND v.schema = place) THEN
+    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname::text = place
+        AND nspname::text !~ '^pg_'::text AND nspname::text <> 'information_schema'::text
+        AND pg_has_role(session_user::name, nspowner, 'USAGE'::text))
+      AND NOT EXISTS (SELECT FROM pg_available_extension_versions() v
+        WHERE v.name::text = extension AND v.schema::text = place) THEN
       RAISE EXCEPTION 'the extension % is not made in the schema %, which is not the application''s', extension, place;
     END IF;
-    EXECUTE format('CREATE EXTENSION %I WITH SCHEMA %I', extension, place);
+    EXECUTE 'CREATE EXTENSION ' || quote_ident(extension) || ' WITH SCHEMA ' || quote_ident(place);
   END IF;
-  FOR relation IN SELECT c.oid::regclass AS name, relkind = 'S' AS sequence
-    FROM pg_extension e JOIN pg_class c ON c.oid = ANY (extconfig) WHERE extname = extension
+  FOR tables IN SELECT extconfig FROM pg_extension
+    WHERE extname::text = extension AND extconfig IS NOT NULL
   LOOP
-    -- No TRIGGER: what the application left there would run as whoever writes to it.
-    EXECUTE format(CASE WHEN relation.sequence THEN 'GRANT USAGE, SELECT, UPDATE ON SEQUENCE %s TO %I'
-      ELSE 'GRANT SELECT, INSERT ON %s TO %I' END, relation.name, session_user);
+    FOREACH number IN ARRAY tables LOOP
+      SELECT textin(regclassout(c.oid::regclass)), c.relkind INTO relation, kind
+        FROM pg_class c WHERE c.oid = number;
+      -- No TRIGGER: what the application left there would run as whoever writes to it.
+      IF kind = 'S'::"char" THEN
+        EXECUTE 'GRANT USAGE, SELECT, UPDATE ON SEQUENCE ' || relation || ' TO '
+          || quote_ident(session_user::text);
+      ELSIF kind IS NOT NULL THEN
+        EXECUTE 'GRANT SELECT, INSERT ON ' || relation || ' TO ' || quote_ident(session_user::text);
+      END IF;
+    END LOOP;
   END LOOP;
 END $crisper$;
 REVOKE ALL ON FUNCTION @helper@.extension FROM PUBLIC;
 GRANT USAGE ON SCHEMA @helper@ TO :"application";
 GRANT EXECUTE ON FUNCTION @helper@.extension TO :"application";
 """.replace("@drop_helpers@", _DROP_HELPERS)  # noqa: E501
-# A trigger or a rule on an extension's table that runs a function of somebody who is no superuser:
-# the restore of an older edition let the application make one.
+# Triggers (pg_trigger, but no partition's, which follows its parent's) and rules (pg_rewrite) on an
+# extension's table that run a function of somebody who is no superuser: the restore of an older
+# edition let the application make one. By numbers: pg_class 1259, pg_proc 1255.
 _FOREIGN = """
-  JOIN pg_depend m ON m.classid = 'pg_class'::regclass AND m.objid = {table} AND m.deptype = 'e'
-  JOIN pg_class c ON c.oid = {table} JOIN pg_roles o ON o.oid = relowner
-  WHERE o.rolsuper AND relkind IN ('r', 'p') AND EXISTS (
+  JOIN pg_depend m ON m.classid = '1259'::oid AND m.objid = {table} AND m.deptype = 'e'::"char"
+  JOIN pg_class c ON c.oid = {table} JOIN pg_authid o ON o.oid = c.relowner
+  WHERE o.rolsuper AND (c.relkind = 'r'::"char" OR c.relkind = 'p'::"char") AND EXISTS (
     SELECT FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid
-      JOIN pg_roles f ON f.oid = proowner
-    WHERE d.classid = '{catalog}'::regclass AND d.objid = t.oid
-      AND d.refclassid = 'pg_proc'::regclass AND NOT f.rolsuper)
+      JOIN pg_authid f ON f.oid = p.proowner
+    WHERE d.classid = '{catalog}'::oid AND d.objid = t.oid
+      AND d.refclassid = '1255'::oid AND NOT f.rolsuper)
 """
 RESTORE_CLEANUP = r"""
-SELECT format('REVOKE ALL ON %s FROM %I', relation::regclass, pg_get_userbyid(datdba))
-  FROM pg_extension, unnest(extconfig) AS relation, pg_database
-  WHERE datname = current_database() AND datdba <> 10 \gexec
-SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) FROM pg_trigger t
-@triggers@ AND NOT tgisinternal AND coalesce((to_jsonb(t) ->> 'tgparentid')::bigint, 0) = 0 \gexec
-SELECT format('DROP RULE %I ON %s', rulename, ev_class::regclass) FROM pg_rewrite t
+DO $crisper$
+DECLARE
+  owner text := (SELECT pg_get_userbyid(datdba)::text FROM pg_database
+    WHERE datname = current_database() AND datdba <> '10');
+  tables oid[];
+  number oid;
+BEGIN
+  IF owner IS NULL THEN RETURN; END IF;
+  FOR tables IN SELECT extconfig FROM pg_extension WHERE extconfig IS NOT NULL LOOP
+    FOREACH number IN ARRAY tables LOOP
+      EXECUTE 'REVOKE ALL ON ' || textin(regclassout(number::regclass)) || ' FROM '
+        || quote_ident(owner);
+    END LOOP;
+  END LOOP;
+END $crisper$;
+SELECT 'DROP TRIGGER ' || quote_ident(t.tgname::text) || ' ON '
+  || textin(regclassout(t.tgrelid::regclass)) FROM pg_trigger t
+@triggers@ AND NOT t.tgisinternal AND NOT EXISTS (SELECT FROM pg_depend b
+    WHERE b.classid = '2620'::oid AND b.objid = t.oid AND b.deptype = 'P'::"char") \gexec
+SELECT 'DROP RULE ' || quote_ident(t.rulename::text) || ' ON '
+  || textin(regclassout(t.ev_class::regclass)) FROM pg_rewrite t
 @rules@ \gexec
 @drop_helpers@
 """
 for _word, _text in (
-    ("triggers", _FOREIGN.format(table="tgrelid", catalog="pg_trigger")),
-    ("rules", _FOREIGN.format(table="ev_class", catalog="pg_rewrite")),
+    ("triggers", _FOREIGN.format(table="t.tgrelid", catalog="2620")),
+    ("rules", _FOREIGN.format(table="t.ev_class", catalog="2618")),
     ("drop_helpers", _DROP_HELPERS),
 ):
     RESTORE_CLEANUP = RESTORE_CLEANUP.replace(f"@{_word}@", _text)
@@ -190,11 +215,12 @@ for _word, _text in (
 RESTORE_BEGIN = """
 SET statement_timeout = 0;
 BEGIN;
-SELECT format('DROP SCHEMA %I CASCADE', nspname) FROM pg_namespace WHERE nspname !~ '^pg_'
-  AND nspname NOT IN ('information_schema', '@helper@')
-  AND pg_has_role(current_user, nspowner, 'USAGE') \\gexec
+SELECT 'DROP SCHEMA ' || quote_ident(nspname::text) || ' CASCADE' FROM pg_namespace
+  WHERE nspname::text !~ '^pg_'::text
+  AND nspname <> 'information_schema' AND nspname <> '@helper@'
+  AND pg_has_role(current_user::name, nspowner, 'USAGE'::text) \\gexec
 SELECT lo_unlink(oid) FROM pg_largeobject_metadata WHERE pg_get_userbyid(lomowner) = current_user;
-SELECT format('DROP PUBLICATION %I', pubname) FROM pg_publication
+SELECT 'DROP PUBLICATION ' || quote_ident(pubname::text) FROM pg_publication
   WHERE pg_get_userbyid(pubowner) = current_user \\gexec
 CREATE SCHEMA public AUTHORIZATION pg_database_owner;
 GRANT USAGE ON SCHEMA public TO PUBLIC;
@@ -212,7 +238,7 @@ _APPLICATION = _options("client_min_messages=warning", "local_preload_libraries=
 RESTORE_POSTGRES = f"""{FIND_SUPERUSER}
 ask() {{
     psql --quiet --no-psqlrc --tuples-only --username "$1" --dbname "$POSTGRES_DB" --file - \
-        --set ON_ERROR_STOP=1 --set application="$POSTGRES_DB" --set extensions="$EXTENSIONS" \
+        --set ON_ERROR_STOP=1 --set application="$POSTGRES_DB" \
         --output /dev/null
 }}
 ask "$superuser" <<'SQL' || exit
@@ -268,21 +294,27 @@ COLUMNS = (
 )
 NAME = "COPY (SELECT '{}'::pg_catalog.regclass) TO STDOUT"
 COUNTED = re.compile(r"COPY (\d+)\Z")
-# A name each, as JSON.
-EXTENSIONS = "SELECT to_json(extname) FROM pg_extension ORDER BY extname"
-# Relations that are members of an extension and that its script has not made: those are its
-# owner's, a superuser's, or hold what a dump takes along (extconfig). The script of an extension
-# that needs no superuser may have made anything.
-HIDDEN = """SELECT json_build_array(CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE'
-    WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END,
-    c.oid::regclass::text, quote_ident(extname))
-  FROM pg_depend d JOIN pg_extension e ON e.oid = refobjid JOIN pg_class c ON c.oid = objid
-    JOIN pg_roles o ON o.oid = relowner
-  WHERE d.classid = 'pg_class'::regclass AND refclassid = 'pg_extension'::regclass
-    AND deptype = 'e' AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND NOT rolsuper
-    AND NOT c.oid = ANY (coalesce(extconfig, '{}')) AND coalesce((SELECT bool_and(superuser)
-      FROM pg_available_extension_versions v WHERE v.name = extname), true)
-  ORDER BY c.oid LIMIT 100"""
+EXTENSIONS = "COPY pg_catalog.pg_extension (oid, extname, extconfig) TO STDOUT"
+# With or without `trusted` in the fourth place, which PostgreSQL has since 13.
+AVAILABLE = "COPY (SELECT * FROM pg_catalog.pg_available_extension_versions()) TO STDOUT"
+# Relations that are members of an extension; pg_class has the number 1259, pg_extension 3079.
+_MEMBERS = (
+    "FROM pg_catalog.pg_depend WHERE classid = '1259' AND refclassid = '3079' AND deptype = 'e'"
+)
+MEMBERS = f"COPY (SELECT objid, refobjid {_MEMBERS}) TO STDOUT"
+RELATIONS = (
+    "COPY (SELECT oid, relowner, relkind FROM pg_catalog.pg_class"  # noqa: S608
+    f" WHERE oid IN (SELECT objid {_MEMBERS})) TO STDOUT"
+)
+ROLES = "COPY pg_catalog.pg_authid (oid, rolsuper) TO STDOUT"
+KINDS = {
+    **{"r": "TABLE", "p": "TABLE", "v": "VIEW", "m": "MATERIALIZED VIEW", "S": "SEQUENCE"},
+    "f": "FOREIGN TABLE",
+}
+# Characters that mean themselves wherever they are.
+_SAFE = frozenset(string.ascii_letters + string.digits + "_-")
+# Needs no quotes where SQL takes a name of an extension.
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 # Of a list in an error.
 MOST_NAMES = 10
 # Where Alembic and Django keep what was applied. Either may be a view that never ends.
@@ -732,8 +764,11 @@ def dump_postgres(
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot = "".join(session.ask("SELECT pg_export_snapshot()"))
         if snapshot:  # else the session has ended, and tells why when it is left
-            refuse_hidden(session.ask(HIDDEN))
-            extensions = [str(json.loads(line)) for line in session.ask(EXTENSIONS)]
+            extensions, hidden = find_hidden(*_extensions(session))
+            refuse_hidden(
+                (kind, unescape("".join(session.ask(NAME.format(number)))), of)
+                for kind, number, of in hidden
+            )
             command = docker.inside(container, DUMP_POSTGRES, SNAPSHOT=snapshot, **_named(name))
             docker.out_of("PostgreSQL was not dumped", command, target)
             rows = _rows(session)
@@ -741,19 +776,98 @@ def dump_postgres(
     return {"rows": rows, "migration_head": head, "extensions": extensions}
 
 
-def refuse_hidden(lines: Iterable[str]) -> None:
-    """Raise BackupError for what :data:`HIDDEN` answers, if anything."""
-    found = [json.loads(line) for line in lines if line]
-    if found:
-        names = ", ".join(
-            f"{printable(name)} (of {printable(of)})" for _, name, of in found[:MOST_NAMES]
-        )
-        kind, name, of = (printable(word) for word in found[0])
+Rows = Sequence[Sequence[str]]
+
+
+def _extensions(session: _Session) -> list[list[list[str]]]:
+    """Return the rows of EXTENSIONS, AVAILABLE, MEMBERS, RELATIONS and ROLES."""
+    questions = (EXTENSIONS, AVAILABLE, MEMBERS, RELATIONS, ROLES)
+    return [[line.split("\t") for line in session.ask(question)] for question in questions]
+
+
+def find_hidden(
+    extensions: Rows, available: Rows, members: Rows, relations: Rows, roles: Rows
+) -> tuple[list[str], list[tuple[str, int, str]]]:
+    """Return the extensions, and what the application has put into one.
+
+    That are relations that its script has not made: those are its owner's, a superuser's, or hold
+    what a dump takes along (extconfig). The script of an extension that needs no superuser may have
+    made anything.
+
+    Args:
+        extensions: rows of EXTENSIONS, as COPY writes them.
+        available: those of AVAILABLE.
+        members: those of MEMBERS.
+        relations: those of RELATIONS.
+        roles: those of ROLES.
+
+    Returns:
+        ``([name], [(kind, number, extension)])``, sorted; a kind as ``ALTER EXTENSION`` has it.
+
+    Raises:
+        BackupError: the answers cannot be read.
+    """
+    try:
+        names = {number: unescape(name) for number, name, _ in extensions}
+        dumped = {each for *_, config in extensions for each in re.findall(r"\d+", config)}
+        free = {unescape(row[0]) for row in available if row[2] == "f"}
+        super_users = {number for number, power in roles if power == "t"}
+        found = {number: (owner, kind) for number, owner, kind in relations}
+        hidden = [
+            (KINDS[found[number][1]], int(number), names[of])
+            for number, of in members
+            # What is gone meanwhile is in no answer.
+            if number in found
+            and of in names
+            and found[number][1] in KINDS
+            and found[number][0] not in super_users
+            and number not in dumped
+            and names[of] not in free
+        ]
+    except (ValueError, IndexError) as error:
+        raise BackupError(f"PostgreSQL's extensions cannot be read: {error}") from error
+    return sorted(names.values()), sorted(hidden, key=lambda each: each[1])
+
+
+def refuse_hidden(found: Iterable[tuple[str, str, str]]) -> None:
+    """Raise BackupError for kind, quoted name and extension of what is hidden, if anything."""
+    listed = [
+        (kind, printable(name), printable(_quoted(of)))
+        for kind, name, of in itertools.islice(found, MOST_NAMES)
+    ]
+    if listed:
+        names = ", ".join(f"{name} (of {of})" for _, name, of in listed)
+        kind, name, of = listed[0]
         raise BackupError(
             "The application has added objects of its own to an extension, and pg_dump leaves out"
             f" what belongs to one, so they would be lost: {names}. PostgreSQL was not dumped. Take"
             f" them out of the extension (ALTER EXTENSION {of} DROP {kind} {name}), and run again"
         )
+
+
+def _quoted(name: str) -> str:
+    return name if _PLAIN.fullmatch(name) else '"' + name.replace('"', '""') + '"'
+
+
+def allowed_extensions(listed: Iterable[str], present: Rows, available: Rows) -> str:
+    """Return the condition of SQL that an extension may be made, whose name is ``extension``.
+
+    It is within a function's body, within a script for the shell: of names nothing is left that
+    could end one of them.
+
+    Args:
+        listed: those of the set.
+        present: rows of EXTENSIONS, as COPY writes them.
+        available: those of AVAILABLE; who may make a database may make those that are trusted.
+    """
+    names = {*listed, *(unescape(row[1]) for row in present)}
+    names |= {unescape(row[0]) for row in available if len(row) > 7 and row[3] == "t"}
+    literals = (
+        "E'" + "".join(c if c in _SAFE else f"\\U{ord(c):08x}" for c in name) + "'"
+        for name in sorted(names)
+        if name and "\0" not in name and not any("\ud800" <= c <= "\udfff" for c in name)
+    )
+    return f"extension = ANY (ARRAY[{', '.join(literals)}]::text[])"
 
 
 def restore_postgres(
@@ -778,13 +892,19 @@ def restore_postgres(
     Raises:
         BackupError: it failed, and the database is as it was.
     """
-    script = RESTORE_POSTGRES.replace("@helper@", f"crisper_restore_{os.urandom(8).hex()}")
-    listed = json.dumps(["*"] if extensions is None else list(extensions))
-    command = docker.inside(container, script, EXTENSIONS=listed, **_named(name))
+    what = "PostgreSQL was not restored, and is as it was"
     try:
-        docker.into("PostgreSQL was not restored, and is as it was", command, source)
+        allowed = "true"
+        if extensions is not None:
+            with postgres_session(docker, container, name) as session:
+                present, available, *_ = _extensions(session)
+                allowed = allowed_extensions(extensions, present, available)
+        script = RESTORE_POSTGRES.replace("@allowed@", allowed)
+        script = script.replace("@helper@", f"crisper_restore_{os.urandom(8).hex()}")
+        docker.into(what, docker.inside(container, script, **_named(name)), source)
     except BackupError as error:
-        problem = f"{error}{_versions(docker, container, made_by)}"
+        why = str(error) if str(error).startswith(what) else f"{what}: {error}"
+        problem = f"{why}{_versions(docker, container, made_by)}"
         if not NEEDS_SUPERUSER.search(str(error)):
             raise BackupError(problem) from error
         raise BackupError(

@@ -66,7 +66,7 @@ _OBJECTS = """
         -- a column's sequence follows its table
         AND NOT (relkind = 'S' AND EXISTS (SELECT FROM pg_depend
           WHERE classid = '1259'::oid AND objid = pg_class.oid
-          AND deptype IN ('a', 'i') AND refobjsubid > 0))
+          AND deptype IN ('a', 'i') AND refobjsubid > '0'))
     UNION ALL SELECT '1247'::oid, oid, 'TYPE' FROM pg_type t WHERE typowner = '10'
         AND (typtype IN ('d', 'e', 'r', 'b') OR typtype = 'c'
           AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
@@ -112,8 +112,8 @@ _OBJECTS = """
 TRANSFER = """
 DO $crisper$
 DECLARE
-  target text := current_setting('crisper.target');
-  deadline timestamptz := clock_timestamp() + current_setting('crisper.wait')::interval;
+  target text := current_setting('crisper.target'::text);
+  deadline timestamptz := clock_timestamp() + current_setting('crisper.wait'::text)::interval;
   pending text[];
   each text;
   failed text;
@@ -135,7 +135,7 @@ BEGIN
     IF clock_timestamp() > deadline THEN
       RAISE EXCEPTION '%', coalesce(failed, pending[1]) USING ERRCODE = 'lock_not_available';
     END IF;
-    IF failed IS NOT NULL THEN PERFORM pg_sleep(0.3); END IF;
+    IF failed IS NOT NULL THEN PERFORM pg_sleep('0.3'::float8); END IF;
     COMMIT;
   END LOOP;
 END $crisper$;
@@ -146,7 +146,7 @@ DO $crisper$
 DECLARE each text;
 BEGIN
   FOR each IN SELECT 'ALTER ' || kind || ' ' || identity || ' OWNER TO '
-      || quote_ident(current_setting('crisper.target')) FROM (@objects@) objects LOOP
+      || quote_ident(current_setting('crisper.target'::text)) FROM (@objects@) objects LOOP
     EXECUTE each;
   END LOOP;
 END $crisper$;
@@ -155,7 +155,7 @@ END $crisper$;
 CARRY = """
 DO $crisper$
 DECLARE
-  target text := quote_ident(current_setting('crisper.target'));
+  target text := quote_ident(current_setting('crisper.target'::text));
   scope text;
   things text;
   grantee text;
@@ -589,7 +589,9 @@ class Roles:
             "\\o /dev/null",
         ]
         for name, value in settings.items():
-            lines.append(f"SELECT set_config('crisper.{name}', {literal(value)}, false);")
+            lines.append(
+                f"SELECT set_config('crisper.{name}'::text, {literal(value)}::text, false);"
+            )
         text = "\n".join([*lines, "\\o", script, ""])
         command = FIND_SUPERUSER + (
             " exec env PGCLIENTENCODING=UTF8 psql --quiet --no-psqlrc --tuples-only --no-align"

@@ -8,8 +8,10 @@ import shlex
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from ansible.module_utils import crisper_backup_data as data
 from ansible.module_utils.crisper_backup import BackupError
 from ansible.module_utils.crisper_backup_data import (
     OPEN_DATABASE,
@@ -34,6 +36,73 @@ CREATE TRIGGER own AFTER INSERT ON ledger_settings FOR EACH ROW EXECUTE FUNCTION
     "catalogued.control": "default_version = '1'\nrelocatable = false\nschema = pg_catalog\n",
     "catalogued--1.sql": "CREATE FUNCTION catalogued() RETURNS int LANGUAGE sql AS 'SELECT 1';\n",
 }
+# Better matches than PostgreSQL's own, of functions that take any type or whose last argument may
+# be left out, and of operators that compare two types.
+BETTER = {
+    "format": ("text, name", "text, text", "text, name, name", "text, name, text"),
+    "json_agg": ("text", "name"),
+    "array_agg": ("text", "name"),
+    "to_json": ("name", "text"),
+    "to_jsonb": ("pg_trigger",),
+    "json_build_array": ("text, text, text",),
+    "json_array_elements_text": ("text",),
+    "unnest": ("oid[]", "text[]"),
+    "parse_ident": ("text",),
+    "quote_ident": ("name",),
+    "quote_literal": ("name",),
+    "btrim": ("text, name",),
+    "regexp_match": ("text, name",),
+    "string_agg": ("text, name",),
+    "current_setting": ("name",),
+    "pg_sleep": ("numeric",),
+    "concat": ("text, text",),
+    "pg_has_role": ("name, oid, name",),
+    "obj_description": ("regnamespace, text",),
+}
+OPERATORS = {
+    "=": ("oid, int", "oid, regclass", "regclass, oid", '"char", text'),
+    "<>": ("oid, int", '"char", text'),
+    ">=": ("oid, int",),
+    "||": ("text, name", "text, oid", "text, regclass", "name, text"),
+    "~": ("name, name",),
+    "!~": ("name, name", "text, name"),
+    "?|": ("jsonb, name[]",),
+}
+CASTS = ("text AS bigint", "regclass AS text", "name AS bool")
+# Makes the application superuser when a superuser runs it, also in a function that is his.
+RISE = """$$ BEGIN
+  BEGIN EXECUTE 'ALTER ROLE shop SUPERUSER'; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+  RETURN NULL; END $$"""
+POWERS = "SELECT rolsuper FROM pg_authid WHERE rolname = 'shop'"
+
+
+def planted() -> str:
+    """Return the statements of a superuser that plant all of that."""
+    lines = ["SET allow_system_table_mods = on; CREATE SCHEMA atk;"]
+
+    def make(name: str, arguments: str, result: str) -> None:
+        lines.append(
+            f"CREATE FUNCTION {name}({arguments}) RETURNS {result} LANGUAGE plpgsql AS {RISE};"
+        )
+
+    for name, overloads in BETTER.items():
+        for arguments in overloads:
+            make(f"pg_catalog.{name}", arguments, "text")
+    for number, (name, overloads) in enumerate(OPERATORS.items()):
+        for arguments in overloads:
+            left, right = arguments.split(", ")
+            make(f"atk.o{number}", arguments, "text" if name == "||" else "bool")
+            lines.append(
+                f"CREATE OPERATOR pg_catalog.{name} (leftarg = {left}, rightarg = {right},"
+                f" function = atk.o{number});"
+            )
+    for number, cast in enumerate(CASTS):
+        source, target = cast.split(" AS ")
+        make(f"atk.c{number}", source, target)
+        lines.append(f"CREATE CAST ({cast}) WITH FUNCTION atk.c{number}({source}) AS IMPLICIT;")
+    return "\n".join(lines)
+
+
 # Runs while rows are copied in, and tries what the application is to have no way to.
 PLANT = r"""
 CREATE TABLE outcome (what text);
@@ -203,6 +272,61 @@ def test_what_an_older_restore_let_the_application_leave_goes(server: Server) ->
         " SELECT rulename FROM pg_rewrite WHERE ev_class = 'ops.ledger_settings'::regclass"
     )
     assert server.sql(named, "postgres") == "own"
+
+
+def test_no_better_match_runs_as_superuser(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backup, restore, the look at the database, a deploy. Regression: format(text, name) ran."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "library"))
+    from database_identity import IDENTITY
+
+    server.sql(
+        "CREATE EXTENSION pageinspect WITH SCHEMA public; CREATE EXTENSION ledger SCHEMA public;"
+        "INSERT INTO ledger_settings VALUES ('a', '1')",
+        "postgres",
+    )
+    server.sql(
+        "CREATE EXTENSION hstore; CREATE TABLE a AS SELECT 'a=>1'::hstore AS h;"
+        "CREATE FUNCTION evil() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"
+    )
+    facts, dump = server.dump()
+    server.sql(planted(), "postgres")
+    server.sql("ALTER EXTENSION hstore ADD TABLE a")
+    # pg_dump's own questions are PostgreSQL's: only a new cluster helps there.
+    monkeypatch.setattr(data, "DUMP_POSTGRES", "true")
+    with pytest.raises(BackupError, match=r"EXTENSION hstore DROP TABLE public\.a\)"):
+        server.dump()
+    server.sql("ALTER EXTENSION hstore DROP TABLE a")
+    assert server.dump()[0] == facts
+    roles = Roles(server.docker, NAME, "shop")
+    helper = "CREATE SCHEMA crisper_restore_0123456789abcdef"
+    for listed in (facts["extensions"], None):
+        server.sql(helper, "postgres")
+        server.restore(dump, listed)
+        assert server.sql(POWERS, "postgres") == "f"
+        assert server.sql("SELECT h FROM a") == '"a"=>"1"'
+        assert "pageinspect" in server.extensions()
+    server.sql("DROP EXTENSION pageinspect", "postgres")
+    with pytest.raises(BackupError, match="pageinspect is not in the list"):
+        server.restore(dump, ["hstore"])
+    # In a schema that a restore does not replace, so that there is something to remove.
+    server.sql(
+        "DROP EXTENSION ledger; CREATE SCHEMA ops; CREATE EXTENSION ledger SCHEMA ops;"
+        f"GRANT USAGE ON SCHEMA ops TO shop; GRANT ALL ON ops.ledger_settings TO shop; {helper}",
+        "postgres",
+    )
+    server.sql("CREATE TRIGGER t AFTER INSERT ON ops.ledger_settings EXECUTE FUNCTION evil()")
+    assert roles.apply("the superuser's", "own", ["pageinspect"])["done"]
+    look = server.docker.inside(NAME, f'{data.ASK_POSTGRES} --command "{IDENTITY}"')
+    assert len(server.docker.text("?", look)) == 32
+    assert server.sql(POWERS, "postgres") == "f"
+    left = "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal"
+    assert server.sql(left, "postgres") == "own"
+    schemas = server.sql("SELECT nspname FROM pg_namespace", "postgres").split()
+    assert not [name for name in schemas if name.startswith("crisper")]
+    # The traps are such.
+    server.sql("SELECT format('x'::text, 'y'::name)", "postgres")
+    assert server.sql(POWERS, "postgres") == "t"
+    server.sql("ALTER ROLE shop NOSUPERUSER", "postgres")
 
 
 def test_a_schema_of_the_applications_has_any_name(server: Server) -> None:

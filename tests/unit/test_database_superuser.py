@@ -6,12 +6,15 @@ import re
 from pathlib import Path
 
 import ansible.module_utils
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 from ansible.module_utils import crisper_backup_data as data  # noqa: E402
+from ansible.module_utils import crisper_database_roles as roles  # noqa: E402
+from ansible.module_utils.crisper_backup import BackupError  # noqa: E402
 from ansible.module_utils.crisper_database_roles import MOST, State, of_roles, shorten  # noqa: E402
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1)
@@ -48,9 +51,74 @@ def test_every_superuser_session_is_pinned() -> None:
     assert "superuser" not in data.ASK_APPLICATION
 
 
+# Take any type, or have arguments that may be left out: what is planted may match better.
+CHOICES = (
+    r"\b(?:format|concat|concat_ws|json_\w+|jsonb_\w+|to_json|to_jsonb|array_agg|array_\w+|unnest"
+    r"|parse_ident|count|max|min|greatest|quote_literal|row_to_json)\s*\((?!\*)"
+)
+# A number or a text beside an operator that is not taken for the other side's type.
+UNTYPED = r"(?:=|<>|<|>|<=|>=)\s*-?\d|!?~\*?\s*(?:'[^']*'(?!::text))|::regclass::text|'::regclass"
+
+
+def test_superuser_statements_leave_no_choice_of_function_or_operator() -> None:
+    """What runs while the application is superuser itself (OPEN_OTHERS, …) needs no such care."""
+    library = (ROOT / "library" / "database_identity.py").read_text()
+    identity = library.partition("IDENTITY = (")[2].partition("\n)")[0]
+    helper = data.RESTORE_PREPARATION.replace("@helper@", "h")
+    questions = (data.EXTENSIONS, data.AVAILABLE, data.MEMBERS, data.RELATIONS, data.ROLES)
+    texts = (
+        *(helper, data.RESTORE_CLEANUP, data.COLUMNS, data.END_SESSIONS, *questions, identity),
+        *(roles.TRANSFER, roles.CARRY, roles.DROP_CARRIED, roles.OBJECTS),
+    )
+    for text in texts:
+        bare = re.sub(r"(?m)^\s*--.*|RAISE EXCEPTION [^;]*;", "", text)
+        assert not re.findall(CHOICES, bare), text
+        assert not re.findall(UNTYPED, bare), text
+    for wrong in ("format('%I', a)", "unnest(b)", "a = 10", "n !~ '^pg_'", "oid::regclass::text"):
+        assert re.findall(f"{CHOICES}|{UNTYPED}", wrong), wrong
+
+
+@given(st.lists(NAMES, max_size=4))
+def test_no_name_of_an_extension_ends_the_helper(names: list[str]) -> None:
+    """Regression: they become part of a function's body, which is part of a script."""
+    told = data.allowed_extensions(names, [["1", "plpgsql", "\\N"]], [])
+    body = told.removeprefix("extension = ANY (ARRAY[").removesuffix("]::text[])")
+    assert re.fullmatch(
+        r"E'(?:[\w-]|\\U[0-9a-f]{8})+'(?:, E'(?:[\w-]|\\U[0-9a-f]{8})+')*", body, re.A
+    )
+    read = [
+        re.sub(r"\\U([0-9a-f]{8})", lambda match: chr(int(match[1], 16)), each)
+        for each in re.findall(r"E'([^']*)'", body)
+    ]
+    assert read == sorted({*names, "plpgsql"})
+
+
+def test_trusted_extensions_are_allowed_where_postgresql_knows_them() -> None:
+    rows = [
+        ["hstore", "1", "t", "t", "t", "\\N", "\\N", "x"],
+        ["c", "1", "t", "f", "t", "", "", "x"],
+    ]
+    assert data.allowed_extensions([], [], rows) == "extension = ANY (ARRAY[E'hstore']::text[])"
+    assert data.allowed_extensions([], [], [["old", "1", "t", "t", "", "", "x"]]).count("E'") == 0
+
+
+def test_what_hides_in_an_extension_is_neither_its_scripts_nor_dumped() -> None:
+    found = data.find_hidden(
+        [["1", "post\\tgis", "{20,21}"], ["2", "free", "\\N"], ["3", "gone", "\\N"]],
+        [["post\\tgis", "1", "t"], ["free", "1", "t"], ["free", "2", "f"]],
+        [*(["20", "1"], ["22", "1"], ["23", "1"], ["24", "2"], ["25", "3"], ["26", "1"])],
+        [["20", "9", "r"], ["22", "9", "v"], ["23", "10", "r"], ["24", "9", "r"], ["25", "9", "S"]],
+        [["9", "f"], ["10", "t"]],
+    )
+    hidden = [("VIEW", 22, "post\tgis"), ("SEQUENCE", 25, "gone")]
+    assert found == (["free", "gone", "post\tgis"], hidden)
+    with pytest.raises(BackupError, match="cannot be read"):
+        data.find_hidden([["1"]], [], [], [], [])
+
+
 def test_dangers_are_lines_and_not_many() -> None:
-    roles = [(f"evil\x1b[2J\n{number}", "SUPERUSER") for number in range(MOST + 3)]
-    told = shorten([of_roles(State("shop", "postgres", powerful=roles)), ["another"]])
+    evil = [(f"evil\x1b[2J\n{number}", "SUPERUSER") for number in range(MOST + 3)]
+    told = shorten([of_roles(State("shop", "postgres", powerful=evil)), ["another"]])
     assert len(told) == MOST + 3
     assert all(line.isprintable() for line in told)
     assert told[MOST:-1] == ["another", "and 3 more of these"]
