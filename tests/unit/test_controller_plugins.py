@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -194,3 +195,14 @@ def test_only_processes_of_this_machine_are_known_to_be_dead(
     assert not runs.is_dead({**here, "process": "999999999@1@0123456789ab"})
     monkeypatch.setattr(os, "readlink", lambda path: "pid:[1]")  # of another container
     assert not runs.is_dead({**here, "process": gone})
+
+
+def test_every_play_of_a_stack_begins_with_its_variables() -> None:
+    """Regression: the last play of an upgrade knew no stack_root, and the page stayed."""
+    paths = [ROOT / "deploy.yml", *sorted((ROOT / "playbooks").glob("*.yml"))]
+    plays = [play for path in paths for play in yaml.safe_load(path.read_text())]
+    ours = [play for play in plays if "stack_hosts" in str(play.get("hosts"))]
+    assert len(ours) > 8
+    for each in ours:
+        first = [*each.get("pre_tasks", []), *each["tasks"]][0]
+        assert first["ansible.builtin.import_role"]["name"] == "stack", each["name"]

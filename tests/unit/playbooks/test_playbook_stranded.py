@@ -30,3 +30,14 @@ def test_a_deploy_puts_back_and_an_operator_is_told() -> None:
         done = site.deploy(*requeue, playbook=STATUS)
         done.succeeded("Put back 3 tasks that no worker knew any more were put back")
         assert site.one.engine["stranded"] == 0
+
+
+def test_a_restore_puts_back_what_its_set_holds_as_unacknowledged() -> None:
+    """Regression: the tasks waited for the visibility timeout, and the summary was silent."""
+    with temporary_site("one") as site:
+        site.one.change(stranded=0)
+        site.deploy().succeeded()
+        site.one.change(stranded=3)
+        done = site.deploy(playbook="playbooks/restore.yml", restore_confirmed=True)
+        done.succeeded("Put back 3 tasks that no worker knew any more were put back")
+        assert site.one.engine["stranded"] == 0

@@ -13,6 +13,7 @@ def act(module: Stub) -> dict[str, Any]:
     module.point(state)
     release = (module.world.root / "current").resolve().name
     found = {"set": "20261101t030000z", "made_at": "2026-11-01", "release": release}
+    found |= {"path": "/backups/20261101t030000z", "made_by": "kim", "parts": ["redis"]}
     return {"changed": state == "restored", "set": found, "report": {}}
 
 
