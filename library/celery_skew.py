@@ -304,7 +304,8 @@ def confirmed(
     cannot read the queues, as tasks would be thrown away.
     """
     try:
-        own = ask_release(params, shipped, {**request, "reading": None})
+        anew = {**request, "reading": None, "known_only": params["known_is_all"]}
+        own = ask_release(params, shipped, anew)
     except ShipError:
         return reply
     return reply if own["problem"] else own
