@@ -50,6 +50,13 @@ options:
   service:
     description: Compose service in O(project); the first of its containers that runs is used.
     type: str
+  project_src:
+    description:
+      - Folder of a release of O(project), with its compose file and C(.env). With
+        O(state=resumed) a one-off container of its O(service) is asked where no container runs,
+        or the one that runs gives no answer; it has less time then. It may be broken or
+        compromised, and about to be replaced.
+    type: path
   app:
     description: The Celery application as C(celery -A) takes it.
     type: str
@@ -211,6 +218,7 @@ from typing import Any
 from ansible.module_utils import crisper_celery_probe, crisper_drain, crisper_drain_probe
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_celery import REMEDIES
+from ansible.module_utils.crisper_distrust import hurried, no_answer
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
 from ansible.module_utils.crisper_probe import find_container
 from ansible.module_utils.crisper_shapes import EACH, like
@@ -224,6 +232,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "container": {"type": "str"},
     "project": {"type": "str"},
     "service": {"type": "str"},
+    "project_src": {"type": "path"},
     "app": {"type": "str", "required": True},
     "timeout": {"type": "float", "default": 300},
     "since": {"type": "float", "default": 0},
@@ -237,6 +246,9 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "run": RUN_SPEC,
 }
 STEPS = {"drained": "drain", "resumed": "resume"}
+# Seconds that workers have to resume, told from a container that is not trusted.
+RESUME_SECONDS = 30.0
+SHIPPED = (crisper_celery_probe, crisper_drain, crisper_drain_probe)
 NOTHING: dict[str, Any] = {
     "unfinished": [],
     "scheduled": 0,
@@ -281,6 +293,50 @@ def request_of(params: dict[str, Any], look_only: bool) -> dict[str, Any]:
     return {**request, "command": "resume", "queues": queues}
 
 
+def first_asked(
+    module: AnsibleModule, container: str, request: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Return what the running container answers; None, and a warning, where the release is asked.
+
+    Raises:
+        ShipError: it gave no answer, and there is no release to ask.
+    """
+    params = module.params
+    command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
+    limit = params["import_timeout"] + params["timeout"] + params["reply_timeout"] + 60
+    if not other_way(params):
+        return like(run(command, SHIPPED, request, limit), ANSWER)
+    seconds = min(request["timeout"], RESUME_SECONDS)
+    quick, limit = hurried(request, seconds)
+    try:
+        reply = like(run(command, SHIPPED, quick, limit + params["reply_timeout"]), ANSWER)
+        # Another container has the same Redis.
+        if reply["problem"] in ("", "broker_unreachable"):
+            return reply
+        why = f"{reply['problem']}: {reply['error']}"
+    except ShipError as error:
+        why = str(error)
+    module.warn(no_answer(container, why, "A container of the release is asked instead"))
+    return None
+
+
+def other_way(params: dict[str, Any]) -> bool:
+    """Return whether a one-off container of a release may be asked."""
+    return params["state"] == "resumed" and bool(params["project_src"] and params["project"])
+
+
+def ask_release(params: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
+    """Return what a one-off container of the release answers.
+
+    Raises:
+        ShipError: it gives no answer.
+    """
+    command = [params["docker_cli"], "compose", "--project-name", params["project"], "run", "--rm"]
+    command += ["--no-deps", "-T", params["service"], params["python"], "-"]
+    limit = params["import_timeout"] + params["timeout"] + params["reply_timeout"] + 60
+    return like(run(command, SHIPPED, request, limit, params["project_src"]), ANSWER)
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -309,21 +365,19 @@ def main() -> None:
         except NotOwnerError as error:
             module.fail_json(msg=str(error))
     container, problem = find_container(module)
-    if problem:
-        kind, _, error = problem.partition(": ")
+    kind, _, error = problem.partition(": ")
+    if problem and not (kind == "container_not_running" and other_way(params)):
         module.fail_json(msg=f"{error}. {REMEDIES.get(kind, '')}", problem=kind)
-    command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
-    shipped = [crisper_celery_probe, crisper_drain, crisper_drain_probe]
-    limit = params["import_timeout"] + params["timeout"] + params["reply_timeout"] + 60
     try:
-        reply = run(command, shipped, request, limit)
+        reply = first_asked(module, container, request) if container else None
+        if reply is None:
+            reply = ask_release(params, request)
     except ShipError as error:
         module.fail_json(
             msg=f"{error}. {REMEDIES.get(error.problem, '')}",
             problem=error.problem,
             stderr=error.stderr,
         )
-    reply = like(reply, ANSWER)
     result = {key: reply[key] for key in NOTHING}
     result[done] = reply["done"]
     result["left_at"] = left_at

@@ -52,7 +52,7 @@ options:
     description:
       - Tasks that the release is known to register. With O(running) the queues are then read in
         a container that runs already, which takes a second instead of ten; the release itself is
-        started only when a task waits that is not among these.
+        started only when a task waits that is not among these, or that container gives no answer.
     type: list
     elements: str
     default: []
@@ -61,7 +61,11 @@ options:
     type: bool
     default: false
   running:
-    description: Service of O(project_name) that runs and has the same broker.
+    description:
+      - Service of O(project_name) that runs and has the same broker. Its container is about to be
+        replaced, and may be broken or compromised. So it has less time, its silence is a warning,
+        and where it tells of unknown tasks the release reads the queues itself, unless
+        O(allow_unknown).
     type: str
     default: ""
   allow_unknown:
@@ -77,7 +81,8 @@ options:
   reading:
     description:
       - What RV(reading) of an earlier call or RV(reading) of M(deploy_ledger) returned. The queues
-        are not read again; only the release is asked whether it knows the names.
+        are not read again, and only the release is asked whether it knows the names; where it does
+        not, it reads them itself, unless O(allow_unknown).
     type: dict
   timeout:
     description: Seconds after which a broker that hangs ends the module; more than O(budget).
@@ -185,6 +190,7 @@ from typing import Any
 from ansible.module_utils import crisper_celery_probe, crisper_skew, crisper_skew_probe
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.crisper_celery import REMEDIES
+from ansible.module_utils.crisper_distrust import START_SECONDS, hurried, no_answer
 from ansible.module_utils.crisper_shapes import EACH, like
 from ansible.module_utils.crisper_ship import ShipError, run
 
@@ -263,6 +269,48 @@ def running_container(module: AnsibleModule) -> str:
     return (out.split() or [""])[0]
 
 
+def quick_look(
+    module: AnsibleModule, container: str, shipped: list[Any], request: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what a running container reads; nothing, and a warning, where it gives no answer."""
+    quick, limit = hurried(request, min(request["timeout"], request["budget"] + START_SECONDS))
+    quick["known_only"] = True
+    try:
+        return like(run(command_of(module.params, container), shipped, quick, limit), ANSWER)
+    except ShipError as error:
+        instead = "A container of the release is asked instead"
+        module.warn(no_answer(container, str(error), instead))
+        return {}
+
+
+def ask_release(
+    params: dict[str, Any], shipped: list[Any], request: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what the release says.
+
+    Raises:
+        ShipError: it gives no answer.
+    """
+    limit = params["import_timeout"] + params["timeout"] + 60
+    return like(run(command_of(params), shipped, request, limit, params["project_src"]), ANSWER)
+
+
+def confirmed(
+    params: dict[str, Any], shipped: list[Any], request: dict[str, Any], reply: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what the release reads itself, where another container told of unknown tasks.
+
+    That one is about to be replaced: its word alone refuses nothing. It stands where the release
+    cannot read the queues, as tasks would be thrown away.
+    """
+    try:
+        anew = {**request, "reading": None, "known_only": params["known_is_all"]}
+        own = ask_release(params, shipped, anew)
+    except ShipError:
+        return reply
+    return reply if own["problem"] else own
+
+
 def judged(params: dict[str, Any]) -> dict[str, Any]:
     """Return what an earlier reading says, if that needs no container; else nothing."""
     if not params["reading"]:
@@ -318,20 +366,21 @@ def main() -> None:
     names = ("app", "queues", "timeout", "broker_timeout", "import_timeout", "known")
     request = {name: params[name] for name in (*names, "budget", "reading")}
     shipped = [crisper_celery_probe, crisper_skew, crisper_skew_probe]
-    limit = params["import_timeout"] + params["timeout"] + 60
     try:
         reply = judged(params)
+        hearsay = bool(params["reading"])
         container = "" if reply else running_container(module)
         if container:
-            quick = {**request, "known_only": True}
-            reply = like(run(command_of(params, container), shipped, quick, limit), ANSWER)
+            reply = quick_look(module, container, shipped, request)
+            hearsay = hearsay or (bool(reply) and not reply["problem"])
         # An application that runs and cannot be read is no reason to stop: the release is asked.
         if not reply or reply["problem"] or (reply["unknown"] and not params["known_is_all"]):
             # The queues are read once; the release only says whether it knows the names.
             if reply and not reply["problem"]:
                 request["reading"] = {key: reply[key] for key in READING}
-            source = params["project_src"]
-            reply = like(run(command_of(params), shipped, request, limit, source), ANSWER)
+            reply = ask_release(params, shipped, request)
+        if hearsay and reply["unknown"] and not reply["problem"] and not params["allow_unknown"]:
+            reply = confirmed(params, shipped, request, reply)
     except ShipError as error:
         module.fail_json(
             msg=f"{error}. {REMEDIES.get(error.problem, '')}",

@@ -17,6 +17,7 @@ not tell of is left alone: a task with a rate limit waits in no list that they a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -153,12 +154,12 @@ class Answers:
         workers = [node for node in alive if not node.startswith(BEAT)]
         self.alive = set(workers)
         for method in (*lists, "registered"):
-            told: list = []
+            told: Counter = Counter()
             for node, reply in replies.get(method, []):
                 if self._take(method, reply):
-                    told.append(str(node))
-            for node in sorted(set(workers)):
-                if told.count(node) < workers.count(node):
+                    told[str(node)] += 1
+            for node, number in sorted(Counter(workers).items()):
+                if told[node] < number:
                     self.blind.append(node + " did not tell its " + method + " tasks")
 
     def _take(self, method: str, reply: Any) -> bool:
@@ -222,14 +223,47 @@ def known_ids(replies: Iterable[tuple], nodes: Iterable[str]) -> tuple[set, list
         nodes: as many times as each was asked.
     """
     known: set = set()
-    missing = list(nodes)
+    missing = Counter(nodes)
     for node, reply in replies:
         if not isinstance(reply, dict) or not all(isinstance(v, list) for v in reply.values()):
             continue
         known.update(str(task_id) for task_id in reply)
-        if str(node) in missing:
-            missing.remove(str(node))
-    return known, [node + " did not tell its tasks by id" for node in sorted(set(missing))]
+        missing[str(node)] -= 1
+    silent = sorted(node for node, number in missing.items() if number > 0)
+    return known, [node + " did not tell its tasks by id" for node in silent]
+
+
+class UnreadableError(ValueError):
+    """An entry of ``unacked`` is not as kombu writes it."""
+
+
+def parts_of(entry: Any) -> tuple:
+    """Return the message, exchange and routing key of an entry of ``unacked``.
+
+    A worker that takes a message without its properties from a queue loses its connection: such a
+    one is not put there.
+
+    Raises:
+        UnreadableError: kombu did not write it.
+    """
+    if not isinstance(entry, list) or len(entry) != 3:
+        raise UnreadableError("no message with its exchange and routing key")
+    message, exchange, routing_key = entry
+    if not isinstance(message, dict) or not isinstance(message.get("headers"), dict):
+        raise UnreadableError("no message with headers")
+    properties = message.get("properties")
+    info = properties.get("delivery_info") if isinstance(properties, dict) else None
+    if not isinstance(info, dict) or not {"exchange", "routing_key"} <= set(info):
+        raise UnreadableError("a message that does not say where it was delivered to")
+    if not isinstance(properties.get("delivery_tag"), str) or not isinstance(
+        message.get("body"), str
+    ):
+        raise UnreadableError("a message without a tag or a body")
+    for text in (exchange or "", routing_key or ""):
+        if not isinstance(text, str):
+            raise UnreadableError("an exchange or a routing key that is no text")
+        text.encode()  # a lone surrogate is no name that Redis can be asked for
+    return message, exchange or "", routing_key or ""
 
 
 def ended_since(meta: Any, delivered: float, parse: Any) -> bool:
@@ -292,7 +326,7 @@ def sentence(found: Mapping[str, Any]) -> str:
         found: ``{held, stranded, ended, limited, later, unreadable, blind, partial, tasks}``.
     """
     unjudged = found["limited"] + found["later"]
-    if not (found["stranded"] or found["ended"] or unjudged):
+    if not (found["stranded"] or found["ended"] or unjudged or found["unreadable"]):
         return ""
     one = found["held"] == 1
     begin = f"{tasks_of(found['held'])} {'is' if one else 'are'} unacknowledged"
@@ -315,6 +349,8 @@ def sentence(found: Mapping[str, Any]) -> str:
         parts.append(f"{found['limited']} with a rate limit cannot be judged")
     if found["later"]:
         parts.append(f"{found['later']} with a later ETA were not judged")
+    if found["unreadable"]:
+        parts.append(f"{found['unreadable']} that cannot be read as a task stay where they are")
     if found["partial"]:
         parts.append("not all could be read in time")
     return "; ".join(parts)

@@ -80,19 +80,18 @@ class Unacked:
 
         As kombu does it (``restore_by_tag``): marked as redelivered, to the lists that the exchange
         and the routing key say, in one step with the removal. The last one is read first. Returns
-        how many were put back, and how many have no queue.
+        how many were put back, how many have no queue, and how many cannot be read: these stay.
         """
-        moved, homeless, batch, size = 0, 0, [], 0
+        total, batch, size = [0, 0, 0], [], 0
         for message in messages:
             batch.append(message)
             size += message.size
             if len(batch) >= MOVED or size >= MOVED_BYTES:
-                done, lost = self._move(batch)
-                moved, homeless, batch, size = moved + done, homeless + lost, [], 0
+                total = [sum(pair) for pair in zip(total, self._move(batch))]  # noqa: B905
+                batch, size = [], 0
                 if time.monotonic() >= deadline:
-                    return moved, homeless
-        done, lost = self._move(batch)
-        return moved + done, homeless + lost
+                    return total
+        return [sum(pair) for pair in zip(total, self._move(batch))]  # noqa: B905 (Python 3.8)
 
     def acknowledge(self, messages):
         """Remove messages whose tasks have ended; return how many."""
@@ -108,13 +107,17 @@ class Unacked:
         from crisper_stranded import MOVE
 
         if not batch:
-            return 0, 0
+            return 0, 0, 0
         raws = self.client.hmget(self.key, [message.tag for message in batch])
-        pipe, homeless = self.client.pipeline(transaction=False), 0
+        pipe, homeless, unreadable = self.client.pipeline(transaction=False), 0, 0
         for message, raw in zip(batch, raws):  # noqa: B905 (Python 3.8)
             if raw is None:
                 continue
-            payload, lists = self._again(raw)
+            try:
+                payload, lists = self._again(raw)
+            except (ValueError, TypeError, KeyError, AttributeError, LookupError, RecursionError):
+                unreadable += 1  # whoever has put it there: the others go back all the same
+                continue
             if not lists:
                 homeless += 1
                 continue
@@ -124,18 +127,19 @@ class Unacked:
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
-        return sum(1 for answer in answers if answer == 1), homeless
+        return sum(1 for answer in answers if answer == 1), homeless, unreadable
 
     def _again(self, raw):
         """Return a message as it goes back, and the lists that it goes to."""
+        from crisper_stranded import parts_of
         from kombu.utils.json import dumps, loads
 
-        message, exchange, routing_key = loads(raw.decode("utf-8"))
-        try:
-            message["headers"]["redelivered"] = True
-            message["properties"]["delivery_info"]["redelivered"] = True
-        except (KeyError, TypeError):
-            pass  # as kombu does
+        message, exchange, routing_key = parts_of(loads(raw.decode("utf-8")))
+        # A worker that cannot decode it loses its connection.
+        self.channel.decode_body(message["body"], message["properties"].get("body_encoding"))
+        # As kombu does.
+        message["headers"]["redelivered"] = True
+        message["properties"]["delivery_info"]["redelivered"] = True
         priority = self.channel._get_message_priority(message, reverse=False)
         queues = list(self._queues(exchange, routing_key))
         lists = [self.prefix + self.channel._q_for_pri(queue, priority) for queue in queues]
@@ -151,9 +155,9 @@ class Unacked:
                     queue.exchange(self.channel).declare()
                     break
             queues = [queue for queue in self.channel._lookup(exchange, routing_key) if queue]
+            bound = {row[2] for row in self.channel.get_table(exchange)}
         except Exception:  # whatever a lookup raises: the message stays where it is
             return []
-        bound = {row[2] for row in self.channel.get_table(exchange)}
         return [queue for queue in queues if queue in bound]
 
 
@@ -403,7 +407,10 @@ def examine(app, request):
         reply["blind"] = blind
         if everything and not blind:
             deadline = time.monotonic() + request["budget"] * MOVING
-            reply["put_back"], reply["homeless"] = unacked.put_back(left[::-1], deadline)
+            numbers = unacked.put_back(left[::-1], deadline)
+            reply["put_back"], reply["homeless"], unreadable = numbers
+            reply["unreadable"] += unreadable
+            reply["stranded"] -= unreadable  # nothing will put them back
             reply["acknowledged"] = unacked.acknowledge(done)
     reply["held"] = max(unacked.count(), reply["stranded"]) if not everything else reply["held"]
     connection.release()

@@ -227,4 +227,4 @@ def test_a_ledger_that_read_nothing_hands_nothing_over(monkeypatch):
     trouble = {"problem": "broker_unreachable", "error": "no"}
     monkeypatch.setattr(deploy_ledger, "run", lambda *_: trouble)
     params = {"docker_cli": "docker", "python": "python", "app": "x", "queues": [], "known": ["a"]}
-    assert deploy_ledger.read_queues(params, "container") == {"all_known": False, "reading": {}}
+    assert deploy_ledger.read_queues(params, "container") == deploy_ledger.UNREAD

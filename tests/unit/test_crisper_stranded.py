@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import copy
+import json
+import sys
+import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
+import backlog
 import pytest
 from ansible.module_utils import crisper_stranded as stranded
+from ansible.module_utils import crisper_stranded_probe as stranded_probe
 from ansible.module_utils.crisper_celery import answered
 from ansible.module_utils.crisper_stranded import Answers, Judgement, Message
 from ansible.module_utils.crisper_stranded_probe import unix
 from hypothesis import given
 from hypothesis import strategies as st
+from kombu.transport.virtual import Message as Message_
 
 NODE = "w@a"
 NOTHING = {"ping": [(NODE, {"ok": "pong"})], "active": [(NODE, [])], "reserved": [(NODE, [])]}
@@ -100,18 +109,109 @@ def test_a_beat_that_answers_holds_nothing():
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
-    max_leaves=6,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=4,
 )
+REPLIES = st.lists(st.tuples(st.just(NODE), JSON), max_size=3)
 
 
-@given(st.dictionaries(st.sampled_from(ASKED), st.lists(st.tuples(st.just(NODE), JSON))))
+@given(st.dictionaries(st.sampled_from(ASKED), REPLIES, max_size=3))
 def test_no_answer_of_a_worker_ends_the_judging(replies):
     answers = Answers({**NOTHING, **replies}, 1, [NODE])
     judgement = Judgement()
     judgement.add(message(), answers)
     assert sum(len(part) for part in (judgement.unknown, judgement.pending)) <= 1
     stranded.known_ids(replies.get("active", []), [NODE])
+
+
+def judged_in(number):
+    """Return the seconds of processor time for that many workers with two tasks each."""
+    nodes = [f"w{each}@a" for each in range(number)]
+    replies = {method: [(node, []) for node in nodes] for method in ASKED}
+    replies["active"] = [(node, [{"id": node}, {"id": node + "2"}]) for node in nodes]
+    begun = time.process_time()
+    answers = Answers(replies, number, nodes, ASKED)
+    assert (answers.blind, len(answers.known)) == ([], 2 * number)
+    assert stranded.known_ids([(node, {}) for node in nodes], nodes) == (set(), [])
+    return time.process_time() - begun
+
+
+def test_judging_takes_no_longer_for_each_of_many_workers():
+    """Regression: each worker was counted among all of them; 8,000 would take seconds."""
+    few = min(judged_in(500) for _ in range(3))
+    assert judged_in(8000) < max(16 * few * 5, 0.5)
+
+
+ENTRY = [json.loads(json.dumps(backlog.message("nap"))), "", "one"]
+PLACES = [(), (0,), (1,), (2,), *((0, key) for key in ENTRY[0]), (0, "headers", "id")]
+PLACES += [(0, "properties", key) for key in ENTRY[0]["properties"]]
+PLACES += [(0, "properties", "delivery_info", key) for key in ("exchange", "routing_key")]
+
+
+def changed(value, place, put):
+    """Return a copy with something else at that place; `...` takes it away."""
+    if not place:
+        return None if put is ... else put
+    value = copy.copy(value)
+    if put is ... and len(place) == 1:
+        del value[place[0]]
+    else:
+        value[place[0]] = changed(value[place[0]], place[1:], put)
+    return value
+
+
+@given(st.sampled_from(PLACES), JSON | st.just(...) | st.just("\ud800"))
+def test_an_entry_is_read_or_told_and_never_put_back_broken(place, put):
+    try:
+        entry = changed(ENTRY, place, put)
+        message_, exchange, routing_key = stranded.parts_of(entry)
+    except ValueError:
+        return
+    assert (exchange + routing_key).encode() is not None
+    # What kombu does with what it takes from a queue.
+    got = Message_(message_, channel=SimpleNamespace(decode_body=lambda body, _: body))
+    assert isinstance(got.delivery_tag, str)
+    assert {"exchange", "routing_key"} <= set(got.delivery_info)
+
+
+def test_what_kombu_writes_is_read():
+    assert stranded.parts_of(ENTRY) == (ENTRY[0], "", "one")
+    assert stranded.parts_of([ENTRY[0], None, "one"])[1:] == ("", "one")
+
+
+def test_an_entry_that_cannot_be_read_stays_and_the_others_go_back(monkeypatch):
+    """Regression: one that somebody had written into `unacked` stopped the whole put-back."""
+    bad = b'[{"headers":{"id":"bad","task":"t"}}]'
+    raws = {"1": json.dumps(ENTRY).encode(), "2": bad, "3": b"[" * 100_000, "4": b"\xff"}
+    raws["5"] = json.dumps([ENTRY[0], "", "\ud800"]).encode()
+    raws["7"] = json.dumps([{**ENTRY[0], "body": "x"}, "", "two"]).encode()
+    raws["6"] = json.dumps([ENTRY[0], "", "two"]).encode()
+    moved = []
+    pipe = SimpleNamespace(
+        eval=lambda *given: moved.append(given[5]), execute=lambda **_: [1] * len(moved)
+    )
+    unacked = stranded_probe.Unacked.__new__(stranded_probe.Unacked)
+    unacked.client = SimpleNamespace(
+        hmget=lambda _key, tags: [raws[tag] for tag in tags], pipeline=lambda **_: pipe
+    )
+    unacked.channel = SimpleNamespace(
+        _get_message_priority=lambda *_, **__: 0,
+        _q_for_pri=lambda queue, _: queue,
+        decode_body=lambda body, _: base64.b64decode(body),
+    )
+    unacked.prefix, unacked.key, unacked.index, unacked.lease = "", "u", "i", "l"
+    monkeypatch.setitem(sys.modules, "crisper_stranded", stranded)
+    messages = [Message(tag, [b"5.5", 0, 10, b"id", b"nap", b""]) for tag in raws]
+    assert list(unacked.put_back(messages, time.monotonic() + 60)) == [2, 0, 5]
+    assert moved == ["one", "two"]
+
+
+def test_what_cannot_be_read_is_told():
+    assert "2 that cannot be read as a task stay where they are" in stranded.sentence(
+        {**FOUND, "unreadable": 2}
+    )
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,10 @@ def test_only_what_is_certain_is_put_back(lab, broker, plain, stranded):
     broker.zadd("unacked_lease", {"leased": time.time() - 3600})
     hold(broker, "headless", headers={"id": None})
     hold(broker, "homeless", "nap", "nowhere", exchange="unbound")
+    # Regression: one such entry ended the put-back of all.
+    short = [{"headers": {"id": "bad", "task": "t"}}]
+    broker.hset("unacked", "short", json.dumps(short))
+    broker.zadd("unacked_index", {"short": 1})
     broker.hset("unacked", "garbage", "no JSON")
     broker.zadd("unacked_index", {"garbage": 1})
     hold(broker, "other", prefix="other:")
@@ -238,8 +242,8 @@ def test_only_what_is_certain_is_put_back(lab, broker, plain, stranded):
     assert told["problem"] == ""
     numbers = {key: told[key] for key in ("stranded", "put_back", "ended", "acknowledged")}
     assert numbers == {"stranded": 6, "put_back": 4, "ended": 1, "acknowledged": 1}, told
-    assert (told["leased"], told["unreadable"], told["homeless"]) == (1, 2, 1), told
-    left = {"young", "leased", "headless", "homeless", "garbage", "blocked"}
+    assert (told["leased"], told["unreadable"], told["homeless"]) == (1, 3, 1), told
+    left = {"young", "short", "leased", "headless", "homeless", "garbage", "blocked"}
     assert {tag.decode() for tag in broker.hkeys("unacked")} == left
     assert {tag.decode() for tag in broker.zrange("unacked_index", 0, -1)} == left
     assert broker.hlen("other:unacked") == second.hlen("unacked") == 1
