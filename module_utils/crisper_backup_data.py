@@ -141,6 +141,8 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname::text = place
         AND nspname::text !~ '^pg_'::text AND nspname::text <> 'information_schema'::text
         AND pg_has_role(session_user::name, nspowner, 'USAGE'::text))
+      -- Where the owner of a database may make one himself: PostgreSQL looks at no rights there.
+      AND NOT (@trusted@ AND place !~ '^pg_(toast_)?temp'::text)
       AND NOT EXISTS (SELECT FROM pg_available_extension_versions() v
         WHERE v.name::text = extension AND v.schema::text = place) THEN
       RAISE EXCEPTION 'the extension % is not made in the schema %, which is not the application''s', extension, place;
@@ -297,6 +299,8 @@ COUNTED = re.compile(r"COPY (\d+)\Z")
 EXTENSIONS = "COPY pg_catalog.pg_extension (oid, extname, extconfig) TO STDOUT"
 # With or without `trusted` in the fourth place, which PostgreSQL has since 13.
 AVAILABLE = "COPY (SELECT * FROM pg_catalog.pg_available_extension_versions()) TO STDOUT"
+PLACES = "COPY pg_catalog.pg_extension (extname, extnamespace) TO STDOUT"
+SCHEMAS = "COPY pg_catalog.pg_namespace (oid, nspname) TO STDOUT"
 # Relations that are members of an extension; pg_class has the number 1259, pg_extension 3079.
 _MEMBERS = (
     "FROM pg_catalog.pg_depend WHERE classid = '1259' AND refclassid = '3079' AND deptype = 'e'"
@@ -315,6 +319,7 @@ KINDS = {
 _SAFE = frozenset(string.ascii_letters + string.digits + "_-")
 # Needs no quotes where SQL takes a name of an extension.
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
+_TEMPORARY = re.compile("pg_(toast_)?temp")
 # Of a list in an error.
 MOST_NAMES = 10
 # Where Alembic and Django keep what was applied. Either may be a view that never ends.
@@ -764,7 +769,9 @@ def dump_postgres(
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot = "".join(session.ask("SELECT pg_export_snapshot()"))
         if snapshot:  # else the session has ended, and tells why when it is left
-            extensions, hidden = find_hidden(*_extensions(session))
+            rows = _extensions(session)
+            extensions, hidden = find_hidden(*rows)
+            refuse_misplaced(_misplaced(session, rows[1]))
             refuse_hidden(
                 (kind, unescape("".join(session.ask(NAME.format(number)))), of)
                 for kind, number, of in hidden
@@ -845,6 +852,65 @@ def refuse_hidden(found: Iterable[tuple[str, str, str]]) -> None:
         )
 
 
+def find_misplaced(available: Rows, places: Rows, schemas: Rows) -> list[tuple[str, str]]:
+    """Return extensions that a restore cannot make where they are, and their schemas.
+
+    A superuser has put them into a schema of PostgreSQL's own, and neither does PostgreSQL let the
+    application do so (it is trusted) nor does the extension's control file name that schema.
+
+    Args:
+        available: rows of AVAILABLE, as COPY writes them.
+        places: those of PLACES.
+        schemas: those of SCHEMAS.
+
+    Raises:
+        BackupError: the answers cannot be read.
+    """
+    try:
+        names = {number: unescape(name) for number, name in schemas}
+        trusted = _trusted(available)
+        own = {(unescape(row[0]), unescape(row[-3])) for row in available}
+        found = [(unescape(name), names.get(schema, "pg_temp")) for name, schema in places]
+        return sorted(
+            (name, schema)
+            for name, schema in found
+            if (schema.startswith("pg_") or schema in SYSTEM_SCHEMAS)
+            and (name not in trusted or _TEMPORARY.match(schema))
+            and (name, schema) not in own
+        )
+    except (ValueError, IndexError) as error:
+        raise BackupError(f"PostgreSQL's extensions cannot be read: {error}") from error
+
+
+def _misplaced(session: _Session, available: Rows) -> list[tuple[str, str]]:
+    """Return what :func:`find_misplaced` finds in the database of a session."""
+    told = [[line.split("\t") for line in session.ask(each)] for each in (PLACES, SCHEMAS)]
+    return find_misplaced(available, *told)
+
+
+def refuse_misplaced(found: Sequence[tuple[str, str]]) -> None:
+    """Raise BackupError for the extensions that no restore could make again, if any."""
+    if found:
+        listed = ", ".join(
+            f"{printable(_quoted(name))} (in {printable(_quoted(schema))})"
+            for name, schema in found[:MOST_NAMES]
+        )
+        name = printable(_quoted(found[0][0]))
+        raise BackupError(
+            "A superuser has put extensions into schemas of PostgreSQL's own, where no restore may"
+            f" make them again: {listed}. PostgreSQL was not dumped. As superuser move each to a"
+            f" schema of the application (ALTER EXTENSION {name} SET SCHEMA public), or drop it,"
+            " and run again"
+        )
+
+
+def misplaced_extensions(docker: Docker, container: str) -> list[tuple[str, str]]:
+    """Return what :func:`find_misplaced` finds in the application's database."""
+    with postgres_session(docker, container) as session:
+        available = [line.split("\t") for line in session.ask(AVAILABLE)]
+        return _misplaced(session, available)
+
+
 def _quoted(name: str) -> str:
     return name if _PLAIN.fullmatch(name) else '"' + name.replace('"', '""') + '"'
 
@@ -860,8 +926,15 @@ def allowed_extensions(listed: Iterable[str], present: Rows, available: Rows) ->
         present: rows of EXTENSIONS, as COPY writes them.
         available: those of AVAILABLE; who may make a database may make those that are trusted.
     """
-    names = {*listed, *(unescape(row[1]) for row in present)}
-    names |= {unescape(row[0]) for row in available if len(row) > 7 and row[3] == "t"}
+    return _one_of({*listed, *(unescape(row[1]) for row in present), *_trusted(available)})
+
+
+def _trusted(available: Rows) -> set[str]:
+    return {unescape(row[0]) for row in available if len(row) > 7 and row[3] == "t"}
+
+
+def _one_of(names: Iterable[str]) -> str:
+    """Return the condition of SQL that ``extension`` is one of these names."""
     literals = (
         "E'" + "".join(c if c in _SAFE else f"\\U{ord(c):08x}" for c in name) + "'"
         for name in sorted(names)
@@ -894,12 +967,13 @@ def restore_postgres(
     """
     what = "PostgreSQL was not restored, and is as it was"
     try:
+        with postgres_session(docker, container, name) as session:
+            present, available, *_ = _extensions(session)
         allowed = "true"
         if extensions is not None:
-            with postgres_session(docker, container, name) as session:
-                present, available, *_ = _extensions(session)
-                allowed = allowed_extensions(extensions, present, available)
+            allowed = allowed_extensions(extensions, present, available)
         script = RESTORE_POSTGRES.replace("@allowed@", allowed)
+        script = script.replace("@trusted@", _one_of(_trusted(available)))
         script = script.replace("@helper@", f"crisper_restore_{os.urandom(8).hex()}")
         docker.into(what, docker.inside(container, script, **_named(name)), source)
     except BackupError as error:

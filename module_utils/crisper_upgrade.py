@@ -34,7 +34,7 @@ from .crisper_data_version import (
 )
 from .crisper_database_roles import SUFFIX, Roles
 from .crisper_postgres_catalog import Catalog, builtin, parse_array, read_catalog
-from .crisper_postgres_planted import not_restorable
+from .crisper_postgres_planted import identifier, not_restorable
 from .crisper_text import printable, quoted_lines
 from .crisper_throwaway import TMPFS_OPTIONS, tmpfs_options
 
@@ -313,11 +313,16 @@ class Upgrade:
                 " Dump and drop them (pg_dump, pg_dumpall --roles-only), run the upgrade again,"
                 " and restore what is yours afterwards. The data was not touched."
             )
-        if left := not_restorable(catalog):
+        misplaced = [
+            f"the extension {printable(name)} is in the schema {printable(schema)} of PostgreSQL's"
+            f" own. To move it: ALTER EXTENSION {printable(identifier(name))} SET SCHEMA public"
+            for name, schema in data.misplaced_extensions(self.docker, running)
+        ]
+        if left := [*misplaced, *not_restorable(catalog)]:
             raise BackupError(
                 "The upgrade restores the data by the application's role, which may not make what a"
-                f" superuser has made: {'; '.join(left[:MOST])}. Drop it, run the upgrade again,"
-                " and make what is yours afterwards. The data was not touched."
+                f" superuser has made: {'; '.join(left[:MOST])}. Drop or move it, run the upgrade"
+                " again, and make what is yours afterwards. The data was not touched."
             )
         return [printable(each) for each in settings_of(catalog, own)]
 

@@ -234,12 +234,40 @@ def test_only_extensions_of_the_set_are_made(server: Server) -> None:
     server.restore(dump, [])
 
 
-def test_no_extension_goes_where_the_application_may_make_nothing(server: Server) -> None:
+@pytest.mark.parametrize("schema", ["pg_catalog", "information_schema"])
+def test_a_trusted_extension_goes_where_the_application_may_make_it(
+    server: Server, schema: str
+) -> None:
+    """Regression: it may put one into pg_catalog, and a drill of the backup then failed."""
+    server.sql(f"CREATE EXTENSION citext SCHEMA {schema}")
+    server.sql(f"CREATE TABLE a AS SELECT 'A'::{schema}.citext AS x")
+    facts, dump = server.dump()
+    for listed in (facts["extensions"], None):
+        server.sql("DROP EXTENSION citext CASCADE", "postgres")
+        server.restore(dump, listed)
+        where = "SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'citext'"
+        assert server.sql(where) == schema
+        assert server.sql(f"SELECT x OPERATOR({schema}.=) 'a' FROM a") == "t"  # noqa: S608
+    assert server.sql(POWERS, "postgres") == "f"
+
+
+def test_no_extension_goes_where_the_application_may_make_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.sql("CREATE EXTENSION pageinspect WITH SCHEMA pg_catalog", "postgres")
+    assert data.misplaced_extensions(server.docker, NAME) == [("pageinspect", "pg_catalog")]
+    with pytest.raises(BackupError) as caught:
+        server.dump()
+    remedy = str(caught.value).rpartition("(ALTER")[2].partition(")")[0]
+    monkeypatch.setattr(data, "refuse_misplaced", lambda found: None)  # a set of an older edition
     facts, dump = server.dump()
     server.sql("DROP EXTENSION pageinspect", "postgres")
     with pytest.raises(BackupError, match="pageinspect is not made in the schema pg_catalog"):
         server.restore(dump, facts["extensions"])
+    server.sql("CREATE EXTENSION pageinspect WITH SCHEMA pg_catalog", "postgres")
+    server.sql(f"ALTER{remedy}", "postgres")
+    monkeypatch.undo()
+    server.restore(server.dump()[1], ["pageinspect"])
     # Its own control file says so.
     server.sql("CREATE EXTENSION catalogued", "postgres")
     facts, dump = server.dump()

@@ -66,6 +66,7 @@ def test_superuser_statements_leave_no_choice_of_function_or_operator() -> None:
     identity = library.partition("IDENTITY = (")[2].partition("\n)")[0]
     helper = data.RESTORE_PREPARATION.replace("@helper@", "h")
     questions = (data.EXTENSIONS, data.AVAILABLE, data.MEMBERS, data.RELATIONS, data.ROLES)
+    questions += (data.PLACES, data.SCHEMAS)
     texts = (
         *(helper, data.RESTORE_CLEANUP, data.COLUMNS, data.END_SESSIONS, *questions, identity),
         *(roles.TRANSFER, roles.CARRY, roles.DROP_CARRIED, roles.OBJECTS),
@@ -114,6 +115,26 @@ def test_what_hides_in_an_extension_is_neither_its_scripts_nor_dumped() -> None:
     assert found == (["free", "gone", "post\tgis"], hidden)
     with pytest.raises(BackupError, match="cannot be read"):
         data.find_hidden([["1"]], [], [], [], [])
+
+
+def test_only_what_a_superuser_has_misplaced_is_refused() -> None:
+    available = [
+        ["citext", "1", "t", "t", "t", "\\N", "\\N", "x"],
+        ["plpgsql", "1", "t", "t", "f", "pg_catalog", "\\N", "x"],
+        ["pageinspect", "1", "t", "f", "t", "\\N", "\\N", "x"],
+        ["adminpack", "1", "t", "f", "f", "pg_catalog", "\\N", "x"],
+    ]
+    schemas = [["11", "pg_catalog"], ["12", "public"], ["13", "pg_temp_3"]]
+    fine = [["citext", "11"], ["plpgsql", "11"], ["pageinspect", "12"], ["adminpack", "11"]]
+    assert data.find_misplaced(available, fine, schemas) == []
+    wrong = [["pageinspect", "11"], ["citext", "13"], ["gone", "11"]]
+    found = data.find_misplaced(available, wrong, schemas)
+    assert found == [("citext", "pg_temp_3"), ("gone", "pg_catalog"), ("pageinspect", "pg_catalog")]
+    # Before PostgreSQL 13 no row says what is trusted.
+    old = [["old", "1", "t", "t", "pg_catalog", "", "x"]]
+    assert data.find_misplaced(old, [["old", "11"]], schemas) == []
+    with pytest.raises(BackupError, match=r'ALTER EXTENSION "a; b" SET SCHEMA public'):
+        data.refuse_misplaced([("a; b", "pg_catalog")])
 
 
 def test_dangers_are_lines_and_not_many() -> None:
