@@ -223,7 +223,7 @@ def test_what_was_planted_does_not_run_as_superuser(stack: Stack) -> None:
     assert stack.sql(POWERS) == "f"
     for text in (data.RESTORE_PREPARATION, data.RESTORE_CLEANUP):
         script = text.replace("@helper@", "crisper_restore_0123456789abcdef")
-        script = script.replace("@allowed@", "true")
+        script = script.replace("@allowed@", "true").replace("@trusted@", "true")
         psql = ("psql", "-XAtq", "--set", "ON_ERROR_STOP=1", "--set", "application=shop")
         words = ("--env", "PGOPTIONS=-c search_path=pg_catalog,pg_temp", container, *psql)
         run("exec", "--interactive", *words, "-U", "postgres", "-d", "shop", "-f", "-", text=script)
