@@ -153,6 +153,11 @@ left_out:
   returned: when O(state=restored)
   type: dict
   sample: {named pipes: 1}
+database_made:
+  description: Whether the application's database was missing, and the restore has made it.
+  returned: when O(state=restored)
+  type: bool
+  sample: false
 untouched:
   description: Whether a restore that failed has left all data as it was.
   returned: when O(state=restored) fails
@@ -193,6 +198,7 @@ from ansible.module_utils.crisper_backup_set import (
     expire,
     fits,
     make,
+    missing_database,
     restore,
 )
 from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
@@ -263,6 +269,8 @@ def act(
         for sentence in [] if check_mode else clean_up(settings, noted):
             if state == "checked":  # before C(restored), which would say the same
                 warn(sentence)
+        if state == "checked" and (sentence := missing_database(settings)):
+            warn(sentence)
         fits(settings, manifest)
     if state == "restored" and not check_mode:
         result |= restore(settings, manifest, identity, noted)

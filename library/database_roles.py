@@ -124,6 +124,7 @@ from ansible.module_utils.crisper_mariadb_accounts import (
     find_planted,
     remove_excess,
 )
+from ansible.module_utils.crisper_text import printable_lines
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "project": {"type": "str", "required": True},
@@ -204,8 +205,10 @@ def main() -> None:
         module.fail_json(msg=str(error))
     except BackupError as error:
         module.fail_json(
-            msg=f"The accounts of the databases were not put in order: {error}. The application can"
-            " log in as before; the next deploy goes on."
+            msg=printable_lines(
+                f"The accounts of the databases were not put in order: {error}. The next deploy"
+                " tries again."
+            )
         )
 
 

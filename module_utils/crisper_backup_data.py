@@ -58,7 +58,9 @@ def _options(*settings: str) -> str:
 # The application's role and its database have the stack's name; the bootstrap superuser (role 10)
 # may be that role still, or whatever POSTGRES_USER is. Within its container all may log in. The
 # question is asked in template1, where the application can set nothing, and what a former superuser
-# has set there (a library, a trigger on login) only a superuser can refuse: that is tried first.
+# has set there (a library, a trigger on login) only a superuser can refuse: that is tried first, by
+# the names, too, that a move gives the superuser. The application cannot connect to template1
+# once its roles are in order; its own database knows the name as well.
 _WHO = (
     "SELECT pg_catalog.current_setting('server_version_num'), rolname"
     " FROM pg_catalog.pg_roles WHERE oid = '10'"
@@ -66,10 +68,13 @@ _WHO = (
 FIND_SUPERUSER = (
     f"strong='{_options(*_PINNED[:5])}'; weak='{_options(*_PINNED[:3])}';"
     " who() { superuser=$(PGOPTIONS=$1 psql --quiet --no-psqlrc --tuples-only --no-align"
-    ' --field-separator " " --username "$2" --dbname template1'
+    ' --field-separator " " --username "$2" --dbname "${3:-template1}"'
     f' --command "{_WHO}" 2>&1); }};'
     ' who "$strong" "$POSTGRES_USER" || who "$strong" "$POSTGRES_DB"'
+    ' || who "$strong" postgres || who "$strong" "${POSTGRES_DB}_superuser"'
+    ' || who "$strong" "${POSTGRES_DB}_superuser_2"'
     ' || who "$weak" "$POSTGRES_USER" || who "$weak" "$POSTGRES_DB"'
+    ' || who "$weak" "$POSTGRES_DB" "$POSTGRES_DB"'
     ' || { echo "$superuser" >&2; exit 2; };'
     # A warning about collations may come first.
     " superuser=${superuser##*$'\\n'}; version=${superuser%% *}; superuser=${superuser#* };"
@@ -263,6 +268,17 @@ _PSQL = (
     " --set ON_ERROR_STOP=1"
 )
 ASK_POSTGRES = f'{FIND_SUPERUSER} exec {_PSQL} --username "$superuser" --dbname "$POSTGRES_DB"'
+# Where the application's own database may be missing: its owner can drop it.
+_ASK_TEMPLATE = (
+    f'{FIND_SUPERUSER} exec {_PSQL} --username "$superuser" --dbname template1'
+    ' --set name="$POSTGRES_DB"'
+)
+DATABASE = "SELECT oid FROM pg_catalog.pg_database WHERE datname = :'name'::pg_catalog.name"
+MAKE_DATABASE = r"""
+SELECT 'CREATE ROLE ' || quote_ident(:'name'::text) || ' LOGIN'
+  WHERE NOT EXISTS (SELECT FROM pg_authid WHERE rolname = :'name'::name) \gexec
+CREATE DATABASE :"name" OWNER :"name" TEMPLATE template0;
+"""
 # Whatever runs the application's code (a view, an index's expression) is asked by its own role: a
 # function called by the superuser has a superuser's rights, and SET ROLE is undone by RESET ROLE.
 ASK_APPLICATION = (
@@ -270,6 +286,7 @@ ASK_APPLICATION = (
     f' exec {_PSQL} --username "$POSTGRES_DB" --dbname "$POSTGRES_DB"'
 )
 NEEDS_SUPERUSER = re.compile("permission denied|must be (superuser|owner)|[Mm]ust have")
+_MISSING = re.compile('database "[^\n]*" does not exist')
 END_SESSIONS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND"
 )
@@ -541,6 +558,12 @@ class Docker:
 
 def explained(said: str) -> str:
     """Return what a service said, with the remedy where its words alone do not show one."""
+    if _MISSING.search(said):
+        return (
+            f"{said}. Somebody with the rights of the application has dropped its database (DROP"
+            " DATABASE), or it was never made. Find out who. A restore of a set makes it again:"
+            " ansible-playbook playbooks/restore.yml -e backup=<set id>"
+        )
     if "not currently accepting connections" not in said:
         return said
     return (
@@ -999,6 +1022,27 @@ def _versions(docker: Docker, container: str, made_by: str) -> str:
         f" (PostgreSQL {printable(made_by)} made the dump, and {printable(ours)} restores it: set"
         " image_refs.postgres to the version of the dump, or a newer one, and try again)"
     )
+
+
+def has_postgres_database(docker: Docker, container: str) -> bool:
+    """Return whether the application's database is there: its owner can drop it.
+
+    Raises:
+        BackupError: PostgreSQL does not answer.
+    """
+    with postgres_session(docker, container, script=_ASK_TEMPLATE) as session:
+        found = session.ask(DATABASE)
+    return bool(found)
+
+
+def make_postgres_database(docker: Docker, container: str) -> None:
+    """Make the application's database, empty and its own, as a restore needs it.
+
+    Raises:
+        BackupError: PostgreSQL refused.
+    """
+    what = "The database that is missing was not made"
+    docker.answer(what, docker.inside(container, _ASK_TEMPLATE), MAKE_DATABASE.encode())
 
 
 # --- MariaDB ---------------------------------------------------------------------------------

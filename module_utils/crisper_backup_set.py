@@ -450,7 +450,7 @@ def fits(settings: Settings, manifest: dict[str, Any]) -> None:
     docker = settings.docker
     versions = {name: docker.version(name, container) for name, container in running.items()}
     problems = misfits(manifest, versions)
-    if "postgres" in running:
+    if "postgres" in running and data.has_postgres_database(docker, running["postgres"]):
         head = data.postgres_state(docker, running["postgres"])["migration_head"]
         release = current_release(settings.root)["id"]
         problems += newer_than_code(manifest, release, head)
@@ -459,6 +459,22 @@ def fits(settings: Settings, manifest: dict[str, Any]) -> None:
             f"The set {manifest['set']} does not fit {settings.project}: {'; '.join(problems)}."
             " Nothing was touched."
         )
+
+
+def missing_database(settings: Settings) -> str:
+    """Return that a restore makes the application's database; empty where it is there.
+
+    Raises:
+        BackupError: PostgreSQL does not answer.
+    """
+    container = services(settings).get("postgres")
+    if not container or data.has_postgres_database(settings.docker, container):
+        return ""
+    return (
+        f"PostgreSQL of {settings.project} does not have the application's database: somebody with"
+        " the application's rights may have dropped it. The restore makes it, empty, before it"
+        " reads the set."
+    )
 
 
 def label(settings: Settings) -> str:
@@ -502,19 +518,28 @@ def restore(
     """Put a set that was checked back into the running data services.
 
     Returns:
-        ``{left_out: {what: number}}`` of the uploaded files.
+        ``{left_out: {what: number}, database_made}``: of the uploaded files, and whether the
+        application's database was missing.
 
     Raises:
         UntouchedError: nothing was restored.
         BackupError: something was not restored, or is not what the manifest says. The mark stays.
     """
     running = services(settings)
+    made = False
+    if "postgres" in manifest["parts"] and missing_database(settings):
+        note("make the database")
+        try:
+            data.make_postgres_database(settings.docker, running["postgres"])
+        except BackupError as error:
+            raise UntouchedError(str(error)) from error
+        made = True
     parts = [service for service in RESTORE_ORDER if service in manifest["parts"]]
     # What a restore that was cut off had begun to replace is not as before.
     earlier = read_mark(settings.root)
     mark = Mark(settings.root, manifest["set"], str(manifest.get("made_at", "")), parts, earlier)
     first = parts[0] if parts and not earlier else ""
-    restored: dict[str, Any] = {"left_out": {}}
+    restored: dict[str, Any] = {"left_out": {}, "database_made": made}
     schema = _schema(settings, running) if first == "postgres" else ""
     try:
         for service in parts:

@@ -33,6 +33,7 @@ from .crisper_postgres_planted import (
     of_cluster,
     of_files,
     of_superusers,
+    rights,
 )
 from .crisper_text import printable
 
@@ -41,6 +42,7 @@ SUPERUSER = "postgres"
 SUFFIX = "_application"
 # Its comment, by which it is known from a role of the operator's that has the same name.
 HOLDER = "crisper: takes the application's place"
+SYSTEM_DATABASES = ("postgres", "template1")
 # Names that CREATE EXTENSION takes.
 EXTENSION = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}\Z")
 FORBIDDEN = ("SUPERUSER", "CREATEROLE", "CREATEDB", "REPLICATION", "BYPASSRLS")
@@ -368,6 +370,8 @@ class State:
     default_privileges: int = 0
     extensions: Sequence[str] = ()
     databases: Sequence[str] = ()  # others of the superuser
+    # PostgreSQL's own databases that the application may connect to: from there it drops its own.
+    connectable: Sequence[str] = ()
     restore: bool = False  # a restore was killed, and its function is still there
     # Other roles, and what they may.
     powerful: Sequence[tuple[str, str]] = ()
@@ -423,6 +427,11 @@ def plan(state: State, password: str, extensions: Iterable[str]) -> list[str]:
         found.append(f"the role {state.superuser} gets its password")
     if missing := [each for each in extensions if each not in state.extensions]:
         found.append(f"extensions are made: {', '.join(missing)}")
+    if state.connectable:
+        found.append(
+            f"nobody but superusers connects to {' and '.join(state.connectable)} (from there the"
+            f" role {name} could drop its database); a role that has to: GRANT CONNECT"
+        )
     if state.restore:
         found.append("what a restore that was killed left is removed")
     return found
@@ -481,6 +490,13 @@ def read_state(catalog: Catalog, application: str, objects: int) -> State:
             if row["datdba"] == str(SUPERUSER_OID)
             and (row["datallowconn"], row["datistemplate"]) == ("t", "f")
             and row["datname"] not in ("postgres", application)
+        ],
+        connectable=[
+            row["datname"]
+            for row in sorted(rows["pg_database"], key=lambda row: row["datname"])
+            if row["datname"] in SYSTEM_DATABASES
+            and row["datname"] != application
+            and {"=c", f"{application}=c"} & rights("pg_database", row["datacl"], ())
         ],
         restore=any(
             HELPER.fullmatch(row["nspname"])
@@ -751,6 +767,10 @@ class Roles:
             lines.append(f"ALTER DATABASE {name} OWNER TO {name};")
         if state.public_owner == state.superuser:
             lines.append("ALTER SCHEMA public OWNER TO pg_database_owner;")
+        lines += [
+            f"REVOKE CONNECT ON DATABASE {identifier(each)} FROM PUBLIC, {name};"
+            for each in state.connectable
+        ]
         if state.restore:
             lines.append(RESTORE_CLEANUP)
         what = "The roles of PostgreSQL were not put in order"

@@ -80,7 +80,7 @@ ACL_COLUMNS = {
     "pg_foreign_server": "srvacl",
 }
 # What everybody may where nobody has said anything.
-_PUBLIC = {"pg_proc": {"=X"}, "pg_type": {"=U"}, "pg_language": {"=U"}}
+_PUBLIC = {"pg_database": {"=T", "=c"}, "pg_proc": {"=X"}, "pg_type": {"=U"}, "pg_language": {"=U"}}
 _ACL_ITEM = re.compile(r'("(?:[^"]|"")*"|[^=]*)=([A-Za-z*]*)/', re.DOTALL)
 # Trees of expressions: what they call is told by numbers, which initdb gives in its own order.
 _TREES = {"proargdefaults", "prosqlbody", "adbin", "indexprs", "indpred", "ev_qual", "ev_action"}

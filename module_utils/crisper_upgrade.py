@@ -203,17 +203,21 @@ class Upgrade:
         old, new = self.versions()
         result |= {"from": old, "to": new}
         if upgrade and [each.service for each in misfits] == ["postgres"] and int(old) < int(new):
+            self.refuse_early()
             return {**result, "needed": True}
         if misfits:
             told = "; ".join(f"{each.message}: {each.remedy}" for each in misfits)
             raise BackupError(f"{told}. The data was not touched.")
         if upgrade and rebuild and old and old == new:
-            # What would refuse it is told before anything stands still.
-            if running := self.docker.container(self.project, "postgres"):
-                self.refuse_what_a_dump_lacks(running)
-                self.refuse_without_room(running)
+            self.refuse_early()
             return {**result, "needed": True}
         return result
+
+    def refuse_early(self) -> None:
+        """Raise BackupError for what would refuse an upgrade, before anything stands still."""
+        if running := self.docker.container(self.project, "postgres"):
+            self.refuse_what_a_dump_lacks(running)
+            self.refuse_without_room(running)
 
     def put_back(self, record: Record) -> None:
         """Give the old data its place again; whoever has it open is stopped first."""

@@ -18,6 +18,8 @@ from ansible.module_utils.crisper_backup_data import (
     Docker,
     dump_postgres,
     end_postgres_sessions,
+    has_postgres_database,
+    make_postgres_database,
     postgres_state,
     restore_postgres,
 )
@@ -317,7 +319,7 @@ def test_a_fresh_server_gets_its_application(docker: Docker) -> None:
     with running_postgres("postgres", "shop", "x") as server:
         result = Roles(docker, "x", "shop").apply(SECRET, OWN, ["hstore", "pageinspect"])
         assert not result["moved"]
-        assert len(result["done"]) == 4
+        assert len(result["done"]) == 5
         assert server.log_in("shop", OWN) == "shop"
         assert "authentication failed" in server.log_in("postgres", "x")
         assert server.log_in("postgres", SECRET) == "postgres"
@@ -488,8 +490,37 @@ def test_the_applications_role_makes_nothing_in_other_databases(docker: Docker) 
                 "CREATE SCHEMA a",
                 f"ALTER DATABASE {database} SET search_path = a",
             ):
-                with pytest.raises(RuntimeError, match=r"permission denied|must be owner"):
+                with pytest.raises(RuntimeError, match=r"permission denied for database"):
                     server.sql(statement, "shop", database)
+                with pytest.raises(RuntimeError, match=r"permission denied|must be owner"):
+                    server.sql(f"SET ROLE shop; {statement}", "postgres", database)
+
+
+@pytest.mark.parametrize("first", ["postgres", "shop"])
+def test_the_application_cannot_drop_its_database(docker: Docker, first: str) -> None:
+    """Regression: its owner could, from the database postgres, and no restore made it again."""
+    with running_postgres(first, "shop", "x") as server:
+        roles = Roles(docker, "x", "shop")
+        done = roles.apply(SECRET, OWN, [])["done"]
+        assert any("connects to postgres and template1" in sentence for sentence in done)
+        assert roles.apply(SECRET, OWN, [])["done"] == []
+        for database in ("postgres", "template1"):
+            with pytest.raises(RuntimeError, match="permission denied for database"):
+                server.sql("DROP DATABASE shop WITH (FORCE)", "shop", database)
+        server.sql("CREATE TABLE a AS SELECT 1 AS x", "shop")
+        dump = io.BytesIO()
+        dump_postgres(docker, "x", dump)
+        assert has_postgres_database(docker, "x")
+        # What the superuser drops, or an edition before this one let the application drop.
+        server.sql("DROP DATABASE shop WITH (FORCE)", "postgres", "postgres")
+        assert not has_postgres_database(docker, "x")
+        with pytest.raises(BackupError, match=r"does not exist.*restores?\.yml"):
+            roles.state()
+        make_postgres_database(docker, "x")
+        dump.seek(0)
+        restore_postgres(docker, "x", dump, "", ["plpgsql"])
+        assert server.sql("SELECT x FROM a", "shop") == "1"
+        assert server.log_in("shop", OWN if first == "postgres" else "x") == "shop"
 
 
 def test_what_an_application_that_was_superuser_left_is_told(old: Server, docker: Docker) -> None:

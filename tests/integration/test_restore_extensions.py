@@ -382,7 +382,7 @@ def test_what_hides_in_an_extension_is_no_backup(server: Server) -> None:
 
 
 def test_a_database_that_its_owner_has_closed_is_told_and_opened(server: Server) -> None:
-    server.sql("ALTER DATABASE shop ALLOW_CONNECTIONS false", "shop", "postgres")
+    server.sql("ALTER DATABASE shop ALLOW_CONNECTIONS false", "postgres", "postgres")
     with pytest.raises(BackupError) as caught:
         server.dump()
     assert str(caught.value).endswith(OPEN_DATABASE)

@@ -501,10 +501,17 @@ class Services:
         monkeypatch.setattr(crisper_backup_set, "_restore", self.restore)
         monkeypatch.setattr(crisper_backup_set, "_schema", lambda *_: str(self.oid))
         monkeypatch.setattr(crisper_backup_data, "end_postgres_sessions", lambda *_: True)
+        monkeypatch.setattr(crisper_backup_data, "has_postgres_database", lambda *_: self.oid > 0)
+        monkeypatch.setattr(crisper_backup_data, "make_postgres_database", self.make_database)
         monkeypatch.setattr(
             crisper_backup_set, "STATE", {"postgres": lambda *_: {"rows": {"t": self.rows}}}
         )
         self.rows = 1
+
+    def make_database(self, *_):
+        if problem := self.fails.get("database"):
+            raise problem
+        self.oid = 7
 
     def restore(self, _settings, _running, manifest, _identity, service):
         if problem := self.fails.get(service):
@@ -525,9 +532,20 @@ def put_back(stack, **changes):
 
 
 def test_a_restore_that_ends_leaves_no_mark(stack, made, data_services):
-    assert put_back(stack) == {"left_out": {}}
+    assert put_back(stack) == {"left_out": {}, "database_made": False}
     assert data_services.data == dict.fromkeys(["postgres", "qdrant", "redis"], made.name)
     assert not (stack / "restoring.json").exists()
+
+
+def test_a_database_that_is_missing_is_made_and_told(stack, made, data_services):
+    """Regression: its owner had dropped it, and no restore made it again."""
+    data_services.oid = 0
+    data_services.fails["database"] = BackupError("no room")
+    with pytest.raises(UntouchedError, match="no room"):
+        put_back(stack)
+    del data_services.fails["database"]
+    assert put_back(stack)["database_made"]
+    assert not put_back(stack)["database_made"]
 
 
 def test_a_database_that_was_not_replaced_is_told_as_that(stack, made, data_services):
