@@ -46,10 +46,10 @@ import os
 import tempfile
 from pathlib import Path
 
-from ansible.module_utils import crisper_engine as engine_logic
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_files import make_folder
 from ansible.module_utils.urls import open_url
+from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
+from ansible_collections.crisper.stack.plugins.module_utils.host import engine as engine_logic
 
 # A key has some kilobytes.
 MOST_BYTES = 1 << 20

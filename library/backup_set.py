@@ -187,9 +187,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_backup import SUFFIXES, BackupError, remote_warning
-from ansible.module_utils.crisper_backup_drill import drill
-from ansible.module_utils.crisper_backup_set import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.drill import drill
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import (
+    SUFFIXES,
+    BackupError,
+    remote_warning,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.backup.set import (
     Settings,
     UntouchedError,
     check,
@@ -201,8 +205,12 @@ from ansible.module_utils.crisper_backup_set import (
     missing_database,
     restore,
 )
-from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
-from ansible.module_utils.crisper_text import printable_lines
+from ansible_collections.crisper.stack.plugins.module_utils.journal import (
+    RUN_SPEC,
+    NotOwnerError,
+    note,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.text import printable_lines
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},

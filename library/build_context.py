@@ -81,7 +81,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 try:
-    from ansible.module_utils.crisper_context import ContextError, digest, scan, write_archive
+    from ansible_collections.crisper.stack.plugins.module_utils.images.context import (
+        ContextError,
+        digest,
+        scan,
+        write_archive,
+    )
 except ImportError:
     PATHSPEC_ERROR: str | None = traceback.format_exc()
 else:

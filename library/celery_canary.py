@@ -128,8 +128,11 @@ problem:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_celery import judged_canaries, told
-from ansible.module_utils.crisper_probe import CONNECTION_SPEC, ask
+from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import (
+    judged_canaries,
+    told,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import CONNECTION_SPEC, ask
 
 ARGUMENT_SPEC: dict[str, Any] = {
     **CONNECTION_SPEC,

@@ -215,15 +215,24 @@ problem:
 import time
 from typing import Any
 
-from ansible.module_utils import crisper_celery_probe, crisper_drain, crisper_drain_probe
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_celery import REMEDIES
-from ansible.module_utils.crisper_distrust import hurried, no_answer
-from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
-from ansible.module_utils.crisper_probe import find_container
-from ansible.module_utils.crisper_shapes import EACH, like
-from ansible.module_utils.crisper_ship import ShipError, run
-from ansible.module_utils.crisper_text import listed
+from ansible_collections.crisper.stack.plugins.module_utils.celery import drain
+from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import REMEDIES
+from ansible_collections.crisper.stack.plugins.module_utils.journal import (
+    RUN_SPEC,
+    NotOwnerError,
+    note,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.probes import drain as drain_probe
+from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
+from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import find_container
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError, run
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.distrust import (
+    hurried,
+    no_answer,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.shapes import EACH, like
+from ansible_collections.crisper.stack.plugins.module_utils.text import listed
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["drained", "resumed"], "default": "drained"},
@@ -248,7 +257,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
 STEPS = {"drained": "drain", "resumed": "resume"}
 # Seconds that workers have to resume, told from a container that is not trusted.
 RESUME_SECONDS = 30.0
-SHIPPED = (crisper_celery_probe, crisper_drain, crisper_drain_probe)
+SHIPPED = (celery_probe, drain, drain_probe)
 NOTHING: dict[str, Any] = {
     "unfinished": [],
     "scheduled": 0,

@@ -189,8 +189,12 @@ seconds:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_celery import SHAPES, answered, told
-from ansible.module_utils.crisper_probe import (
+from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import (
+    SHAPES,
+    answered,
+    told,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import (
     CANARY_OPTIONS,
     CONNECTION_SPEC,
     EXPECT_OPTIONS,

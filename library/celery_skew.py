@@ -187,12 +187,18 @@ problem:
 
 from typing import Any
 
-from ansible.module_utils import crisper_celery_probe, crisper_skew, crisper_skew_probe
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_celery import REMEDIES
-from ansible.module_utils.crisper_distrust import START_SECONDS, hurried, no_answer
-from ansible.module_utils.crisper_shapes import EACH, like
-from ansible.module_utils.crisper_ship import ShipError, run
+from ansible_collections.crisper.stack.plugins.module_utils.celery import skew
+from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import REMEDIES
+from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
+from ansible_collections.crisper.stack.plugins.module_utils.probes import skew as skew_probe
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError, run
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.distrust import (
+    START_SECONDS,
+    hurried,
+    no_answer,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.shapes import EACH, like
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "app": {"type": "str", "required": True},
@@ -315,7 +321,7 @@ def judged(params: dict[str, Any]) -> dict[str, Any]:
     """Return what an earlier reading says, if that needs no container; else nothing."""
     if not params["reading"]:
         return {}
-    tally = crisper_skew.Tally.of_reading(params["reading"])
+    tally = skew.Tally.of_reading(params["reading"])
     summary = tally.summary(set(params["known"]), params["queues"])
     if summary["unknown"] and not params["known_is_all"]:
         return {}
@@ -365,7 +371,7 @@ def main() -> None:
         )
     names = ("app", "queues", "timeout", "broker_timeout", "import_timeout", "known")
     request = {name: params[name] for name in (*names, "budget", "reading")}
-    shipped = [crisper_celery_probe, crisper_skew, crisper_skew_probe]
+    shipped = [celery_probe, skew, skew_probe]
     try:
         reply = judged(params)
         hearsay = bool(params["reading"])

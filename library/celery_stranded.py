@@ -209,21 +209,30 @@ problem:
 
 from typing import Any
 
-from ansible.module_utils import crisper_celery_probe, crisper_stranded, crisper_stranded_probe
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_celery import REMEDIES
-from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
-from ansible.module_utils.crisper_probe import CONNECTION_SPEC, find_container
-from ansible.module_utils.crisper_shapes import like
-from ansible.module_utils.crisper_ship import ShipError, run
-from ansible.module_utils.crisper_stranded import deed, sentence
+from ansible_collections.crisper.stack.plugins.module_utils.celery import stranded
+from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import REMEDIES
+from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import deed, sentence
+from ansible_collections.crisper.stack.plugins.module_utils.journal import (
+    RUN_SPEC,
+    NotOwnerError,
+    note,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
+from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
+from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import (
+    CONNECTION_SPEC,
+    find_container,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError, run
+from ansible_collections.crisper.stack.plugins.module_utils.shapes import like
 
 ARGUMENT_SPEC: dict[str, Any] = {
     **CONNECTION_SPEC,
     "state": {"type": "str", "choices": ["examined", "put_back"], "default": "examined"},
     "nodes": {"type": "list", "elements": "str", "default": []},
     "same_image": {"type": "list", "elements": "str", "default": []},
-    "grace": {"type": "float", "default": crisper_stranded.GRACE},
+    "grace": {"type": "float", "default": stranded.GRACE},
     "restarted_within": {"type": "float", "default": 0},
     "wait": {"type": "float", "default": 20.0},
     "budget": {"type": "float", "default": 60.0},
@@ -269,7 +278,7 @@ def main() -> None:
         except NotOwnerError as error:
             module.fail_json(msg=str(error), **NOTHING)
     command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
-    shipped = [crisper_celery_probe, crisper_stranded, crisper_stranded_probe]
+    shipped = [celery_probe, stranded, stranded_probe]
     limit = params["import_timeout"] + params["budget"] + params["wait"] + 60
     try:
         reply = like(run(command, shipped, request, limit), ANSWER)

@@ -223,9 +223,11 @@ failures:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_journal import RUN_SPEC
-from ansible.module_utils.crisper_rollout_phases import Rollout
-from ansible.module_utils.crisper_workers import SPEC as WORKERS_SPEC
+from ansible_collections.crisper.stack.plugins.module_utils.journal import RUN_SPEC
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.phases import Rollout
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.workers import (
+    SPEC as WORKERS_SPEC,
+)
 
 PHASES = ("start", "leave", "swap", "retire", "prove")
 ARGUMENT_SPEC: dict[str, Any] = {

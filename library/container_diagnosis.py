@@ -66,8 +66,8 @@ text:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_compose import Engine
-from ansible.module_utils.crisper_diagnosis import describe
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import Engine
+from ansible_collections.crisper.stack.plugins.module_utils.docker.diagnosis import describe
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "project": {"type": "str", "required": True},

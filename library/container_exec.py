@@ -79,8 +79,8 @@ import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_capture import capture
-from ansible.module_utils.crisper_probe import running
+from ansible_collections.crisper.stack.plugins.module_utils.process import capture
+from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import running
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "project": {"type": "str", "required": True},

@@ -54,7 +54,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_container_users import Account, Process, find_shared
+from ansible_collections.crisper.stack.plugins.module_utils.host.container_users import (
+    Account,
+    Process,
+    find_shared,
+)
 
 
 def identity(pid: int) -> tuple[int, int] | None:

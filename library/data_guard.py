@@ -63,7 +63,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_data_guard import find_problems
+from ansible_collections.crisper.stack.plugins.module_utils.host.data_guard import find_problems
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},

@@ -57,8 +57,8 @@ import stat
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_files import make_folder, sync_folder
-from ansible.module_utils.crisper_redis_users import with_users_of
+from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder, sync_folder
+from ansible_collections.crisper.stack.plugins.module_utils.model.redis_users import with_users_of
 
 REDIS = "redis.conf"
 

@@ -64,15 +64,21 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_data import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
     Docker,
     end_postgres_sessions,
     restore_postgres,
 )
-from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
-from ansible.module_utils.crisper_migration import RESTORE_SESSION
-from ansible.module_utils.crisper_text import printable_lines
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.database.migration import (
+    RESTORE_SESSION,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.journal import (
+    RUN_SPEC,
+    NotOwnerError,
+    note,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.text import printable_lines
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["restored"], "default": "restored"},

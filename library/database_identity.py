@@ -71,13 +71,15 @@ error:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_data import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
     ASK_POSTGRES,
     Docker,
     end_postgres_sessions,
 )
-from ansible.module_utils.crisper_migration import RESTORE_SESSION
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.database.migration import (
+    RESTORE_SESSION,
+)
 
 # A restore drops the schema and makes it anew, so an empty database has another number too.
 # Each operator and function has arguments of exactly its types: nothing that a former superuser has

@@ -153,9 +153,15 @@ rc:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_journal import RUN_SPEC
-from ansible.module_utils.crisper_migrate import IRREVERSIBLE
-from ansible.module_utils.crisper_migration import HOOK_SPEC, POINTS, Migration
+from ansible_collections.crisper.stack.plugins.module_utils.database.migration import (
+    HOOK_SPEC,
+    POINTS,
+    Migration,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.database.migration_plan import (
+    IRREVERSIBLE,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.journal import RUN_SPEC
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["migrated", "collected"], "default": "migrated"},

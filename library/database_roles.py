@@ -111,20 +111,24 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_data import Docker
-from ansible.module_utils.crisper_database_roles import (
-    EXTENSION,
-    Roles,
-    plan,
-)
-from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
-from ansible.module_utils.crisper_mariadb_accounts import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import Docker
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.database.mariadb_accounts import (
     find_excess,
     find_planted,
     remove_excess,
 )
-from ansible.module_utils.crisper_text import printable_lines
+from ansible_collections.crisper.stack.plugins.module_utils.database.roles import (
+    EXTENSION,
+    Roles,
+    plan,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.journal import (
+    RUN_SPEC,
+    NotOwnerError,
+    note,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.text import printable_lines
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "project": {"type": "str", "required": True},

@@ -129,11 +129,15 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_data import Docker
-from ansible.module_utils.crisper_journal import RUN_SPEC, NotOwnerError, note
-from ansible.module_utils.crisper_text import printable_lines
-from ansible.module_utils.crisper_upgrade import Upgrade
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import Docker
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.database.upgrade import Upgrade
+from ansible_collections.crisper.stack.plugins.module_utils.journal import (
+    RUN_SPEC,
+    NotOwnerError,
+    note,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.text import printable_lines
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},

@@ -72,13 +72,13 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_journal import (
+from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
     Journal,
     NotOwnerError,
     seconds_per_step,
 )
-from ansible.module_utils.crisper_lock import LockedError
+from ansible_collections.crisper.stack.plugins.module_utils.lock import LockedError
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "run": RUN_SPEC,

@@ -175,24 +175,29 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ansible.module_utils import (
-    crisper_celery_probe,
-    crisper_https,
-    crisper_ledger,
-    crisper_ledger_probe,
-    crisper_queue_head,
-    crisper_skew,
-    crisper_skew_probe,
-)
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_distrust import hurried, no_answer
-from ansible.module_utils.crisper_ledger_end import end
-from ansible.module_utils.crisper_output import last_lines
-from ansible.module_utils.crisper_probe import running
-from ansible.module_utils.crisper_release import MANIFEST
-from ansible.module_utils.crisper_shapes import EACH, like
-from ansible.module_utils.crisper_ship import ShipError, program, run
-from ansible.module_utils.crisper_tls import blocks, installed
+from ansible_collections.crisper.stack.plugins.module_utils import http as https
+from ansible_collections.crisper.stack.plugins.module_utils.celery import skew
+from ansible_collections.crisper.stack.plugins.module_utils.ledger import counts as ledger
+from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import end
+from ansible_collections.crisper.stack.plugins.module_utils.output import last_lines
+from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
+from ansible_collections.crisper.stack.plugins.module_utils.probes import ledger as ledger_probe
+from ansible_collections.crisper.stack.plugins.module_utils.probes import queue_head
+from ansible_collections.crisper.stack.plugins.module_utils.probes import skew as skew_probe
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.tls import blocks, installed
+from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import MANIFEST
+from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import running
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import (
+    ShipError,
+    program,
+    run,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.distrust import (
+    hurried,
+    no_answer,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.shapes import EACH, like
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["started", "stopped"], "required": True},
@@ -268,7 +273,7 @@ def read_queues(params: dict[str, Any], container: str) -> dict[str, Any]:
     twice. `silent` says why it gave no answer: it may be broken, and is about to be replaced.
     """
     command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
-    shipped = [crisper_celery_probe, crisper_skew, crisper_skew_probe]
+    shipped = [celery_probe, skew, skew_probe]
     request = {name: params[name] for name in ("app", "queues", "known")}
     try:
         quick, limit = hurried({**request, **READING, "known_only": True}, READING["timeout"])
@@ -317,8 +322,8 @@ def begin(module: AnsibleModule, name: str) -> str:
     # Ids of an earlier deploy's sentinels may still be around.
     run = f"{int(time.time())}-{uuid4().hex[:8]}"  # other hosts send through the same broker
     request.update(run=run, host="nginx", port=port(entry), secure_port=8443)
-    modules = [crisper_queue_head, crisper_celery_probe, crisper_https, crisper_ledger]
-    modules.append(crisper_ledger_probe)
+    modules = [queue_head, celery_probe, https, ledger]
+    modules.append(ledger_probe)
     command = ["compose", "--project-name", params["project"], "run", "--detach", "--no-deps"]
     command += ["--name", name, params["service"], params["python"], "-c"]
     code, out, err = module.run_command(

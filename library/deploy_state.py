@@ -109,7 +109,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_deploy_state import ask_lock, look
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.state import ask_lock, look
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},

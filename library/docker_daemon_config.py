@@ -66,10 +66,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import crisper_engine as engine_logic
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_files import make_folder
-from ansible.module_utils.crisper_output import last_lines
+from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
+from ansible_collections.crisper.stack.plugins.module_utils.host import engine as engine_logic
+from ansible_collections.crisper.stack.plugins.module_utils.output import last_lines
 
 SPEC = {
     "config": {"type": "dict", "required": True},

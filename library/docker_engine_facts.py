@@ -129,10 +129,10 @@ import shutil
 import sys
 from typing import Any
 
-from ansible.module_utils import crisper_engine as engine_logic
-from ansible.module_utils import crisper_store as store_logic
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
+from ansible_collections.crisper.stack.plugins.module_utils.host import engine as engine_logic
+from ansible_collections.crisper.stack.plugins.module_utils.host import engine_store as store_logic
 
 SPEC = {
     "source": {

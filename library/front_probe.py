@@ -137,9 +137,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_https import connect, get, reason, trusting
-from ansible.module_utils.crisper_pass import HEADER, header_value
-from ansible.module_utils.crisper_verify import leads_to
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import leads_to
+from ansible_collections.crisper.stack.plugins.module_utils.http import (
+    connect,
+    get,
+    reason,
+    trusting,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.maintenance_pass import (
+    HEADER,
+    header_value,
+)
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "url": {"type": "str", "required": True},

@@ -112,7 +112,7 @@ host:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_host_look import SPEC, look
+from ansible_collections.crisper.stack.plugins.module_utils.host.facts import SPEC, look
 
 
 def main() -> None:

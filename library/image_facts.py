@@ -97,10 +97,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_image_id import config_digest
-from ansible.module_utils.crisper_output import last_lines
-from ansible.module_utils.crisper_pins import is_built_here, without_digest
-from ansible.module_utils.crisper_registry import (
+from ansible_collections.crisper.stack.plugins.module_utils.images.digests import (
+    is_built_here,
+    without_digest,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.images.identity import config_digest
+from ansible_collections.crisper.stack.plugins.module_utils.images.registry import (
     FORMAT,
     Comparison,
     Registries,
@@ -109,6 +111,7 @@ from ansible.module_utils.crisper_registry import (
     is_pinned,
     pulled_digests,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.output import last_lines
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "references": {"type": "list", "elements": "str", "required": True},

@@ -129,20 +129,24 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_image_id import identity
-from ansible.module_utils.crisper_journal import (
+from ansible_collections.crisper.stack.plugins.module_utils.images.identity import identity
+from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
     Journal,
     NotOwnerError,
     note,
     seconds_per_step,
 )
-from ansible.module_utils.crisper_kept import annotate, prune
-from ansible.module_utils.crisper_ledger_end import SPEC as LEDGER_SPEC
-from ansible.module_utils.crisper_ledger_end import end
-from ansible.module_utils.crisper_lock import LockedError
-from ansible.module_utils.crisper_output import last_lines
-from ansible.module_utils.crisper_put_back import Kept, image_names, known_images
+from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import SPEC as LEDGER_SPEC
+from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import end
+from ansible_collections.crisper.stack.plugins.module_utils.lock import LockedError
+from ansible_collections.crisper.stack.plugins.module_utils.output import last_lines
+from ansible_collections.crisper.stack.plugins.module_utils.release.retention import annotate, prune
+from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import (
+    Kept,
+    image_names,
+    known_images,
+)
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},

@@ -91,10 +91,13 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_capture import capture
-from ansible.module_utils.crisper_pass import HEADER, header_value
-from ansible.module_utils.crisper_probe import running
-from ansible.module_utils.crisper_verify import inner_answers
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import inner_answers
+from ansible_collections.crisper.stack.plugins.module_utils.process import capture
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.maintenance_pass import (
+    HEADER,
+    header_value,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import running
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "project": {"type": "str", "required": True},

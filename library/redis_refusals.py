@@ -65,16 +65,16 @@ import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_backup_data import redis_script
-from ansible.module_utils.crisper_capture import capture
-from ansible.module_utils.crisper_probe import running
-from ansible.module_utils.crisper_redis_refusals import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import redis_script
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.redis_refusals import (
     MOST_BYTES,
     MOST_ENTRIES,
     UnreadableError,
     refusals,
 )
-from ansible.module_utils.crisper_text import printable
+from ansible_collections.crisper.stack.plugins.module_utils.process import capture
+from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import running
+from ansible_collections.crisper.stack.plugins.module_utils.text import printable
 
 SECONDS = 20.0
 ARGUMENT_SPEC: dict[str, Any] = {

@@ -177,22 +177,20 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_files import make_folder, sync_folder
-from ansible.module_utils.crisper_image_id import same
-from ansible.module_utils.crisper_journal import (
+from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder, sync_folder
+from ansible_collections.crisper.stack.plugins.module_utils.images.identity import same
+from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
     Journal,
     NotOwnerError,
     note,
     seconds_per_step,
 )
-from ansible.module_utils.crisper_kept import prune
-from ansible.module_utils.crisper_ledger_end import SPEC as LEDGER_SPEC
-from ansible.module_utils.crisper_ledger_end import end
-from ansible.module_utils.crisper_output import last_lines
-from ansible.module_utils.crisper_pass import place
-from ansible.module_utils.crisper_put_back import known_images
-from ansible.module_utils.crisper_release import (
+from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import SPEC as LEDGER_SPEC
+from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import end
+from ansible_collections.crisper.stack.plugins.module_utils.output import last_lines
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.maintenance_pass import place
+from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import (
     DRAFT,
     MANIFEST,
     checksums,
@@ -201,6 +199,10 @@ from ansible.module_utils.crisper_release import (
     fingerprint,
     redacted_env,
     release_id,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.release.retention import prune
+from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import (
+    known_images,
 )
 
 # What containers mount, and who may enter it: nginx is another user than root.

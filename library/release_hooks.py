@@ -84,8 +84,11 @@ rc:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_journal import RUN_SPEC
-from ansible.module_utils.crisper_migration import HOOK_SPEC, Steps
+from ansible_collections.crisper.stack.plugins.module_utils.database.migration import (
+    HOOK_SPEC,
+    Steps,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.journal import RUN_SPEC
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},

@@ -95,17 +95,20 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_capture import capture_bytes
-from ansible.module_utils.crisper_files import make_folder
-from ansible.module_utils.crisper_image_id import identity
-from ansible.module_utils.crisper_kept import annotate, manifests
-from ansible.module_utils.crisper_sbom import (
+from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
+from ansible_collections.crisper.stack.plugins.module_utils.images.identity import identity
+from ansible_collections.crisper.stack.plugins.module_utils.images.sbom import (
     SBOM,
     SCRIPT,
     describe,
     document,
     printable,
     summary,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.process import capture_bytes
+from ansible_collections.crisper.stack.plugins.module_utils.release.retention import (
+    annotate,
+    manifests,
 )
 
 ARGUMENT_SPEC: dict[str, Any] = {

@@ -110,8 +110,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_files import make_folder
-from ansible.module_utils.crisper_firewall import (
+from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
+from ansible_collections.crisper.stack.plugins.module_utils.host.firewall import (
     PROJECT,
     TABLES,
     Attempt,

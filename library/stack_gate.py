@@ -227,13 +227,36 @@ from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible.module_utils.crisper_backup_data import Docker
-from ansible.module_utils.crisper_command import CommandError, Commands
-from ansible.module_utils.crisper_compose import Engine, shown
-from ansible.module_utils.crisper_firewall import chain_name, in_force, list_command
-from ansible.module_utils.crisper_host_look import SPEC as HOST_SPEC
-from ansible.module_utils.crisper_host_look import look
-from ansible.module_utils.crisper_journal import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import Docker
+from ansible_collections.crisper.stack.plugins.module_utils.backup.restore_mark import (
+    read_mark,
+    refusal,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.database.migration import (
+    collect,
+    end_sessions,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.database.migration_plan import REPLACING
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import Engine, shown
+from ansible_collections.crisper.stack.plugins.module_utils.docker.one_off import (
+    CommandError,
+    Commands,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.host.facts import SPEC as HOST_SPEC
+from ansible_collections.crisper.stack.plugins.module_utils.host.facts import look
+from ansible_collections.crisper.stack.plugins.module_utils.host.firewall import (
+    chain_name,
+    in_force,
+    list_command,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.images.registry import (
+    FORMAT,
+    Comparison,
+    Registries,
+    compare,
+    describe_unanswered,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     BUSY,
     Journal,
     NotOwnerError,
@@ -241,21 +264,11 @@ from ansible.module_utils.crisper_journal import (
     last_host,
     unfinished,
 )
-from ansible.module_utils.crisper_kept import proved
-from ansible.module_utils.crisper_lock import LockedError, holders
-from ansible.module_utils.crisper_migrate import REPLACING
-from ansible.module_utils.crisper_migration import collect, end_sessions
-from ansible.module_utils.crisper_put_back import Kept
-from ansible.module_utils.crisper_registry import (
-    FORMAT,
-    Comparison,
-    Registries,
-    compare,
-    describe_unanswered,
-)
-from ansible.module_utils.crisper_release import MANIFEST
-from ansible.module_utils.crisper_restore_mark import read_mark, refusal
-from ansible.module_utils.crisper_rollout import (
+from ansible_collections.crisper.stack.plugins.module_utils.lock import LockedError, holders
+from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import MANIFEST
+from ansible_collections.crisper.stack.plugins.module_utils.release.retention import proved
+from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import Kept
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.plan import (
     KEEP,
     Container,
     decide,

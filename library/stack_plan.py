@@ -128,19 +128,21 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_compose import Engine
-from ansible.module_utils.crisper_data_version import find_misfits
-from ansible.module_utils.crisper_files import make_folder
-from ansible.module_utils.crisper_firewall import networks_to_create
-from ansible.module_utils.crisper_image_id import same as same_image
-from ansible.module_utils.crisper_output import describe_failure
-from ansible.module_utils.crisper_release import (
+from ansible_collections.crisper.stack.plugins.module_utils.database.versions import find_misfits
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import Engine
+from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
+from ansible_collections.crisper.stack.plugins.module_utils.host.firewall import networks_to_create
+from ansible_collections.crisper.stack.plugins.module_utils.images.identity import (
+    same as same_image,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.output import describe_failure
+from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import (
     MANIFEST,
     env_names_changed,
     file_options,
     fingerprint,
 )
-from ansible.module_utils.crisper_rollout import decide, node_name
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.plan import decide, node_name
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},

@@ -56,7 +56,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_files import make_folder
+from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "path": {"type": "path", "required": True},

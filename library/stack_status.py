@@ -119,12 +119,18 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_journal import Journal, unfinished
-from ansible.module_utils.crisper_release import MANIFEST
-from ansible.module_utils.crisper_restore_mark import read_mark, refusal
-from ansible.module_utils.crisper_status import containers_of, last_run
-from ansible.module_utils.crisper_text import clean, printable
-from ansible.module_utils.crisper_upstream import Upstreams
+from ansible_collections.crisper.stack.plugins.module_utils.backup.restore_mark import (
+    read_mark,
+    refusal,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import (
+    containers_of,
+    last_run,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal, unfinished
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import Upstreams
+from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import MANIFEST
+from ansible_collections.crisper.stack.plugins.module_utils.text import clean, printable
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},

@@ -90,8 +90,8 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_output import last_lines
-from ansible.module_utils.crisper_static import StaticFiles
+from ansible_collections.crisper.stack.plugins.module_utils.output import last_lines
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.static_files import StaticFiles
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -13,18 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-import stack_redis
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "collections")]
+import stack_redis  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import SHIPPED  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import parse, program  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = (
-    "crisper_text",
-    "crisper_leftovers_probe",
-    "crisper_busy",
-    "crisper_queue_head",
-    "crisper_celery_probe",
-)
-MARKER = "CRISPER-PROBE-REPLY:"
 PASSWORD = "lab-" + secrets.token_hex(8)
 APP = """
 import os, time
@@ -154,24 +146,20 @@ class Lab:
 
     def probe(self, request: dict[str, Any], broker: str = "") -> dict[str, Any]:
         """The probe's reply, as the modules get it from a container."""
-        sources = [(name, (ROOT / "module_utils" / f"{name}.py").read_text()) for name in SHIPPED]
-        lines = ["import sys, types", f"for name, text in {sources!r}:"]
-        lines += ["    module = sys.modules[name] = types.ModuleType(name)"]
-        lines += ["    exec(compile(text, name, 'exec'), module.__dict__)"]
-        lines += [f"sys.modules[{SHIPPED[-1]!r}].main({request!r}, {MARKER!r})"]
+        source = program(SHIPPED, request)
         done = subprocess.run(
             [sys.executable, "-"],
-            input="\n".join(lines),
+            input=source,
             cwd=self.folder,
             env=self.environment(broker),
             capture_output=True,
             text=True,
             check=False,
         )
-        replies = [s for s in done.stdout.splitlines() if s.startswith(MARKER)]
-        if not replies:
+        reply = parse(done.stdout)
+        if reply is None:
             raise RuntimeError(f"no reply of the probe: {done.stdout}{done.stderr}")
-        return json.loads(replies[-1].partition(":")[2])
+        return reply
 
     def inspect(self, broker: str = "", **request: Any) -> dict[str, Any]:
         """Ask the workers."""

@@ -21,14 +21,10 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-import ansible.module_utils  # noqa: E402
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "collections")]
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import Upstreams  # noqa: E402
 from entry_backend import BLOCK, pattern  # noqa: E402
 from hostile_values import example, unsafe, written  # noqa: E402
-
-if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
-from ansible.module_utils.crisper_upstream import Upstreams  # noqa: E402
 
 RELEASE, PORT = "lab", 8000
 

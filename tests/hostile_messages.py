@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ansible.module_utils.crisper_skew import Tally, task_name
+from ansible_collections.crisper.stack.plugins.module_utils.celery.skew import Tally, task_name
 from backlog import message
 from hypothesis import strategies as st
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-import ansible.module_utils
 from jinja2 import Environment, StrictUndefined
 
 ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+sys.path.insert(0, str(ROOT / "collections"))
 
-from ansible.module_utils.crisper_forms import size_bytes  # noqa: E402
-from ansible.module_utils.crisper_redis_users import (  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.model.redis_users import (  # noqa: E402
     ADDABLE,
     app_password,
     app_user,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.model.validators import size_bytes  # noqa: E402
 
 __all__ = ["ADDABLE", "app_password", "app_user", "configuration", "url"]
 

@@ -28,9 +28,9 @@ OPERATOR, APPLICATION = "operators-password", "applications-password"
 
 def application_user() -> str:
     """The application's Redis user, with the rules that a deploy gives it."""
-    source = (APP.parent / "module_utils/crisper_redis_users.py").read_text()
+    source = (APP.parent / "module_utils/crisper/model/redis_users.py").read_text()
     rules = re.search(r"^RULES = (\(.*\))$", source, re.MULTILINE)
-    assert rules is not None, "module_utils/crisper_redis_users.py has no RULES of one line"
+    assert rules is not None, "module_utils/crisper/model/redis_users.py has no RULES of one line"
     digest = hashlib.sha256(APPLICATION.encode()).hexdigest()
     return " ".join(["user app on", f"#{digest}", *ast.literal_eval(rules[1])])
 

@@ -1,7 +1,7 @@
 """One request over HTTP; over HTTPS to an address, by a name, trusting given certificates alone.
 
 Standard library only and Python 3.8: this file also runs inside a container, together with
-``crisper_ledger_probe``.
+``probes.ledger``.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from .crisper_files import close_folder, make_folder, write_private
-from .crisper_lock import PATIENCE as GUARD_SECONDS
-from .crisper_lock import LockedError, exclusive, mode_in, take
-from .crisper_text import clean
+from .files import close_folder, make_folder, write_private
+from .lock import PATIENCE as GUARD_SECONDS
+from .lock import LockedError, exclusive, mode_in, take
+from .text import clean
 
 JOURNAL, LOCK, BUSY = "journal.jsonl", "lock", ".busy"
 BEGIN, END = "begin", "end"

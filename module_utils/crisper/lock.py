@@ -9,7 +9,7 @@ otherwise a run could replace the file that another run has just locked, and bot
 lock. No edition has ever left the guard open, so no stranger has a descriptor of it.
 
 Standard library only, Python 3.8: the backup timer and the hook of ACME clients run it on the
-server, beside ``crisper_text``.
+server, beside ``crisper.text``.
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-try:
-    from .crisper_text import printable
-except ImportError:  # in the folder of the hook, which is no package
-    from crisper_text import printable
+from .text import printable
 
 # Seconds to wait for who writes the lock: a moment as a rule. The hook of an ACME client holds it
 # while nginx cannot be reached, for two minutes.

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible.module_utils.crisper_text import printable, printable_lines, quoted_lines
+from .text import printable, printable_lines, quoted_lines
 
 LINES = 20
 LARGEST = 1_000_000  # characters of the end of an output that are looked at

@@ -11,18 +11,15 @@ ends with exit code 4, which no failed deploy has.
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
-
-# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
-ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
-
-from ansible.module_utils.crisper_connection import Target, describe_connection_failure
+from ansible_collections.crisper.stack.plugins.module_utils.playbook.connection import (
+    Target,
+    describe_connection_failure,
+)
 
 # What Ansible packs of all modules of a deploy, and of the one that undoes it, is some 20 MB.
 ROOM_BYTES = 64 * 1024 * 1024

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-
-# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
-ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
-
-from ansible.module_utils.crisper_debug import install
+from ansible_collections.crisper.stack.plugins.module_utils.playbook.debug import install
 
 
 def kept(text: str, names: list[str]) -> dict[str, str]:

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible import context
 from ansible.errors import ExitCode
 from ansible.inventory.manager import InventoryManager
@@ -28,10 +27,12 @@ from ansible.plugins.callback import CallbackBase
 from ansible.template import Templar
 
 ROOT = Path(__file__).resolve().parents[2]
-# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
-ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
-from ansible.module_utils.crisper_call import hosts_problem, inventory_problem, tag_problem
+from ansible_collections.crisper.stack.plugins.module_utils.playbook.call import (
+    hosts_problem,
+    inventory_problem,
+    tag_problem,
+)
 
 
 def is_operators_file(name: str) -> bool:

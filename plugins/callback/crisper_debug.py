@@ -13,15 +13,9 @@ description:
   - These messages say here how long that was, and nothing of it.
 """
 
-from pathlib import Path
 
-import ansible.module_utils
 from ansible.plugins.callback import CallbackBase
-
-# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
-ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
-
-from ansible.module_utils.crisper_debug import install
+from ansible_collections.crisper.stack.plugins.module_utils.playbook.debug import install
 
 
 class CallbackModule(CallbackBase):

@@ -33,6 +33,8 @@ from ansible.release import __version__ as ansible_version
 
 OWN = ("ansible.legacy.", "ansible.modules.")  # which names Ansible gives to the modules meant
 KEPT = 3  # as many versions of the repository
+# Code that modules import: of this repository and of the collections beside it.
+UTILS = [str(Path(__file__).resolve().parents[2] / "module_utils")]
 
 
 def fingerprint(folders: list[str]) -> str:
@@ -105,7 +107,7 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Before any module is packed."""
         with contextlib.suppress(OSError):
-            folders = constants.DEFAULT_MODULE_PATH + constants.DEFAULT_MODULE_UTILS_PATH
+            folders = [*constants.DEFAULT_MODULE_PATH, *UTILS]
             self.kept = self.kept.with_name(fingerprint(folders))
             take(self.kept, self.used)
 

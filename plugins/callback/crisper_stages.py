@@ -15,17 +15,13 @@ description:
 
 import re
 import time
-from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.plugins.callback import CallbackBase
-
-# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
-ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
-
-from ansible.module_utils.crisper_connection import describe_lost_host
-from ansible.module_utils.crisper_text import printable_lines
+from ansible_collections.crisper.stack.plugins.module_utils.playbook.connection import (
+    describe_lost_host,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.text import printable_lines
 
 ROLE = re.compile(r".*/roles/([^/]+)/(?:tasks|handlers)/")
 

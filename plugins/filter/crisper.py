@@ -8,19 +8,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 import yaml
-
-# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
-ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
-
-from ansible.module_utils.crisper_context import digest, hash_file, scan
-from ansible.module_utils.crisper_data_version import postgres_folder
-from ansible.module_utils.crisper_entry_resources import entry_resources
-from ansible.module_utils.crisper_forms import size_bytes
-from ansible.module_utils.crisper_output import describe_failure, describe_task, first_line
-from ansible.module_utils.crisper_redis_users import app_password, app_user
-from ansible.module_utils.crisper_stack import (
+from ansible_collections.crisper.stack.plugins.module_utils.database.versions import postgres_folder
+from ansible_collections.crisper.stack.plugins.module_utils.images.context import (
+    digest,
+    hash_file,
+    scan,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.model.build import (
     compose_value,
     env_file_line,
     find_problems,
@@ -33,6 +28,17 @@ from ansible.module_utils.crisper_stack import (
     url_host,
     url_secret,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.model.redis_users import (
+    app_password,
+    app_user,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.model.validators import size_bytes
+from ansible_collections.crisper.stack.plugins.module_utils.output import (
+    describe_failure,
+    describe_task,
+    first_line,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.resources import entry_resources
 
 # What of this repository decides how a release is made and rolled out.
 CODE = ("roles", "library", "module_utils", "plugins", "templates", "images", "deploy.yml")

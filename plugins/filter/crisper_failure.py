@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
-
-# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
-ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
-
-from ansible.module_utils.crisper_failure_path import (
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.failure_path import (
     database_words,
     deploy_outcome,
     go_on,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
-
-# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
-ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
-
-from ansible.module_utils.crisper_output import last_lines
-from ansible.module_utils.crisper_status import aside_rows, queue_rows, worker_rows
-from ansible.module_utils.crisper_text import clean, printable, printable_lines
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import (
+    aside_rows,
+    queue_rows,
+    worker_rows,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.output import last_lines
+from ansible_collections.crisper.stack.plugins.module_utils.text import (
+    clean,
+    printable,
+    printable_lines,
+)
 
 
 class FilterModule:

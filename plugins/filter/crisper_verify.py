@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
-
-# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
-ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "module_utils"))
-
-from ansible.module_utils.crisper_celery_settings import settings_warnings
-from ansible.module_utils.crisper_stranded import rows as stranded_rows
-from ansible.module_utils.crisper_stranded import suspected as stranded_suspected
-from ansible.module_utils.crisper_stranded import warning as stranded_warning
-from ansible.module_utils.crisper_verify import (
+from ansible_collections.crisper.stack.plugins.module_utils.celery.settings import settings_warnings
+from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
+    rows as stranded_rows,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
+    suspected as stranded_suspected,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
+    warning as stranded_warning,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import (
     canary_seconds,
     celery_finding,
     entry_request,

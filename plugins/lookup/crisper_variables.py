@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 import yaml
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
@@ -33,10 +32,8 @@ except ImportError:  # an Ansible that does not tell where a variable is set
     Origin = None
 
 ROOT = Path(__file__).resolve().parents[2]
-# Ansible adds the repository's module_utils for modules only; plugins must say where it is.
-ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
-from ansible.module_utils.crisper_variables import (
+from ansible_collections.crisper.stack.plugins.module_utils.model.variables import (
     key_problems,
     kind_problems,
     name_problems,

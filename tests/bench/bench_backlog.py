@@ -39,12 +39,12 @@ import redis
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "module_utils")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "collections")]
 import backlog  # noqa: E402
-import crisper_celery_probe  # noqa: E402
-import crisper_drain  # noqa: E402
-import crisper_drain_probe  # noqa: E402
-import crisper_skew_probe  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.celery import drain as celery_drain  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.probes import drain as drain_probe  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.probes import skew as skew_probe  # noqa: E402
 
 SERVER = "crisper-bench-backlog"
 INVENTORY = ROOT / "molecule/inventory"
@@ -125,7 +125,7 @@ def read(client: redis.Redis, budget: float) -> dict[str, Any]:
     request = {"queues": ["default"], "broker_timeout": 5, "budget": budget}
     with Pings(client) as pings:
         begun, server, own = time.monotonic(), server_cpu(client), time.thread_time()
-        reading = crisper_skew_probe.read_queues(app, request).reading()
+        reading = skew_probe.read_queues(app, request).reading()
         seconds, own = time.monotonic() - begun, time.thread_time() - own
         server = server_cpu(client) - server
     return {
@@ -228,19 +228,19 @@ def bench_asking(counts: list[int]) -> dict[str, Any]:
                 if process.stdout is None or process.stdout.readline() != "ready\n":
                     sys.exit("The process that answers as workers did not start.")
                 nodes = [f"default@bench{number}" for number in range(count)]
-                asked = {"methods": list(crisper_celery_probe.METHODS), "timeout": 60}
+                asked = {"methods": list(celery_probe.METHODS), "timeout": 60}
                 asked |= {"destination": nodes, "everybody": True, "settle": 0.0}
                 # It hears nothing until it has subscribed for all of them.
                 ping = {**asked, "methods": ["ping"], "timeout": 2}
-                while len(crisper_celery_probe.inspect(app, ping)["replies"]["ping"]) < count:
+                while len(celery_probe.inspect(app, ping)["replies"]["ping"]) < count:
                     continue
                 begun, own = time.monotonic(), time.thread_time()
-                replies = crisper_celery_probe.inspect(app, asked)["replies"]
+                replies = celery_probe.inspect(app, asked)["replies"]
                 asking, asking_own = time.monotonic() - begun, time.thread_time() - own
                 begun, own = time.monotonic(), time.thread_time()
-                book = crisper_drain.Drain(nodes, 30, begun)
+                book = celery_drain.Drain(nodes, 30, begun)
                 wanted = {"command": "drain", "timeout": 60, "interval": 1.0, "look_only": False}
-                crisper_drain_probe.converge(app, {**wanted, "reply_timeout": 10.0}, book)
+                drain_probe.converge(app, {**wanted, "reply_timeout": 10.0}, book)
                 drain, drain_own = time.monotonic() - begun, time.thread_time() - own
                 done = len(book.summary(time.time())["done"])
             finally:

@@ -65,9 +65,9 @@ def module_call(lab: Lab) -> list[str]:
         },
     }
     code = (
-        "import json, sys, ansible.module_utils\n"
+        "import json, sys\n"
         f"sys.path.insert(0, {str(ROOT / 'library')!r})\n"
-        f"ansible.module_utils.__path__.append({str(ROOT / 'module_utils')!r})\n"
+        f"sys.path.insert(0, {str(ROOT / 'collections')!r})\n"
         "from ansible.module_utils.testing import patch_module_args\n"
         "import celery_inspect\n"
         f"with patch_module_args(json.loads({json.dumps(json.dumps(arguments))})):\n"

@@ -5,12 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import ansible.module_utils
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
-from ansible.module_utils.crisper_backup_data import Docker  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import Docker  # noqa: E402
 
 # docker exec --interactive [--env NAME=VALUE] <container> <command …>, run right here.
 DOCKER = f"""#!{sys.executable}

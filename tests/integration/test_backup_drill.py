@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import crisper_backup_data as data
-from ansible.module_utils import crisper_backup_drill as drill
-from ansible.module_utils.crisper_backup_set import Settings
+from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as data
+from ansible_collections.crisper.stack.plugins.module_utils.backup import drill
+from ansible_collections.crisper.stack.plugins.module_utils.backup.set import Settings
 
 PROJECT = f"crispertest-drill-{os.getpid()}"
 # As the compose file has them, but for their volumes: these are never started.

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_data import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
     Docker,
     dump_mariadb,
     mariadb_state,
     restore_mariadb,
 )
-from ansible.module_utils.crisper_mariadb_accounts import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.database.mariadb_accounts import (
     find_excess,
     find_planted,
     remove_excess,

@@ -7,15 +7,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_data import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
     END_OF_ANSWER,
     Docker,
     dump_postgres,
     postgres_state,
     restore_postgres,
 )
-from ansible.module_utils.crisper_backup_set import SESSION, Settings, _same_schema, _schema
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.backup.set import (
+    SESSION,
+    Settings,
+    _same_schema,
+    _schema,
+)
 from postgres_server import running_postgres
 
 NAME = "shop_1"

@@ -12,9 +12,19 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_archive import BITS, LINK_OUT, PIPE, Expected
-from ansible.module_utils.crisper_backup_data import RESTORE_UPLOADS, Docker, Uploads, _started
+from ansible_collections.crisper.stack.plugins.module_utils.backup.archive import (
+    BITS,
+    LINK_OUT,
+    PIPE,
+    Expected,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
+    RESTORE_UPLOADS,
+    Docker,
+    Uploads,
+    _started,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 import stack_redis  # noqa: E402
-from ansible.module_utils.crisper_celery_settings import settings_warnings  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.celery.settings import settings_warnings  # noqa: E402
 from celery_lab import APP, PASSWORD  # noqa: E402
 
 PROJECT = f"crispertest-{os.getpid()}"

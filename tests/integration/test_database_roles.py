@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import crisper_database_roles as module
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_data import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
     ASK_POSTGRES,
     Docker,
     dump_postgres,
@@ -23,7 +21,9 @@ from ansible.module_utils.crisper_backup_data import (
     postgres_state,
     restore_postgres,
 )
-from ansible.module_utils.crisper_database_roles import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.database import roles as module
+from ansible_collections.crisper.stack.plugins.module_utils.database.roles import (
     Roles,
     matches,
     scram_verifier,

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import crisper_entry_guard as guard
-from ansible.module_utils import crisper_pass
+from ansible_collections.crisper.stack.plugins.module_utils.proxy import guard, maintenance_pass
 from test_entry_point import (
     PYTHON,
     ROOT,
@@ -386,7 +385,7 @@ def test_no_client_says_what_frameworks_believe_of_proxies(lab: Lab) -> None:
 def test_only_the_token_passes_the_maintenance_page(lab: Lab) -> None:
     """Regression: `X-Crisper-Pass: anything` passed."""
     live = lab.folder / "direct"
-    page, passes = live / "maintenance.on", live / Path(crisper_pass.FOLDER).name
+    page, passes = live / "maintenance.on", live / Path(maintenance_pass.FOLDER).name
 
     def asked(**headers: str) -> int:
         return lab.direct.ask("/api/", Host="app.example", **headers).status
@@ -395,7 +394,7 @@ def test_only_the_token_passes_the_maintenance_page(lab: Lab) -> None:
     try:
         assert asked(X_Crisper_Pass=TOKEN) == 503  # without the folder nobody passes
         passes.mkdir()
-        passes.chmod(crisper_pass.MODE)
+        passes.chmod(maintenance_pass.MODE)
         (passes / TOKEN).touch()
         for other in (
             "anything",

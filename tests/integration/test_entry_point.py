@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.crisper_static import StaticFiles
-from ansible.module_utils.crisper_upstream import Upstreams
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.static_files import StaticFiles
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import Upstreams
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -703,7 +703,7 @@ def test_the_service_is_healthy_and_answers_on_ipv6(files: Path, tmp_path: Path)
 
 
 def test_static_files_come_out_of_an_image(tmp_path: Path) -> None:
-    """The archive of the engine itself; tests/unit/test_static_files.py makes its own."""
+    """The archive of the engine itself; tests/unit/proxy/test_static_files.py makes its own."""
     static = StaticFiles(tmp_path, "r1")
     static.begin()
     made = docker("create", "--network", "none", NGINX, "true")
@@ -722,6 +722,7 @@ def test_nginx_takes_every_generated_site_without_findings(tmp_path: Path) -> No
     generated = subprocess.run(
         [sys.executable, "entry_sites.py", "40"],
         cwd=ROOT / "tests/unit",
+        env={**os.environ, "PYTHONPATH": str(ROOT / "collections")},
         capture_output=True,
         text=True,
         check=True,

@@ -41,9 +41,7 @@ services:
 """
 MODULE = """
 import importlib, json, sys
-sys.path[:0] = [sys.argv[1] + "/library"]
-import ansible.module_utils
-ansible.module_utils.__path__.append(sys.argv[1] + "/module_utils")
+sys.path[:0] = [sys.argv[1] + "/library", sys.argv[1] + "/collections"]
 from ansible.module_utils.testing import patch_module_args
 module = importlib.import_module(sys.argv[2])
 with patch_module_args(json.load(sys.stdin)):

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import crisper_backup_data as data
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_data import Docker
-from ansible.module_utils.crisper_database_roles import Roles, matches
-from ansible.module_utils.crisper_postgres_fresh import FILE
-from ansible.module_utils.crisper_upgrade import Upgrade
+from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as data
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import Docker
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.database.fresh_cluster import FILE
+from ansible_collections.crisper.stack.plugins.module_utils.database.roles import Roles, matches
+from ansible_collections.crisper.stack.plugins.module_utils.database.upgrade import Upgrade
 
 PROJECT = f"crispertest-planted-{os.getpid()}"
 IMAGE = "postgres:17-trixie"

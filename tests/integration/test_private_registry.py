@@ -15,14 +15,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "library")]
-ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 import stack_gate  # noqa: E402
 from hostile_values import example, unsafe, written  # noqa: E402
 

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import crisper_backup_data as data
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_data import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as data
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
     OPEN_DATABASE,
     Docker,
     dump_postgres,
     restore_postgres,
 )
-from ansible.module_utils.crisper_database_roles import Roles
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.database.roles import Roles
 
 NAME = f"crispertest-extensions-{os.getpid()}"
 # Extensions with tables that a dump takes along; one has a schema of its own choice.

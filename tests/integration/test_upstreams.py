@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils.crisper_static import StaticFiles
-from ansible.module_utils.crisper_upstream import Upstreams
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.static_files import StaticFiles
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import Upstreams
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -78,7 +78,7 @@ class Site:
         return upstreams
 
     def switch(self, release: str, replicas: int = 1) -> None:
-        """Do what a rollout does (crisper_rollout_phases.Rollout.switch)."""
+        """Do what a rollout does (crisper.rollout.phases.Rollout.switch)."""
         upstreams = self.prepare(release, replicas)
         docker("exec", f"{NAME}-nginx", "sh", "/etc/crisper/upstreams.sh", "ready", release)
         upstreams.switch(release)

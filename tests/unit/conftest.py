@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import http.server
-import importlib
 import json
 import socketserver
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,17 +12,10 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
 
-import ansible.module_utils
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "library"))
-sys.path += [str(ROOT / "tests"), str(ROOT / "molecule/shared")]
-ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
-# What is shipped with every probe imports under its short name, as in a container.
-for name in ("crisper_text", "crisper_leftovers_probe"):
-    sys.modules[name] = importlib.import_module(f"ansible.module_utils.{name}")
 
 
 @pytest.fixture

@@ -7,14 +7,12 @@ import json
 import sys
 from typing import Any
 
-import conftest  # noqa: F401  (where modules and their utilities are)
-from ansible.module_utils import crisper_entry as entry
-from ansible.module_utils import crisper_entry_guard as guard
-from ansible.module_utils import crisper_stack as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.proxy import entry, guard
+from front_files import nginx
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from test_crisper_stack import GOOD
-from test_front_templates import nginx
+from stack_values import GOOD
 
 
 def site(*locations: Any, **values: Any) -> dict[str, Any]:

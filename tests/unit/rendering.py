@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,19 @@ from ansible.template import Templar, trust_as_template
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def load_package() -> None:
+    """Import all of our package: what Python has begun to load, Ansible cannot continue."""
+    package = sys.modules.get("ansible_collections.crisper.stack.plugins.module_utils")
+    if package is not None:
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(found.name)
+
+
 @cache
 def roles() -> dict[str, Any]:
     """Defaults and variables of the roles up to the release, as Ansible reads them."""
-    init_plugin_loader([])
+    load_package()
+    init_plugin_loader([str(ROOT / "collections")])
     filter_loader.add_directory(str(ROOT / "plugins/filter"))
     lookup_loader.add_directory(str(ROOT / "plugins/lookup"))
     found: dict[str, Any] = {}

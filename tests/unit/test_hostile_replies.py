@@ -8,25 +8,36 @@ from typing import Any
 
 import celery_drain
 import pytest
-from ansible.module_utils.crisper_celery import answered, has_shape, judge, judged_canaries, told
-from ansible.module_utils.crisper_diagnosis import describe, report
-from ansible.module_utils.crisper_journal import Journal
-from ansible.module_utils.crisper_ledger_end import end
-from ansible.module_utils.crisper_output import describe_task
-from ansible.module_utils.crisper_skew import NAME_BYTES, Tally
-from ansible.module_utils.crisper_status import aside_rows, containers_of, queue_rows, worker_rows
-from ansible.module_utils.crisper_text import ROWS
-from ansible.module_utils.crisper_verify import (
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import (
+    answered,
+    has_shape,
+    judge,
+    judged_canaries,
+    told,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.celery.skew import NAME_BYTES, Tally
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import (
+    aside_rows,
+    containers_of,
+    queue_rows,
+    worker_rows,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import (
     http_finding,
     registered_tasks,
     request_counts,
     task_counts,
     worker_summary,
 )
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
+from ansible_collections.crisper.stack.plugins.module_utils.docker.diagnosis import describe, report
+from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal
+from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import end
+from ansible_collections.crisper.stack.plugins.module_utils.output import describe_task
+from ansible_collections.crisper.stack.plugins.module_utils.text import ROWS
+from harmless_text import harmless, texts_of
 from hostile_replies import NAMES, VALUES, replies
-from test_crisper_text import harmless, texts_of
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPECT: dict[str, Any] = {

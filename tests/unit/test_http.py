@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import ssl
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,10 @@ from pathlib import Path
 import deploy_ledger
 import front_probe
 import pytest
-from ansible.module_utils import crisper_https, crisper_ledger_probe, crisper_tls
-from ansible.module_utils.crisper_https import connect, trusting
+from ansible_collections.crisper.stack.plugins.module_utils import http as https
+from ansible_collections.crisper.stack.plugins.module_utils.http import connect, trusting
+from ansible_collections.crisper.stack.plugins.module_utils.probes import ledger as ledger_probe
+from ansible_collections.crisper.stack.plugins.module_utils.proxy import tls
 
 NAME = "app.example"
 
@@ -56,7 +57,7 @@ def serve(pem: Path | None = None) -> Server:
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("tls") / "front.pem"
-    path.write_text(crisper_tls.self_signed([NAME], 30))
+    path.write_text(tls.self_signed([NAME], 30))
     return path
 
 
@@ -78,7 +79,7 @@ def plain() -> Iterator[Server]:
 
 @pytest.fixture
 def trusted(pem) -> str:
-    return "".join(crisper_tls.blocks(pem.read_text())[0])
+    return "".join(tls.blocks(pem.read_text())[0])
 
 
 def test_the_name_and_the_certificate_must_be_right(secure, trusted):
@@ -89,7 +90,7 @@ def test_the_name_and_the_certificate_must_be_right(secure, trusted):
     connection.close()
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         connect("127.0.0.1", port, "other.example", trusting(trusted), 5)
-    another = crisper_tls.blocks(crisper_tls.self_signed([NAME], 30))[0][0]
+    another = tls.blocks(tls.self_signed([NAME], 30))[0][0]
     with pytest.raises(ssl.SSLCertVerificationError):
         connect("127.0.0.1", port, NAME, trusting(another), 5)
 
@@ -120,29 +121,23 @@ def request(plain: Server, secure: Server) -> dict[str, object]:
     return {"host": "127.0.0.1", "path": "/", **site, **ports}
 
 
-@pytest.fixture(autouse=True)
-def shipped(monkeypatch):
-    """The probe imports it as it does in a container."""
-    monkeypatch.setitem(sys.modules, "crisper_https", crisper_https)
-
-
 def test_the_ledger_follows_a_redirect_to_https_and_checks_the_name(plain, secure, trusted):
     asked, context = request(plain, secure), trusting(trusted)
-    assert crisper_ledger_probe.ask(asked, context) == 200
+    assert ledger_probe.ask(asked, context) == 200
     plain.location = f"https://{NAME}/"
-    assert crisper_ledger_probe.ask(asked, context) == 200
+    assert ledger_probe.ask(asked, context) == 200
     assert secure.hosts == [NAME], "a browser leaves out the port of HTTPS"
     asked["site_host"] = "www.example"
-    assert crisper_ledger_probe.ask(asked, context) == 200
+    assert ledger_probe.ask(asked, context) == 200
     assert (plain.hosts[-1], secure.hosts[-1]) == ("www.example", "www.example")
     plain.location = "https://other.example/"
     with pytest.raises(ssl.SSLCertVerificationError):
-        crisper_ledger_probe.ask(asked, context)
+        ledger_probe.ask(asked, context)
 
 
 def test_without_tls_a_redirect_of_the_application_is_an_answer(plain, secure):
     plain.location = f"https://{NAME}/"
-    assert crisper_ledger_probe.ask(request(plain, secure), None) == 301
+    assert ledger_probe.ask(request(plain, secure), None) == 301
 
 
 @pytest.mark.parametrize("source", ["", "self_signed"])
@@ -176,4 +171,4 @@ def test_the_ledger_comes_in_as_browsers_do_where_it_can(entry, port):
     ],
 )
 def test_the_header_of_the_proxy_protocol(ends, line):
-    assert crisper_https.proxy_line(*ends) == line
+    assert https.proxy_line(*ends) == line

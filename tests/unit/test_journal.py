@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import deploy_journal
 import pytest
 import stack_gate
-from ansible.module_utils import crisper_journal
-from ansible.module_utils.crisper_journal import (
+from ansible_collections.crisper.stack.plugins.module_utils import journal as journal_module
+from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     Journal,
     NotOwnerError,
     held_by_other,
@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 def end_process() -> None:
     """Let go of the file locks that a module of its own process would have let go of."""
-    crisper_journal._held.clear()
+    journal_module._held.clear()
 
 
 OWNER = {"who": "ops", "controller": "laptop", "process": "1@2", "purpose": "deploy"}
@@ -172,11 +172,11 @@ def acting(root: Path, run: str, code: str = "") -> subprocess.Popen[str]:
     """Start a module of the deploy `run` that has noted a step and goes on."""
     text = (
         "import sys, time; sys.path.insert(0, sys.argv[1]);"
-        "import module_utils.crisper_journal as c; j = c.Journal(sys.argv[2], sys.argv[3]);"
+        "import crisper.journal as c; j = c.Journal(sys.argv[2], sys.argv[3]);"
         f"{code or 'j.acquire(dict(who=str(1)))'}; j.note('start'); print('noted', flush=True);"
         "time.sleep(60)"
     )
-    folder = Path(crisper_journal.__file__).parents[1]
+    folder = Path(journal_module.__file__).resolve().parents[1]
     actor = subprocess.Popen(
         [sys.executable, "-c", text, str(folder), str(root), run], stdout=subprocess.PIPE, text=True
     )
@@ -263,8 +263,8 @@ def test_a_deploy_that_could_not_be_undone_is_unfinished():
 
 
 def test_a_long_journal_is_cut_to_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(crisper_journal, "LARGEST_BYTES", 2000)
-    monkeypatch.setattr(crisper_journal, "TAIL_BYTES", 1000)
+    monkeypatch.setattr(journal_module, "LARGEST_BYTES", 2000)
+    monkeypatch.setattr(journal_module, "TAIL_BYTES", 1000)
     journal = Journal(tmp_path, "r")
     journal.acquire(OWNER)
     for number in range(60):

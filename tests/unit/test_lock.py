@@ -16,13 +16,18 @@ from typing import Any
 import deploy_journal
 import pytest
 import stack_gate
-from ansible.module_utils import crisper_lock, crisper_tls
-from ansible.module_utils.crisper_journal import BUSY, Journal, NotOwnerError
-from ansible.module_utils.crisper_lock import LockedError, holders, take
+from ansible_collections.crisper.stack.plugins.module_utils import lock
+from ansible_collections.crisper.stack.plugins.module_utils.journal import (
+    BUSY,
+    Journal,
+    NotOwnerError,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.lock import LockedError, holders, take
+from ansible_collections.crisper.stack.plugins.module_utils.proxy import tls
 
 OWNER = {"who": "ops", "controller": "laptop", "process": "1@2", "purpose": "deploy"}
 NOBODY = 65534
-MODULES = str(Path(crisper_lock.__file__).parent)
+MODULES = str(Path(__file__).resolve().parents[2] / "collections")
 # Holds a lock of that kind as that user, and lives until its input ends.
 HOLD = """
 import fcntl, os, sys
@@ -101,7 +106,7 @@ def test_a_local_user_hangs_no_deploy(root: Path, hold: Any, kind: str) -> None:
 def test_a_local_user_hangs_no_renewal(root: Path, hold: Any) -> None:
     hold(root / ".lock", NOBODY)
     began = time.monotonic()
-    with crisper_tls.between_deploys(root, 30):
+    with tls.between_deploys(root, 30):
         assert time.monotonic() - began < 5
 
 
@@ -119,7 +124,9 @@ def test_who_may_act_is_waited_for_and_named(
     root: Path, hold: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = hold(root / ".lock", 0)
-    monkeypatch.setattr("ansible.module_utils.crisper_journal.GUARD_SECONDS", 0.3)
+    monkeypatch.setattr(
+        "ansible_collections.crisper.stack.plugins.module_utils.journal.GUARD_SECONDS", 0.3
+    )
     with pytest.raises(LockedError) as caught:
         Journal(root, "mine").acquire(OWNER)
     assert f"is held by process {held.process.pid} ({sys.executable}" in str(caught.value)
@@ -132,7 +139,9 @@ def test_the_gate_names_who_holds_its_lock(
     run_module: Any, root: Path, hold: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = hold(root / ".lock", 0)
-    monkeypatch.setattr("ansible.module_utils.crisper_journal.GUARD_SECONDS", 0.1)
+    monkeypatch.setattr(
+        "ansible_collections.crisper.stack.plugins.module_utils.journal.GUARD_SECONDS", 0.1
+    )
     owner = {"id": "mine", "who": "ops", "controller": "c", "process": "1@2"}
     told = run_module(
         stack_gate, root=str(root), project="demo", owner=owner, docker_cli="/nowhere/docker"
@@ -156,7 +165,9 @@ def test_a_step_is_not_begun_while_its_lock_is_held(
     journal = Journal(root, "mine")
     assert journal.acquire(OWNER) == {}
     held = hold(root / BUSY, 0)
-    monkeypatch.setattr("ansible.module_utils.crisper_journal.GUARD_SECONDS", 0.1)
+    monkeypatch.setattr(
+        "ansible_collections.crisper.stack.plugins.module_utils.journal.GUARD_SECONDS", 0.1
+    )
     with pytest.raises(NotOwnerError, match=rf"not begun: .*process {held.process.pid} "):
         journal.note("start")
     assert [entry["step"] for entry in journal.entries()] == ["begin"]
@@ -242,7 +253,9 @@ def test_an_end_that_cannot_be_written_says_who_holds_the_lock(
 ) -> None:
     assert Journal(root, "mine").acquire(OWNER) == {}
     held = hold(root / ".lock", 0)
-    monkeypatch.setattr("ansible.module_utils.crisper_journal.GUARD_SECONDS", 0.1)
+    monkeypatch.setattr(
+        "ansible_collections.crisper.stack.plugins.module_utils.journal.GUARD_SECONDS", 0.1
+    )
     run = {"root": str(root), "id": "mine"}
     told = run_module(deploy_journal, run=run, state="ended")
     assert told["failed"]
@@ -252,7 +265,7 @@ def test_an_end_that_cannot_be_written_says_who_holds_the_lock(
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let something happen once, right after a run has judged who holds a lock."""
-    real, events = crisper_lock._all_strangers, []
+    real, events = lock._all_strangers, []
 
     def judge(path: Path, found: list[Any]) -> bool:
         verdict = real(path, found)
@@ -260,7 +273,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Any:
             events.pop()()
         return verdict
 
-    monkeypatch.setattr(crisper_lock, "_all_strangers", judge)
+    monkeypatch.setattr(lock, "_all_strangers", judge)
     return events.append
 
 
@@ -324,7 +337,7 @@ def test_nobody_locks_a_file_while_it_is_judged_and_replaced(
 ENTER = """
 import fcntl, os, sys, time
 from pathlib import Path
-from ansible.module_utils.crisper_lock import take
+from ansible_collections.crisper.stack.plugins.module_utils.lock import take
 path, inside, until = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 entered = 0
 while time.time() < until or not entered:
@@ -350,7 +363,7 @@ while True:
 @needs_root
 def test_one_at_a_time_whatever_strangers_do(root: Path, tmp_path: Path) -> None:
     path, inside = root / ".lock", tmp_path / "inside"
-    program = f"import sys, ansible.module_utils as m; m.__path__.append({MODULES!r})\n{ENTER}"
+    program = f"import sys; sys.path.insert(0, {MODULES!r})\n{ENTER}"
     words = [sys.executable, "-c", program, str(path), str(inside), str(time.time() + 2.5)]
     disturb = [sys.executable, "-c", DISTURB, str(path)]
     strangers = [subprocess.Popen(disturb, stdout=subprocess.PIPE) for _ in range(2)]
@@ -375,9 +388,9 @@ def test_one_at_a_time_whatever_strangers_do(root: Path, tmp_path: Path) -> None
 def test_who_holds_the_guard_is_named(
     root: Path, hold: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crisper_lock, "GUARD_SECONDS", 0.2)
+    monkeypatch.setattr(lock, "GUARD_SECONDS", 0.2)
     take(root / ".lock", fcntl.LOCK_EX, 0).close()
-    guard = root / crisper_lock.GUARD
+    guard = root / lock.GUARD
     assert stat.S_IMODE(guard.stat().st_mode) == 0o600
     held = hold(guard, 0)
     with pytest.raises(LockedError, match=rf"lock-guard is held by process {held.process.pid} "):
@@ -385,7 +398,7 @@ def test_who_holds_the_guard_is_named(
 
 
 @needs_root
-@pytest.mark.parametrize("name", [".lock", crisper_lock.GUARD, ".lock.new"])
+@pytest.mark.parametrize("name", [".lock", lock.GUARD, ".lock.new"])
 def test_other_names_of_files_are_left_alone(
     root: Path, tmp_path: Path, hold: Any, name: str
 ) -> None:
@@ -401,7 +414,7 @@ def test_other_names_of_files_are_left_alone(
     assert stat.S_IMODE(victim.stat().st_mode) == 0o644
 
 
-@pytest.mark.parametrize("name", [".lock", crisper_lock.GUARD])
+@pytest.mark.parametrize("name", [".lock", lock.GUARD])
 def test_what_is_no_file_is_no_lock(root: Path, name: str) -> None:
     (root / name).unlink(missing_ok=True)
     os.mkfifo(root / name)
@@ -411,8 +424,8 @@ def test_what_is_no_file_is_no_lock(root: Path, name: str) -> None:
 
 @needs_root
 def test_a_guard_of_a_stranger_is_refused(root: Path) -> None:
-    (root / crisper_lock.GUARD).touch()
-    os.chown(root / crisper_lock.GUARD, NOBODY, -1)
+    (root / lock.GUARD).touch()
+    os.chown(root / lock.GUARD, NOBODY, -1)
     with pytest.raises(PermissionError, match="belongs to the user 65534"):
         take(root / ".lock", fcntl.LOCK_EX, 0)
 
@@ -441,6 +454,6 @@ def test_locks_that_root_makes_are_the_folders_owners(root: Path, hold: Any) -> 
     hold(root / ".lock", NOBODY)
     for name in (".lock", ".busy"):
         take(root / name, fcntl.LOCK_EX, 5).close()
-    names = (".lock", ".busy", crisper_lock.GUARD)
+    names = (".lock", ".busy", lock.GUARD)
     assert {(root / name).stat().st_uid for name in names} == {12345}
     assert {stat.S_IMODE((root / name).stat().st_mode) for name in names} == {0o600}

@@ -10,8 +10,8 @@ import celery_drain
 import celery_skew
 import deploy_ledger
 import pytest
-from ansible.module_utils.crisper_distrust import ID_WIDTH
-from ansible.module_utils.crisper_ship import MARKER
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import MARKER
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.distrust import ID_WIDTH
 
 OLD = "0123456789abcdef"
 KILLS = "kill -9 $$"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible.module_utils.crisper_output import (
+from ansible_collections.crisper.stack.plugins.module_utils.output import (
     describe_failure,
     describe_task,
     first_line,

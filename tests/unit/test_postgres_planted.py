@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_database_roles import find_powers
-from ansible.module_utils.crisper_postgres_catalog import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.database.catalog import (
     TABLES,
     parse,
     parse_array,
     parse_field,
     script,
 )
-from ansible.module_utils.crisper_postgres_planted import (
+from ansible_collections.crisper.stack.plugins.module_utils.database.planted import (
     DANGEROUS_SETTING,
     Measure,
     differences,
     rights,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.database.roles import find_powers
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -11,6 +11,8 @@ import ansible_collections
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+# Of the package `ansible`, and not the collection that this repository is.
+BUNDLED = next(p for p in ansible_collections.__path__ if Path(p, "community").is_dir())
 
 
 def test_collections_have_the_versions_of_the_pinned_ansible_package():
@@ -18,7 +20,7 @@ def test_collections_have_the_versions_of_the_pinned_ansible_package():
     wanted = yaml.safe_load((ROOT / "requirements.yml").read_text())["collections"]
     assert wanted
     for collection in wanted:
-        folder = Path(ansible_collections.__path__[0], *collection["name"].split("."))
+        folder = Path(BUNDLED, *collection["name"].split("."))
         manifest = json.loads((folder / "MANIFEST.json").read_text())
         oldest, newest = re.fullmatch(r">=([\d.]+),<=([\d.]+)", collection["version"]).groups()
         installed = manifest["collection_info"]["version"]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-import unicodedata
 from typing import Any
 
 import pytest
-from ansible.module_utils import crisper_text
-from ansible.module_utils.crisper_capture import capture
-from ansible.module_utils.crisper_shapes import ANY, EACH, like
-from ansible.module_utils.crisper_ship import MARKER, parse
-from ansible.module_utils.crisper_text import (
+from ansible_collections.crisper.stack.plugins.module_utils import text as text_module
+from ansible_collections.crisper.stack.plugins.module_utils.process import capture
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import MARKER, parse
+from ansible_collections.crisper.stack.plugins.module_utils.shapes import ANY, EACH, like
+from ansible_collections.crisper.stack.plugins.module_utils.text import (
     WIDTH,
     clean,
     listed,
@@ -20,6 +19,7 @@ from ansible.module_utils.crisper_text import (
     printable_lines,
     quoted_lines,
 )
+from harmless_text import harmless, texts_of
 from hostile_replies import NAMES, VALUES
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,21 +30,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
     max_leaves=8,
 )
-
-
-def harmless(text: str) -> bool:
-    """Whether a terminal shows every character of the text, and shows it where it stands."""
-    bad = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-    return all(unicodedata.category(one) not in bad for one in text)
-
-
-def texts_of(value: Any) -> list[str]:
-    """All texts in plain data, keys too."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        return [text for pair in value.items() for part in pair for text in texts_of(part)]
-    return [text for item in value for text in texts_of(item)] if isinstance(value, list) else []
 
 
 @given(ANY_TEXT, st.integers(40, 300))
@@ -58,7 +43,7 @@ def test_a_text_becomes_one_printable_line_of_bounded_length(text: str, width: i
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=WIDTH))
 def test_what_is_printable_stays(text: str) -> None:
-    if not crisper_text.INVISIBLE.search(text):
+    if not text_module.INVISIBLE.search(text):
         assert printable(text) == text
 
 

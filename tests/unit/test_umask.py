@@ -7,8 +7,11 @@ import stat
 import subprocess
 
 import pytest
-from ansible.module_utils.crisper_context import scan, write_archive
-from ansible.module_utils.crisper_files import make_folder
+from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
+from ansible_collections.crisper.stack.plugins.module_utils.images.context import (
+    scan,
+    write_archive,
+)
 
 
 @pytest.fixture(autouse=True, params=[0o077, 0o022, 0o000])

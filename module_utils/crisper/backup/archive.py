@@ -19,7 +19,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import IO, Any
 
-from .crisper_backup import BackupError
+from .manifest import BackupError
 
 # Folder in the volume that a restore unpacks into.
 DRAFT = ".restored"

@@ -25,10 +25,10 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any
 from urllib.parse import quote
 
-from .crisper_backup import BackupError
-from .crisper_backup_archive import Expected, copy_safely
-from .crisper_capture import MOST, Tail, capture_bytes
-from .crisper_text import printable
+from ..process import MOST, Tail, capture_bytes
+from ..text import printable
+from .archive import Expected, copy_safely
+from .manifest import BackupError
 
 # The application owns its database, so it sets defaults for all who connect to it (ALTER DATABASE …
 # SET), and may put functions, operators and views of its own before PostgreSQL's. What a client

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from .crisper_backup import BackupError
-from .crisper_backup_room import Roomy
+from .free_space import Roomy
+from .manifest import BackupError
 
 ENCRYPT = {
     "age": ["age", "--encrypt", "--recipients-file", "{key}"],

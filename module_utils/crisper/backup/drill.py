@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import crisper_backup_data as data
-from .crisper_backup import BackupError, differences
-from .crisper_backup_archive import Expected
-from .crisper_backup_cipher import opened
-from .crisper_backup_set import Settings, extensions, services, told, without
-from .crisper_text import quoted_lines
-from .crisper_throwaway import service_folder, service_options, service_user
+from ..text import quoted_lines
+from . import backends as data
+from .archive import Expected
+from .cipher import opened
+from .manifest import BackupError, differences
+from .set import Settings, extensions, services, told, without
+from .throwaway import service_folder, service_options, service_user
 
 READY = {
     "postgres": 'pg_isready --quiet --host 127.0.0.1 --username "$POSTGRES_USER"',

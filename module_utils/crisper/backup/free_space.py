@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import IO, Any
 
-from .crisper_backup import BackupError
+from .manifest import BackupError
 
 # Bytes from one look at the disk to the next: a dump of fewer is never refused.
 STEP = 64 << 20

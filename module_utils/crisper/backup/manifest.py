@@ -1,7 +1,7 @@
 """What a backup set is: its name, its manifest, whether it is whole, whether it fits, what expires.
 
 A set is a folder ``<root>/backups/<set id>`` with one file per part and a ``manifest.json``. Pure
-functions of plain data; ``crisper_backup_set`` does the reading and writing.
+functions of plain data; ``backup.set`` does the reading and writing.
 """
 
 from __future__ import annotations

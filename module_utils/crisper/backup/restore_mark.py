@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .crisper_files import sync_folder
+from ..files import sync_folder
 
 MARK = "restoring.json"
 UNTOUCHED, BEGUN, RESTORED = "untouched", "begun", "restored"

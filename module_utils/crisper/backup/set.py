@@ -15,8 +15,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from . import crisper_backup_data as data
-from .crisper_backup import (
+from ..files import make_folder
+from ..process import capture_bytes
+from ..text import printable_lines
+from . import backends as data
+from .archive import LINK_TO_LINK, Expected, copy_safely
+from .cipher import measured, opened, written
+from .manifest import (
     FILES,
     FORMAT,
     MANIFEST,
@@ -34,9 +39,8 @@ from .crisper_backup import (
     set_id,
     to_expire,
 )
-from .crisper_backup_archive import LINK_TO_LINK, Expected, copy_safely
-from .crisper_backup_cipher import measured, opened, written
-from .crisper_backup_signature import (
+from .restore_mark import BEGUN, RESTORED, Mark, parts_told, read_mark, refusal
+from .signature import (
     OTHER_KEY,
     SIGNATURE,
     UNSIGNED,
@@ -46,10 +50,6 @@ from .crisper_backup_signature import (
     key_of,
     signed,
 )
-from .crisper_capture import capture_bytes
-from .crisper_files import make_folder
-from .crisper_restore_mark import BEGUN, RESTORED, Mark, parts_told, read_mark, refusal
-from .crisper_text import printable_lines
 
 SUMS = "SHA256SUMS"
 DUMP = {

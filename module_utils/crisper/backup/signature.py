@@ -12,7 +12,7 @@ import hmac
 import json
 import re
 
-from .crisper_backup import BackupError
+from .manifest import BackupError
 
 SIGNATURE = "manifest.json.hmac"
 # Name of the key in `stack_secrets`, and in `secrets.json` on the server.

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .crisper_backup_data import HARDENED
+from .backends import HARDENED
 
 # Those of templates/docker-compose.prod.yml.j2, for containers that an older edition deployed.
 USERS = {

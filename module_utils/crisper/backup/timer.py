@@ -1,6 +1,6 @@
 """A backup as the systemd timer on a server makes it, without Ansible.
 
-Installed by role backup beside the files it imports: ``python3 -m crisper.crisper_backup_timer
+Installed by role backup beside the files it imports: ``python3 -m crisper.backup.timer
 <settings.json>``. It takes the same lock as a deploy, and waits for one that has it.
 """
 
@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .crisper_backup import BackupError
-from .crisper_backup_set import Settings, copy_away, expire, make
-from .crisper_journal import BACKUP, Journal, NotOwnerError
-from .crisper_lock import LockedError
+from ..journal import BACKUP, Journal, NotOwnerError
+from ..lock import LockedError
+from .manifest import BackupError
+from .set import Settings, copy_away, expire, make
 
 # Seconds to wait for a deploy that has the lock, and from one look at it to the next.
 PATIENCE, LOOK = 1800.0, 5.0

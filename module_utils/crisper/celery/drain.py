@@ -1,7 +1,7 @@
 """When a Celery worker is drained, decided from what it reports, poll after poll.
 
 Standard library only and Python 3.8: this file also runs inside the worker's container, fed to
-``python -`` together with ``crisper_drain_probe``. No I/O and no clock in here.
+``python -`` together with ``probes.drain``. No I/O and no clock in here.
 
 Measured with Celery 5.7 on Redis:
 

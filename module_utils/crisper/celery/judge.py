@@ -1,6 +1,6 @@
 """Judge what Celery's workers answered against what a release expects of them.
 
-Pure functions of plain data. `replies` is what ``crisper_celery_probe.inspect`` returns:
+Pure functions of plain data. `replies` is what ``probes.inspect.inspect`` returns:
 ``{method: [{node: reply}, ...]}``, one entry per message that came back, so that two workers
 with one node name are two entries (Celery's own ``inspect`` folds them into one).
 """
@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ansible.module_utils.crisper_busy import (
+from ..shapes import ANY, EACH, like
+from ..text import clean, listed, printable
+from .busy import (
     BUSY,
     FREE,
     OVERDUE,
@@ -21,9 +23,7 @@ from ansible.module_utils.crisper_busy import (
     UNCONSUMED,
     duration,
 )
-from ansible.module_utils.crisper_busy import told as busy_text
-from ansible.module_utils.crisper_shapes import ANY, EACH, like
-from ansible.module_utils.crisper_text import clean, listed, printable
+from .busy import told as busy_text
 
 # What each method answers with; anything else is a malformed reply.
 SHAPES: dict[str, type] = {
@@ -289,7 +289,7 @@ def judge_canaries(
 
     Args:
         queues: queue -> ``{task_id, state, seconds, result, why}``; `why` is a verdict of
-            ``crisper_busy``, where the canary is not back.
+            ``celery.busy``, where the canary is not back.
         nodes: node names that may have run them; empty accepts any.
     """
     findings = []
@@ -320,7 +320,7 @@ def absent(queue: str, state: str, why: Mapping[str, Any]) -> tuple[str, str]:
     Args:
         queue: its name.
         state: the state that the result backend told last.
-        why: of ``crisper_busy``, with the seconds waited; empty where nobody could look.
+        why: of ``celery.busy``, with the seconds waited; empty where nobody could look.
     """
     text = f"The canary in queue {queue} did not come back"
     text += f" within {why['waited']:g} s (state {state})" if why else f" (state {state})"

@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from ansible.module_utils.crisper_shapes import like
-from ansible.module_utils.crisper_stack import pool_service
-from ansible.module_utils.crisper_text import printable
+from ..model.build import pool_service
+from ..shapes import like
+from ..text import printable
 
 # Transports that hand a message out again when it was not acknowledged for a time, and the seconds
 # without a setting (kombu). Others keep it as long as the connection lives.

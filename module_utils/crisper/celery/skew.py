@@ -1,7 +1,7 @@
 """Which tasks wait in the broker, and which of them a release does not know.
 
 Standard library only and Python 3.8: this file also runs inside a container of the release, fed
-to ``python -`` together with ``crisper_skew_probe``. No I/O and no clock in here.
+to ``python -`` together with ``probes.skew``. No I/O and no clock in here.
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-try:
-    from crisper_text import printable
-except ImportError:  # under Ansible, and in no container
-    from ansible.module_utils.crisper_text import printable
+from ..text import printable
 
 UNACKED = "unacked"
 # What kombu itself puts between a queue's name and its priority; and into bindings.

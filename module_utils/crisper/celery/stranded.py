@@ -1,7 +1,7 @@
 """Which unacknowledged tasks no worker knows any more, decided from what Redis and workers tell.
 
 Standard library only and Python 3.8: this file also runs inside a container, together with
-``crisper_stranded_probe``. No I/O and no clock in here.
+``probes.stranded``. No I/O and no clock in here.
 
 Measured with Celery 5.7 and kombu 5.7: when Redis restarts, a worker without crisper-worker loses
 its connection, cannot put its messages back (Redis is away), connects again and has forgotten all
@@ -30,7 +30,7 @@ BATCH, BATCH_BYTES = 200, 400_000
 # A message of more bytes is not parsed: what Celery puts behind its arguments is looked at.
 PARSED = 65_536
 # Above so many candidates workers are not asked for their tasks with an ETA by mere curiosity: one
-# that holds 100,000 is busy for seconds with an answer of 35 MB (as in crisper_drain).
+# that holds 100,000 is busy for seconds with an answer of 35 MB (as in celery.drain).
 MOST_SCHEDULED = 1000
 # Ids in one question to workers, and such questions at once.
 IDS, QUESTIONS = 1000, 5

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .crisper_backup import BackupError
-from .crisper_backup_data import FIND_SUPERUSER, Docker, unescape
+from ..backup.backends import FIND_SUPERUSER, Docker, unescape
+from ..backup.manifest import BackupError
 
 # Objects of initdb have smaller numbers.
 FIRST_OF_USERS = 16384

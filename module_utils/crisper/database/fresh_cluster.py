@@ -14,14 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .crisper_backup import BackupError
-from .crisper_backup_cipher import written
-from .crisper_backup_data import FIND_SUPERUSER, Docker
-from .crisper_backup_drill import READY
-from .crisper_postgres_catalog import read_catalog
-from .crisper_postgres_planted import Measure, access, identifier, measure, roles_of
-from .crisper_text import quoted_lines
-from .crisper_throwaway import service_options, service_user
+from ..backup.backends import FIND_SUPERUSER, Docker
+from ..backup.cipher import written
+from ..backup.drill import READY
+from ..backup.manifest import BackupError
+from ..backup.throwaway import service_options, service_user
+from ..text import quoted_lines
+from .catalog import read_catalog
+from .planted import Measure, access, identifier, measure, roles_of
 
 FILE = "postgres-measure.json"
 # Counts up when what is kept has another form.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from .crisper_backup_data import RESTORE_MARIADB, Docker
-from .crisper_text import printable
+from ..backup.backends import RESTORE_MARIADB, Docker
+from ..text import printable
 
 # Quoted by the server, run by the server: names of accounts hold anything.
 _STATEMENTS = """

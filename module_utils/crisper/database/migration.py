@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_cipher import measured, written
-from ansible.module_utils.crisper_backup_data import Docker, dump_postgres, end_postgres_sessions
-from ansible.module_utils.crisper_command import (
+from ..backup.backends import Docker, dump_postgres, end_postgres_sessions
+from ..backup.cipher import measured, written
+from ..backup.manifest import BackupError
+from ..controller import orphaned
+from ..docker.one_off import (
     CHECK,
     HOOK,
     MIGRATE,
@@ -21,11 +22,11 @@ from ansible.module_utils.crisper_command import (
     Outcome,
     shown,
 )
-from ansible.module_utils.crisper_controller import orphaned
-from ansible.module_utils.crisper_files import make_folder, sync_folder
-from ansible.module_utils.crisper_journal import ROOT_MODE, Journal, NotOwnerError, note
-from ansible.module_utils.crisper_kept import annotate, manifests
-from ansible.module_utils.crisper_migrate import (
+from ..files import make_folder, sync_folder
+from ..journal import ROOT_MODE, Journal, NotOwnerError, note
+from ..output import first_line, last_lines
+from ..release.retention import annotate, manifests
+from .migration_plan import (
     BEGUN,
     DUMPING,
     PREPARING,
@@ -42,7 +43,6 @@ from ansible.module_utils.crisper_migrate import (
     wants_dump,
     wants_migration,
 )
-from ansible.module_utils.crisper_output import first_line, last_lines
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule

@@ -26,8 +26,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible.module_utils.crisper_command import Outcome
-from ansible.module_utils.crisper_release import is_uncertain
+from ..docker.one_off import Outcome
+from ..release.manifest import is_uncertain
 
 DUMPING, PREPARING, STARTED = "dumping", "preparing", "started"
 DONE, FAILED, UNKNOWN = "done", "failed", "unknown"

@@ -14,14 +14,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .crisper_postgres_catalog import (
+from ..text import printable
+from .catalog import (
     SUPERUSER_OID,
     TABLES,
     Catalog,
     builtin,
     parse_array,
 )
-from .crisper_text import printable
 
 REBUILD = "ansible-playbook playbooks/upgrade.yml -e database_rebuild=true (docs/UPGRADE.md)"
 # Settings that have the server or its sessions run something, or let somebody else in.

@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .crisper_backup import BackupError
-from .crisper_backup_data import ASK_POSTGRES, FIND_SUPERUSER, HELPER, RESTORE_CLEANUP, Docker
-from .crisper_postgres_catalog import SUPERUSER_OID, Catalog, builtin, read_catalog
-from .crisper_postgres_fresh import Fresh, key_of
-from .crisper_postgres_planted import (
+from ..backup.backends import ASK_POSTGRES, FIND_SUPERUSER, HELPER, RESTORE_CLEANUP, Docker
+from ..backup.manifest import BackupError
+from ..text import printable
+from .catalog import SUPERUSER_OID, Catalog, builtin, read_catalog
+from .fresh_cluster import Fresh, key_of
+from .planted import (
     REBUILD,
     compared,
     identifier,
@@ -35,7 +36,6 @@ from .crisper_postgres_planted import (
     of_superusers,
     rights,
 )
-from .crisper_text import printable
 
 SUPERUSER = "postgres"
 # Holds the objects until the application's role has its place.

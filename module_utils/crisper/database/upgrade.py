@@ -19,11 +19,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from . import crisper_backup_data as data
-from .crisper_backup import BackupError, differences, set_id
-from .crisper_backup_cipher import written
-from .crisper_backup_drill import READY
-from .crisper_data_version import (
+from ..backup import backends as data
+from ..backup.cipher import written
+from ..backup.drill import READY
+from ..backup.manifest import BackupError, differences, set_id
+from ..backup.throwaway import TMPFS_OPTIONS, tmpfs_options
+from ..text import printable, quoted_lines
+from .catalog import Catalog, builtin, parse_array, read_catalog
+from .planted import identifier, not_restorable
+from .roles import SUFFIX, Roles
+from .versions import (
     Misfit,
     data_version,
     find_misfits,
@@ -32,11 +37,6 @@ from .crisper_data_version import (
     volume_name,
     wanted_version,
 )
-from .crisper_database_roles import SUFFIX, Roles
-from .crisper_postgres_catalog import Catalog, builtin, parse_array, read_catalog
-from .crisper_postgres_planted import identifier, not_restorable
-from .crisper_text import printable, quoted_lines
-from .crisper_throwaway import TMPFS_OPTIONS, tmpfs_options
 
 RECORD = "upgrade.json"
 # Findings that are named in a refusal.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible.module_utils.crisper_output import first_line
+from ..output import first_line
 
 UNTOUCHED, RESTORED, UNKNOWN = "untouched", "restored", "unknown"
 START_ENGINE = (

@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ansible.module_utils.crisper_redis_users import ADDABLE, APP_USER
-from ansible.module_utils.crisper_text import printable
+from ..model.redis_users import ADDABLE, APP_USER
+from ..text import printable
 
 # Entries that are asked for; Redis keeps 128 as a rule. Bytes of them that are read.
 MOST_ENTRIES = 128

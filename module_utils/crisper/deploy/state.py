@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.crisper_journal import Journal, steps_of
-from ansible.module_utils.crisper_kept import linked, proved
-from ansible.module_utils.crisper_release import MANIFEST
-from ansible.module_utils.crisper_rollout import ROLLED, Container, parse_inspect
-from ansible.module_utils.crisper_upstream import Upstreams
+from ..journal import Journal, steps_of
+from ..proxy.upstream import Upstreams
+from ..release.manifest import MANIFEST
+from ..release.retention import linked, proved
+from ..rollout.plan import ROLLED, Container, parse_inspect
 
 # Seconds for one answer of the engine: one that hangs is no engine that serves.
 ENGINE_SECONDS = 30

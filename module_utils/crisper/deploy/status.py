@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible.module_utils.crisper_journal import BEGIN, END
-from ansible.module_utils.crisper_shapes import EACH, like
-from ansible.module_utils.crisper_text import ROWS, clean, listed, printable
+from ..journal import BEGIN, END
+from ..shapes import EACH, like
+from ..text import ROWS, clean, listed, printable
 
 # Task names that are listed of one queue.
 MOST_NAMES = 20

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from ansible.module_utils.crisper_forms import is_address, shown
-from ansible.module_utils.crisper_public import PORTS, authority, expected_status, url_host
-from ansible.module_utils.crisper_shapes import like
-from ansible.module_utils.crisper_text import ROWS, printable
+from ..model.validators import is_address, shown
+from ..proxy.public_url import PORTS, authority, expected_status, url_host
+from ..shapes import like
+from ..text import ROWS, printable
 
 REDIRECTS = (301, 302, 303, 307, 308)
 

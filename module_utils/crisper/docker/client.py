@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ansible.module_utils.crisper_capture import capture
-from ansible.module_utils.crisper_diagnosis import LOG_LINES, Report, report
-from ansible.module_utils.crisper_output import last_lines
-from ansible.module_utils.crisper_rollout import Container, parse_inspect, recreated
+from ..output import last_lines
+from ..process import capture
+from ..rollout.plan import Container, parse_inspect, recreated
+from .diagnosis import LOG_LINES, Report, report
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule

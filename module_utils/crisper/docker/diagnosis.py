@@ -1,7 +1,7 @@
 """Why a container is not healthy: its state, its health check's words, its last log lines.
 
 Pure functions of what ``docker container inspect`` and ``docker logs`` print;
-``crisper_compose.Engine.diagnose`` asks the engine.
+``docker.client.Engine.diagnose`` asks the engine.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ansible.module_utils.crisper_output import KILLED, PROGRESS, last_lines
-from ansible.module_utils.crisper_text import printable, printable_lines, quoted_lines
+from ..output import KILLED, PROGRESS, last_lines
+from ..text import printable, printable_lines, quoted_lines
 
 LOG_LINES = 20
 HEALTH_CHECKS = 3  # how many of the last health checks are quoted
@@ -60,7 +60,7 @@ CAUSES = (
         "The disk of the server is full: free space (`docker system df` shows what Docker holds,"
         " `df -h` the rest), then deploy again.",
     ),
-    # As crisper_health_probe words them.
+    # As probes.health words them.
     Cause(
         re.compile(r"GET \S+ with Host \S+ answered 400\b"),
         "The application answers its health check with 400, most often because it does not accept"
@@ -81,7 +81,7 @@ CAUSES = (
     ),
 )
 
-# As crisper_health_probe and, in the frontend's container, curl word it.
+# As probes.health and, in the frontend's container, curl word it.
 UNHEARD = {
     "backend": re.compile(r"Connection refused, nothing listens on port (\d+)"),
     "frontend": re.compile(r"Failed to connect to 127\.0\.0\.1 port (\d+)"),

@@ -18,9 +18,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.crisper_journal import BUSY
-from ansible.module_utils.crisper_lock import PATIENCE, LockedError, take
-from ansible.module_utils.crisper_output import KILLED, TIMEOUT, describe_failure, last_lines
+from ..journal import BUSY
+from ..lock import PATIENCE, LockedError, take
+from ..output import KILLED, TIMEOUT, describe_failure, last_lines
 
 CHECK, MIGRATE, HOOK = "check", "migrate", "hook"
 LABEL = "crisper.command"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible.module_utils.crisper_data_version import Misfit
+from ..database.versions import Misfit
 
 GB = 1024**3
 

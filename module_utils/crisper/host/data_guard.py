@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.crisper_data_version import volume_name
+from ..database.versions import volume_name
 
 Call = Callable[..., "tuple[int, str, str]"]
 

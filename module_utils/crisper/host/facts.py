@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
-from ansible.module_utils import crisper_host as logic
-from ansible.module_utils.crisper_data_guard import find_problems
-from ansible.module_utils.crisper_data_version import Misfit, find_misfits
+from ..database.versions import Misfit, find_misfits
+from . import checks as logic
+from .data_guard import find_problems
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule

@@ -12,8 +12,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from ansible.module_utils.crisper_output import last_lines
-from ansible.module_utils.crisper_registry import PLATFORM, is_pinned, repository
+from ..output import last_lines
+from .registry import PLATFORM, is_pinned, repository
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.crisper_output import last_lines
-from ansible.module_utils.crisper_text import printable
+from ..output import last_lines
+from ..text import printable
 
 HUB = "docker.io"
 HUB_KEY = "https://index.docker.io/v1/"  # what the client's configuration calls Docker Hub

@@ -1,7 +1,7 @@
 """What a deploy did to traffic and tasks, counted while it ran.
 
 Standard library only and Python 3.8: this file also runs inside a container, together with
-``crisper_ledger_probe``. No I/O and no clock in here.
+``probes.ledger``. No I/O and no clock in here.
 """
 
 from __future__ import annotations

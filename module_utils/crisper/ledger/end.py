@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible.module_utils.crisper_shapes import ANY, EACH, fits, like
-from ansible.module_utils.crisper_ship import parse
-from ansible.module_utils.crisper_text import printable
+from ..remote.run import parse
+from ..shapes import ANY, EACH, fits, like
+from ..text import printable
 
 # What M(deploy_ledger) gives to whoever ends the counting.
 SPEC: dict[str, Any] = {

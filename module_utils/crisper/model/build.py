@@ -14,17 +14,26 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ansible.module_utils.crisper_backup_signature import MIN_KEY
-from ansible.module_utils.crisper_backup_signature import SECRET as BACKUP_SECRET
-from ansible.module_utils.crisper_container_limits import (
+from ..backup.signature import MIN_KEY
+from ..backup.signature import SECRET as BACKUP_SECRET
+from ..host.firewall import find_problems as find_firewall_problems
+from ..images.digests import digest_of, find_digest_problems
+from ..proxy.entry import entry_model, entry_problems
+from ..proxy.public_url import (
+    HOST,
+    health_probes,
+    public_site,
+    url_host,
+)
+from ..proxy.public_url import find_problems as find_public_problems
+from .container_limits import (
     PIDS,
     container_limits,
     worker_pids,
 )
-from ansible.module_utils.crisper_container_limits import find_problems as find_limit_problems
-from ansible.module_utils.crisper_entry import entry_model, entry_problems
-from ansible.module_utils.crisper_firewall import find_problems as find_firewall_problems
-from ansible.module_utils.crisper_forms import (
+from .container_limits import find_problems as find_limit_problems
+from .redis_users import find_problems as find_redis_problems
+from .validators import (
     BOOLEAN,
     COUNT,
     ENV_NAME,
@@ -47,15 +56,6 @@ from ansible.module_utils.crisper_forms import (
     texts,
     whole,
 )
-from ansible.module_utils.crisper_pins import digest_of, find_digest_problems
-from ansible.module_utils.crisper_public import (
-    HOST,
-    health_probes,
-    public_site,
-    url_host,
-)
-from ansible.module_utils.crisper_public import find_problems as find_public_problems
-from ansible.module_utils.crisper_redis_users import find_problems as find_redis_problems
 
 # Also a part of an image's name, in which no two separators follow each other.
 NAME = re.compile(r"[a-z0-9]+(?:(?:__?|-+)[a-z0-9]+)*\Z")
@@ -683,14 +683,14 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         ``pools`` (each with service, memory, cpus, replicas …), ``front`` (how browsers reach it:
         ``tls`` (its source, or empty), ``scheme``, ``port``, ``names``, ``host`` (the first name as
-        URLs have it), ``headers``, ``public`` (what stands in browsers, see crisper_public), and
+        URLs have it), ``headers``, ``public`` (what stands in browsers, see proxy.public_url), and
         what `entry_model` returns), ``probes`` (what health checks ask), ``limits`` (by service),
         ``data_services``, ``services``, ``volumes``, ``uploads`` (folder in the application's
         containers, or empty), ``memory_bytes`` (sum of all limits),
         ``required_secrets``, ``queues`` (sorted, unique), ``moving_references`` (those that a
         deploy asks their registry for), ``registry_references`` (all of registries, by the variable
         that holds each), ``rollout`` (how each service is
-        replaced, see crisper_rollout), ``celery`` (what its workers must be like). The model is
+        replaced, see rollout.plan), ``celery`` (what its workers must be like). The model is
         kept in the release's manifest: a release that is put back is judged by its own.
     """
     app = values["stack_app"]

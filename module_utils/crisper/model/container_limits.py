@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ansible.module_utils.crisper_forms import shown, size_bytes, whole
+from .validators import shown, size_bytes, whole
 
 # Processes and threads: the kernel counts both. A start needs 4, and a health check 3 to 6.
 LEAST_PIDS, MOST_PIDS = 32, 4194304

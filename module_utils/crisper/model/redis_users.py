@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from ansible.module_utils.crisper_forms import shown
+from .validators import shown
 
 APP_USER = "app"
 # INFO says nothing that the application could not find out, and monitoring reads it.

@@ -9,8 +9,8 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from ansible.module_utils.crisper_call import nearest
-from ansible.module_utils.crisper_forms import BOOLEAN, boolean_remedy, printable, shown
+from ..playbook.call import nearest
+from .validators import BOOLEAN, boolean_remedy, printable, shown
 
 # Names that no role has, but playbooks and defaults of roles refer to, such as the documented
 # `-e restore_database=true`; only those that begin like a role's own need to stand here.

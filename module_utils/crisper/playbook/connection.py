@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ansible.module_utils.crisper_output import last_lines
+from ..output import last_lines
 
 
 @dataclass(frozen=True)

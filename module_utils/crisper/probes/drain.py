@@ -1,7 +1,6 @@
 """What drains workers from inside a container: one process, one connection, the whole loop.
 
-Fed to ``python -`` together with ``crisper_celery_probe`` and ``crisper_drain``, which it imports
-by those names: inside functions, because under Ansible they have longer names.
+Fed to ``python -`` together with ``probes.inspect`` and ``celery.drain``.
 """
 
 from __future__ import annotations
@@ -45,9 +44,10 @@ class Room:
     """
 
     def __init__(self, app, timeout):
-        from crisper_celery_probe import connected
-        from crisper_leftovers_probe import Replies
         from kombu import Consumer
+
+        from .inspect import connected
+        from .leftovers import Replies
 
         self.connection = connected(app, timeout)
         self.channel = self.connection.default_channel
@@ -85,7 +85,7 @@ class Room:
         self.broker_away = time.monotonic() - begun >= AWAY
 
     def _on_message(self, message):
-        from crisper_celery_probe import read_reply
+        from .inspect import read_reply
 
         ticket, body = read_reply(message, self.mailbox.accept)
         poll, method, wanted = self.tickets.get(ticket, ("", "", 0))
@@ -139,9 +139,10 @@ class Room:
 
 def converge(app, request, book):
     """Ask and order until the book is finished or the budget is spent."""
-    from crisper_celery_probe import Failure, held
-    from crisper_drain import FIRST_PAUSE, METHODS, ONCE, next_pause
     from kombu.exceptions import OperationalError
+
+    from ..celery.drain import FIRST_PAUSE, METHODS, ONCE, next_pause
+    from .inspect import Failure, held
 
     order = ORDERS[request["command"]]
     patience = request["reply_timeout"]
@@ -194,9 +195,9 @@ def converge(app, request, book):
 
 def main(request, marker):
     """Answer one request and leave without the application's exit handlers."""
-    from crisper_celery_probe import Failure, load_app, redact, secrets_of
-    from crisper_drain import Drain, Resume
-    from crisper_text import clean
+    from ..celery.drain import Drain, Resume
+    from ..text import clean
+    from .inspect import Failure, load_app, redact, secrets_of
 
     output = os.dup(1)
     os.dup2(2, 1)

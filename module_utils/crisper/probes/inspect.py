@@ -1,7 +1,7 @@
 """What runs inside a worker's container: asks the workers, sends canaries, prints JSON.
 
 The modules feed this file to ``python -`` in the container, for canaries together with
-``crisper_busy`` and ``crisper_queue_head``. It imports nothing but those, the standard library and
+``celery.busy`` and ``probes.queue_head``. It imports nothing but those, the standard library and
 what the application itself has (Celery, kombu), and runs on Python 3.8+. It answers with one line
 after a marker; whatever the application prints goes to stderr.
 """
@@ -18,7 +18,7 @@ import time
 import traceback
 import uuid
 
-# What ids of canaries begin with: no other results are removed (as in crisper_leftovers_probe).
+# What ids of canaries begin with: no other results are removed (as in probes.leftovers).
 CANARY_ID = "crisper-canary-"
 # Seconds after which a canary is not merely on its way, and seconds between two looks at the pools.
 FIRST_LOOK, LOOK_INTERVAL = 0.5, 1.0
@@ -27,7 +27,7 @@ LOOK_TIMEOUT = 5.0
 # Seconds for a canary that was taken while it was about to be removed.
 LATE = 1.0
 # A worker with 100,000 tasks that have an ETA is busy for seconds with an answer of 35 MB to
-# `scheduled`: it is not asked where workers hold more messages than this (as in crisper_drain).
+# `scheduled`: it is not asked where workers hold more messages than this (as in celery.drain).
 MOST_HELD = 1000
 # A worker of 5,000 tasks answers `registered` with 0.3 MB, one with 50,000 revoked ids with 2 MB.
 # What is larger is not read, and neither is more than this of all workers together.
@@ -178,7 +178,7 @@ def inspect(app, request):
     expected = set(request.get("destination") or ())
     arguments = request.get("arguments") or {}
     settle = request["settle"]
-    from crisper_leftovers_probe import Replies
+    from .leftovers import Replies
 
     connection = connected(app, request.get("connect_timeout", timeout))
     own = Replies(app, connection)
@@ -259,8 +259,9 @@ def canary(app, request):
     its state becomes BUSY, and where nothing ends it is not waited for. `why` has the evidence.
     """
     from celery.backends.base import DisabledBackend
-    from crisper_leftovers_probe import leftovers_of_results, result_name
-    from crisper_queue_head import QueueHead
+
+    from .leftovers import leftovers_of_results, result_name
+    from .queue_head import QueueHead
 
     if isinstance(app.backend, DisabledBackend):
         raise Failure("no_result_backend", "The application has no result backend")
@@ -332,7 +333,7 @@ def await_canaries(app, results, sent, deadline, pools=None, exact=True):
     Those that are back leave `sent` (queue -> when it was sent). With `pools` the workers are
     looked at meanwhile, and nothing is waited for where no process is free and none becomes so.
     """
-    import crisper_busy
+    from ..celery import busy
 
     look_at = time.monotonic() + FIRST_LOOK
     while sent and time.monotonic() < deadline:
@@ -350,7 +351,7 @@ def await_canaries(app, results, sent, deadline, pools=None, exact=True):
             look_at = time.monotonic() + LOOK_INTERVAL
             found = [pools.judge(queue, results[queue]["task_id"], exact) for queue in sent]
             kinds = {verdict.kind for verdict in found}
-            if kinds == {crisper_busy.BUSY} and min(v.still for v in found) >= crisper_busy.STILL:
+            if kinds == {busy.BUSY} and min(v.still for v in found) >= busy.STILL:
                 return
         elif sent:
             time.sleep(0.01)
@@ -358,12 +359,12 @@ def await_canaries(app, results, sent, deadline, pools=None, exact=True):
 
 def explain(entry, verdict, waited):
     """Write into a canary's entry why it is not back."""
-    import crisper_busy
+    from ..celery import busy
 
     why = {**verdict.as_dict(), "waited": waited}
-    if verdict.kind == crisper_busy.BUSY:
-        why["text"] = crisper_busy.told(why, waited)
-        entry["state"] = crisper_busy.BUSY
+    if verdict.kind == busy.BUSY:
+        why["text"] = busy.told(why, waited)
+        entry["state"] = busy.BUSY
     entry["why"] = why
 
 
@@ -381,9 +382,9 @@ class Pools:
 
     def look(self):
         """Ask the workers."""
-        import crisper_busy
+        from ..celery import busy
 
-        request = {"methods": list(crisper_busy.METHODS), "timeout": self.timeout}
+        request = {"methods": list(busy.METHODS), "timeout": self.timeout}
         request.update(destination=self.nodes, everybody=not self.nodes)
         request["settle"] = 0.0 if self.nodes else 0.3
         if self.limits is None:
@@ -401,31 +402,31 @@ class Pools:
                     nodes.setdefault(str(node), {})[method] = reply
         if self.limits is None and nodes:
             limits = {node: found.get("registered") for node, found in nodes.items()}
-            self.limits = {n: crisper_busy.own_limits(names) for n, names in limits.items()}
+            self.limits = {n: busy.own_limits(names) for n, names in limits.items()}
         known = self.limits or {}
-        found = {n: crisper_busy.pool_of(r, now, wall, known.get(n, {})) for n, r in nodes.items()}
+        found = {n: busy.pool_of(r, now, wall, known.get(n, {})) for n, r in nodes.items()}
         self.looks.append({node: pool for node, pool in found.items() if pool is not None})
         # Who has answered once is waited for.
         self.nodes = self.nodes or sorted(self.looks[-1])
 
     def complete(self):
         """Look until the last look is recent, and there are as many as a verdict needs."""
-        import crisper_busy
+        from ..celery import busy
 
         recent = time.monotonic() - self.looked_at < LOOK_INTERVAL / 2
         if recent and not any(self.looks):
             return  # nobody has ever answered
         if not recent:
             self.look()
-        while len(self.looks) < crisper_busy.LOOKS:
+        while len(self.looks) < busy.LOOKS:
             time.sleep(LOOK_INTERVAL / 2)
             self.look()
 
     def judge(self, queue, task_id, exact):
         """Return the verdict on a canary that is not back."""
-        import crisper_busy
+        from ..celery import busy
 
-        return crisper_busy.judge(queue, task_id, self.looks, exact=exact)
+        return busy.judge(queue, task_id, self.looks, exact=exact)
 
 
 def plain(value):
@@ -437,7 +438,7 @@ def plain(value):
 
 def main(request, marker):
     """Answer one request and leave without the application's exit handlers."""
-    from crisper_text import clean
+    from ..text import clean
 
     output = os.dup(1)
     os.dup2(2, 1)

@@ -42,7 +42,7 @@ def ask(request, context):
     change while a deploy runs. `context` is what is trusted then; without one the redirect is the
     application's own, and an answer.
     """
-    from crisper_https import connect, get
+    from ..http import connect, get
 
     headers = {"User-Agent": "crisper-ledger", "X-Forwarded-Proto": request["site_scheme"]}
     if request["site_host"]:
@@ -60,7 +60,7 @@ def ask(request, context):
 
 def probe_once(request, context, requests):
     """Ask once, and count what came of it."""
-    from crisper_ledger import TIMED_OUT
+    from ..ledger.counts import TIMED_OUT
 
     try:
         requests.saw(ask(request, context))
@@ -75,7 +75,7 @@ def probe_requests(request, requests, stop):
 
     A request that hangs holds up no other. Returns when those on their way have ended.
     """
-    from crisper_https import trusting
+    from ..http import trusting
 
     context = trusting(request["certificates"]) if request["certificates"] else None
     slots = threading.Semaphore(SLOTS)
@@ -125,9 +125,9 @@ class Sentinels:
 
     def __init__(self, app, request, ledger):
         """Begin; `request` is what `main` takes."""
-        from crisper_celery_probe import connected
-        from crisper_leftovers_probe import leftovers_of_results
-        from crisper_queue_head import QueueHead
+        from .inspect import connected
+        from .leftovers import leftovers_of_results
+        from .queue_head import QueueHead
 
         self.app, self.request, self.ledger = app, request, ledger
         self.prefix = PREFIX + request["run"] + "-"
@@ -236,7 +236,7 @@ class Sentinels:
         None where that cannot be said: nobody answered, or the task has a rate limit, which a
         worker holds it for without telling.
         """
-        from crisper_celery_probe import inspect
+        from .inspect import inspect
 
         asked = {"methods": ["ping", "active", "reserved", "registered"], "timeout": CONNECT}
         asked.update(settle=0.3, everybody=True, destination=[])
@@ -277,7 +277,7 @@ class Sentinels:
 
     def _note(self, task_id, gone=False):
         """Have the next probe remove its result, unless that is removed here."""
-        from crisper_leftovers_probe import result_name
+        from .leftovers import result_name
 
         if self.left:
             name = [result_name(self.app, task_id)]
@@ -313,8 +313,8 @@ def limited(task, replies):
 
 def main(request, marker):
     """Run until SIGTERM (or the time limit); print the numbers."""
-    from crisper_celery_probe import load_app
-    from crisper_ledger import Ledger, Requests
+    from ..ledger.counts import Ledger, Requests
+    from .inspect import load_app
 
     output = os.dup(1)
     os.dup2(2, 1)

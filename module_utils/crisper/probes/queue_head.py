@@ -1,6 +1,6 @@
 """Publish tasks at the head of a queue: the end that consumers read.
 
-Sent to a container together with ``crisper_celery_probe``. Imports nothing but the standard library
+Sent to a container together with ``probes.inspect``. Imports nothing but the standard library
 and, inside functions, what the application itself has (Celery, kombu, redis). Python 3.8+.
 
 kombu's Redis transport pushes with LPUSH and pops with BRPOP, the keys of the first priority step

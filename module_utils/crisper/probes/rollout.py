@@ -1,8 +1,7 @@
 """What asks workers during a rollout, from inside a container: one import, one request a line.
 
-Fed to Python together with ``crisper_busy``, ``crisper_queue_head``, ``crisper_celery_probe``,
-``crisper_drain`` and ``crisper_drain_probe``, which it imports by those names: inside functions,
-because under Ansible they have longer names.
+Fed to Python together with ``celery.busy``, ``probes.queue_head``, ``probes.inspect``,
+``celery.drain`` and ``probes.drain``.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ def leave(app, request, state):
 
     ``state["book"]`` knows at any time who was told to leave what.
     """
-    from crisper_celery_probe import inspect
-    from crisper_drain import Drain, Leave
-    from crisper_drain_probe import converge
+    from ..celery.drain import Drain, Leave
+    from .drain import converge
+    from .inspect import inspect
 
     def look(timeout):
         signal.alarm(int(timeout + request["reply_timeout"]) + 15)
@@ -46,7 +45,7 @@ def leave(app, request, state):
 
 def answering(app, request, state):
     """Ping workers until all have answered, or something else is asked."""
-    from crisper_celery_probe import inspect
+    from .inspect import inspect
 
     asked = {"methods": ["ping"], "everybody": False}
     asked.update(timeout=request["timeout"], connect_timeout=5.0, settle=0.0)
@@ -61,7 +60,7 @@ def answering(app, request, state):
 
 def prove(app, request, state):
     """Everybody is asked everything, and canaries are sent."""
-    from crisper_celery_probe import Failure, canary, inspect
+    from .inspect import Failure, canary, inspect
 
     seen = state["seen"]
     signal.alarm(int(request["timeout"]) * 2 + 15)
@@ -87,8 +86,8 @@ def read(stream, lines):
 
 def main(request, marker):
     """Import the application, then answer a line of JSON for each line of JSON, by its number."""
-    from crisper_celery_probe import Failure, load_app, redact, secrets_of
-    from crisper_text import clean
+    from ..text import clean
+    from .inspect import Failure, load_app, redact, secrets_of
 
     output = os.dup(1)
     os.dup2(2, 1)

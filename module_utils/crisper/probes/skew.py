@@ -1,7 +1,6 @@
 """What reads the broker's queues from inside a container of the release that is to run.
 
-Fed to ``python -`` together with ``crisper_celery_probe`` and ``crisper_skew``, which it imports
-by those names: inside functions, because under Ansible they have longer names.
+Fed to ``python -`` together with ``probes.inspect`` and ``celery.skew``.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class Reader:
 
     def window(self, queue, key, start, size):
         """Count messages of a list from `start`: how many, their bytes, and whether it ended."""
-        from crisper_skew import COUNT, OTHER_BYTES
+        from ..celery.skew import COUNT, OTHER_BYTES
 
         answer = self._script(COUNT, key, start, start + size - 1, OTHER_BYTES)
         if answer is None:
@@ -64,7 +63,7 @@ class Reader:
 
     def page(self, queue, key, cursor, size):
         """Count messages of a hash from `cursor`: the next cursor, how many, and their bytes."""
-        from crisper_skew import COUNT_HASH
+        from ..celery.skew import COUNT_HASH
 
         answer = self._script(COUNT_HASH, key, cursor, size)
         if answer is None:
@@ -85,7 +84,7 @@ def queue_keys(client, app, channel, prefix, queues, until):
     so are those of old releases, whose exchanges only a look at all keys finds. A broker that holds
     results too may have millions: that look ends at `until`.
     """
-    from crisper_skew import MOST_QUEUES, NAME_BYTES, binds_tasks, bound_queue
+    from ..celery.skew import MOST_QUEUES, NAME_BYTES, binds_tasks, bound_queue
 
     names, start = set(queues), (prefix + "_kombu.binding.").encode()
     exchanges = {queue.exchange.name for queue in app.amqp.queues.values() if queue.exchange}
@@ -157,7 +156,7 @@ def read_list(reader, queue, key, length, seconds):
     in time, the rest of the time is for windows that are spread over what is left, and the queue
     is noted as read in part.
     """
-    from crisper_skew import ends_in_time, next_batch, sample_window, spread
+    from ..celery.skew import ends_in_time, next_batch, sample_window, spread
 
     begun, start, size, bytes_read = time.monotonic(), 0, 0, 0
     while True:
@@ -181,7 +180,7 @@ def read_list(reader, queue, key, length, seconds):
 
 def read_unacked(reader, key, until):
     """Count what workers hold. Its order is that of a hash: what is read in time is a sample."""
-    from crisper_skew import UNACKED, next_batch
+    from ..celery.skew import UNACKED, next_batch
 
     cursor, size, bytes_read, total = 0, 0, 0, 0
     while True:
@@ -198,8 +197,9 @@ def read_unacked(reader, key, until):
 def read_queues(app, request):
     """Names and numbers of waiting tasks."""
     import redis
-    from crisper_celery_probe import Failure, connected
-    from crisper_skew import Tally, shares
+
+    from ..celery.skew import Tally, shares
+    from .inspect import Failure, connected
 
     connection = connected(app, request["broker_timeout"])
     kind = connection.transport.driver_type
@@ -229,7 +229,7 @@ def read_queues(app, request):
 
 def skew(app, request):
     """Names and numbers of waiting tasks, and which of them the application does not know."""
-    from crisper_skew import Tally
+    from ..celery.skew import Tally
 
     # What another container has read a moment ago is only judged here.
     reading = request.get("reading")
@@ -245,8 +245,8 @@ def skew(app, request):
 
 def main(request, marker):
     """Answer one request and leave without the application's exit handlers."""
-    from crisper_celery_probe import Failure, load_app, redact, secrets_of
-    from crisper_text import clean
+    from ..text import clean
+    from .inspect import Failure, load_app, redact, secrets_of
 
     output = os.dup(1)
     os.dup2(2, 1)

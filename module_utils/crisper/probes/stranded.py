@@ -1,7 +1,6 @@
 """What finds tasks that no worker knows, and puts them back, from inside a container.
 
-Fed to ``python -`` together with ``crisper_celery_probe`` and ``crisper_stranded``, which it
-imports by those names: inside functions, because under Ansible they have longer names.
+Fed to ``python -`` together with ``probes.inspect`` and ``celery.stranded``.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Unacked:
 
         A living lease of crisper-worker keeps its messages young: they are not among them.
         """
-        from crisper_stranded import MOST, text_of
+        from ..celery.stranded import MOST, text_of
 
         seconds, micros = self.client.time()
         until = seconds + micros / 1e6 - grace
@@ -61,7 +60,7 @@ class Unacked:
 
         It ends early at the deadline, with None; a first part is always read.
         """
-        from crisper_stranded import BATCH, BATCH_BYTES, PARSED, READ, Message
+        from ..celery.stranded import BATCH, BATCH_BYTES, PARSED, READ, Message
 
         start, keys = 0, (self.key, self.index, self.lease)
         while start < len(tags) and (not start or time.monotonic() < deadline):
@@ -95,7 +94,7 @@ class Unacked:
 
     def acknowledge(self, messages):
         """Remove messages whose tasks have ended; return how many."""
-        from crisper_stranded import MOVE
+        from ..celery.stranded import MOVE
 
         pipe = self.client.pipeline(transaction=False)
         for message in messages:
@@ -104,7 +103,7 @@ class Unacked:
         return sum(1 for answer in pipe.execute(raise_on_error=False) if answer == 1)
 
     def _move(self, batch):
-        from crisper_stranded import MOVE
+        from ..celery.stranded import MOVE
 
         if not batch:
             return 0, 0, 0
@@ -131,8 +130,9 @@ class Unacked:
 
     def _again(self, raw):
         """Return a message as it goes back, and the lists that it goes to."""
-        from crisper_stranded import parts_of
         from kombu.utils.json import dumps, loads
+
+        from ..celery.stranded import parts_of
 
         message, exchange, routing_key = parts_of(loads(raw.decode("utf-8")))
         # A worker that cannot decode it loses its connection.
@@ -166,10 +166,11 @@ def asked(app, request, questions):
 
     `questions` is name -> (method, arguments), and has a ``ping``.
     """
-    from crisper_celery_probe import connected, read_reply
-    from crisper_leftovers_probe import Replies
-    from crisper_stranded import BEAT
     from kombu import Consumer, Producer
+
+    from ..celery.stranded import BEAT
+    from .inspect import connected, read_reply
+    from .leftovers import Replies
 
     connection = connected(app, request["timeout"])
     connection.default_channel.brpop_timeout = 0.1  # closing waits for the read under way
@@ -248,7 +249,7 @@ def look(app, unacked, request, tags, everything):
 
     Reading takes a share of the budget, and asking by id another one.
     """
-    from crisper_stranded import METHODS, MOST, MOST_SCHEDULED, Judgement
+    from ..celery.stranded import METHODS, MOST, MOST_SCHEDULED, Judgement
 
     exact = tells_by_id()
     answers = ask_lists(app, request, METHODS)
@@ -273,7 +274,7 @@ def look(app, unacked, request, tags, everything):
 
 def ask_lists(app, request, methods):
     """Return what all workers tell of what they hold."""
-    from crisper_stranded import Answers
+    from ..celery.stranded import Answers
 
     given = {"registered": {"taskinfoitems": ["rate_limit"]}}
     questions = {method: (method, given.get(method, {})) for method in methods}
@@ -283,7 +284,7 @@ def ask_lists(app, request, methods):
 
 def ask_ids(app, request, ids, nodes, deadline):
     """Return those of the ids that workers know, why not all could be asked, and how many were."""
-    from crisper_stranded import IDS, QUESTIONS, known_ids
+    from ..celery.stranded import IDS, QUESTIONS, known_ids
 
     known, blind, number = set(), [], 0
     while number < len(ids) and time.monotonic() < deadline:
@@ -311,7 +312,7 @@ def ended(app, messages, deadline):
 
     Only Redis is asked for results.
     """
-    from crisper_stranded import ended_since
+    from ..celery.stranded import ended_since
 
     try:
         from celery.backends.redis import RedisBackend
@@ -352,8 +353,8 @@ def unix(text):
 
 def examine(app, request):
     """Look twice, and put back what is asked for: the reply's numbers."""
-    from crisper_celery_probe import Failure, connected
-    from crisper_stranded import SHOWN
+    from ..celery.stranded import SHOWN
+    from .inspect import Failure, connected
 
     begun = time.monotonic()
     reply = {
@@ -419,8 +420,8 @@ def examine(app, request):
 
 def main(request, marker):
     """Answer one request and leave without the application's exit handlers."""
-    from crisper_celery_probe import Failure, load_app, redact, secrets_of
-    from crisper_text import clean
+    from ..text import clean
+    from .inspect import Failure, load_app, redact, secrets_of
 
     output = os.dup(1)
     os.dup2(2, 1)

@@ -14,15 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from ansible.module_utils.crisper_call import nearest
-from ansible.module_utils.crisper_entry_guard import (
-    DEFAULT_BURST,
-    guard_model,
-    guard_problems,
-    limit_problems,
-    request_pattern,
-)
-from ansible.module_utils.crisper_forms import (
+from ..model.validators import (
     BODY,
     BOOLEAN,
     FOLDER,
@@ -31,11 +23,19 @@ from ansible.module_utils.crisper_forms import (
     shown,
     whole,
 )
+from ..playbook.call import nearest
+from .guard import (
+    DEFAULT_BURST,
+    guard_model,
+    guard_problems,
+    limit_problems,
+    request_pattern,
+)
 
 # The plain listener that no port is published of: health checks and probes of the deploy.
 INTERNAL_PORT = 8081
 # Where nginx has the volume of stack_app.uploads, and files that came out of the image of the
-# release that serves: through the link that is read on each request (crisper_upstream).
+# release that serves: through the link that is read on each request (proxy.upstream).
 UPLOADS, STATIC = "/srv/uploads", "/etc/crisper/serving/static"
 KINDS = ("backend", "frontend", "static", "redirect", "deny")
 PROXIED = ("backend", "frontend")

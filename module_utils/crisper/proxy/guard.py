@@ -1,7 +1,7 @@
 """What the entry point keeps away: foreign hosts and headers, password guessing, slow clients.
 
 Pure functions. `guard_problems` judges the operator's variables; `guard_model` turns those that
-were found fit into what the template of nginx reads. ``crisper_entry`` calls both.
+were found fit into what the template of nginx reads. ``proxy.entry`` calls both.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible.module_utils.crisper_forms import LOCATION, Form, is_address, shown, whole
-from ansible.module_utils.crisper_pass import SECRET
-from ansible.module_utils.crisper_public import HOST, parse_url, url_host
+from ..model.validators import LOCATION, Form, is_address, shown, whole
+from .maintenance_pass import SECRET
+from .public_url import HOST, parse_url, url_host
 
 RATE = re.compile(r"(?P<count>[1-9][0-9]{0,5})r/(?P<unit>[sm])\Z")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MAX_BURST = 100_000
 DEFAULT_BURST = 10
 LOGIN_LIMIT = {"rate": "1r/s", "burst": DEFAULT_BURST}
-# Half of the requests that nginx's memory allows: see crisper_entry_resources.
+# Half of the requests that nginx's memory allows: see proxy.resources.
 AUTO = "auto"
 MAX_CONNECTIONS = 65535  # nginx takes no more for limit_conn
 MAX_TIMEOUT = 3600

@@ -11,7 +11,7 @@ import json
 import re
 from pathlib import Path
 
-from ansible.module_utils.crisper_files import make_folder
+from ..files import make_folder
 
 HEADER = "X-Crisper-Pass"
 # Name of the token in the stack's generated secrets (M(stack_secrets)).

@@ -1,6 +1,6 @@
 """How browsers reach the site, and which answer its health checks expect.
 
-Pure functions of the operator's variables. ``crisper_stack`` calls them for its findings and for
+Pure functions of the operator's variables. ``model.build`` calls them for its findings and for
 the model.
 """
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible.module_utils.crisper_forms import is_address, shown, whole
+from ..model.validators import is_address, shown, whole
 
 # ASCII: else `[a-z]` takes the Kelvin sign and the long s, too, when case is ignored.
 CASELESS = re.ASCII | re.IGNORECASE

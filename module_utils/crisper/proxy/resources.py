@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible.module_utils.crisper_forms import BODY_SIZE, UNITS, size_bytes
+from ..model.validators import BODY_SIZE, UNITS, size_bytes
 
 # Two, so that one serves while the other waits for the disk. More than 64 were never measured.
 MIN_WORKERS, MAX_WORKERS = 2, 64

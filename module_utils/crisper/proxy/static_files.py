@@ -5,7 +5,7 @@ Below the folder of the stack on the server:
     live/static/<release>/<path in image>   what nginx serves while the release does
     live/static/<release>.json              which of these files are the release's own
 
-nginx reaches a tree through the link that decides where requests go (crisper_upstream), so that a
+nginx reaches a tree through the link that decides where requests go (proxy.upstream), so that a
 release begins to serve with its files. A tree also holds the files of the other kept releases that
 the release has not: pages that were loaded before a deploy or a rollback find their own. Equal
 files of several trees are one file with several names (hard links).
@@ -22,8 +22,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from ansible.module_utils.crisper_files import make_folder
-from ansible.module_utils.crisper_upstream import Upstreams
+from ..files import make_folder
+from .upstream import Upstreams
 
 # Names that no release has: a tree that is being built, and one that it takes the place of.
 DRAFT, BROKEN = ".draft", ".broken"

@@ -1,7 +1,8 @@
 """The certificate of the front door: read, judged, made, put in place.
 
 Standard library, the command ``openssl``, and Python 3.8. Role ``tls`` also installs this file on
-the server, where an ACME client runs it after a renewal: ``crisper_tls.py <settings.json>``.
+the server, where an ACME client runs it after a renewal: ``python3 -m crisper.proxy.tls
+<settings.json>``.
 Everything that nginx reads is one file, ``front.pem`` (certificate, chain, key): it is replaced
 whole, so that certificate and key always fit each other.
 """
@@ -25,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 try:
-    from .crisper_capture import Captured, capture
-    from .crisper_lock import LockedError, take
+    from ..lock import LockedError, take
+    from ..process import Captured, capture
 except ImportError:  # in the folder of the hook, which is no package
-    from crisper_capture import Captured, capture
-    from crisper_lock import LockedError, take
+    from ..lock import LockedError, take
+    from ..process import Captured, capture
 
 FRONT = "front.pem"
 # How certificates that were made here are known again.
@@ -360,7 +361,7 @@ def between_deploys(root: Path, patience: float) -> Iterator[None]:
 
     A deploy trusts the certificates it knows, and would count an unknown one as failed requests.
     A renewal is worth more than such a count: after `patience` seconds it goes on nevertheless.
-    The two files are those of ``crisper_journal``.
+    The two files are those of ``crisper.journal``.
     """
     deadline = time.monotonic() + patience
     with contextlib.ExitStack() as stack:

@@ -5,7 +5,7 @@ Below nginx's live folder (``/etc/crisper`` in its container):
     serving -> upstreams/<release>
     upstreams/<release>/<service> -> <service>-<release>:<port>   a folder; its name is the address
     upstreams/<release>/<service>.probe                           how its replicas are asked
-    upstreams/<release>/static -> /srv/static/<release>           its files (crisper_static)
+    upstreams/<release>/static -> /srv/static/<release>           its files (proxy.static_files)
 
 nginx takes ``$realpath_root`` of ``serving/<service>`` for each request (templates/nginx), and its
 ``alias`` of static files leads through ``serving/static``, so that renaming ``serving`` moves all
@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.crisper_files import make_folder
+from ..files import make_folder
 
 LINK, FOLDER = "serving", "upstreams"
 # Where the container of nginx has the trees of static files, one for each release.

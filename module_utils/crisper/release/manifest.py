@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from ansible.module_utils.crisper_image_id import identity
+from ..images.identity import identity
 
 RELEASE_ID = re.compile(r"\d{8}t\d{6}z-[0-9a-f]{8}\Z")
 MANIFEST = "manifest.json"

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.crisper_files import sync_folder
-from ansible.module_utils.crisper_image_id import identity
-from ansible.module_utils.crisper_release import DRAFT, MANIFEST, RELEASE_ID, listing, to_prune
+from ..files import sync_folder
+from ..images.identity import identity
+from .manifest import DRAFT, MANIFEST, RELEASE_ID, listing, to_prune
 
 UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
 

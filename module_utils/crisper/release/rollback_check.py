@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.crisper_data_version import DATABASES, find_misfits
-from ansible.module_utils.crisper_image_id import config_digest, identity
-from ansible.module_utils.crisper_kept import linked, manifests
-from ansible.module_utils.crisper_output import first_line
-from ansible.module_utils.crisper_release import (
+from ..database.versions import DATABASES, find_misfits
+from ..images.identity import config_digest, identity
+from ..output import first_line
+from .manifest import (
     irreversible_after,
     listing,
     previous,
     same_parts,
 )
+from .retention import linked, manifests
 
-UPGRADE = "upgrade.json"  # as crisper_upgrade has it
+UPGRADE = "upgrade.json"  # as database.upgrade has it
 Docker = Callable[..., tuple[int, str, str]]
 
 

@@ -6,10 +6,12 @@ import json
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils import crisper_busy, crisper_celery_probe, crisper_queue_head
-from ansible.module_utils.crisper_capture import capture
-from ansible.module_utils.crisper_ship import ERROR_WIDTH, parse, program
-from ansible.module_utils.crisper_text import printable
+from ..celery import busy
+from ..probes import inspect as celery_probe
+from ..probes import queue_head
+from ..process import capture
+from ..text import printable
+from .run import ERROR_WIDTH, parse, program
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -45,7 +47,7 @@ CANARY_OPTIONS: dict[str, Any] = {
 }
 
 
-SHIPPED = (crisper_busy, crisper_queue_head, crisper_celery_probe)
+SHIPPED = (busy, queue_head, celery_probe)
 
 
 def find_container(module: AnsibleModule) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """Runs Python sources inside a container, fed on standard input, and reads their JSON answer.
 
-Nothing is installed there: the sources become modules of ``python -``, importable by their own
-names, and one line after a marker on standard output is the answer.
+Nothing is installed there: the sources become modules of ``python -``, at the places that they
+have in this package, so that they import each other relatively, as everywhere.
+One line after a marker on standard output is the answer.
 """
 
 from __future__ import annotations
@@ -14,22 +15,34 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from ansible.module_utils import crisper_leftovers_probe, crisper_text
-from ansible.module_utils.crisper_capture import capture
-from ansible.module_utils.crisper_text import clean, printable, printable_lines
+from .. import text
+from ..probes import leftovers
+from ..process import capture
+from ..text import clean, printable, printable_lines
 
 MARKER = "CRISPER-SHIPPED-REPLY:"
 # What every program may import.
-ALWAYS = (crisper_text, crisper_leftovers_probe)
+ALWAYS = (text, leftovers)
+# This package as it was imported here, and as it is called in a container: an application may
+# have a package `crisper` of its own.
+PACKAGE, THERE = __name__.rpartition(".remote.")[0], "_crisper"
 # Characters of why nothing could be asked: an exception with the file and line that raised it.
 ERROR_WIDTH = 500
 # `exec`, not one concatenated file: every source keeps its __future__ line and its names.
 LOADER = """\
-import sys, types
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
+def add(name, is_package):
+    made = module_from_spec(ModuleSpec(name, None, is_package=is_package))
+    sys.modules[name] = made
+    parent, _, own = name.rpartition('.')
+    if parent:
+        setattr(sys.modules.get(parent) or add(parent, True), own, made)
+    return made
 sources = {sources!r}
 for name, text in sources:
-    sys.modules[name] = module = types.ModuleType(name)
-    exec(compile(text, name + '.py', 'exec'), module.__dict__)
+    exec(compile(text, name.replace('.', '/') + '.py', 'exec'), add(name, False).__dict__)
 sys.modules[{entry!r}].main({request!r}, {marker!r})
 """
 
@@ -43,10 +56,16 @@ class ShipError(RuntimeError):
         self.stderr = stderr
 
 
+def name_there(module: ModuleType) -> str:
+    """Return the name of a module in the container."""
+    name = module.__name__
+    return THERE + name[len(PACKAGE) :] if name.startswith(f"{PACKAGE}.") else name
+
+
 def program(modules: Iterable[ModuleType], request: Mapping[str, Any]) -> str:
     """Source that defines the modules and calls ``main(request, marker)`` of the last."""
     shipped = (*ALWAYS, *modules)
-    named = [(m.__name__.rpartition(".")[2], inspect.getsource(m)) for m in shipped]
+    named = [(name_there(m), inspect.getsource(m)) for m in shipped]
     return LOADER.format(sources=named, entry=named[-1][0], request=dict(request), marker=MARKER)
 
 

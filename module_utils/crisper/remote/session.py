@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from ansible.module_utils.crisper_capture import MOST, Tail
-from ansible.module_utils.crisper_ship import MARKER, ShipError, parse_line, program, trouble
-from ansible.module_utils.crisper_text import printable_lines
+from ..process import MOST, Tail
+from ..text import printable_lines
+from .run import MARKER, ShipError, parse_line, program, trouble
 
 # The program comes first on standard input, after its length; the requests follow it.
 BOOT = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())).decode())"

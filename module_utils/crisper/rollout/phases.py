@@ -11,14 +11,16 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ansible.module_utils.crisper_compose import Begun, Engine, Watch, shown
-from ansible.module_utils.crisper_controller import orphaned
-from ansible.module_utils.crisper_data_guard import DATA_SERVICES, find_problems
-from ansible.module_utils.crisper_diagnosis import Report, compose_error, describe
-from ansible.module_utils.crisper_firewall import networks_to_join
-from ansible.module_utils.crisper_journal import NotOwnerError, note
-from ansible.module_utils.crisper_output import last_lines
-from ansible.module_utils.crisper_rollout import (
+from ..controller import orphaned
+from ..docker.client import Begun, Engine, Watch, shown
+from ..docker.diagnosis import Report, compose_error, describe
+from ..host.data_guard import DATA_SERVICES, find_problems
+from ..host.firewall import networks_to_join
+from ..journal import NotOwnerError, note
+from ..output import last_lines
+from ..proxy.upstream import Upstreams, waiting_connections
+from ..remote.run import ShipError
+from .plan import (
     CREATE,
     KEEP,
     RECREATE,
@@ -31,9 +33,7 @@ from ansible.module_utils.crisper_rollout import (
     node_name,
     not_ready,
 )
-from ansible.module_utils.crisper_ship import ShipError
-from ansible.module_utils.crisper_upstream import Upstreams, waiting_connections
-from ansible.module_utils.crisper_workers import Workers, remedy
+from .workers import Workers, remedy
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ansible.module_utils.crisper_text import printable
+from ..text import printable
 
 KEEP, CREATE, ROLL, RECREATE, REMOVE = "keep", "create", "roll", "recreate", "remove"
 # web: start-first behind nginx. worker: start-first, drained by name. single: stop, then start.

@@ -6,16 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible.module_utils import (
-    crisper_busy,
-    crisper_celery_probe,
-    crisper_drain,
-    crisper_drain_probe,
-    crisper_queue_head,
-    crisper_rollout_probe,
-)
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible.module_utils.crisper_celery import (
+
+from ..celery import busy, drain
+from ..celery.judge import (
     MOST_FINDINGS,
     REMEDIES,
     SHAPES,
@@ -23,11 +17,15 @@ from ansible.module_utils.crisper_celery import (
     judge,
     told,
 )
-from ansible.module_utils.crisper_probe import CANARY_OPTIONS, EXPECT_OPTIONS
-from ansible.module_utils.crisper_session import Session
-from ansible.module_utils.crisper_shapes import ANY, EACH, like
-from ansible.module_utils.crisper_ship import ShipError
-from ansible.module_utils.crisper_text import listed
+from ..probes import drain as drain_probe
+from ..probes import inspect as celery_probe
+from ..probes import queue_head
+from ..probes import rollout as rollout_probe
+from ..remote.probe import CANARY_OPTIONS, EXPECT_OPTIONS
+from ..remote.run import ShipError
+from ..remote.session import Session
+from ..shapes import ANY, EACH, like
+from ..text import listed
 
 SPEC: dict[str, Any] = {
     "type": "dict",
@@ -43,8 +41,8 @@ SPEC: dict[str, Any] = {
     },
 }
 SHIPPED = (
-    *(crisper_busy, crisper_queue_head, crisper_celery_probe),
-    *(crisper_drain, crisper_drain_probe, crisper_rollout_probe),
+    *(busy, queue_head, celery_probe),
+    *(drain, drain_probe, rollout_probe),
 )
 # Polls of workers that leave: as M(celery_drain) has them.
 LEAVE = {"timeout": 30.0, "interval": 1.0, "reply_timeout": 2.0, "silent_after": 10.0}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -14,18 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 import pytest
 import redis
 from ansible.module_utils.testing import patch_module_args
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-sys.path[:0] = [str(HERE), str(ROOT / "library"), str(ROOT / "tests")]
-ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
-# What is shipped with every probe imports under its short name, as in a container.
-for name in ("crisper_text", "crisper_leftovers_probe"):
-    sys.modules[name] = importlib.import_module(f"ansible.module_utils.{name}")
+sys.path.insert(0, str(HERE))
 
 import celery_drain  # noqa: E402
 import stack_redis  # noqa: E402

@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ansible.module_utils import crisper_celery_probe
+from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
 from celery import Celery
 from lab import ROOT, until
 
@@ -151,9 +151,9 @@ def test_a_worker_is_not_asked_for_thousands_of_tasks_with_an_eta(worker, drain,
     app = Celery("reader", broker=os.environ["TEST_BROKER"], set_as_current=False)
     asked = {"methods": ["ping", "active", "scheduled"], "destination": ["old@a"]}
     asked |= {"timeout": 10, "everybody": False, "settle": 0.0}
-    assert set(crisper_celery_probe.inspect(app, asked)["replies"]) == {"ping", "active"}
+    assert set(celery_probe.inspect(app, asked)["replies"]) == {"ping", "active"}
     broker.delete("unacked")
-    replies = crisper_celery_probe.inspect(app, asked)["replies"]
+    replies = celery_probe.inspect(app, asked)["replies"]
     assert replies["scheduled"] == [{"old@a": []}]
 
 

@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 import celery_skew
 import pytest
-from ansible.module_utils import crisper_celery_probe, crisper_skew, crisper_skew_probe
+from ansible_collections.crisper.stack.plugins.module_utils.celery import skew as skew_module
+from ansible_collections.crisper.stack.plugins.module_utils.probes import skew as skew_probe
 from backlog import fill, message
 from celery import Celery
 from hostile_messages import RAWS, first_protocol, naive
@@ -115,11 +116,9 @@ def test_a_server_without_scripts_is_read_in_batches(skew, send, broker):
 
 
 @pytest.fixture
-def probe(broker, monkeypatch):
-    """The probe's modules by the names that they have in a container."""
-    for module in (crisper_celery_probe, crisper_skew, crisper_skew_probe):
-        monkeypatch.setitem(sys.modules, module.__name__.rpartition(".")[2], module)
-    return crisper_skew_probe
+def probe(broker):
+    """The probe, beside a broker."""
+    return skew_probe
 
 
 def test_the_server_counts_what_parsing_counts(probe, broker):
@@ -130,7 +129,7 @@ def test_the_server_counts_what_parsing_counts(probe, broker):
         broker.rpush("one", *raws)
         for tag, raw in enumerate(raws):
             broker.hset("unacked", tag, b"[" + raw + b', "", "one"]')
-        reader = probe.Reader(broker, crisper_skew.Tally())
+        reader = probe.Reader(broker, skew_module.Tally())
         reader.scripts = scripts
         probe.read_list(reader, "one", "one", len(raws), 60)
         assert reader.tally.reading() == naive(raws)
@@ -143,11 +142,11 @@ def test_the_server_counts_what_parsing_counts(probe, broker):
 
 
 def test_only_what_a_script_cannot_read_leaves_the_server(probe, broker, monkeypatch):
-    monkeypatch.setattr(crisper_skew, "OTHER_BYTES", 1000)
+    monkeypatch.setattr(skew_module, "OTHER_BYTES", 1000)
     plain = [json.dumps(message("nap")).encode()] * 40
     old = [json.dumps(first_protocol("gone", "x" * 300)).encode()] * 20
     broker.rpush("one", *plain, *old, *plain)
-    reader = probe.Reader(broker, crisper_skew.Tally())
+    reader = probe.Reader(broker, skew_module.Tally())
     probe.read_list(reader, "one", "one", 100, 60)
     assert reader.tally.waiting == {"one": {"nap": 80, "gone": 20}}
 

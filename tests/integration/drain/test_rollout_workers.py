@@ -9,8 +9,8 @@ import time
 from typing import Any
 
 import pytest
-from ansible.module_utils.crisper_ship import ShipError
-from ansible.module_utils.crisper_workers import Workers
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.workers import Workers
 from lab import until
 
 

@@ -9,8 +9,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_archive import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.archive import (
     BITS,
     LINK_OUT,
     LINK_TO_LINK,
@@ -20,6 +19,7 @@ from ansible.module_utils.crisper_backup_archive import (
     copy_safely,
     leads_inside,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -6,7 +6,8 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from ansible.module_utils.crisper_backup import (
+from ansible.template import trust_as_template
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import (
     FILES,
     SET_ID,
     BackupError,
@@ -23,7 +24,6 @@ from ansible.module_utils.crisper_backup import (
     to_expire,
     version_numbers,
 )
-from ansible.template import trust_as_template
 from hypothesis import given
 from hypothesis import strategies as st
 from rendering import ROOT, Inventory

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import crisper_backup_data as data
-from ansible.module_utils.crisper_backup import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as data
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 
 MIB = 1 << 20
 
@@ -213,5 +213,5 @@ def test_an_export_with_an_endless_line_is_refused(
 
 
 def test_the_timer_bounds_a_backup_as_a_whole() -> None:
-    unit = Path(__file__).resolve().parents[2] / "roles/backup/templates/service.j2"
+    unit = Path(__file__).resolve().parents[3] / "roles/backup/templates/service.j2"
     assert "\nMemoryMax=2G\n" in unit.read_text()

@@ -11,10 +11,20 @@ import tarfile
 
 import backup_set
 import pytest
-from ansible.module_utils import crisper_backup_data, crisper_backup_set, crisper_backup_timer
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_cipher import measured, opened, written
-from ansible.module_utils.crisper_backup_set import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as backup_data
+from ansible_collections.crisper.stack.plugins.module_utils.backup import set as backup_set_module
+from ansible_collections.crisper.stack.plugins.module_utils.backup import timer as backup_timer
+from ansible_collections.crisper.stack.plugins.module_utils.backup.cipher import (
+    measured,
+    opened,
+    written,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.backup.restore_mark import (
+    read_mark,
+    refusal,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.backup.set import (
     Settings,
     UntouchedError,
     check,
@@ -22,9 +32,12 @@ from ansible.module_utils.crisper_backup_set import (
     expire,
     make,
 )
-from ansible.module_utils.crisper_backup_signature import SIGNATURE, key_name, signed
-from ansible.module_utils.crisper_journal import Journal
-from ansible.module_utils.crisper_restore_mark import read_mark, refusal
+from ansible_collections.crisper.stack.plugins.module_utils.backup.signature import (
+    SIGNATURE,
+    key_name,
+    signed,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -47,9 +60,9 @@ def stack(tmp_path, monkeypatch):
     (tmp_path / "current").symlink_to(f"releases/{RELEASE}")
     (tmp_path / "secrets.json").write_text(json.dumps({"backup_signing_key": KEY}))
     monkeypatch.setattr(
-        crisper_backup_set, "services", lambda _: {"postgres": "p", "redis": "r", "qdrant": "q"}
+        backup_set_module, "services", lambda _: {"postgres": "p", "redis": "r", "qdrant": "q"}
     )
-    monkeypatch.setattr(crisper_backup_data.Docker, "version", lambda *_: "1.2.3")
+    monkeypatch.setattr(backup_data.Docker, "version", lambda *_: "1.2.3")
 
     def dump(service):
         def write(_docker, _container, target):
@@ -58,7 +71,7 @@ def stack(tmp_path, monkeypatch):
 
         return write
 
-    monkeypatch.setattr(crisper_backup_set, "DUMP", {n: dump(n) for n in crisper_backup_set.DUMP})
+    monkeypatch.setattr(backup_set_module, "DUMP", {n: dump(n) for n in backup_set_module.DUMP})
     return tmp_path
 
 
@@ -103,7 +116,7 @@ def test_what_fails_leaves_no_set_and_no_draft(stack, monkeypatch):
     def broken(*_):
         raise BackupError("no room")
 
-    monkeypatch.setitem(crisper_backup_set.DUMP, "qdrant", broken)
+    monkeypatch.setitem(backup_set_module.DUMP, "qdrant", broken)
     with pytest.raises(BackupError, match="no room"):
         make(settings(stack), quiet)
     assert list((stack / "backups").iterdir()) == []
@@ -200,7 +213,7 @@ def test_a_copy_lands_where_it_should_and_its_failure_is_told(stack, tmp_path, m
 # --- the timer ---
 def timer(stack, **changes):
     given = {"root": str(stack), "project": "demo", "who": "backup timer", "keep": 1, **changes}
-    return crisper_backup_timer.back_up(given, patience=0)
+    return backup_timer.back_up(given, patience=0)
 
 
 def test_the_timer_makes_a_set_and_gives_the_lock_back(stack):
@@ -225,7 +238,7 @@ def test_a_timer_that_fails_says_so_in_the_journal(stack, monkeypatch):
     def broken(*_):
         raise BackupError("no room")
 
-    monkeypatch.setitem(crisper_backup_set.DUMP, "redis", broken)
+    monkeypatch.setitem(backup_set_module.DUMP, "redis", broken)
     with pytest.raises(BackupError, match="no room"):
         timer(stack)
     assert Journal(stack, "x").entries()[-1]["result"] == "failed"
@@ -310,11 +323,11 @@ def test_an_export_of_qdrant_reads_back_as_it_was(collections):
     other = FakeQdrant({"left": {"request": {}, "indexes": {}, "points": []}})
     stream = io.BytesIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crisper_backup_data, "Qdrant", lambda *_: server)
-        told = crisper_backup_data.dump_qdrant(None, "", stream)
+        patch.setattr(backup_data, "Qdrant", lambda *_: server)
+        told = backup_data.dump_qdrant(None, "", stream)
         stream.seek(0)
-        patch.setattr(crisper_backup_data, "Qdrant", lambda *_: other)
-        crisper_backup_data.restore_qdrant(None, "", stream)
+        patch.setattr(backup_data, "Qdrant", lambda *_: other)
+        backup_data.restore_qdrant(None, "", stream)
     assert told == {"vectors": {name: len(points) for name, points in collections.items()}}
     assert other.collections == theirs
     assert other.aliases == server.aliases
@@ -324,11 +337,11 @@ def test_an_export_of_qdrant_that_breaks_off_is_told():
     server = FakeQdrant({"items": {"request": {}, "indexes": {}, "points": []}})
     stream = io.BytesIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crisper_backup_data, "Qdrant", lambda *_: server)
-        crisper_backup_data.dump_qdrant(None, "", stream)
+        patch.setattr(backup_data, "Qdrant", lambda *_: server)
+        backup_data.dump_qdrant(None, "", stream)
         half = io.BytesIO(stream.getvalue()[:-12])
         with pytest.raises((BackupError, EOFError)):
-            crisper_backup_data.restore_qdrant(None, "", half)
+            backup_data.restore_qdrant(None, "", half)
 
 
 def test_a_collection_is_made_again_with_what_was_set():
@@ -342,7 +355,7 @@ def test_a_collection_is_made_again_with_what_was_set():
             "strict_mode_config": {},
         }
     }
-    assert crisper_backup_data.collection_request(info) == {
+    assert backup_data.collection_request(info) == {
         "vectors": {"size": 2, "distance": "Dot"},
         "shard_number": 1,
         "hnsw_config": {"m": 16},
@@ -362,7 +375,7 @@ def test_a_collection_is_made_again_with_what_was_set():
     ],
 )
 def test_an_index_is_made_again_as_it_was(schema, request_):
-    assert crisper_backup_data.index_request(schema) == request_
+    assert backup_data.index_request(schema) == request_
 
 
 # --- whose set it is ---
@@ -450,8 +463,8 @@ def test_an_old_set_under_a_new_name_is_refused(stack, made):
 
 def test_parts_of_two_sets_are_not_mixed(stack, made, monkeypatch):
     """Both sets are this stack's, and each part has been signed with one of them."""
-    monkeypatch.setattr(crisper_backup_set, "set_id", lambda _: "20991231t000000z")
-    monkeypatch.setitem(crisper_backup_set.DUMP, "redis", lambda *_: _[2].write(b"now") and {})
+    monkeypatch.setattr(backup_set_module, "set_id", lambda _: "20991231t000000z")
+    monkeypatch.setitem(backup_set_module.DUMP, "redis", lambda *_: _[2].write(b"now") and {})
     newer = stack / "backups" / make(settings(stack), quiet)["set"]
     (newer / "redis.rdb").write_bytes((made / "redis.rdb").read_bytes())
     refused(stack, "redis.rdb has 5 bytes, 3 expected")
@@ -498,13 +511,13 @@ class Services:
         self.data = {}
         self.fails = {}
         self.oid = 1
-        monkeypatch.setattr(crisper_backup_set, "_restore", self.restore)
-        monkeypatch.setattr(crisper_backup_set, "_schema", lambda *_: str(self.oid))
-        monkeypatch.setattr(crisper_backup_data, "end_postgres_sessions", lambda *_: True)
-        monkeypatch.setattr(crisper_backup_data, "has_postgres_database", lambda *_: self.oid > 0)
-        monkeypatch.setattr(crisper_backup_data, "make_postgres_database", self.make_database)
+        monkeypatch.setattr(backup_set_module, "_restore", self.restore)
+        monkeypatch.setattr(backup_set_module, "_schema", lambda *_: str(self.oid))
+        monkeypatch.setattr(backup_data, "end_postgres_sessions", lambda *_: True)
+        monkeypatch.setattr(backup_data, "has_postgres_database", lambda *_: self.oid > 0)
+        monkeypatch.setattr(backup_data, "make_postgres_database", self.make_database)
         monkeypatch.setattr(
-            crisper_backup_set, "STATE", {"postgres": lambda *_: {"rows": {"t": self.rows}}}
+            backup_set_module, "STATE", {"postgres": lambda *_: {"rows": {"t": self.rows}}}
         )
         self.rows = 1
 
@@ -528,7 +541,7 @@ def data_services(monkeypatch):
 
 def put_back(stack, **changes):
     manifest = check(settings(stack), "")
-    return crisper_backup_set.restore(settings(stack, **changes), manifest, "", quiet)
+    return backup_set_module.restore(settings(stack, **changes), manifest, "", quiet)
 
 
 def test_a_restore_that_ends_leaves_no_mark(stack, made, data_services):
@@ -565,14 +578,14 @@ def test_a_full_disk_is_told_before_anything_is_replaced(stack, made, data_servi
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UntouchedError, match="No space left"):
-        crisper_backup_set.restore(settings(stack), manifest, "", quiet)
+        backup_set_module.restore(settings(stack), manifest, "", quiet)
     assert data_services.data == {}
     assert [path.name for path in stack.iterdir() if "restoring" in path.name] == []
 
 
 def test_a_database_that_may_have_been_replaced_is_not(stack, made, data_services, monkeypatch):
     data_services.fails["postgres"] = BackupError("the engine went away")
-    monkeypatch.setattr(crisper_backup_data, "end_postgres_sessions", lambda *_: False)
+    monkeypatch.setattr(backup_data, "end_postgres_sessions", lambda *_: False)
     with pytest.raises(BackupError, match="begun and not known to be whole") as caught:
         put_back(stack)
     assert not isinstance(caught.value, UntouchedError)
@@ -620,7 +633,7 @@ def test_a_mark_that_cannot_be_read_is_one_all_the_same(tmp_path, text):
 
 def test_what_a_killed_restore_left_is_put_in_order_and_told(stack, made, monkeypatch):
     """Regression: Redis, which the restore had stopped, kept every later restore from beginning."""
-    assert crisper_backup_set.clean_up(settings(stack), quiet) == []
+    assert backup_set_module.clean_up(settings(stack), quiet) == []
     manifest = {"id": RELEASE, "model": {"data_services": ["postgres", "redis"]}}
     (stack / "releases" / RELEASE / "manifest.json").write_text(json.dumps(manifest))
     (stack / "restoring.json").write_text(
@@ -637,8 +650,8 @@ def test_what_a_killed_restore_left_is_put_in_order_and_told(stack, made, monkey
             return "stopped\n" if "--all" in arguments else ""
         return "running\n" if arguments[0] == "ps" else ""
 
-    monkeypatch.setattr(crisper_backup_data.Docker, "run", run)
-    done = crisper_backup_set.clean_up(settings(stack), quiet)
+    monkeypatch.setattr(backup_data.Docker, "run", run)
+    done = backup_set_module.clean_up(settings(stack), quiet)
     assert "postgres: restored; redis: begun and not known to be whole" in done[0]
     assert done[1:] == [
         "2 container(s) of it are removed.",

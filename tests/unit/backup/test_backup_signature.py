@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_backup_signature import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.backup.signature import (
     MIN_KEY,
     OTHER_KEY,
     UNSIGNED,

@@ -22,12 +22,13 @@ from typing import Any
 import container_exec
 import nginx_probe
 import pytest
-from ansible.module_utils import crisper_backup_cipher, crisper_backup_room, crisper_https
-from ansible.module_utils import crisper_backup_data as data
-from ansible.module_utils.crisper_backup import BackupError
-from ansible.module_utils.crisper_capture import TAIL
-from ansible.module_utils.crisper_session import Session
-from ansible.module_utils.crisper_ship import ShipError
+from ansible_collections.crisper.stack.plugins.module_utils import http as https
+from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as data
+from ansible_collections.crisper.stack.plugins.module_utils.backup import cipher, free_space
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.process import TAIL
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
+from ansible_collections.crisper.stack.plugins.module_utils.remote.session import Session
 
 # Prints that many MiB to a stream, then ends with 3.
 FLOOD = (
@@ -183,26 +184,26 @@ def test_a_command_without_a_container_is_told(run_module: Any) -> None:
 def test_a_dump_ends_before_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crisper_backup_room, "STEP", 1 << 20)
+    monkeypatch.setattr(free_space, "STEP", 1 << 20)
     free = itertools.chain([5 << 30, 2 << 30], itertools.repeat(1 << 29))
     disk = SimpleNamespace(total=100 << 30)
     monkeypatch.setattr(
-        crisper_backup_room.shutil,
+        free_space.shutil,
         "disk_usage",
         lambda _: SimpleNamespace(total=disk.total, free=next(free)),
     )
     with (
         pytest.raises(BackupError, match=r"has 512 MiB left after 3 MiB .* 1024 MiB stay free"),
-        crisper_backup_cipher.written(tmp_path / "dump", "", "") as target,
+        cipher.written(tmp_path / "dump", "", "") as target,
     ):
         data.Docker().out_of("not dumped", ["cat", "/dev/zero"], target)
     assert (tmp_path / "dump").stat().st_size < 4 << 20
 
 
 def test_a_small_dump_is_never_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crisper_backup_room.shutil, "disk_usage", lambda _: pytest.fail("a look"))
+    monkeypatch.setattr(free_space.shutil, "disk_usage", lambda _: pytest.fail("a look"))
     with (
-        crisper_backup_cipher.written(tmp_path / "dump", "", "") as target,
+        cipher.written(tmp_path / "dump", "", "") as target,
         gzip.GzipFile(fileobj=target, mode="wb") as packed,
     ):
         packed.write(b"data" * 100_000)
@@ -298,7 +299,7 @@ def test_an_answer_that_is_cut_off_is_told() -> None:
 
 
 def test_a_page_without_an_end_is_no_more_than_a_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crisper_https, "MOST", 1 << 20)
+    monkeypatch.setattr(https, "MOST", 1 << 20)
     with answering(lambda _: ({}, itertools.repeat(os.urandom(1 << 16)))) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        assert crisper_https.get(connection, "/", {}) == (200, "")
+        assert https.get(connection, "/", {}) == (200, "")

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import crisper_backup_data as data
-from ansible.module_utils import crisper_backup_drill as drill
-from ansible.module_utils import crisper_throwaway as throwaway
-from ansible.module_utils import crisper_upgrade as upgrade
-from ansible.module_utils.crisper_backup_archive import Expected
-from ansible.module_utils.crisper_backup_set import Settings
+from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as data
+from ansible_collections.crisper.stack.plugins.module_utils.backup import drill, throwaway
+from ansible_collections.crisper.stack.plugins.module_utils.backup.archive import Expected
+from ansible_collections.crisper.stack.plugins.module_utils.backup.set import Settings
+from ansible_collections.crisper.stack.plugins.module_utils.database import upgrade
 
 RIGHTS = {"CHOWN", "DAC_OVERRIDE", "FOWNER"}
 # What the engine knows of a container of the stack.
@@ -116,7 +115,7 @@ def test_a_drill_gives_what_it_restores_no_network_and_no_rights(
 @pytest.mark.parametrize("user", ["", "0", "0:0", "root", "postgres", "999"])
 def test_a_service_without_a_user_of_its_own_gets_that_of_the_template(user: str) -> None:
     template = (
-        Path(__file__).resolve().parents[2] / "templates/docker-compose.prod.yml.j2"
+        Path(__file__).resolve().parents[3] / "templates/docker-compose.prod.yml.j2"
     ).read_text()
     for service, expected in throwaway.USERS.items():
         seen = {"Config": {"User": user}, "HostConfig": {"Memory": 1}, "Mounts": []}

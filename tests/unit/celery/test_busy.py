@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible.module_utils.crisper_busy import (
+from ansible_collections.crisper.stack.plugins.module_utils.celery.busy import (
     BUSY,
     FREE,
     MARGIN,

@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from ansible.module_utils import crisper_stack as stack
-from ansible.module_utils.crisper_celery_settings import settings_warnings
+from ansible_collections.crisper.stack.plugins.module_utils.celery.settings import settings_warnings
+from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
 from hypothesis import given
 from hypothesis import strategies as st
-from test_crisper_ledger import summary
-from test_crisper_stack import GOOD
-from test_verify_role import value
+from ledger_cases import summary
+from stack_values import GOOD
+from verify_role_cases import value
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
 NAME = "default@app-1-r-1"

@@ -6,11 +6,22 @@ import ast
 import base64
 import json
 import sys
+from pathlib import Path
 
 import pytest
-from ansible.module_utils import crisper_drain, crisper_ship, crisper_skew
-from ansible.module_utils.crisper_drain import Drain, Resume, next_pause
-from ansible.module_utils.crisper_skew import Tally, bound_queue, next_batch, task_name
+from ansible_collections.crisper.stack.plugins.module_utils.celery import drain, skew
+from ansible_collections.crisper.stack.plugins.module_utils.celery.drain import (
+    Drain,
+    Resume,
+    next_pause,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.celery.skew import (
+    Tally,
+    bound_queue,
+    next_batch,
+    task_name,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.remote import run as ship
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -167,7 +178,7 @@ def test_drained_means_that_the_last_two_looks_say_so(polls):
 
 @given(st.floats(0.05, 5))
 def test_polling_is_quick_first_and_never_slower_than_asked(longest):
-    pauses = [crisper_drain.FIRST_PAUSE]
+    pauses = [drain.FIRST_PAUSE]
     for _ in range(20):
         pauses.append(next_pause(pauses[-1], longest))
     assert pauses[0] < 0.05
@@ -193,13 +204,13 @@ def test_tasks_with_an_eta_are_asked_for_once():
 
 def test_too_many_held_messages_are_counted_by_the_broker():
     book = Drain(["w@a"], silent_after=10)
-    book.held = crisper_drain.MOST_HELD + 1
+    book.held = drain.MOST_HELD + 1
     assert not book.wants_scheduled()
     without = {**report(["one"], ["a"], ["b"])}
     del without["scheduled"]
     book.hear("w@a", without, 1.0, WALL)
     result = book.summary(WALL)
-    assert result["scheduled"] == crisper_drain.MOST_HELD - 1
+    assert result["scheduled"] == drain.MOST_HELD - 1
     assert result["nodes"]["w@a"]["scheduled"] is None
 
 
@@ -287,8 +298,8 @@ def test_bindings():
 @given(st.integers(0, 2000), st.integers(0, 10**9))
 def test_batches_are_bounded(size, length):
     batch = next_batch(size, length)
-    assert 1 <= batch <= crisper_skew.LARGEST_BATCH
-    assert not size or batch * (length / size) <= max(crisper_skew.BATCH_BYTES, length / size)
+    assert 1 <= batch <= skew.LARGEST_BATCH
+    assert not size or batch * (length / size) <= max(skew.BATCH_BYTES, length / size)
 
 
 # --- sources that travel -------------------------------------------------------------------
@@ -309,7 +320,7 @@ def test_sources_travel_and_answer(tmp_path):
     finally:
         sys.path.pop(0)
     nasty = {"text": "'''\"\\ \n {braces}", "none": None, "list": [1.5, True]}
-    answer = crisper_ship.run([sys.executable, "-"], [ship_a, ship_b], nasty, 20)
+    answer = ship.run([sys.executable, "-"], [ship_a, ship_b], nasty, 20)
     shown = {**nasty, "text": nasty["text"].replace("\n", "\\n")}
     assert answer == {"r": shown, "v": "ü", "sent": nasty["text"].encode().hex()}
 
@@ -327,7 +338,7 @@ def test_sources_travel_and_answer(tmp_path):
     ],
 )
 def test_what_a_failed_command_means(code, stderr, problem):
-    assert crisper_ship.trouble(code, stderr)[0] == problem
+    assert ship.trouble(code, stderr)[0] == problem
 
 
 def test_no_answer_is_an_error():
@@ -335,38 +346,32 @@ def test_no_answer_is_an_error():
         (["/bin/false"], "malformed_reply"),
         (["/nowhere/docker"], "docker_unavailable"),
     ):
-        with pytest.raises(crisper_ship.ShipError) as caught:
-            crisper_ship.run(command, [crisper_ship], {}, 5)
+        with pytest.raises(ship.ShipError) as caught:
+            ship.run(command, [ship], {}, 5)
         assert caught.value.problem == problem
-    with pytest.raises(crisper_ship.ShipError, match="within 1 s"):
-        crisper_ship.run(["sleep", "20"], [crisper_ship], {}, 1)
+    with pytest.raises(ship.ShipError, match="within 1 s"):
+        ship.run(["sleep", "20"], [ship], {}, 1)
 
 
-@pytest.mark.parametrize("reply", ["", "{", "[1]", "X" + crisper_ship.MARKER + "{}"])
+@pytest.mark.parametrize("reply", ["", "{", "[1]", "X" + ship.MARKER + "{}"])
 def test_half_an_answer_is_none(reply):
-    assert crisper_ship.parse(crisper_ship.MARKER * (reply[:1] != "X") + reply) is None
+    assert ship.parse(ship.MARKER * (reply[:1] != "X") + reply) is None
 
 
 # --- the modules ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "crisper_drain",
-        "crisper_drain_probe",
-        "crisper_health_probe",
-        "crisper_https",
-        "crisper_ledger",
-        "crisper_ledger_probe",
-        "crisper_skew",
-        "crisper_skew_probe",
-    ],
-)
-def test_shipped_sources_run_on_the_containers_older_python(source):
-    module = __import__(f"ansible.module_utils.{source}", fromlist=["x"])
-    with open(module.__file__, encoding="utf-8") as file:
-        ast.parse(file.read(), feature_version=(3, 8))
+PACKAGE = Path(__file__).parents[3] / "module_utils/crisper"
+SHIPPED = [
+    *sorted(PACKAGE.glob("probes/*.py")),
+    *(PACKAGE / f"{name}.py" for name in ("text", "http", "ledger/counts")),
+    *(PACKAGE / f"celery/{name}.py" for name in ("busy", "drain", "skew")),
+]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_sources_run_on_the_containers_older_python(path):
+    ast.parse(path.read_text(), feature_version=(3, 8))
 
 
 def test_wrong_arguments(run_module):

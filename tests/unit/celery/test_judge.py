@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import crisper_celery_probe as probe
-from ansible.module_utils.crisper_busy import Verdict
-from ansible.module_utils.crisper_celery import (
+from ansible_collections.crisper.stack.plugins.module_utils.celery.busy import Verdict
+from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import (
     REMEDIES,
     SHAPES,
     answers,
@@ -22,10 +21,11 @@ from ansible.module_utils.crisper_celery import (
     problem_of,
     told,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as probe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-FIXTURES = Path(__file__).parent / "fixtures" / "celery"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "celery"
 THREE = ["default@host1", "io@host1", "solo@host1"]
 MET: dict[str, Any] = {
     "nodes": THREE,

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from itertools import pairwise
 
 import celery_skew
 import deploy_ledger
 import pytest
-from ansible.module_utils import crisper_skew, crisper_skew_probe
-from ansible.module_utils.crisper_skew import Tally, ends_in_time, quick_name, shares, spread
+from ansible_collections.crisper.stack.plugins.module_utils.celery import skew as skew_module
+from ansible_collections.crisper.stack.plugins.module_utils.celery.skew import (
+    Tally,
+    ends_in_time,
+    quick_name,
+    shares,
+    spread,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.probes import skew as skew_probe
 from backlog import message
 from hostile_messages import RAWS, naive
 from hypothesis import given
@@ -70,7 +76,7 @@ def test_shares_of_the_time_are_for_all(lengths, last):
 
 
 def test_names_without_end_are_bounded(monkeypatch):
-    monkeypatch.setattr(crisper_skew, "MOST_NAMES", 3)
+    monkeypatch.setattr(skew_module, "MOST_NAMES", 3)
     tally = Tally()
     for number in range(10):
         tally.count("one", f"dynamic.{number}", 2)
@@ -93,8 +99,7 @@ class Queue:
         self.tally = Tally()
         self.client = self
         self.arrivals = 0  # with every window
-        monkeypatch.setattr(crisper_skew_probe.time, "monotonic", lambda: self.now)
-        monkeypatch.setitem(sys.modules, "crisper_skew", crisper_skew)
+        monkeypatch.setattr(skew_probe.time, "monotonic", lambda: self.now)
 
     def llen(self, key):
         return self.length
@@ -112,14 +117,14 @@ class Queue:
 def test_a_list_that_can_be_read_in_time_is_read_completely(monkeypatch, number):
     queue = Queue(monkeypatch, number)
     queue.arrivals = 3
-    crisper_skew_probe.read_list(queue, "one", "one", number, 60)
+    skew_probe.read_list(queue, "one", "one", number, 60)
     assert queue.seen >= set(range(number))
     assert queue.tally.partial == {}
 
 
 def test_of_a_longer_one_a_sample_is_read_and_told(monkeypatch):
     queue = Queue(monkeypatch, 100_000)
-    crisper_skew_probe.read_list(queue, "one", "one", 100_000, 40)
+    skew_probe.read_list(queue, "one", "one", 100_000, 40)
     assert queue.now <= 43  # the last window may end late
     part = queue.tally.partial["one"]
     assert (part["of"], part["read"]) == (100_000, len(queue.seen))
@@ -131,7 +136,7 @@ def test_of_a_longer_one_a_sample_is_read_and_told(monkeypatch):
 
 def test_a_short_list_is_complete_though_no_time_is_left(monkeypatch):
     queue = Queue(monkeypatch, 10)
-    crisper_skew_probe.read_list(queue, "one", "one", 10, 0.0)
+    skew_probe.read_list(queue, "one", "one", 10, 0.0)
     assert (len(queue.seen), queue.tally.partial) == (10, {})
 
 

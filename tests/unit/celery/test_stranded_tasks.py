@@ -5,18 +5,21 @@ from __future__ import annotations
 import base64
 import copy
 import json
-import sys
 import time
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import backlog
 import pytest
-from ansible.module_utils import crisper_stranded as stranded
-from ansible.module_utils import crisper_stranded_probe as stranded_probe
-from ansible.module_utils.crisper_celery import answered
-from ansible.module_utils.crisper_stranded import Answers, Judgement, Message
-from ansible.module_utils.crisper_stranded_probe import unix
+from ansible_collections.crisper.stack.plugins.module_utils.celery import stranded
+from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import answered
+from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
+    Answers,
+    Judgement,
+    Message,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
+from ansible_collections.crisper.stack.plugins.module_utils.probes.stranded import unix
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.transport.virtual import Message as Message_
@@ -200,7 +203,6 @@ def test_an_entry_that_cannot_be_read_stays_and_the_others_go_back(monkeypatch):
         decode_body=lambda body, _: base64.b64decode(body),
     )
     unacked.prefix, unacked.key, unacked.index, unacked.lease = "", "u", "i", "l"
-    monkeypatch.setitem(sys.modules, "crisper_stranded", stranded)
     messages = [Message(tag, [b"5.5", 0, 10, b"id", b"nap", b""]) for tag in raws]
     assert list(unacked.put_back(messages, time.monotonic() + 60)) == [2, 0, 5]
     assert moved == ["one", "two"]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import ansible.module_utils
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parents[2]
-ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
-from ansible.module_utils import crisper_backup_data as data  # noqa: E402
-from ansible.module_utils import crisper_database_roles as roles  # noqa: E402
-from ansible.module_utils.crisper_backup import BackupError  # noqa: E402
-from ansible.module_utils.crisper_database_roles import MOST, State, of_roles, shorten  # noqa: E402
+ROOT = Path(__file__).resolve().parents[3]
+from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as data  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.database import roles  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.database.roles import (  # noqa: E402
+    MOST,
+    State,
+    of_roles,
+    shorten,
+)
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1)
 
@@ -39,10 +42,10 @@ def test_every_superuser_session_is_pinned() -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {name: count for name, count in scripts.items() if count} == {
-        "module_utils/crisper_backup_data.py": 4,
-        "module_utils/crisper_database_roles.py": 1,
-        "module_utils/crisper_postgres_catalog.py": 1,
-        "module_utils/crisper_postgres_fresh.py": 1,  # in a new cluster
+        "module_utils/crisper/backup/backends.py": 4,
+        "module_utils/crisper/database/roles.py": 1,
+        "module_utils/crisper/database/catalog.py": 1,
+        "module_utils/crisper/database/fresh_cluster.py": 1,  # in a new cluster
     }
     for script in (data.ASK_POSTGRES, data.DUMP_POSTGRES, data.RESTORE_POSTGRES):
         assert script.startswith(data.FIND_SUPERUSER)

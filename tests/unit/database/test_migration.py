@@ -10,7 +10,7 @@ import database_migrate
 import pytest
 import release_hooks
 import stack_gate
-from ansible.module_utils.crisper_kept import prune
+from ansible_collections.crisper.stack.plugins.module_utils.release.retention import prune
 
 RELEASE = "20261120t221500z-1a2b3c4d"
 OWNER = {"id": "x", "who": "me", "controller": "here", "process": "1"}
@@ -70,7 +70,10 @@ def test_an_outcome_that_cannot_be_recorded_keeps_its_container(
     def refused(*_arguments: Any) -> None:
         raise OSError("read-only file system")
 
-    monkeypatch.setattr("ansible.module_utils.crisper_migration.annotate", refused)
+    monkeypatch.setattr(
+        "ansible_collections.crisper.stack.plugins.module_utils.database.migration.annotate",
+        refused,
+    )
     cli = client(tmp_path, LEFT, ExitCode=0)
     asked = {"state": "collected", "root": str(root), "project": "shop", "docker_cli": cli}
     answer = run_module(database_migrate, **asked)

@@ -5,15 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible.module_utils.crisper_command import (
-    Command,
-    Outcome,
-    boot_time,
-    parse_command,
-    parse_outcome,
-    unix_time,
-)
-from ansible.module_utils.crisper_migrate import (
+from ansible_collections.crisper.stack.plugins.module_utils.database.migration_plan import (
     BEGUN,
     DUMPING,
     STARTED,
@@ -29,7 +21,19 @@ from ansible.module_utils.crisper_migrate import (
     wants_dump,
     wants_migration,
 )
-from ansible.module_utils.crisper_release import irreversible_after, listing, to_prune
+from ansible_collections.crisper.stack.plugins.module_utils.docker.one_off import (
+    Command,
+    Outcome,
+    boot_time,
+    parse_command,
+    parse_outcome,
+    unix_time,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import (
+    irreversible_after,
+    listing,
+    to_prune,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

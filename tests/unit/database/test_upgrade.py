@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import crisper_upgrade as upgrade
-from ansible.module_utils.crisper_backup import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.database import upgrade
 
 FACTS = {"rows": {"public.items": 3}, "migration_head": ["8"]}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.crisper_data_version import (
+from ansible_collections.crisper.stack.plugins.module_utils.database.versions import (
     compare,
     find_misfits,
     image_version,

@@ -10,9 +10,10 @@ from typing import Any
 import database_identity
 import deploy_state
 import pytest
-from ansible.module_utils import crisper_deploy_state
-from ansible.module_utils.crisper_deploy_state import DeployState, find_missing
-from ansible.module_utils.crisper_failure_path import (
+from ansible_collections.crisper.stack.plugins.module_utils.deploy import (
+    state as deploy_state_module,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.failure_path import (
     database_words,
     deploy_outcome,
     go_on,
@@ -20,8 +21,12 @@ from ansible.module_utils.crisper_failure_path import (
     rollback_outcome,
     undo_wanted,
 )
-from ansible.module_utils.crisper_journal import Journal
-from ansible.module_utils.crisper_rollout import Container
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.state import (
+    DeployState,
+    find_missing,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.plan import Container
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -202,7 +207,7 @@ def test_the_server_says_who_has_the_lock_and_what_serves(
 def test_an_engine_that_does_not_answer_is_told(
     run_module: Any, stack: Path, tmp_path: Path, monkeypatch: Any, text: str, why: str
 ) -> None:
-    monkeypatch.setattr(crisper_deploy_state, "ENGINE_SECONDS", 0.2 if "sleep" in text else 10)
+    monkeypatch.setattr(deploy_state_module, "ENGINE_SECONDS", 0.2 if "sleep" in text else 10)
     cli = client(tmp_path, text)
     seen = run_module(deploy_state, root=str(stack), project="unit", docker_cli=cli, run_id="mine")
     assert (seen["locked"], seen["whole"]) == (True, False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import redis_refusals
-from ansible.module_utils.crisper_redis_refusals import (
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.redis_refusals import (
     MOST_COMMANDS,
     MOST_ENTRIES,
     UnreadableError,

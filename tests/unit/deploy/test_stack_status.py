@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import stack_status
-from ansible.module_utils.crisper_journal import Journal
-from ansible.module_utils.crisper_status import containers_of, last_run
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import (
+    containers_of,
+    last_run,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.crisper_celery import answered
-from ansible.module_utils.crisper_celery import told as findings_told
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import answered
+from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import (
+    told as findings_told,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ABSENT = (
     "/usr/local/bin/python: Error while finding module specification for 'crisper_worker.aside'"
     " (ModuleNotFoundError: No module named 'crisper_worker')"

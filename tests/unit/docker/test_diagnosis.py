@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible.module_utils.crisper_diagnosis import (
+from ansible_collections.crisper.stack.plugins.module_utils.docker.diagnosis import (
     compose_error,
     describe,
     find_remedies,
     health_words,
     report,
 )
-from ansible.module_utils.crisper_health_probe import ask, judge
+from ansible_collections.crisper.stack.plugins.module_utils.probes.health import ask, judge
 
 AOF = (
     "Bad file format reading the append only file appendonly.aof.1.incr.aof: make a backup of your"

@@ -4,7 +4,7 @@
 import dataclasses
 
 import pytest
-from ansible.module_utils import crisper_host as logic
+from ansible_collections.crisper.stack.plugins.module_utils.host import checks as logic
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -13,10 +13,13 @@ import container_users
 import pytest
 import volume_owner
 import yaml
-from ansible.module_utils import crisper_container_users as users
-from ansible.module_utils.crisper_container_users import Account, Process
 from ansible.module_utils.testing import patch_module_args
-from test_front_templates import rendered
+from ansible_collections.crisper.stack.plugins.module_utils.host import container_users as users
+from ansible_collections.crisper.stack.plugins.module_utils.host.container_users import (
+    Account,
+    Process,
+)
+from front_files import rendered
 
 KIM = Account("kim", 1000, 1000, "/bin/bash")
 # `docker compose config`, `volume inspect`, `compose run`, `ps`, `stop` and `start`, by a state in

@@ -12,9 +12,15 @@ from typing import Any
 import compose_rollout
 import data_guard
 import pytest
-from ansible.module_utils import crisper_data_guard as logic
-from ansible.module_utils.crisper_data_guard import Found, Mount, Proc, Process, judge
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.crisper.stack.plugins.module_utils.host import data_guard as logic
+from ansible_collections.crisper.stack.plugins.module_utils.host.data_guard import (
+    Found,
+    Mount,
+    Proc,
+    Process,
+    judge,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,26 +3,10 @@
 import contextlib
 
 import pytest
-from ansible.module_utils import crisper_engine as logic
+from ansible_collections.crisper.stack.plugins.module_utils.host import engine as logic
 from hypothesis import given
 from hypothesis import strategies as st
-
-# A key made for this test; gpg 2.2 --list-keys tells its fingerprint.
-KEY = b"""-----BEGIN PGP PUBLIC KEY BLOCK-----
-
-mDMEawDPYxYJKwYBBAHaRw8BAQdARfBTdLr8sbV1aw7gxcClQsZDTZzVauLt3O6U
-P1y79jy0HENyaXNwZXIgdGVzdCA8dEBleGFtcGxlLmNvbT6IkAQTFggAOBYhBMBs
-PotvWcHdo09SiyuouSNACwL5BQJrAM9jAhsDBQsJCAcCBhUKCQgLAgQWAgMBAh4B
-AheAAAoJECuouSNACwL5CLEBALQAfiwDRv6huQDp8zFBVoBuVb738uDckWGJ65fD
-DHy8AP4tvVtfLw2nGvxHCqK2du6A903i7S8ndWr6bVBWY2P1D7g4BGsAz2QSCisG
-AQQBl1UBBQEBB0DGCl0zTf3JCTAX2sbj+jDfaK4TGaZrTVikwvmqJGQMCAMBCAeI
-eAQYFggAIBYhBMBsPotvWcHdo09SiyuouSNACwL5BQJrAM9kAhsMAAoJECuouSNA
-CwL5ha8A/iA7dUqieaoLeagYVqJFsREkjzLVfpRg7+0vyz2PMKBnAPoCUP9Yk2fW
-UMjDAhlaGLRAZ9GFmiYjNa/GSyxcHIXSCg==
-=MMtz
------END PGP PUBLIC KEY BLOCK-----
-"""
-FINGERPRINT = "C06C3E8B6F59C1DDA34F528B2BA8B923400B02F9"
+from signing_key import FINGERPRINT, KEY
 
 
 @pytest.mark.parametrize(

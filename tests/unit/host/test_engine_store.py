@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import crisper_store as logic
-from ansible.module_utils.crisper_store import Endpoint, Held, Settings, Store, hiding, refusal
+from ansible_collections.crisper.stack.plugins.module_utils.host import engine_store as logic
+from ansible_collections.crisper.stack.plugins.module_utils.host.engine_store import (
+    Endpoint,
+    Held,
+    Settings,
+    Store,
+    hiding,
+    refusal,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

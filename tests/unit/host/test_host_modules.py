@@ -15,7 +15,7 @@ import host_check
 import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
-from test_crisper_engine import FINGERPRINT, KEY
+from signing_key import FINGERPRINT, KEY
 
 MODULES = [apt_key_pinned, docker_daemon_config, docker_engine_facts, host_check]
 

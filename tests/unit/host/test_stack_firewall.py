@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import stack_firewall
 import yaml
-from ansible.module_utils import crisper_firewall as firewall
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.crisper_stack import find_problems
+from ansible_collections.crisper.stack.plugins.module_utils.host import firewall
+from ansible_collections.crisper.stack.plugins.module_utils.model.build import find_problems
 from hypothesis import given
 from hypothesis import strategies as st
 from rendering import Inventory
-from test_crisper_stack import GOOD
+from stack_values import GOOD
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LOCAL = (ROOT / "inventories/local/group_vars/all/stack.yml").read_text()
 
 

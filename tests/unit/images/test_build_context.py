@@ -11,8 +11,8 @@ from typing import Any
 
 import build_context
 import pytest
-from ansible.module_utils import crisper_context as context
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.crisper.stack.plugins.module_utils.images import context
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import crisper_pins as pins
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from ansible_collections.crisper.stack.plugins.module_utils.images import digests as pins
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 REDIS, NGINX, APP = "docker.io/library/redis:8.0", "nginx:1.26", "r.example:5000/shop/app:1"
 BUILT = {"labels": {"crisper.platform": "redis"}}

@@ -12,11 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import crisper_image_id as logic
-from ansible.module_utils.crisper_image_id import config_digest, identity, same
-from ansible.module_utils.crisper_kept import prune
-from ansible.module_utils.crisper_put_back import Kept, known_images
-from ansible.module_utils.crisper_release import fingerprint, same_parts
+from ansible_collections.crisper.stack.plugins.module_utils.images import identity as logic
+from ansible_collections.crisper.stack.plugins.module_utils.images.identity import (
+    config_digest,
+    identity,
+    same,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import (
+    fingerprint,
+    same_parts,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.release.retention import prune
+from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import (
+    Kept,
+    known_images,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,8 +10,12 @@ from typing import Any
 
 import image_facts
 import pytest
-from ansible.module_utils import crisper_registry as registry
-from ansible.module_utils.crisper_registry import Answer, Registries, compare
+from ansible_collections.crisper.stack.plugins.module_utils.images import registry
+from ansible_collections.crisper.stack.plugins.module_utils.images.registry import (
+    Answer,
+    Registries,
+    compare,
+)
 
 DIGEST = "sha256:9e5ac54fb260293ecad4456f84c765be4169d3ca70c93bab516c793d667294a3"
 OTHER = "sha256:7c3c1c4e0a2b5d0f6f1d8e9a0b1c2d3e4f5061728394a5b6c7d8e9f001122334"

@@ -14,8 +14,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 import release_sbom
-from ansible.module_utils import crisper_sbom as sbom
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.crisper.stack.plugins.module_utils.images import sbom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from referencing import Registry, Resource

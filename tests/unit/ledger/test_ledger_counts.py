@@ -9,21 +9,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils import crisper_https, crisper_ledger
-from ansible.module_utils import crisper_ledger_probe as probe
-from ansible.module_utils.crisper_ledger import TIMED_OUT, Ledger, Requests
-from ansible.module_utils.crisper_verify import task_counts
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import task_counts
+from ansible_collections.crisper.stack.plugins.module_utils.ledger.counts import (
+    TIMED_OUT,
+    Ledger,
+    Requests,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.probes import ledger as probe
 from hypothesis import given
 from hypothesis import strategies as st
+from ledger_cases import summary
 
-ROOT = Path(__file__).resolve().parents[2]
 STATES = st.sampled_from(["STARTED", "SUCCESS", "FAILURE", "RETRY", "PENDING"])
 
 
@@ -80,7 +80,11 @@ def test_sentinels_that_no_worker_knows_are_told(looks, found, monkeypatch):
         limit = [{"w@a": ["health [rate_limit=1/h]"]}] if look.get("limited") else REGISTERED
         return {"replies": {**lists, "ping": ping, "registered": limit}}
 
-    monkeypatch.setitem(sys.modules, "crisper_celery_probe", SimpleNamespace(inspect=inspect))
+    monkeypatch.setitem(
+        sys.modules,
+        "ansible_collections.crisper.stack.plugins.module_utils.probes.inspect",
+        SimpleNamespace(inspect=inspect),
+    )
     monkeypatch.setattr(probe, "SETTLE", 0.0)
     sentinels = object.__new__(probe.Sentinels)
     sentinels.app, sentinels.request = None, {"task": "health"}
@@ -184,8 +188,6 @@ class Site(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site(monkeypatch):
-    monkeypatch.setitem(sys.modules, "crisper_https", crisper_https)
-    monkeypatch.setitem(sys.modules, "crisper_ledger", crisper_ledger)
     monkeypatch.setattr(probe, "TIMEOUT", 1)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
     server.daemon_threads = True
@@ -273,15 +275,6 @@ def test_a_site_that_is_gone_is_counted_by_kind(site):
 # --- the summary --------------------------------------------------------------------------------
 
 
-def summary(**values: Any) -> list[str]:
-    """The lines of a deploy's summary."""
-    text = (ROOT / "roles/finish/templates/summary.txt.j2").read_text()
-    known: dict[str, Any] = {"finish_release": {}, "finish_drained": {}, "finish_counted": {}}
-    known |= {"stack_secrets_generate": False, "finish_outcome": "new", **values}
-    templar = Templar(loader=DataLoader(), variables=known)
-    return templar.template(trust_as_template(text)).splitlines()
-
-
 def test_the_summary_tells_busy_pools():
     busy = {"queue": "default", "text": "busy: 2 of 2 processes run nap, oldest 14 min"}
     assert "Queue     default busy: 2 of 2 processes run nap, oldest 14 min" in summary(
@@ -356,10 +349,7 @@ class Head:
 @pytest.fixture
 def sentinels(monkeypatch):
     """Sentinels of a broker and a backend that the test plays."""
-    from ansible.module_utils import crisper_celery_probe, crisper_queue_head
 
-    monkeypatch.setitem(sys.modules, "crisper_celery_probe", crisper_celery_probe)
-    monkeypatch.setitem(sys.modules, "crisper_queue_head", crisper_queue_head)
     monkeypatch.setattr(probe, "listen", lambda *_: None)
     monkeypatch.setattr(probe, "SETTLE", 0.05)
     monkeypatch.setattr(probe, "STILL", 0.2)

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import release
 import stack_plan
-from ansible.module_utils.crisper_release import irreversible_after
+from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import (
+    irreversible_after,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SPEC = importlib.util.spec_from_file_location("crisper", ROOT / "plugins/filter/crisper.py")
 assert SPEC
 assert SPEC.loader

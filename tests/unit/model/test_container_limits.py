@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils import crisper_container_limits as limits
-from ansible.module_utils import crisper_stack as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model import container_limits as limits
+from front_files import rendered
 from hypothesis import given
 from hypothesis import strategies as st
-from test_crisper_stack import GOOD
-from test_front_templates import rendered
+from stack_values import GOOD
 
 EVERYTHING = {"mariadb_enabled": True}
 MIB = 1024**2

@@ -10,7 +10,6 @@ import json
 import math
 import re
 import subprocess
-from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,15 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from ansible.module_utils import crisper_forms as forms
-from ansible.module_utils import crisper_stack as stack
-from ansible.module_utils.crisper_entry import entry_model
-from ansible.module_utils.crisper_entry_resources import entry_resources
-from ansible.module_utils.crisper_redis_users import app_password
+from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model import validators as forms
+from ansible_collections.crisper.stack.plugins.module_utils.model.redis_users import app_password
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.entry import entry_model
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.resources import entry_resources
 from hostile_values import TEXTS, UNFIT, Unsafe, example, unsafe, written
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from nginx_directives import directives
 from rendering import ROOT, Inventory, outcome
 
 NAMED = {f"V{index}": text for index, text in enumerate(TEXTS) if len(text) < 10_000}
@@ -373,28 +373,6 @@ def redis_words(line: str) -> list[str]:
             )
         )
     return words
-
-
-def directives(text: str) -> Counter[tuple[str, ...]]:
-    """The directives of an nginx configuration, blocks included, as nginx splits it."""
-    token = re.compile(r"""\s+|\#[^\n]*|([;{}])|("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s;{}]+)""")
-    found: Counter[tuple[str, ...]] = Counter()
-    words: list[str] = []
-    depth = at = 0
-    while at < len(text):
-        match = token.match(text, at)
-        assert match, text[at:]
-        at = match.end()
-        if match[2]:
-            words.append(match[2])
-        elif match[1]:
-            depth += {"{": 1, "}": -1}.get(match[1], 0)
-            assert depth >= 0
-            assert bool(words) is (match[1] != "}")
-            found[(str(depth), *words)] += bool(words)
-            words = []
-    assert depth == 0
-    return +found
 
 
 def shape(compose: str) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from typing import Any
 
 import data_secrets
 import pytest
-from ansible.module_utils import crisper_redis_users as users
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.crisper.stack.plugins.module_utils.model import redis_users as users
 from hypothesis import given
 from hypothesis import strategies as st
-from test_crisper_stack import GOOD
+from stack_values import GOOD
 
 OLD = 'bind * -::*\nrequirepass "older"\nappendonly yes\n'
 LINE = users.app_user("secret", "crisper")

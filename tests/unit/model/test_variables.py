@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils.crisper_variables import (
+from ansible_collections.crisper.stack.plugins.module_utils.model.variables import (
     CONVERTED,
     key_problems,
     kind_problems,
@@ -24,7 +24,7 @@ from ansible.module_utils.crisper_variables import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MEANT = {
     "stack_http_prt": "stack_http_port",
     "stack_ap": "stack_app",

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.crisper_call import (
+from ansible_collections.crisper.stack.plugins.module_utils.playbook.call import (
     LOCKED,
     hosts_problem,
     inventory_problem,
@@ -17,7 +17,7 @@ from ansible.module_utils.crisper_call import (
     tag_problem,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PLAYBOOKS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "playbooks").glob("*.yml"))
 # A server that answers nothing: no call of these tests may contact one.
 SITE = """

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.module_utils.crisper_connection import Target, describe_connection_failure
+from ansible_collections.crisper.stack.plugins.module_utils.playbook.connection import (
+    Target,
+    describe_connection_failure,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HOST = Target("app-1", "192.0.2.7", "2222", "deployer")
 # As ssh 9.2 and sudo 1.9 print it through Ansible 2.19; the host's name and key changed.
 CHANGED = """Failed to connect to the host via ssh: @@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@

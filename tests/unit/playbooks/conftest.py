@@ -3,4 +3,5 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "stubs/module_utils"))
+UTILS = "stubs/collections/ansible_collections/crisper/stubs/plugins/module_utils"
+sys.path.insert(0, str(Path(__file__).resolve().parent / UTILS))

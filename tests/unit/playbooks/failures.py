@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.crisper_journal import last_host
+from ansible_collections.crisper.stack.plugins.module_utils.journal import last_host
 from harness import Host, Run, Site
 
 # Variables of a deploy in which every step has something to do.

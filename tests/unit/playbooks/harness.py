@@ -40,6 +40,7 @@ from stub_world import World
 
 HERE = Path(__file__).resolve().parent
 STUBS, ROOT = HERE / "stubs", HERE.parents[2]
+UTILS = STUBS / "collections/ansible_collections/crisper/stubs/plugins/module_utils"
 LONGEST = 120  # seconds of one run
 DIGEST = "sha256:" + "0" * 63
 EMPTY_ENGINE: dict[str, Any] = {
@@ -210,10 +211,9 @@ def settings() -> dict[str, str]:
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_HOME": home,
         "ANSIBLE_LIBRARY": f"{STUBS / 'library'}:{ROOT / 'library'}",
-        "ANSIBLE_MODULE_UTILS": f"{STUBS / 'module_utils'}:{ROOT / 'module_utils'}",
         "ANSIBLE_ACTION_PLUGINS": f"{STUBS / 'action'}:{ROOT / 'plugins/action'}",
         "ANSIBLE_CONNECTION_PLUGINS": str(STUBS / "connection"),
-        "ANSIBLE_COLLECTIONS_PATH": str(STUBS / "collections"),
+        "ANSIBLE_COLLECTIONS_PATH": f"{STUBS / 'collections'}:{ROOT / 'collections'}",
         "ANSIBLE_CALLBACK_PLUGINS": f"{STUBS / 'callback'}:{ROOT / 'plugins/callback'}",
         "ANSIBLE_CALLBACKS_ENABLED": "crisper_stages,crisper_payloads,warm",
         "ANSIBLE_NOCOLOR": "true",
@@ -232,7 +232,7 @@ class Site:
         self._write_inventory()
         (folder / "bin").mkdir()
         client = (STUBS / "bin/docker").read_text()
-        lines = [f"#!{sys.executable} -IS", f"STUBS = {str(STUBS / 'module_utils')!r}", client]
+        lines = [f"#!{sys.executable} -IS", f"STUBS = {str(UTILS)!r}", client]
         (folder / "bin/docker").write_text("\n".join(lines))
         (folder / "bin/docker").chmod(0o755)
         self.hosts = {}

@@ -11,7 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.crisper_debug import LONGEST, install, without_secrets
+from ansible_collections.crisper.stack.plugins.module_utils.playbook.debug import (
+    LONGEST,
+    install,
+    without_secrets,
+)
 from harness import ROOT, Site, settings, temporary_site
 
 GIVEN = "a-secret-of-the-tests"  # all secrets of the harness's inventory

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 SPEC = importlib.util.spec_from_file_location(
-    "crisper_images", Path(__file__).parents[2] / "plugins/filter/crisper_images.py"
+    "crisper_images", Path(__file__).parents[3] / "plugins/filter/crisper_images.py"
 )
 assert SPEC
 assert SPEC.loader

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from types import SimpleNamespace
 
 import pytest
-from ansible.module_utils import crisper_drain_probe
-from ansible.module_utils.crisper_drain import Drain
+from ansible_collections.crisper.stack.plugins.module_utils.celery.drain import Drain
+from ansible_collections.crisper.stack.plugins.module_utils.probes import drain as drain_probe
 
-Room = crisper_drain_probe.Room
+Room = drain_probe.Room
 NODE = "old@a"
 
 
@@ -79,23 +78,22 @@ class World:
 
 @pytest.fixture
 def drain(monkeypatch):
-    for name in ("crisper_celery_probe", "crisper_drain"):
-        module = importlib.import_module(f"ansible.module_utils.{name}")
-        monkeypatch.setitem(sys.modules, name, module)
-    probe = sys.modules["crisper_celery_probe"]
+    probe = importlib.import_module(
+        "ansible_collections.crisper.stack.plugins.module_utils.probes.inspect"
+    )
     monkeypatch.setattr(probe, "held", lambda _connection: 0)
     monkeypatch.setattr(
         probe, "read_reply", lambda message, _accept: (message.ticket, message.body)
     )
 
     def run(world, timeout=60.0, **options):
-        monkeypatch.setattr(crisper_drain_probe, "time", world)
-        monkeypatch.setattr(crisper_drain_probe, "Room", lambda app, t: world.open(app, t))
+        monkeypatch.setattr(drain_probe, "time", world)
+        monkeypatch.setattr(drain_probe, "Room", lambda app, t: world.open(app, t))
         request = {"command": "drain", "look_only": False, "timeout": timeout, "interval": 1.0}
         request |= {"reply_timeout": 1.0, **options}
         book = Drain([NODE], silent_after=5.0, now=world.now)
         app = SimpleNamespace(connection=lambda: SimpleNamespace(connection_errors=()))
-        crisper_drain_probe.converge(app, request, book)
+        drain_probe.converge(app, request, book)
         return book.summary(world.now)
 
     return run

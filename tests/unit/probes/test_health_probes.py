@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils import crisper_health_probe as health_probe
-from ansible.module_utils.crisper_diagnosis import find_remedies
+from ansible_collections.crisper.stack.plugins.module_utils.docker.diagnosis import find_remedies
+from ansible_collections.crisper.stack.plugins.module_utils.probes import health as health_probe
+from front_files import rendered
 from hypothesis import given
 from hypothesis import strategies as st
-from test_front_templates import rendered
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 VARIABLES = yaml.safe_load((ROOT / "roles/release/vars/main.yml").read_text())
-HEALTH = (ROOT / "module_utils/crisper_health_probe.py").read_text()
+HEALTH = (ROOT / "module_utils/crisper/probes/health.py").read_text()
 
 
 def options() -> list[str]:

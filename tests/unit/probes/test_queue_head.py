@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 import redis
-from ansible.module_utils.crisper_queue_head import NEAREST, QueueHead, priority_of
+from ansible_collections.crisper.stack.plugins.module_utils.probes.queue_head import (
+    NEAREST,
+    QueueHead,
+    priority_of,
+)
 from celery import Celery
 from kombu import Queue
 

@@ -6,14 +6,14 @@ import re
 from typing import Any
 
 import pytest
-from ansible.module_utils import crisper_entry as entry
-from ansible.module_utils import crisper_stack as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.proxy import entry
 from entry_sites import generated_sites, site
+from front_files import blocks, nginx
 from hypothesis import given
 from hypothesis import strategies as st
-from test_crisper_stack import GOOD
-from test_front_templates import blocks, nginx
-from test_hostile_inventory import directives
+from nginx_directives import directives
+from stack_values import GOOD
 
 
 def model(*locations: Any, **values: Any) -> dict[str, Any]:

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import crisper_entry_guard as guard
-from ansible.module_utils import crisper_pass
-from ansible.module_utils import crisper_stack as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.proxy import guard, maintenance_pass
 from entry_sites import site
+from front_files import blocks, nginx
 from hypothesis import given
 from hypothesis import strategies as st
-from test_crisper_stack import GOOD
-from test_front_templates import blocks, nginx
+from stack_values import GOOD
 
 TOKEN = "t" * 43
 TRUSTED = {"stack_trusted_proxies": ["10.0.0.0/8"]}
@@ -383,16 +382,16 @@ def test_slow_clients_are_cut_off():
 
 def test_nginx_knows_the_token_by_the_name_of_a_file(tmp_path: Path) -> None:
     secrets = tmp_path / "secrets.json"
-    folder = tmp_path / crisper_pass.FOLDER
+    folder = tmp_path / maintenance_pass.FOLDER
     secrets.write_text(json.dumps({"maintenance_pass": TOKEN, "other": "x"}))
-    assert crisper_pass.place(tmp_path) is False  # nginx has no folder yet
+    assert maintenance_pass.place(tmp_path) is False  # nginx has no folder yet
     folder.parent.mkdir(parents=True)
-    assert crisper_pass.place(tmp_path) is True
+    assert maintenance_pass.place(tmp_path) is True
     assert [path.name for path in folder.iterdir()] == [TOKEN]
     assert folder.stat().st_mode & 0o777 == 0o711
-    assert crisper_pass.place(tmp_path) is False
+    assert maintenance_pass.place(tmp_path) is False
     secrets.write_text(json.dumps({"maintenance_pass": "n" * 43}))
-    assert crisper_pass.place(tmp_path) is True
+    assert maintenance_pass.place(tmp_path) is True
     assert [path.name for path in folder.iterdir()] == ["n" * 43]
 
 
@@ -401,7 +400,7 @@ def test_what_is_no_token_names_no_file(tmp_path: Path, token: Any) -> None:
     (tmp_path / "live/nginx").mkdir(parents=True)
     (tmp_path / "secrets.json").write_text(json.dumps({"maintenance_pass": token}))
     with pytest.raises(ValueError, match="remove it from the file"):
-        crisper_pass.place(tmp_path)
+        maintenance_pass.place(tmp_path)
     assert list((tmp_path / "live/nginx").iterdir()) == []
 
 
@@ -410,9 +409,9 @@ def test_a_stack_of_an_older_edition_has_no_token(tmp_path: Path, text: str | No
     (tmp_path / "live/nginx").mkdir(parents=True)
     if text:
         (tmp_path / "secrets.json").write_text(text)
-    assert crisper_pass.place(tmp_path) is False
+    assert maintenance_pass.place(tmp_path) is False
     # Its nginx lets every value pass, but no empty one.
-    assert crisper_pass.header_value("") == "verify"
+    assert maintenance_pass.header_value("") == "verify"
 
 
 @pytest.mark.parametrize(

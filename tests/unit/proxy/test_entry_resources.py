@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils import crisper_entry_resources as entry
-from ansible.module_utils import crisper_stack as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.proxy import resources as entry
+from front_files import nginx, rendered
 from hypothesis import given
 from hypothesis import strategies as st
-from test_crisper_stack import GOOD
-from test_front_templates import nginx, rendered
+from stack_values import GOOD
 
 CPUS = st.one_of(st.integers(1, 4096), st.floats(0.01, 4096), st.sampled_from(["0.5", "2"]))
 

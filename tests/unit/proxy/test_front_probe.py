@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import front_probe
 import nginx_probe
 import pytest
-from ansible.module_utils.crisper_verify import (
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import (
     entry_request,
     http_finding,
     inner_answers,

@@ -6,11 +6,11 @@ import time
 from typing import Any
 
 import pytest
-from ansible.module_utils import crisper_public as public
-from ansible.module_utils import crisper_stack as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.proxy import public_url as public
 from hypothesis import given
 from hypothesis import strategies as st
-from test_crisper_stack import GOOD, OWN
+from stack_values import GOOD, OWN
 
 
 def site(web: dict[str, Any] | None = None, **values: Any) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import static_files
-from ansible.module_utils.crisper_static import StaticFiles
-from ansible.module_utils.crisper_upstream import Upstreams
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.static_files import StaticFiles
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import Upstreams
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

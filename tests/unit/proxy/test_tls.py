@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import front_certificate
 import pytest
-from ansible.module_utils import crisper_tls as tls
+from ansible_collections.crisper.stack.plugins.module_utils.proxy import tls
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -372,8 +373,9 @@ def hook(tmp_path, acme, reload, **more):
         **more,
     }
     (tmp_path / "settings.json").write_text(json.dumps(settings_))
-    command = [sys.executable, tls.__file__, str(tmp_path / "settings.json")]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "crisper.proxy.tls", str(tmp_path / "settings.json")]
+    env = {**os.environ, "PYTHONPATH": str(Path(tls.__file__).resolve().parents[2])}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
 def test_the_hook_takes_what_the_client_brought_and_nginx_reads_it(run_module, tmp_path, acme):

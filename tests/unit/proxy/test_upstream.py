@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.crisper_upstream import (
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import (
     Upstreams,
     accept_queue,
     probe_line,

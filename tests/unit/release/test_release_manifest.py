@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from ansible.module_utils import crisper_release as release
-from ansible.module_utils import crisper_stack as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.release import manifest as release
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 import release
 import stack_secrets
-from ansible.module_utils import crisper_pass
-from ansible.module_utils.crisper_journal import Journal
-from ansible.module_utils.crisper_release import RELEASE_ID
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal
+from ansible_collections.crisper.stack.plugins.module_utils.proxy import maintenance_pass
+from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import RELEASE_ID
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 COMPOSE = "services:\n  app:\n    image: none\n    env_file: [.env.prod]\n"
 SENTINEL = "sentinel-secret-8c1f"
 
@@ -409,7 +409,7 @@ def test_given_secrets_win_and_come_to_the_templates_as_they_are(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen.pop("made") != seen.pop("empty")
-    assert crisper_pass.TOKEN.match(seen.pop("maintenance_pass"))
+    assert maintenance_pass.TOKEN.match(seen.pop("maintenance_pass"))
     assert seen == {"given": SENTINEL, "short": "e", "old": "kept"}
     assert json.loads((tmp_path / "secrets.json").read_text()).keys() == {
         *("old", "given", "made", "empty", "maintenance_pass")
@@ -455,7 +455,7 @@ def test_files_are_never_readable_by_others_while_written(run, tmp_path):
 
 
 def test_the_token_of_the_maintenance_page_is_in_place_with_the_release(run, tmp_path):
-    secrets, passes = tmp_path / "secrets.json", tmp_path / crisper_pass.FOLDER
+    secrets, passes = tmp_path / "secrets.json", tmp_path / maintenance_pass.FOLDER
     secrets.write_text(json.dumps({"maintenance_pass": "a" * 43}))
     run(release, check=True, **arguments(tmp_path))
     assert not passes.exists()

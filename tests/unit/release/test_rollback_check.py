@@ -11,8 +11,12 @@ from typing import Any
 import kept_releases
 import pytest
 import release
-from ansible.module_utils.crisper_journal import Journal
-from ansible.module_utils.crisper_put_back import Kept, damaged, known_images
+from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal
+from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import (
+    Kept,
+    damaged,
+    known_images,
+)
 
 OLD, NEW = "20261120t221500z-1a2b3c4d", "20261121t221500z-5e6f7a8b"
 BACKEND, REDIS = "sha256:" + "1" * 64, "sha256:" + "2" * 64

@@ -10,9 +10,9 @@ from typing import Any
 
 import compose_rollout
 import pytest
-from ansible.module_utils import crisper_rollout_phases as acts
+from ansible_collections.crisper.stack.plugins.module_utils.rollout import phases as acts
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SERVICES = {
     "celery-worker": {"kind": "worker", "replicas": 1},
     "celery-beat": {"kind": "single", "replicas": 1},
@@ -359,15 +359,13 @@ def test_workers_cannot_be_asked_without_saying_how(
 def test_nothing_is_begun_for_a_controller_that_is_gone(tmp_path: Path, listening: bool) -> None:
     program = """
 import sys, time
-sys.path[:0] = sys.argv[1:2]
-import ansible.module_utils
-ansible.module_utils.__path__.append(sys.argv[2])
-import ansible.module_utils.crisper_rollout_phases
+sys.path[:0] = sys.argv[1:3]
+from ansible_collections.crisper.stack.plugins.module_utils.rollout import phases
 sys.stdin.readline()
-open(sys.argv[3], "w").write(str(ansible.module_utils.crisper_rollout_phases.orphaned()))
+open(sys.argv[3], "w").write(str(phases.orphaned()))
 """
     told = tmp_path / "told"
-    paths = [str(ROOT / "library"), str(ROOT / "module_utils"), str(told)]
+    paths = [str(ROOT / "library"), str(ROOT / "collections"), str(told)]
     process = subprocess.Popen(
         [sys.executable, "-c", program, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

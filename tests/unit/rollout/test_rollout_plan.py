@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ansible.module_utils import crisper_rollout as rollout
+from ansible_collections.crisper.stack.plugins.module_utils.rollout import plan as rollout
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import compose_rollout
 import pytest
-from ansible.module_utils import crisper_rollout_phases as phases
-from ansible.module_utils.crisper_upstream import Upstreams
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import Upstreams
+from ansible_collections.crisper.stack.plugins.module_utils.rollout import phases
 
 SERVICES = {
     "nginx": {"kind": "fixed"},

@@ -7,13 +7,15 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.plugins.action import ActionBase
 
 STUBS = Path(__file__).resolve().parents[1]
-ansible.module_utils.__path__.append(str(STUBS / "module_utils"))
 
-from ansible.module_utils.stub_world import KILL, UNREACHABLE, World
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_world import (
+    KILL,
+    UNREACHABLE,
+    World,
+)
 
 
 class ActionModule(ActionBase):

@@ -44,9 +44,12 @@ from ansible.plugins.connection import ConnectionBase
 
 STUBS = Path(__file__).resolve().parents[1]
 ROOT = STUBS.parents[3]
-ansible.module_utils.__path__.extend([str(ROOT / "module_utils"), str(STUBS / "module_utils")])
 
-from ansible.module_utils.stub_world import KILL, UNREACHABLE, World
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_world import (
+    KILL,
+    UNREACHABLE,
+    World,
+)
 
 PLACES = (STUBS / "library", ROOT / "library", Path(ansible.__file__).parent / "modules")
 COLLECTIONS = STUBS / "collections/ansible_collections"

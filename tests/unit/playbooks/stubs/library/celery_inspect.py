@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.module_utils.stub_module import Stub, stub
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import Stub, stub
 
 
 def act(module: Stub) -> dict[str, Any]:

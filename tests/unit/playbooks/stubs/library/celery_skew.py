@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ansible.module_utils.stub_module import stub
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import stub
 
 stub(
     "celery_skew",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.module_utils.crisper_journal import note
-from ansible.module_utils.crisper_stranded import deed, sentence
-from ansible.module_utils.stub_module import Stub, stub
+from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import deed, sentence
+from ansible_collections.crisper.stack.plugins.module_utils.journal import note
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import Stub, stub
 
 
 def act(module: Stub) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.module_utils.crisper_compose import shown
-from ansible.module_utils.crisper_journal import NotOwnerError, note
-from ansible.module_utils.crisper_rollout import (
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import shown
+from ansible_collections.crisper.stack.plugins.module_utils.journal import NotOwnerError, note
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.phases import orphaned
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.plan import (
     CREATE,
     KEEP,
     RECREATE,
@@ -17,8 +18,7 @@ from ansible.module_utils.crisper_rollout import (
     decide,
     node_name,
 )
-from ansible.module_utils.crisper_rollout_phases import orphaned
-from ansible.module_utils.stub_module import Stub, container
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import Stub, container
 
 
 class Rollout(Stub):

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.crisper_files import make_folder
-from ansible.module_utils.crisper_journal import note
-from ansible.module_utils.stub_module import Stub, stub
+from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
+from ansible_collections.crisper.stack.plugins.module_utils.journal import note
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import Stub, stub
 
 
 def act(module: Stub) -> dict[str, Any]:

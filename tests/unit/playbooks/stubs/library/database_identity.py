@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from ansible.module_utils.stub_module import Stub, stub
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import Stub, stub
 
 
 def act(module: Stub) -> dict[str, Any]:

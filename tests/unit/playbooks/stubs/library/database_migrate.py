@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ansible.module_utils import crisper_migration
-from ansible.module_utils.stub_module import LIBRARY
-from ansible.module_utils.stub_world import KILL, World
+from ansible_collections.crisper.stack.plugins.module_utils.database import migration
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import LIBRARY
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_world import KILL, World
 
 
 def dump(docker: Any, container: str, target: Any, name: str = "") -> dict[str, Any]:
@@ -17,10 +17,10 @@ def dump(docker: Any, container: str, target: Any, name: str = "") -> dict[str, 
         target.write(json.dumps(engine["database"]).encode())
     answer = world.point("database_migrate:dump")
     if answer and answer != KILL:
-        raise crisper_migration.BackupError(answer["msg"])
+        raise migration.BackupError(answer["msg"])
     return {}
 
 
-crisper_migration.dump_postgres = dump
-crisper_migration.end_sessions = lambda *_: None
+migration.dump_postgres = dump
+migration.end_sessions = lambda *_: None
 exec(compile((LIBRARY / "database_migrate.py").read_bytes(), "database_migrate", "exec"))

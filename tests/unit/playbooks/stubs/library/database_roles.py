@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ansible.module_utils.stub_module import stub
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import stub
 
 stub("database_roles", lambda _module: {"done": [], "moved": False, "postponed": "", "dangers": []})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.module_utils.stub_module import Stub, stub
-from ansible.module_utils.stub_world import image_id
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import Stub, stub
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_world import image_id
 
 
 def act(module: Stub) -> dict[str, Any]:

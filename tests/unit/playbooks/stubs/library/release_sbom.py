@@ -1,10 +1,10 @@
-"""Stub: nothing is listed; tests/unit/test_sbom.py is about the real one."""
+"""Stub: nothing is listed; tests/unit/images/test_sbom.py is about the real one."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ansible.module_utils.stub_module import Stub, stub
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import Stub, stub
 
 
 def act(module: Stub) -> dict[str, Any]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ansible.module_utils.stub_module import COMPOSE, Stub, container
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import (
+    COMPOSE,
+    Stub,
+    container,
+)
 
 
 def main() -> None:

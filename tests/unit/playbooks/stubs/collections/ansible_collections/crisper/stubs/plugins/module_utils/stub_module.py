@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 import yaml
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.stub_world import World
+from ansible_collections.crisper.stubs.plugins.module_utils.stub_world import World
 
-LIBRARY = Path(__file__).resolve().parents[5] / "library"
+LIBRARY = Path(__file__).resolve().parents[10] / "library"
 COMPOSE: dict[str, Any] = {
     "project_src": {"type": "path"},
     "project_name": {"type": "str"},

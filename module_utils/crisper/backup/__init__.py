@@ -1,0 +1,1 @@
+"""Backup sets: make, sign, encrypt, check, restore and rehearse them."""

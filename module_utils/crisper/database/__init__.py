@@ -1,0 +1,1 @@
+"""PostgreSQL and MariaDB: accounts, versions, migrations, upgrades."""

@@ -1,0 +1,1 @@
+"""The Docker client: containers of a stack, one-off containers, why one is not healthy."""

@@ -1,0 +1,1 @@
+"""The server below the containers: facts, checks, engine, firewall."""

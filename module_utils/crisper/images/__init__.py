@@ -1,0 +1,1 @@
+"""Images: build contexts, digests, registries, bills of materials."""

@@ -1,0 +1,1 @@
+"""The task ledger: what a deploy did to traffic and tasks."""

@@ -1,0 +1,1 @@
+"""From the operator's variables to the model of a stack that templates read."""

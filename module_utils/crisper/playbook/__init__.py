@@ -1,0 +1,1 @@
+"""How a playbook is called and connects; runs on the controller alone."""

@@ -1,0 +1,1 @@
+"""The entry point: nginx, its certificate, and what it serves."""

@@ -1,0 +1,1 @@
+"""Run the probes inside a container and read their answers."""

@@ -1,0 +1,1 @@
+"""Replace the containers of a stack: the plan, its phases, the workers."""
