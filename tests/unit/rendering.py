@@ -16,6 +16,9 @@ from ansible.plugins.loader import filter_loader, init_plugin_loader, lookup_loa
 from ansible.template import Templar, trust_as_template
 
 ROOT = Path(__file__).resolve().parents[2]
+# The applications of the scenarios, and what their inventories leave to whoever deploys them.
+APPS = ROOT / "tests/apps"
+GIVEN = "\nstack_secrets_generate: true\nawkward_backend_image: crisper/backend:src-0123456789ab\n"
 
 
 def load_package() -> None:

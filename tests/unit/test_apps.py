@@ -10,15 +10,12 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from rendering import Inventory
+from rendering import APPS, GIVEN, Inventory
 
-APPS = Path(__file__).resolve().parents[1] / "apps"
 sys.path[:0] = [str(APPS), str(APPS / "awkward")]
 import awkward  # noqa: E402
 import outside  # noqa: E402
 from outside import Outcome  # noqa: E402
-
-GIVEN = "\nstack_secrets_generate: true\nawkward_backend_image: crisper/backend:src-0123456789ab\n"
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from rendering import Inventory
-from test_apps import APPS, GIVEN
+from rendering import APPS, GIVEN, Inventory
 
 
 @pytest.mark.parametrize("file", ["channels/stack_app.yml", "awkward/on_reference.yml"])
