@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 from redis.exceptions import RedisError
 
+from crisper_worker.fork_guard import guard
 from crisper_worker.lease_store import Held, LeaseStore
 
 log = logging.getLogger(__name__)
@@ -96,10 +97,11 @@ class LeaseKeeper:
                 del self._unsaid[tag]
 
     def _repeat(self, round_: Callable[[], None], interval: float) -> None:
-        pause = threading.Event()
+        pause, talking = threading.Event(), guard()
         while not pause.wait(interval):
             try:
-                round_()
+                with talking:
+                    round_()
             except (RedisError, OSError) as error:
                 if self._calm_since is not None:
                     log.warning("leases: Redis does not answer: %s", error)

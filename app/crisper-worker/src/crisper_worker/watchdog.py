@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from crisper_worker.fork_guard import guard
+
 log = logging.getLogger(__name__)
 TURNS = 5  # rounds without a turn of the event loop, and it stands still
 
@@ -62,10 +64,11 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def _watch(self) -> None:
-        pause = threading.Event()
+        pause, talking = threading.Event(), guard()
         while not pause.wait(self.interval):
-            if self.ended():
-                return
+            with talking:
+                if self.ended():
+                    return
 
     def ended(self) -> bool:
         """One round; whether the worker is on its way out."""
