@@ -15,11 +15,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ..docker.exec import Docker
 from ..files import make_folder
 from ..process import capture_bytes
 from ..text import printable_lines
-from . import backends as data
 from .archive import LINK_TO_LINK, Expected, copy_safely
+from .backends import mariadb, postgres, psql, qdrant, redis, uploads
+from .backends.versions import service_version
 from .cipher import measured, opened, written
 from .manifest import (
     FILES,
@@ -53,21 +55,21 @@ from .signature import (
 
 SUMS = "SHA256SUMS"
 DUMP = {
-    "redis": data.dump_redis,
-    "postgres": data.dump_postgres,
-    "mariadb": data.dump_mariadb,
-    "qdrant": data.dump_qdrant,
-    "uploads": data.dump_uploads,
+    "redis": redis.dump_redis,
+    "postgres": postgres.dump_postgres,
+    "mariadb": mariadb.dump_mariadb,
+    "qdrant": qdrant.dump_qdrant,
+    "uploads": uploads.dump_uploads,
 }
 STATE = {
-    "postgres": data.postgres_state,
-    "mariadb": data.mariadb_state,
-    "qdrant": data.qdrant_state,
-    "uploads": data.uploads_state,
+    "postgres": postgres.postgres_state,
+    "mariadb": mariadb.mariadb_state,
+    "qdrant": qdrant.qdrant_state,
+    "uploads": uploads.uploads_state,
 }
 RESTORE = {
-    "mariadb": data.restore_mariadb,
-    "qdrant": data.restore_qdrant,
+    "mariadb": mariadb.restore_mariadb,
+    "qdrant": qdrant.restore_qdrant,
 }
 # What PostgreSQL knows the session of a restore by: one that outlived its module is ended by it.
 SESSION = "crisper-restore"
@@ -100,9 +102,9 @@ class Settings:
     key_file: str = ""
 
     @property
-    def docker(self) -> data.Docker:
+    def docker(self) -> Docker:
         """The Docker client."""
-        return data.Docker(self.docker_cli, self.timeout)
+        return Docker(self.docker_cli, self.timeout)
 
     @property
     def folder(self) -> Path:
@@ -211,7 +213,7 @@ def make(settings: Settings, note: Note) -> dict[str, Any]:
                 began = datetime.now(timezone.utc).isoformat(timespec="seconds")
                 with written(draft / file, settings.encryption, settings.recipient) as target:
                     facts = DUMP[service](settings.docker, running[service], target)
-                version = settings.docker.version(service, running[service])
+                version = service_version(settings.docker, service, running[service])
                 manifest["parts"][service] = {
                     **{"file": file, "version": version, "taken_at": began},
                     **facts,
@@ -448,10 +450,12 @@ def fits(settings: Settings, manifest: dict[str, Any]) -> None:
     """
     running = services(settings)
     docker = settings.docker
-    versions = {name: docker.version(name, container) for name, container in running.items()}
+    versions = {
+        name: service_version(docker, name, container) for name, container in running.items()
+    }
     problems = misfits(manifest, versions)
-    if "postgres" in running and data.has_postgres_database(docker, running["postgres"]):
-        head = data.postgres_state(docker, running["postgres"])["migration_head"]
+    if "postgres" in running and postgres.has_postgres_database(docker, running["postgres"]):
+        head = postgres.postgres_state(docker, running["postgres"])["migration_head"]
         release = current_release(settings.root)["id"]
         problems += newer_than_code(manifest, release, head)
     if problems:
@@ -468,7 +472,7 @@ def missing_database(settings: Settings) -> str:
         BackupError: PostgreSQL does not answer.
     """
     container = services(settings).get("postgres")
-    if not container or data.has_postgres_database(settings.docker, container):
+    if not container or postgres.has_postgres_database(settings.docker, container):
         return ""
     return (
         f"PostgreSQL of {settings.project} does not have the application's database: somebody with"
@@ -530,7 +534,7 @@ def restore(
     if "postgres" in manifest["parts"] and missing_database(settings):
         note("make the database")
         try:
-            data.make_postgres_database(settings.docker, running["postgres"])
+            postgres.make_postgres_database(settings.docker, running["postgres"])
         except BackupError as error:
             raise UntouchedError(str(error)) from error
         made = True
@@ -597,7 +601,7 @@ def _schema(settings: Settings, running: dict[str, str]) -> str:
     )
     with (
         contextlib.suppress(BackupError),
-        data.postgres_session(settings.docker, running["postgres"]) as session,
+        psql.postgres_session(settings.docker, running["postgres"]) as session,
     ):
         return "".join(session.ask(statement))
     return ""
@@ -606,7 +610,7 @@ def _schema(settings: Settings, running: dict[str, str]) -> str:
 def _same_schema(settings: Settings, running: dict[str, str], before: str) -> bool:
     """Return whether the database was not replaced; one that may still be is waited for."""
     try:
-        if not data.end_postgres_sessions(settings.docker, running["postgres"], [SESSION]):
+        if not psql.end_postgres_sessions(settings.docker, running["postgres"], [SESSION]):
             return False
     except BackupError:
         return False
@@ -628,11 +632,11 @@ def _restore(
             _restore_redis(docker, running["redis"], source, label(settings))
         elif service == "uploads":
             expected, container = Expected.of(part), running["uploads"]
-            left = data.restore_uploads(docker, container, source, expected, label(settings))
+            left = uploads.restore_uploads(docker, container, source, expected, label(settings))
             return {"left_out": left}
         elif service == "postgres":
             asked = (SESSION, extensions(part), str(part.get("version", "")))
-            data.restore_postgres(docker, running[service], source, *asked)
+            postgres.restore_postgres(docker, running[service], source, *asked)
         else:
             RESTORE[service](docker, running[service], source)
     return {}
@@ -644,13 +648,13 @@ def extensions(part: dict[str, Any]) -> list[str] | None:
     return [str(name) for name in listed if name != "*"] if isinstance(listed, list) else None
 
 
-def _restore_redis(docker: data.Docker, container: str, source: Any, mine: str) -> None:
+def _restore_redis(docker: Docker, container: str, source: Any, mine: str) -> None:
     """Stop Redis, give it the snapshot, start it and wait until it has read it."""
     seen = docker.inspect(container)
     volume = next(m["Name"] for m in seen["Mounts"] if m["Destination"] == "/data")
     docker.run("stop", container)
     try:
-        data.restore_redis(docker, seen["Image"], volume, source, mine)
+        redis.restore_redis(docker, seen["Image"], volume, source, mine)
     finally:
         docker.run("start", container)
-    data.redis_keys(docker, container)
+    redis.redis_keys(docker, container)

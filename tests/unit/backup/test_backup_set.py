@@ -11,9 +11,13 @@ import tarfile
 
 import backup_set
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as backup_data
 from ansible_collections.crisper.stack.plugins.module_utils.backup import set as backup_set_module
 from ansible_collections.crisper.stack.plugins.module_utils.backup import timer as backup_timer
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
+    postgres,
+    psql,
+    qdrant,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.backup.cipher import (
     measured,
     opened,
@@ -37,6 +41,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.signature imp
     key_name,
     signed,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.docker import exec as docker_exec
 from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal
 from hypothesis import given
 from hypothesis import settings as examples
@@ -62,7 +67,7 @@ def stack(tmp_path, monkeypatch):
     monkeypatch.setattr(
         backup_set_module, "services", lambda _: {"postgres": "p", "redis": "r", "qdrant": "q"}
     )
-    monkeypatch.setattr(backup_data.Docker, "version", lambda *_: "1.2.3")
+    monkeypatch.setattr(backup_set_module, "service_version", lambda *_: "1.2.3")
 
     def dump(service):
         def write(_docker, _container, target):
@@ -323,11 +328,11 @@ def test_an_export_of_qdrant_reads_back_as_it_was(collections):
     other = FakeQdrant({"left": {"request": {}, "indexes": {}, "points": []}})
     stream = io.BytesIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backup_data, "Qdrant", lambda *_: server)
-        told = backup_data.dump_qdrant(None, "", stream)
+        patch.setattr(qdrant, "Qdrant", lambda *_: server)
+        told = qdrant.dump_qdrant(None, "", stream)
         stream.seek(0)
-        patch.setattr(backup_data, "Qdrant", lambda *_: other)
-        backup_data.restore_qdrant(None, "", stream)
+        patch.setattr(qdrant, "Qdrant", lambda *_: other)
+        qdrant.restore_qdrant(None, "", stream)
     assert told == {"vectors": {name: len(points) for name, points in collections.items()}}
     assert other.collections == theirs
     assert other.aliases == server.aliases
@@ -337,11 +342,11 @@ def test_an_export_of_qdrant_that_breaks_off_is_told():
     server = FakeQdrant({"items": {"request": {}, "indexes": {}, "points": []}})
     stream = io.BytesIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backup_data, "Qdrant", lambda *_: server)
-        backup_data.dump_qdrant(None, "", stream)
+        patch.setattr(qdrant, "Qdrant", lambda *_: server)
+        qdrant.dump_qdrant(None, "", stream)
         half = io.BytesIO(stream.getvalue()[:-12])
         with pytest.raises((BackupError, EOFError)):
-            backup_data.restore_qdrant(None, "", half)
+            qdrant.restore_qdrant(None, "", half)
 
 
 def test_a_collection_is_made_again_with_what_was_set():
@@ -355,7 +360,7 @@ def test_a_collection_is_made_again_with_what_was_set():
             "strict_mode_config": {},
         }
     }
-    assert backup_data.collection_request(info) == {
+    assert qdrant.collection_request(info) == {
         "vectors": {"size": 2, "distance": "Dot"},
         "shard_number": 1,
         "hnsw_config": {"m": 16},
@@ -375,7 +380,7 @@ def test_a_collection_is_made_again_with_what_was_set():
     ],
 )
 def test_an_index_is_made_again_as_it_was(schema, request_):
-    assert backup_data.index_request(schema) == request_
+    assert qdrant.index_request(schema) == request_
 
 
 # --- whose set it is ---
@@ -513,9 +518,9 @@ class Services:
         self.oid = 1
         monkeypatch.setattr(backup_set_module, "_restore", self.restore)
         monkeypatch.setattr(backup_set_module, "_schema", lambda *_: str(self.oid))
-        monkeypatch.setattr(backup_data, "end_postgres_sessions", lambda *_: True)
-        monkeypatch.setattr(backup_data, "has_postgres_database", lambda *_: self.oid > 0)
-        monkeypatch.setattr(backup_data, "make_postgres_database", self.make_database)
+        monkeypatch.setattr(psql, "end_postgres_sessions", lambda *_: True)
+        monkeypatch.setattr(postgres, "has_postgres_database", lambda *_: self.oid > 0)
+        monkeypatch.setattr(postgres, "make_postgres_database", self.make_database)
         monkeypatch.setattr(
             backup_set_module, "STATE", {"postgres": lambda *_: {"rows": {"t": self.rows}}}
         )
@@ -585,7 +590,7 @@ def test_a_full_disk_is_told_before_anything_is_replaced(stack, made, data_servi
 
 def test_a_database_that_may_have_been_replaced_is_not(stack, made, data_services, monkeypatch):
     data_services.fails["postgres"] = BackupError("the engine went away")
-    monkeypatch.setattr(backup_data, "end_postgres_sessions", lambda *_: False)
+    monkeypatch.setattr(psql, "end_postgres_sessions", lambda *_: False)
     with pytest.raises(BackupError, match="begun and not known to be whole") as caught:
         put_back(stack)
     assert not isinstance(caught.value, UntouchedError)
@@ -650,7 +655,7 @@ def test_what_a_killed_restore_left_is_put_in_order_and_told(stack, made, monkey
             return "stopped\n" if "--all" in arguments else ""
         return "running\n" if arguments[0] == "ps" else ""
 
-    monkeypatch.setattr(backup_data.Docker, "run", run)
+    monkeypatch.setattr(docker_exec.Docker, "run", run)
     done = backup_set_module.clean_up(settings(stack), quiet)
     assert "postgres: restored; redis: begun and not known to be whole" in done[0]
     assert done[1:] == [
