@@ -16,12 +16,12 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql
     END_OF_ANSWER,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
-from ansible_collections.crisper.stack.plugins.module_utils.backup.set import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.restore import (
     SESSION,
-    Settings,
     _same_schema,
     _schema,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.backup.set import Settings
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 from postgres_server import running_postgres
 

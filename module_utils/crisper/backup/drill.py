@@ -17,7 +17,8 @@ from .archive import Expected
 from .backends import mariadb, postgres, qdrant, redis, uploads
 from .cipher import opened
 from .manifest import BackupError, differences
-from .set import Settings, extensions, services, told, without
+from .restore import extensions, without
+from .set import Settings, services, told
 from .throwaway import service_folder, service_options, service_user
 
 READY = {
