@@ -123,21 +123,31 @@ def check(
                 f"{strange}. Nothing was touched. If you know where the set comes from and trust"
                 " it, -e foreign=true takes it: its database dump is run as it is."
             )
-        tool = manifest["encryption"]
-        release = f"{RELEASE}{SUFFIXES[tool]}"
-        problems = damage(manifest, {name: _measured(folder / name) for name in manifest["files"]})
-        if release not in manifest["files"]:
-            problems.append(f"{release} is not listed")
-        if not problems:
-            with opened(folder / release, tool, identity) as stream:
-                json.load(stream)
-            problems += _archive_problems(folder, manifest, identity)
+        problems = _content_problems(folder, manifest, identity)
     if problems:
         raise BackupError(
             f"The set {folder.name} is damaged or was altered: {'; '.join(problems)}. Nothing was"
             " touched. Copy it anew, or choose another with -e backup=<set>."
         )
     return {**manifest, "path": str(folder), "foreign": strange}
+
+
+def _content_problems(folder: Path, manifest: dict[str, Any], identity: str) -> list[str]:
+    """Return what is wrong with the files of a set, by its manifest.
+
+    Raises:
+        BackupError: they cannot be decrypted.
+    """
+    tool = manifest["encryption"]
+    release = f"{RELEASE}{SUFFIXES[tool]}"
+    problems = damage(manifest, {name: _measured(folder / name) for name in manifest["files"]})
+    if release not in manifest["files"]:
+        problems.append(f"{release} is not listed")
+    if not problems:
+        with opened(folder / release, tool, identity) as stream:
+            json.load(stream)
+        problems += _archive_problems(folder, manifest, identity)
+    return problems
 
 
 def _measured(path: Path) -> tuple[int, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,59 +100,106 @@ def restore(
         BackupError: something was not restored, or is not what the manifest says. The mark stays.
     """
     running = services(settings)
-    made = False
-    if "postgres" in manifest["parts"] and missing_database(settings):
-        note("make the database")
-        try:
-            postgres.make_postgres_database(settings.docker, running["postgres"])
-        except BackupError as error:
-            raise UntouchedError(str(error)) from error
-        made = True
+    result: dict[str, Any] = {"left_out": {}}
+    result["database_made"] = _make_database(settings, running, manifest, note)
     parts = [service for service in RESTORE_ORDER if service in manifest["parts"]]
     # What a restore that was cut off had begun to replace is not as before.
     earlier = read_mark(settings.root)
     mark = Mark(settings.root, manifest["set"], str(manifest.get("made_at", "")), parts, earlier)
     first = parts[0] if parts and not earlier else ""
-    restored: dict[str, Any] = {"left_out": {}, "database_made": made}
     schema = _schema(settings, running) if first == "postgres" else ""
+    job = _Restore(settings, running, manifest, identity, mark, first, schema)
     try:
         for service in parts:
             note(f"restore {service}")
-            try:
-                with told(f"{service} was not restored"):
-                    mark.write(service, BEGUN)
-            except BackupError as error:  # a full disk
-                if service == first:
-                    raise UntouchedError(str(error)) from error
-                raise
-            try:
-                with told(f"{service} was not restored"):
-                    restored |= _restore(settings, running, manifest, identity, service)
-            except BackupError as error:
-                if service == first == "postgres" and _same_schema(settings, running, schema):
-                    mark.remove()
-                    raise UntouchedError(str(error)) from error
-                raise
-            with told(f"That {service} is restored cannot be written down"):
-                mark.write(service, RESTORED)
-        problems = [
-            f"{service}: {text}"
-            for service, state in STATE.items()
-            if service in parts
-            for text in differences(
-                without(manifest["parts"][service], restored["left_out"]),
-                state(settings.docker, running[service]),
-            )
-        ]
-        if problems:
-            raise BackupError(f"What was restored is not what the set says: {'; '.join(problems)}.")
+            result |= job.put_back(service)
+        job.compare(parts, result["left_out"])
     except UntouchedError:
         raise
     except BackupError as error:
         raise BackupError(f"{error} The data now: {parts_told(mark.content)}.") from error
     with told(f"That the restore has ended cannot be written down, remove {mark.path}"):
         mark.remove()
-    return restored
+    return result
+
+
+def _make_database(
+    settings: Settings, running: dict[str, str], manifest: dict[str, Any], note: Note
+) -> bool:
+    """Make the application's database where it is missing; return whether it was.
+
+    Raises:
+        UntouchedError: PostgreSQL refused.
+    """
+    if "postgres" not in manifest["parts"] or not missing_database(settings):
+        return False
+    note("make the database")
+    try:
+        postgres.make_postgres_database(settings.docker, running["postgres"])
+    except BackupError as error:
+        raise UntouchedError(str(error)) from error
+    return True
+
+
+@dataclass(frozen=True)
+class _Restore:
+    """One restore under way.
+
+    `first` is the part before which nothing was touched, empty after a restore that was cut off;
+    `schema` names the database as it was before, where that part is PostgreSQL.
+    """
+
+    settings: Settings
+    running: dict[str, str]
+    manifest: dict[str, Any]
+    identity: str
+    mark: Mark
+    first: str
+    schema: str
+
+    def put_back(self, service: str) -> dict[str, Any]:
+        """Restore one part, and write down that it is begun and ended; return what to tell of it.
+
+        Raises:
+            UntouchedError: nothing was restored.
+            BackupError: this part was not restored.
+        """
+        try:
+            with told(f"{service} was not restored"):
+                self.mark.write(service, BEGUN)
+        except BackupError as error:  # a full disk
+            if service == self.first:
+                raise UntouchedError(str(error)) from error
+            raise
+        try:
+            with told(f"{service} was not restored"):
+                result = _restore(
+                    self.settings, self.running, self.manifest, self.identity, service
+                )
+        except BackupError as error:
+            if service == self.first == "postgres" and _same_schema(
+                self.settings, self.running, self.schema
+            ):
+                self.mark.remove()
+                raise UntouchedError(str(error)) from error
+            raise
+        with told(f"That {service} is restored cannot be written down"):
+            self.mark.write(service, RESTORED)
+        return result
+
+    def compare(self, parts: list[str], left_out: dict[str, int]) -> None:
+        """Raise BackupError when the services do not have what the manifest says."""
+        problems = [
+            f"{service}: {text}"
+            for service, state in STATE.items()
+            if service in parts
+            for text in differences(
+                without(self.manifest["parts"][service], left_out),
+                state(self.settings.docker, self.running[service]),
+            )
+        ]
+        if problems:
+            raise BackupError(f"What was restored is not what the set says: {'; '.join(problems)}.")
 
 
 def without(part: dict[str, Any], left_out: dict[str, int]) -> dict[str, Any]:

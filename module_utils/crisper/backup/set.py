@@ -151,57 +151,76 @@ def make(settings: Settings, note: Note) -> dict[str, Any]:
     make_folder(settings.folder, 0o700)
     _forget_drafts(settings)
     release = current_release(settings.root)
-    suffix = SUFFIXES[settings.encryption]
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "set": name,
-        "stack": settings.project,
-        "host": settings.host,
-        "made_at": moment.isoformat(timespec="seconds"),
-        "made_by": settings.who,
-        "release": release["id"],
-        "encryption": settings.encryption,
-        "parts": {},
-        "files": {},
-    }
+    manifest = _empty_manifest(settings, moment, release["id"])
     with told(f"The set {name} could not be written"):
         draft.mkdir(mode=0o700)
         try:
-            for service, file in FILES.items():
-                if service not in running:
-                    continue
-                note(f"back up {service}")
-                file += suffix
-                began = datetime.now(timezone.utc).isoformat(timespec="seconds")
-                with written(draft / file, settings.encryption, settings.recipient) as target:
-                    facts = DUMP[service](settings.docker, running[service], target)
-                version = service_version(settings.docker, service, running[service])
-                manifest["parts"][service] = {
-                    **{"file": file, "version": version, "taken_at": began},
-                    **facts,
-                }
-            with written(
-                draft / f"{RELEASE}{suffix}", settings.encryption, settings.recipient
-            ) as target:
-                target.write(json.dumps(release, indent=2, sort_keys=True).encode() + b"\n")
-            for path in sorted(draft.iterdir()):
-                size, digest = measured(path) or (0, "")
-                manifest["files"][path.name] = {"bytes": size, "sha256": digest}
-            content = json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n"
-            with written(draft / MANIFEST, "", "") as target:
-                target.write(content)
-            with written(draft / SIGNATURE, "", "") as target:
-                target.write(signed(content, key))
-            with written(draft / SUMS, "", "") as target:
-                for path in sorted(draft.iterdir()):
-                    if path.name != SUMS:
-                        target.write(f"{measured(path)[1]}  {path.name}\n".encode())  # type: ignore[index]
+            manifest["parts"] = _write_parts(settings, running, draft, note)
+            _write_release(settings, release, draft)
+            _seal(draft, manifest, key)
             _sync(draft)
             draft.rename(final)
             _sync(settings.folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return {**manifest, "path": str(final)}
+
+
+def _empty_manifest(settings: Settings, moment: datetime, release: str) -> dict[str, Any]:
+    """Return the manifest of a set that is begun, without its parts and files."""
+    return {
+        "format": FORMAT,
+        "set": set_id(moment),
+        "stack": settings.project,
+        "host": settings.host,
+        "made_at": moment.isoformat(timespec="seconds"),
+        "made_by": settings.who,
+        "release": release,
+        "encryption": settings.encryption,
+        "parts": {},
+        "files": {},
+    }
+
+
+def _write_parts(
+    settings: Settings, running: dict[str, str], draft: Path, note: Note
+) -> dict[str, Any]:
+    """Write the data of each service into a draft; return the parts of the manifest."""
+    parts = {}
+    for service, name in FILES.items():
+        if service not in running:
+            continue
+        note(f"back up {service}")
+        file = name + SUFFIXES[settings.encryption]
+        began = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        with written(draft / file, settings.encryption, settings.recipient) as target:
+            facts = DUMP[service](settings.docker, running[service], target)
+        version = service_version(settings.docker, service, running[service])
+        parts[service] = {**{"file": file, "version": version, "taken_at": began}, **facts}
+    return parts
+
+
+def _write_release(settings: Settings, release: dict[str, Any], draft: Path) -> None:
+    """Write the manifest of the release that serves into a draft."""
+    path = draft / f"{RELEASE}{SUFFIXES[settings.encryption]}"
+    with written(path, settings.encryption, settings.recipient) as target:
+        target.write(json.dumps(release, indent=2, sort_keys=True).encode() + b"\n")
+
+
+def _seal(draft: Path, manifest: dict[str, Any], key: str) -> None:
+    """List the files of a draft in its manifest; write that, its signature and all checksums."""
+    for path in sorted(draft.iterdir()):
+        size, digest = measured(path) or (0, "")
+        manifest["files"][path.name] = {"bytes": size, "sha256": digest}
+    content = json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n"
+    with written(draft / MANIFEST, "", "") as target:
+        target.write(content)
+    with written(draft / SIGNATURE, "", "") as target:
+        target.write(signed(content, key))
+    with written(draft / SUMS, "", "") as target:
+        for path in sorted(draft.iterdir()):
+            if path.name != SUMS:
+                target.write(f"{measured(path)[1]}  {path.name}\n".encode())  # type: ignore[index]
 
 
 def signing_key(settings: Settings) -> str:

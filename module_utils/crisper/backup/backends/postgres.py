@@ -78,11 +78,7 @@ def _rows(session: Session) -> dict[str, int]:
         ]
         for name, columns in CATALOGS.items()
     }
-    smallest: dict[str, tuple[bool, int, str]] = {}
-    for line in session.ask(COLUMNS):
-        table, number, length, name = line.split("\t")
-        each = (int(length) < 0, int(number), name)
-        smallest[table] = min(smallest.get(table, each), each)
+    smallest = _smallest_columns(session)
     try:
         schemas = {number: unescape(name) for number, name in told["pg_namespace"]}
         tables = {
@@ -102,16 +98,33 @@ def _rows(session: Session) -> dict[str, int]:
     heirs: dict[str, list[str]] = {}
     for heir, parent in told["pg_inherits"]:
         heirs.setdefault(parent, []).append(heir)
-    counts = []
-    for number, (schema, name, _kind) in tables.items():
-        pending, below = [number], {number}
-        while pending:
-            for heir in heirs.get(pending.pop(), ()):
-                if heir not in below:
-                    below.add(heir)
-                    pending.append(heir)
-        counts.append(((schema, name), sum(own.get(each, 0) for each in below)))
-    return count_names(sorted(counts))
+    return count_names(
+        sorted(
+            ((schema, name), sum(own.get(each, 0) for each in _with_heirs(number, heirs)))
+            for number, (schema, name, _kind) in tables.items()
+        )
+    )
+
+
+def _smallest_columns(session: Session) -> dict[str, tuple[bool, int, str]]:
+    """Return of each table, by its number, the column that is the least to read."""
+    smallest: dict[str, tuple[bool, int, str]] = {}
+    for line in session.ask(COLUMNS):
+        table, number, length, name = line.split("\t")
+        each = (int(length) < 0, int(number), name)
+        smallest[table] = min(smallest.get(table, each), each)
+    return smallest
+
+
+def _with_heirs(number: str, heirs: dict[str, list[str]]) -> set[str]:
+    """Return a table and all partitions and heirs below it, each once."""
+    pending, below = [number], {number}
+    while pending:
+        for heir in heirs.get(pending.pop(), ()):
+            if heir not in below:
+                below.add(heir)
+                pending.append(heir)
+    return below
 
 
 def _count(session: Session, number: str, column: tuple[bool, int, str] | None) -> int:
@@ -227,12 +240,7 @@ def restore_postgres(
     try:
         with postgres_session(docker, container, name) as session:
             present, available, *_ = _extensions(session)
-        allowed = "true"
-        if extensions is not None:
-            allowed = allowed_extensions(extensions, present, available)
-        script = RESTORE_POSTGRES.replace("@allowed@", allowed)
-        script = script.replace("@trusted@", one_of(trusted_extensions(available)))
-        script = script.replace("@helper@", f"crisper_restore_{os.urandom(8).hex()}")
+        script = _restore_script(extensions, present, available)
         docker.into(what, docker.inside(container, script, **named(name)), source)
     except BackupError as error:
         why = str(error) if str(error).startswith(what) else f"{what}: {error}"
@@ -243,6 +251,16 @@ def restore_postgres(
             f"{problem}. The application's role restores, and the dump holds what only a superuser"
             " may make: docs/BACKUP.md says how to restore that by hand"
         ) from error
+
+
+def _restore_script(extensions: Sequence[str] | None, present: Rows, available: Rows) -> str:
+    """Return the script of one restore; see :func:`restore_postgres`, and allowed_extensions."""
+    allowed = "true"
+    if extensions is not None:
+        allowed = allowed_extensions(extensions, present, available)
+    script = RESTORE_POSTGRES.replace("@allowed@", allowed)
+    script = script.replace("@trusted@", one_of(trusted_extensions(available)))
+    return script.replace("@helper@", f"crisper_restore_{os.urandom(8).hex()}")
 
 
 def _versions(docker: Docker, container: str, made_by: str) -> str:

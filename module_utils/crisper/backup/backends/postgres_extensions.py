@@ -36,11 +36,8 @@ def find_hidden(
     made anything.
 
     Args:
-        extensions: rows of EXTENSIONS, as COPY writes them.
-        available: those of AVAILABLE.
-        members: those of MEMBERS.
-        relations: those of RELATIONS.
-        roles: those of ROLES.
+        extensions: rows of EXTENSIONS, as COPY writes them; the others are those of AVAILABLE,
+            MEMBERS, RELATIONS and ROLES.
 
     Returns:
         ``([name], [(kind, number, extension)])``, sorted; a kind as ``ALTER EXTENSION`` has it.
@@ -53,17 +50,17 @@ def find_hidden(
         dumped = {each for *_, config in extensions for each in re.findall(r"\d+", config)}
         free = {unescape(row[0]) for row in available if row[2] == "f"}
         super_users = {number for number, power in roles if power == "t"}
-        found = {number: (owner, kind) for number, owner, kind in relations}
+        # What the application may own and change, and no dump takes along.
+        found = {
+            number: KINDS[kind]
+            for number, owner, kind in relations
+            if kind in KINDS and owner not in super_users and number not in dumped
+        }
         hidden = [
-            (KINDS[found[number][1]], int(number), names[of])
+            (found[number], int(number), names[of])
             for number, of in members
             # What is gone meanwhile is in no answer.
-            if number in found
-            and of in names
-            and found[number][1] in KINDS
-            and found[number][0] not in super_users
-            and number not in dumped
-            and names[of] not in free
+            if number in found and of in names and names[of] not in free
         ]
     except (ValueError, IndexError) as error:
         raise BackupError(f"PostgreSQL's extensions cannot be read: {error}") from error

@@ -188,6 +188,52 @@ def qdrant_state(docker: Docker, container: str) -> dict[str, Any]:
     return {"vectors": counted}
 
 
+class _Circle:
+    """Notice an offset that comes again: it begins a circle.
+
+    One is remembered, at distances that double (Brent), so that memory and time stay small however
+    many pages there are.
+    """
+
+    def __init__(self) -> None:
+        self.remembered: Any = None
+        self.steps, self.distance = 0, 1
+
+    def closes(self, offset: Any) -> bool:
+        """Return whether an offset is the one that is remembered."""
+        return bool(offset == self.remembered)
+
+    def step(self, offset: Any) -> None:
+        """Count an offset, and remember it when its turn has come."""
+        self.steps += 1
+        if self.steps == self.distance:
+            self.remembered, self.steps, self.distance = offset, 0, 2 * self.distance
+
+
+def _page(qdrant: Qdrant, path: str, ask: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return one page of a collection; of large points `ask` gets a smaller limit.
+
+    Raises:
+        BackupError: a point alone is too large, and named.
+    """
+    while True:
+        try:
+            most = MOST_ANSWER if ask["limit"] == 1 else MOST_PAGE
+            page: dict[str, Any] = qdrant.ask("POST", path, ask, most=most)
+            return page
+        except TooLargeError as error:
+            if ask["limit"] > 1:
+                ask["limit"] //= 2
+                continue
+            bare = {**ask, "with_payload": False, "with_vector": False}
+            point = qdrant.ask("POST", path, bare)["points"][0]["id"]
+            raise BackupError(
+                f"The point {point!a} of the collection {name!a} has more than {MOST_ANSWER >> 20}"
+                " MiB with its vectors and payload, so Qdrant was not exported: keep what is that"
+                " large as a file or in the database, or delete the point"
+            ) from error
+
+
 def _pages(qdrant: Qdrant, name: str) -> Iterator[list[dict[str, Any]]]:
     """Return all points of a collection, page after page; of large points few at a time.
 
@@ -200,26 +246,11 @@ def _pages(qdrant: Qdrant, name: str) -> Iterator[list[dict[str, Any]]]:
         "Look at its log, and at the number of its points. A collection that really takes that"
         " long needs a higher backup_timeout"
     )
-    # An offset that comes again begins a circle: one is remembered, at distances that double
-    # (Brent), so that memory and time stay small however many pages there are.
-    remembered, steps, distance = None, 0, 1
+    circle = _Circle()
     # Few at first: Qdrant, which serves meanwhile, has the whole answer in its memory too.
     ask: dict[str, Any] = {"limit": 1, "with_payload": True, "with_vector": True}
     while True:
-        try:
-            most = MOST_ANSWER if ask["limit"] == 1 else MOST_PAGE
-            page = qdrant.ask("POST", path, ask, most=most)
-        except TooLargeError as error:
-            if ask["limit"] > 1:
-                ask["limit"] //= 2
-                continue
-            bare = {**ask, "with_payload": False, "with_vector": False}
-            point = qdrant.ask("POST", path, bare)["points"][0]["id"]
-            raise BackupError(
-                f"The point {point!a} of the collection {name!a} has more than {MOST_ANSWER >> 20}"
-                " MiB with its vectors and payload, so Qdrant was not exported: keep what is that"
-                " large as a file or in the database, or delete the point"
-            ) from error
+        page = _page(qdrant, path, ask, name)
         kept = ("id", "vector", "payload")
         points = [{key: point.get(key) for key in kept} for point in page["points"]]
         if points:
@@ -227,13 +258,13 @@ def _pages(qdrant: Qdrant, name: str) -> Iterator[list[dict[str, Any]]]:
         if page.get("next_page_offset") is None:
             return
         ask["offset"] = page["next_page_offset"]
-        if ask["offset"] == remembered:
-            raise BackupError(f"{ended}: after {remembered!a} it came to the same point. {remedy}")
+        if circle.closes(ask["offset"]):
+            raise BackupError(
+                f"{ended}: after {ask['offset']!a} it came to the same point. {remedy}"
+            )
         if time.monotonic() > qdrant.until:
             raise BackupError(f"{ended} within {qdrant.timeout} s (backup_timeout). {remedy}")
-        steps += 1
-        if steps == distance:
-            remembered, steps, distance = ask["offset"], 0, 2 * distance
+        circle.step(ask["offset"])
         # Also after a large one: that is no reason to ask for each small one alone.
         if qdrant.received < MOST_PAGE // 4:
             ask["limit"] = min(2 * ask["limit"], PAGE)
