@@ -187,23 +187,24 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.crisper.stack.plugins.module_utils.backup.check import check, fits
 from ansible_collections.crisper.stack.plugins.module_utils.backup.drill import drill
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import (
     SUFFIXES,
     BackupError,
     remote_warning,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.backup.set import (
-    Settings,
+from ansible_collections.crisper.stack.plugins.module_utils.backup.restore import (
     UntouchedError,
-    check,
     clean_up,
-    copy_away,
-    expire,
-    fits,
-    make,
     missing_database,
     restore,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.backup.set import (
+    Settings,
+    copy_away,
+    expire,
+    make,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,

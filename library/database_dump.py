@@ -64,15 +64,17 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
-    Docker,
-    end_postgres_sessions,
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.postgres import (
     restore_postgres,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql import (
+    end_postgres_sessions,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.database.migration import (
     RESTORE_SESSION,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
     NotOwnerError,

@@ -71,15 +71,17 @@ error:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.postgres_sql import (
     ASK_POSTGRES,
-    Docker,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql import (
     end_postgres_sessions,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.database.migration import (
     RESTORE_SESSION,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 
 # A restore drops the schema and makes it anew, so an empty database has another number too.
 # Each operator and function has arguments of exactly its types: nothing that a former superuser has

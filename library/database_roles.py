@@ -111,7 +111,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import Docker
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.database.mariadb_accounts import (
     find_excess,
@@ -123,6 +122,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.roles impor
     Roles,
     plan,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
     NotOwnerError,

@@ -65,7 +65,9 @@ import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import redis_script
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.redis import (
+    redis_script,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.redis_refusals import (
     MOST_BYTES,
     MOST_ENTRIES,

@@ -227,7 +227,6 @@ from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import Docker
 from ansible_collections.crisper.stack.plugins.module_utils.backup.restore_mark import (
     read_mark,
     refusal,
@@ -238,6 +237,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.migration i
 )
 from ansible_collections.crisper.stack.plugins.module_utils.database.migration_plan import REPLACING
 from ansible_collections.crisper.stack.plugins.module_utils.docker.client import Engine, shown
+from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 from ansible_collections.crisper.stack.plugins.module_utils.docker.one_off import (
     CommandError,
     Commands,

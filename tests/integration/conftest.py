@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import Docker  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker  # noqa: E402
 
 # docker exec --interactive [--env NAME=VALUE] <container> <command …>, run right here.
 DOCKER = f"""#!{sys.executable}

@@ -12,8 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as data
 from ansible_collections.crisper.stack.plugins.module_utils.backup import drill
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
+    postgres,
+    qdrant,
+    redis,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.backup.set import Settings
 
 PROJECT = f"crispertest-drill-{os.getpid()}"
@@ -83,7 +88,7 @@ def dump_of_redis(away: drill.Throwaway) -> io.BytesIO:
     away.ready("redis", container)
     docker("exec", container, "redis-cli", "set", "key", "value")
     stream = io.BytesIO()
-    data.dump_redis(away.docker, container, stream)
+    redis.dump_redis(away.docker, container, stream)
     away.remove()
     stream.seek(0)
     return stream
@@ -97,11 +102,11 @@ def restored_postgres(away: drill.Throwaway) -> dict:
     docker(*sql, "CREATE ROLE shop LOGIN")  # the application's, as a live stack has it
     docker(*sql, "CREATE TABLE items (id int); INSERT INTO items VALUES (1), (2)")
     stream = io.BytesIO()
-    data.dump_postgres(away.docker, container, stream)
+    postgres.dump_postgres(away.docker, container, stream)
     docker(*sql, "DROP TABLE items")
     stream.seek(0)
-    data.restore_postgres(away.docker, container, stream)
-    return data.postgres_state(away.docker, container)
+    postgres.restore_postgres(away.docker, container, stream)
+    return postgres.postgres_state(away.docker, container)
 
 
 @pytest.mark.parametrize(
@@ -137,12 +142,12 @@ def test_what_a_drill_restores_reaches_nothing(
 def test_a_qdrant_that_has_ended_is_told(away: drill.Throwaway) -> None:
     container = away.start("qdrant")
     docker("kill", container)
-    with pytest.raises(data.BackupError, match="Qdrant did not answer GET /collections"):
-        data.Qdrant(away.docker, container).names()
+    with pytest.raises(BackupError, match="Qdrant did not answer GET /collections"):
+        qdrant.Qdrant(away.docker, container).names()
 
 
 def test_a_database_that_ends_at_its_start_is_told_with_its_log(away: drill.Throwaway) -> None:
     """Not after three minutes."""
     container = away.start("redis", "redis-server", "--no-such-option", "yes")
-    with pytest.raises(data.BackupError, match=r"not ready \(exited\)(?s:.*)aborting"):
+    with pytest.raises(BackupError, match=r"not ready \(exited\)(?s:.*)aborting"):
         away.ready("redis", container)

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
-    Docker,
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.mariadb import (
     dump_mariadb,
     mariadb_state,
     restore_mariadb,
@@ -24,6 +23,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.mariadb_acc
     find_planted,
     remove_excess,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 
 NAME, PASSWORD = "shop_1", "p@ss'w\"rd"
 Sql = Callable[..., str]

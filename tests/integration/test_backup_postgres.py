@@ -7,20 +7,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
-    END_OF_ANSWER,
-    Docker,
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.postgres import (
     dump_postgres,
     postgres_state,
     restore_postgres,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql import (
+    END_OF_ANSWER,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
-from ansible_collections.crisper.stack.plugins.module_utils.backup.set import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.restore import (
     SESSION,
-    Settings,
     _same_schema,
     _schema,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.backup.set import Settings
+from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 from postgres_server import running_postgres
 
 NAME = "shop_1"

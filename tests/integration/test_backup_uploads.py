@@ -18,13 +18,12 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.archive impor
     PIPE,
     Expected,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.uploads import (
     RESTORE_UPLOADS,
-    Docker,
     Uploads,
-    _started,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker, started
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,7 +117,7 @@ def test_an_archive_that_breaks_off_changes_nothing(
         uploads(docker, back).restore(io.BytesIO(half), Expected.of(told))
     assert [path.name for path in back.iterdir()] == ["old"]
     # Nor when the module is killed that feeds it: then nobody but the script can see it.
-    with _started(uploads(docker, back)._command(SCRIPT, "rw"), stdin=subprocess.PIPE) as running:
+    with started(uploads(docker, back)._command(SCRIPT, "rw"), stdin=subprocess.PIPE) as running:
         running.stdin.write(half)
         running.stdin.close()
     assert running.returncode != 0

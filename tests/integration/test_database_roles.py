@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
-    ASK_POSTGRES,
-    Docker,
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.postgres import (
     dump_postgres,
-    end_postgres_sessions,
     has_postgres_database,
     make_postgres_database,
     postgres_state,
     restore_postgres,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.postgres_sql import (
+    ASK_POSTGRES,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql import (
+    end_postgres_sessions,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.database import roles as module
@@ -28,6 +31,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.roles impor
     matches,
     scram_verifier,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 from postgres_server import Server, running_postgres
 
 OWN, SECRET = "p@ss'w\"rd \\ 한국어", "superuser's secret"

@@ -11,12 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as data
-from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import Docker
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
+    postgres,
+    postgres_sql,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql import (
+    end_postgres_sessions,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.database.fresh_cluster import FILE
 from ansible_collections.crisper.stack.plugins.module_utils.database.roles import Roles, matches
 from ansible_collections.crisper.stack.plugins.module_utils.database.upgrade import Upgrade
+from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 
 PROJECT = f"crispertest-planted-{os.getpid()}"
 IMAGE = "postgres:17-trixie"
@@ -212,8 +218,8 @@ def test_what_was_planted_does_not_run_as_superuser(stack: Stack) -> None:
     """A cast, functions that match closer, an operator: backup, look, ends of sessions, deploy."""
     docker, container = stack.docker, stack.container
     rows = {"public.items": 500, "public.parent": 2, "public.ch|ild\n\\.": 2}
-    assert data.postgres_state(docker, container)["rows"] == rows
-    assert data.end_postgres_sessions(docker, container, ["x"])
+    assert postgres.postgres_state(docker, container)["rows"] == rows
+    assert end_postgres_sessions(docker, container, ["x"])
     assert stack.sql(POWERS) == "f"
     privileges = "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO pg_monitor"
     stack.sql(privileges)
@@ -221,7 +227,7 @@ def test_what_was_planted_does_not_run_as_superuser(stack: Stack) -> None:
     assert len(done) == 1
     assert done[0].endswith("objects of postgres belong to shop")
     assert stack.sql(POWERS) == "f"
-    for text in (data.RESTORE_PREPARATION, data.RESTORE_CLEANUP):
+    for text in (postgres_sql.RESTORE_PREPARATION, postgres_sql.RESTORE_CLEANUP):
         script = text.replace("@helper@", "crisper_restore_0123456789abcdef")
         script = script.replace("@allowed@", "true").replace("@trusted@", "true")
         psql = ("psql", "-XAtq", "--set", "ON_ERROR_STOP=1", "--set", "application=shop")
@@ -230,7 +236,7 @@ def test_what_was_planted_does_not_run_as_superuser(stack: Stack) -> None:
     assert stack.sql(POWERS) == "f"
     # PostgreSQL's own pg_dump compares so: only a new cluster helps against that one.
     stack.sql("DROP OPERATOR pg_catalog.= (oid, int)")
-    assert data.dump_postgres(docker, container, io.BytesIO())["rows"] == rows
+    assert postgres.dump_postgres(docker, container, io.BytesIO())["rows"] == rows
     assert stack.sql(POWERS) == "f"
 
 

@@ -11,15 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as data
 from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
-    OPEN_DATABASE,
-    Docker,
+    postgres,
+    postgres_sql,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.postgres import (
     dump_postgres,
     restore_postgres,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.remedies import (
+    OPEN_DATABASE,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.database.roles import Roles
+from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 
 NAME = f"crispertest-extensions-{os.getpid()}"
 # Extensions with tables that a dump takes along; one has a schema of its own choice.
@@ -255,11 +260,13 @@ def test_no_extension_goes_where_the_application_may_make_nothing(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.sql("CREATE EXTENSION pageinspect WITH SCHEMA pg_catalog", "postgres")
-    assert data.misplaced_extensions(server.docker, NAME) == [("pageinspect", "pg_catalog")]
+    assert postgres.misplaced_extensions(server.docker, NAME) == [("pageinspect", "pg_catalog")]
     with pytest.raises(BackupError) as caught:
         server.dump()
     remedy = str(caught.value).rpartition("(ALTER")[2].partition(")")[0]
-    monkeypatch.setattr(data, "refuse_misplaced", lambda found: None)  # a set of an older edition
+    monkeypatch.setattr(
+        postgres, "refuse_misplaced", lambda found: None
+    )  # a set of an older edition
     facts, dump = server.dump()
     server.sql("DROP EXTENSION pageinspect", "postgres")
     with pytest.raises(BackupError, match="pageinspect is not made in the schema pg_catalog"):
@@ -320,7 +327,7 @@ def test_no_better_match_runs_as_superuser(server: Server, monkeypatch: pytest.M
     server.sql(planted(), "postgres")
     server.sql("ALTER EXTENSION hstore ADD TABLE a")
     # pg_dump's own questions are PostgreSQL's: only a new cluster helps there.
-    monkeypatch.setattr(data, "DUMP_POSTGRES", "true")
+    monkeypatch.setattr(postgres, "DUMP_POSTGRES", "true")
     with pytest.raises(BackupError, match=r"EXTENSION hstore DROP TABLE public\.a\)"):
         server.dump()
     server.sql("ALTER EXTENSION hstore DROP TABLE a")
@@ -344,7 +351,7 @@ def test_no_better_match_runs_as_superuser(server: Server, monkeypatch: pytest.M
     )
     server.sql("CREATE TRIGGER t AFTER INSERT ON ops.ledger_settings EXECUTE FUNCTION evil()")
     assert roles.apply("the superuser's", "own", ["pageinspect"])["done"]
-    look = server.docker.inside(NAME, f'{data.ASK_POSTGRES} --command "{IDENTITY}"')
+    look = server.docker.inside(NAME, f'{postgres_sql.ASK_POSTGRES} --command "{IDENTITY}"')
     assert len(server.docker.text("?", look)) == 32
     assert server.sql(POWERS, "postgres") == "f"
     left = "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal"

@@ -69,6 +69,12 @@ class _Bounded:
             raise BackupError("it holds more than its entries tell")
         return piece
 
+    def read_to_end(self) -> None:
+        """Read what is behind the last entry, which is SLACK bytes at most."""
+        self.left = SLACK
+        while self.read(SLACK):
+            pass
+
 
 class _Judge:
     """Decide what becomes of each member of one archive."""
@@ -178,6 +184,17 @@ def leads_inside(name: str, target: str) -> bool:
     return inside and bool(target) and ups <= name.count("/") and pieces[ups:][:1] != [DRAFT]
 
 
+def _copy_member(
+    archive: tarfile.TarFile, found: tarfile.TarInfo, copy: tarfile.TarFile, judge: _Judge
+) -> None:
+    safe = judge.member(found)
+    if safe is not None:
+        copy.addfile(safe, archive.extractfile(found) if safe.isfile() else None)
+    # Otherwise every member stays in memory until the end.
+    archive.members = []
+    copy.members = []
+
+
 def copy_safely(
     source: IO[bytes], target: IO[bytes], expected: Expected, last: str = ""
 ) -> dict[str, int]:
@@ -204,16 +221,9 @@ def copy_safely(
         ):
             for found in archive:
                 stream.left = max(0, found.size) + SLACK
-                safe = judge.member(found)
-                if safe is not None:
-                    copy.addfile(safe, archive.extractfile(found) if safe.isfile() else None)
-                # Otherwise every member stays in memory until the end.
-                archive.members = []
-                copy.members = []
+                _copy_member(archive, found, copy, judge)
             judge.end()
-            stream.left = SLACK
-            while stream.read(SLACK):
-                pass
+            stream.read_to_end()
             if last:
                 copy.addfile(tarfile.TarInfo(last))
     except (

@@ -123,27 +123,36 @@ def opened(path: Path, tool: str, key: str) -> Iterator[IO[bytes]]:
             ).returncode:
                 raise failed()
         running = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=errors)
-        assert running.stdout is not None  # noqa: S101 (for the type)
+        with _read_from(running, failed) as stream:
+            yield stream
+
+
+@contextmanager
+def _read_from(
+    running: subprocess.Popen[bytes], failed: Callable[[], BackupError]
+) -> Iterator[IO[bytes]]:
+    """A stream out of a tool that decrypts; raises what `failed` returns when the tool fails."""
+    assert running.stdout is not None  # noqa: S101 (for the type)
+    try:
+        yield running.stdout
+        # What is behind the part that was needed is authenticated too.
+        while running.stdout.read(1 << 20):
+            pass
+    except BaseException as error:
+        # A stream that broke off because it could not be decrypted is told as that.
         try:
-            yield running.stdout
-            # What is behind the part that was needed is authenticated too.
-            while running.stdout.read(1 << 20):
-                pass
-        except BaseException as error:
-            # A stream that broke off because it could not be decrypted is told as that.
-            try:
-                broken = running.wait(timeout=1) != 0
-            except subprocess.TimeoutExpired:
-                broken = False
-                running.kill()
-            if broken and isinstance(error, Exception):
-                raise failed() from error
-            raise
-        finally:
-            running.stdout.close()
-            running.wait()
-        if running.returncode != 0:
-            raise failed()
+            broken = running.wait(timeout=1) != 0
+        except subprocess.TimeoutExpired:
+            broken = False
+            running.kill()
+        if broken and isinstance(error, Exception):
+            raise failed() from error
+        raise
+    finally:
+        running.stdout.close()
+        running.wait()
+    if running.returncode != 0:
+        raise failed()
 
 
 def measured(path: Path) -> tuple[int, str] | None:

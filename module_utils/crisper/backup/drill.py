@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..docker.exec import HARDENED
 from ..text import quoted_lines
-from . import backends as data
 from .archive import Expected
+from .backends import mariadb, postgres, qdrant, redis, uploads
 from .cipher import opened
 from .manifest import BackupError, differences
-from .set import Settings, extensions, services, told, without
+from .restore import extensions, without
+from .set import Settings, services, told
 from .throwaway import service_folder, service_options, service_user
 
 READY = {
@@ -75,7 +77,7 @@ class Throwaway:
         self.docker.run("volume", "create", "--label", self.label, name)
         user, folder = service_user(service, seen), service_folder(service, seen)
         self.docker.run(
-            *("run", "--rm", *data.HARDENED, "--cap-add", "CHOWN", "--user", "0:0"),
+            *("run", "--rm", *HARDENED, "--cap-add", "CHOWN", "--user", "0:0"),
             *("--label", self.label, "--volume", f"{name}:/data:nocopy"),
             *("--entrypoint", "chown", seen["Image"], user, "/data"),
         )
@@ -130,37 +132,37 @@ def _postgres(away: Throwaway, source: Any, part: dict[str, Any] | None = None) 
     away.ready("postgres", container)
     part = part or {}
     asked = ("", extensions(part), str(part.get("version", "")))
-    data.restore_postgres(away.docker, container, source, *asked)
-    return data.postgres_state(away.docker, container)
+    postgres.restore_postgres(away.docker, container, source, *asked)
+    return postgres.postgres_state(away.docker, container)
 
 
 def _mariadb(away: Throwaway, source: Any) -> dict[str, Any]:
     container = away.start("mariadb")
     away.ready("mariadb", container)
-    data.restore_mariadb(away.docker, container, source)
-    return data.mariadb_state(away.docker, container)
+    mariadb.restore_mariadb(away.docker, container, source)
+    return mariadb.mariadb_state(away.docker, container)
 
 
 def _qdrant(away: Throwaway, source: Any) -> dict[str, Any]:
     container = away.start("qdrant")
-    data.Qdrant(away.docker, container).wait()
-    data.restore_qdrant(away.docker, container, source)
-    return data.qdrant_state(away.docker, container)
+    qdrant.Qdrant(away.docker, container).wait()
+    qdrant.restore_qdrant(away.docker, container, source)
+    return qdrant.qdrant_state(away.docker, container)
 
 
 def _redis(away: Throwaway, source: Any) -> dict[str, Any]:
     options = away.volume("redis")
-    data.restore_redis(away.docker, away.seen("redis")["Image"], f"{away.name}-redis", source)
+    redis.restore_redis(away.docker, away.seen("redis")["Image"], f"{away.name}-redis", source)
     command = ("redis-server", "--appendonly", "yes", "--dir", "/data")
     container = away.start("redis", *command, options=options)
     away.ready("redis", container)
-    return {"keys": data.redis_keys(away.docker, container)}
+    return {"keys": redis.redis_keys(away.docker, container)}
 
 
 def _uploads(away: Throwaway, source: Any, part: dict[str, Any]) -> dict[str, Any]:
     volume = f"{away.name}-uploads"
     away.docker.run("volume", "create", "--label", away.label, volume)
-    files = data.Uploads(away.docker, away.seen("uploads")["Image"], volume, away.label)
+    files = uploads.Uploads(away.docker, away.seen("uploads")["Image"], volume, away.label)
     with gzip.GzipFile(fileobj=source) as plain, open(os.devnull, "wb") as nowhere:
         left_out = files.restore(plain, Expected.of(part))  # type: ignore[arg-type]
         return {**files.dump(nowhere), "left_out": left_out}

@@ -50,7 +50,7 @@ def newest(names: Iterable[str]) -> str:
 
 
 def parse_manifest(text: str, where: str) -> dict[str, Any]:
-    """The manifest of a set.
+    """Return the manifest of a set.
 
     Raises:
         BackupError: it is not one, or one of another format.
@@ -65,38 +65,56 @@ def parse_manifest(text: str, where: str) -> dict[str, Any]:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise wrong(str(error)) from error
+    if problem := _manifest_problem(found):
+        raise wrong(problem)
+    return dict(found)
+
+
+def _manifest_problem(found: Any) -> str:
+    """Return why something is no manifest of a set; empty when it is. Sets what may be left out."""
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         told = found.get("format") if isinstance(found, dict) else type(found).__name__
-        raise wrong(f"its format is {told!a}, this version reads {FORMAT}")
+        return f"its format is {told!a}, this version reads {FORMAT}"
     if not isinstance(found.get("set"), str) or not SET_ID.match(found["set"]):
-        raise wrong("it does not name its set")
+        return "it does not name its set"
     files, parts = found.get("files"), found.get("parts")
     if not isinstance(files, dict) or not isinstance(parts, dict) or not files:
-        raise wrong("it lists no files or no parts")
+        return "it lists no files or no parts"
+    if problem := _file_problem(files) or _part_problem(parts, files):
+        return problem
+    encryption = found.setdefault("encryption", "")
+    if not isinstance(encryption, str) or encryption not in SUFFIXES:
+        return f"its encryption is {encryption!a}"
+    odd = _odd_field(found)
+    return f"{odd} is no text of one line" if odd else ""
+
+
+def _file_problem(files: dict[str, Any]) -> str:
+    """Return what is wrong with the files that a manifest lists; empty for nothing."""
     for name, file in files.items():
         # The name becomes a path below the set's folder, and nowhere else.
         if "/" in name or name.startswith(".") or name == MANIFEST:
-            raise wrong(f"it names the file {name!a}")
+            return f"it names the file {name!a}"
         fields = file if isinstance(file, dict) else {}
         digest, size = fields.get("sha256"), fields.get("bytes")
         if not _is_count(size) or not isinstance(digest, str) or not _HEX.match(digest):
-            raise wrong(f"size and sha256 of {_escaped(name)} are missing")
+            return f"size and sha256 of {_escaped(name)} are missing"
+    return ""
+
+
+def _part_problem(parts: dict[str, Any], files: dict[str, Any]) -> str:
+    """Return what is wrong with the parts that a manifest lists; empty for nothing."""
     for name, part in parts.items():
         fields = part if isinstance(part, dict) else {}
         file = fields.get("file")
         if name not in FILES or not isinstance(file, str) or file not in files:
-            raise wrong(f"the part {name!a} is unknown or its file is not listed")
+            return f"the part {name!a} is unknown or its file is not listed"
         uploads = fields.get("uploads")
         if name == "uploads" and not (
             isinstance(uploads, dict) and all(_is_count(uploads.get(n)) for n in ("files", "bytes"))
         ):
-            raise wrong("it does not tell how many files and bytes were uploaded")
-    encryption = found.setdefault("encryption", "")
-    if not isinstance(encryption, str) or encryption not in SUFFIXES:
-        raise wrong(f"its encryption is {encryption!a}")
-    if odd := _odd_field(found):
-        raise wrong(f"{odd} is no text of one line")
-    return found
+            return "it does not tell how many files and bytes were uploaded"
+    return ""
 
 
 def _is_count(value: Any) -> bool:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .backends import HARDENED
+from ..docker.exec import HARDENED
 
 # Those of templates/docker-compose.prod.yml.j2, for containers that an older edition deployed.
 USERS = {

@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..backup.backends import FIND_SUPERUSER, Docker, unescape
+from ..backup.backends.postgres_sql import FIND_SUPERUSER
+from ..backup.backends.psql import unescape
 from ..backup.manifest import BackupError
+from ..docker.exec import Docker
 
 # Objects of initdb have smaller numbers.
 FIRST_OF_USERS = 16384

@@ -14,11 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..backup.backends import FIND_SUPERUSER, Docker
+from ..backup.backends.postgres_sql import FIND_SUPERUSER
 from ..backup.cipher import written
 from ..backup.drill import READY
 from ..backup.manifest import BackupError
 from ..backup.throwaway import service_options, service_user
+from ..docker.exec import Docker
 from ..text import quoted_lines
 from .catalog import read_catalog
 from .planted import Measure, access, identifier, measure, roles_of

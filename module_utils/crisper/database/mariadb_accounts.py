@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from ..backup.backends import RESTORE_MARIADB, Docker
+from ..backup.backends.mariadb import RESTORE_MARIADB
+from ..docker.exec import Docker
 from ..text import printable
 
 # Quoted by the server, run by the server: names of accounts hold anything.

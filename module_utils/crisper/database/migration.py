@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..backup.backends import Docker, dump_postgres, end_postgres_sessions
+from ..backup.backends.postgres import dump_postgres
+from ..backup.backends.psql import end_postgres_sessions
 from ..backup.cipher import measured, written
 from ..backup.manifest import BackupError
 from ..controller import orphaned
+from ..docker.exec import Docker
 from ..docker.one_off import (
     CHECK,
     HOOK,

@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..backup.backends import ASK_POSTGRES, FIND_SUPERUSER, HELPER, RESTORE_CLEANUP, Docker
+from ..backup.backends.postgres_sql import ASK_POSTGRES, FIND_SUPERUSER, HELPER, RESTORE_CLEANUP
 from ..backup.manifest import BackupError
+from ..docker.exec import Docker
 from ..text import printable
 from .catalog import SUPERUSER_OID, Catalog, builtin, read_catalog
 from .fresh_cluster import Fresh, key_of

@@ -19,11 +19,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..backup import backends as data
+from ..backup.backends import postgres
+from ..backup.backends.postgres_sql import ASK_APPLICATION
+from ..backup.backends.versions import service_version
 from ..backup.cipher import written
 from ..backup.drill import READY
 from ..backup.manifest import BackupError, differences, set_id
 from ..backup.throwaway import TMPFS_OPTIONS, tmpfs_options
+from ..docker.exec import HARDENED, Docker
 from ..text import printable, quoted_lines
 from .catalog import Catalog, builtin, parse_array, read_catalog
 from .planted import identifier, not_restorable
@@ -109,9 +112,7 @@ class Record:
 class Upgrade:
     """The databases of one stack, made to fit a release."""
 
-    def __init__(
-        self, root: Path, project: str, release: Path, docker: data.Docker, note: Note
-    ) -> None:
+    def __init__(self, root: Path, project: str, release: Path, docker: Docker, note: Note) -> None:
         self.root, self.project, self.release = root, project, release
         self.docker, self.note = docker, note
         self.volume = volume_name(project, "postgres")
@@ -320,7 +321,7 @@ class Upgrade:
         misplaced = [
             f"the extension {printable(name)} is in the schema {printable(schema)} of PostgreSQL's"
             f" own. To move it: ALTER EXTENSION {printable(identifier(name))} SET SCHEMA public"
-            for name, schema in data.misplaced_extensions(self.docker, running)
+            for name, schema in postgres.misplaced_extensions(self.docker, running)
         ]
         if left := [*misplaced, *not_restorable(catalog)]:
             raise BackupError(
@@ -353,7 +354,7 @@ class Upgrade:
         draft.unlink(missing_ok=True)
         try:
             with written(draft, "", "") as target:
-                facts = data.dump_postgres(self.docker, running, target)
+                facts = postgres.dump_postgres(self.docker, running, target)
             draft.replace(path)
         except OSError as error:
             raise BackupError(f"The dump {path} was not written: {error}.") from error
@@ -373,12 +374,12 @@ class Upgrade:
             if distrusted:
                 self.refuse_loose_psql(container)
             with dump.open("rb") as source:
-                data.restore_postgres(docker, container, source)
-            found = data.postgres_state(docker, container)
+                postgres.restore_postgres(docker, container, source)
+            found = postgres.postgres_state(docker, container)
             if problems := differences(facts, found):
                 raise BackupError(f"The new cluster differs from the old: {'; '.join(problems)}.")
             # It evaluates expressions of indexes, which are the application's.
-            analyze = docker.inside(container, f"{data.ASK_APPLICATION} --command ANALYZE")
+            analyze = docker.inside(container, f"{ASK_APPLICATION} --command ANALYZE")
             docker.text("Statistics were not gathered", analyze)
             self.apply_roles(container)
 
@@ -388,7 +389,7 @@ class Upgrade:
         Raises:
             BackupError: the image is older than that.
         """
-        told = self.docker.version("postgres", container)
+        told = service_version(self.docker, "postgres", container)
         major, minor, *_ = (*parse_version(told), 0, 0)
         if minor < RESTRICTED.get(major, 0):
             raise BackupError(
@@ -429,7 +430,7 @@ class Upgrade:
         }
         pairs.pop("POSTGRES_PASSWORD_FILE", None)
         container = docker.run(
-            *("run", "--detach", *data.HARDENED, "--label", self.label, "--init"),
+            *("run", "--detach", *HARDENED, "--label", self.label, "--init"),
             *("--name", self.scratch, "--memory", limits),
             *("--user", str(service.get("user", "999:999"))),
             *tmpfs_options("postgres", dict(_split(each) for each in service.get("tmpfs") or [])),
@@ -505,7 +506,7 @@ class Upgrade:
         image = self.images()["postgres"]["id"]
         # sort(1) keeps there what it has no memory for.
         room = f"/tmp:{TMPFS_OPTIONS}"  # noqa: S108
-        arguments = ("run", "--rm", *data.HARDENED, "--user", "0:0", "--tmpfs", room)
+        arguments = ("run", "--rm", *HARDENED, "--user", "0:0", "--tmpfs", room)
         # Of root's capabilities those that files of another owner need.
         arguments += ("--cap-add", "CHOWN", "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER")
         volumes = ("--volume", f"{source}:/from:ro", "--volume", f"{target}:/to")

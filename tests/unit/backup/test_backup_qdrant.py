@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as data
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import qdrant
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.docker import exec as docker_exec
 
 MIB = 1 << 20
 
@@ -103,12 +104,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         def connect(_host: str, _port: int, timeout: float) -> http.client.HTTPConnection:
             return real("127.0.0.1", running.server_port, timeout=timeout)
 
-        monkeypatch.setattr(data.http.client, "HTTPConnection", connect)
+        monkeypatch.setattr(qdrant.http.client, "HTTPConnection", connect)
         yield running
         running.shutdown()
 
 
-class Docker(data.Docker):
+class Docker(docker_exec.Docker):
     """A container at this machine's own address."""
 
     def inspect(self, container: str) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def exported() -> tuple[dict[str, Any], bytes, int]:
     stream = io.BytesIO()
     tracemalloc.start()
     try:
-        told = data.dump_qdrant(DOCKER, "", stream)
+        told = qdrant.dump_qdrant(DOCKER, "", stream)
         return told, stream.getvalue(), tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -147,7 +148,7 @@ def test_small_points_are_exported_by_the_page(server: Server) -> None:
     told, _export, _peak = exported()
     assert told == {"vectors": {"it\\ems": 1000}}
     assert len(server.limits) < 20
-    assert max(server.limits) == data.PAGE
+    assert max(server.limits) == qdrant.PAGE
 
 
 def test_a_page_that_is_too_large_is_halved_and_grows_again(server: Server) -> None:
@@ -156,7 +157,7 @@ def test_a_page_that_is_too_large_is_halved_and_grows_again(server: Server) -> N
     assert told == {"vectors": {"it\\ems": 603}}
     assert peak < 60 * MIB
     assert len(server.limits) < 60
-    assert server.limits[-1] == data.PAGE
+    assert server.limits[-1] == qdrant.PAGE
     lines = [json.loads(line) for line in gzip.decompress(export).splitlines()]
     ids = [point["id"] for line in lines for point in line.get("points", [])]
     assert ids == list(range(603))
@@ -165,11 +166,11 @@ def test_a_page_that_is_too_large_is_halved_and_grows_again(server: Server) -> N
 def test_a_point_that_is_too_large_alone_is_named(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "MOST_ANSWER", 3 * MIB)
+    monkeypatch.setattr(qdrant, "MOST_ANSWER", 3 * MIB)
     server.sizes = [10, 10, 10, 50 * MIB, 10]
     tracemalloc.start()
     with pytest.raises(BackupError) as told:
-        data.dump_qdrant(DOCKER, "", io.BytesIO())
+        qdrant.dump_qdrant(DOCKER, "", io.BytesIO())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert "The point 3 of the collection 'it\\\\ems' has more than 3 MiB" in str(told.value)
@@ -182,9 +183,9 @@ def test_an_answer_without_points_is_bounded_too(
 ) -> None:
     server.sizes = [4 * MIB]
     ask = {"limit": 1, "with_payload": True}
-    qdrant = data.Qdrant(DOCKER, "")
-    with pytest.raises(data.TooLargeError, match="more than 1048576 bytes"):
-        qdrant.ask("POST", "/collections/a/points/scroll", ask, most=MIB)
+    api = qdrant.Qdrant(DOCKER, "")
+    with pytest.raises(qdrant.TooLargeError, match="more than 1048576 bytes"):
+        api.ask("POST", "/collections/a/points/scroll", ask, most=MIB)
 
 
 def test_a_set_of_an_older_edition_is_written_in_requests_that_qdrant_takes(
@@ -198,18 +199,18 @@ def test_a_set_of_an_older_edition_is_written_in_requests_that_qdrant_takes(
             packed.write(json.dumps(entry).encode() + b"\n")
         packed.write(b'{"aliases": []}\n')
     stream.seek(0)
-    data.restore_qdrant(DOCKER, "", stream)
+    qdrant.restore_qdrant(DOCKER, "", stream)
     assert sum(server.written) > 36 * MIB
-    assert max(server.written) < 2 * data.MOST_PAGE
+    assert max(server.written) < 2 * qdrant.MOST_PAGE
 
 
 def test_an_export_with_an_endless_line_is_refused(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "MOST_LINE", MIB)
+    monkeypatch.setattr(qdrant, "MOST_LINE", MIB)
     stream = io.BytesIO(gzip.compress(b'{"collection": "' + b"x" * 20 * MIB))
     with pytest.raises(BackupError, match="which no backup writes: choose another set"):
-        data.restore_qdrant(DOCKER, "", stream)
+        qdrant.restore_qdrant(DOCKER, "", stream)
 
 
 def test_the_timer_bounds_a_backup_as_a_whole() -> None:

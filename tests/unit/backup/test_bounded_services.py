@@ -23,9 +23,13 @@ import container_exec
 import nginx_probe
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils import http as https
-from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as data
 from ansible_collections.crisper.stack.plugins.module_utils.backup import cipher, free_space
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
+    psql,
+    qdrant,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.docker import exec as docker_exec
 from ansible_collections.crisper.stack.plugins.module_utils.process import TAIL
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
 from ansible_collections.crisper.stack.plugins.module_utils.remote.session import Session
@@ -54,13 +58,15 @@ def test_messages_without_an_end_stay_off_the_disk() -> None:
     """Regression: a flood of NOTICE filled /tmp while a database was dumped."""
     target = io.BytesIO()
     with pytest.raises(BackupError, match=r"(?s)PostgreSQL was not dumped: .*the last words"):
-        data.Docker().out_of("PostgreSQL was not dumped", flood("stderr", 40), target)
+        docker_exec.Docker().out_of("PostgreSQL was not dumped", flood("stderr", 40), target)
     with pytest.raises(BackupError, match="the last words"):
-        data.Docker().into("PostgreSQL was not restored", flood("stderr", 4), io.BytesIO(b"x"))
+        docker_exec.Docker().into(
+            "PostgreSQL was not restored", flood("stderr", 4), io.BytesIO(b"x")
+        )
 
 
 def test_the_end_of_messages_is_all_that_is_kept() -> None:
-    with data._started(flood("stderr", 8), stdout=subprocess.DEVNULL) as running:
+    with docker_exec.started(flood("stderr", 8), stdout=subprocess.DEVNULL) as running:
         tail = next(t for t in threading.enumerate() if t.name == "crisper-tail")
         kept = tail._target.__self__  # type: ignore[attr-defined]
         running.wait()
@@ -75,9 +81,9 @@ def test_messages_of_what_outlives_the_command_are_not_waited_for_long() -> None
     began = time.monotonic()
     with (
         pytest.MonkeyPatch.context() as patch,
-        data._started(["sh", "-c", script], stdout=subprocess.PIPE) as running,
+        docker_exec.started(["sh", "-c", script], stdout=subprocess.PIPE) as running,
     ):
-        patch.setattr(data.Tail.text, "__defaults__", (0.2,))
+        patch.setattr(docker_exec.Tail.text, "__defaults__", (0.2,))
         running.stdout.read(0)
     assert running.said == "why"
     assert time.monotonic() - began < 10
@@ -85,8 +91,8 @@ def test_messages_of_what_outlives_the_command_are_not_waited_for_long() -> None
 
 @pytest.mark.usefixtures("no_files")
 def test_an_answer_without_an_end_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "MOST_TEXT", 2 << 20)
-    docker = data.Docker()
+    monkeypatch.setattr(docker_exec, "MOST_TEXT", 2 << 20)
+    docker = docker_exec.Docker()
     with pytest.raises(BackupError, match="Redis did not answer: it said more than 2 MiB"):
         docker.text("Redis did not answer", flood("stdout", 1000))
     with pytest.raises(BackupError, match="MariaDB did not answer: it said more than 2 MiB"):
@@ -95,7 +101,7 @@ def test_an_answer_without_an_end_is_one_error(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("no_files")
 def test_what_is_asked_and_what_fails_is_told() -> None:
-    docker = data.Docker()
+    docker = docker_exec.Docker()
     assert docker.answer("x", ["cat"], b" a question\n" * 50_000).count("question") == 50_000
     with pytest.raises(BackupError, match=r"^It was not told: bad$"):
         docker.text("It was not told", ["sh", "-c", "echo bad >&2; exit 1"])
@@ -104,31 +110,31 @@ def test_what_is_asked_and_what_fails_is_told() -> None:
 
 
 def test_what_the_engine_prints_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(data, "MOST", 1 << 20)
+    monkeypatch.setattr(docker_exec, "MOST", 1 << 20)
     cli = tmp_path / "docker"
     cli.write_text("#!/bin/sh\nexec yes\n")
     cli.chmod(0o755)
     with pytest.raises(BackupError, match="`docker logs --tail …` printed more than 1 MiB"):
-        data.Docker(str(cli)).run("logs", "--tail", "5", "x")
+        docker_exec.Docker(str(cli)).run("logs", "--tail", "5", "x")
 
 
 def test_an_answer_of_postgresql_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "MOST_ROWS", 1 << 20)
+    monkeypatch.setattr(psql, "MOST_ROWS", 1 << 20)
     for text in (b"x" * (3 << 20), b"a row\n" * 300_000):
         running = SimpleNamespace(stdin=io.BytesIO(), stdout=io.BytesIO(text))
         with pytest.raises(BackupError, match="PostgreSQL answered with more than 1 MiB"):
-            data._Session(running).ask("SELECT rows")
+            psql.Session(running).ask("SELECT rows")
     running = SimpleNamespace(stdin=io.BytesIO(), stdout=io.BytesIO(b"1\n2\n"))
-    assert data._Session(running).ask("SELECT rows") == ["1", "2"]
+    assert psql.Session(running).ask("SELECT rows") == ["1", "2"]
 
 
 def test_a_database_that_is_closed_is_told_with_the_way_to_open_it() -> None:
     script = """echo 'FATAL:  database "shop" is not currently accepting connections' >&2; exit 2"""
     with pytest.raises(BackupError, match="ALLOW_CONNECTIONS true"):
-        data.Docker().text("PostgreSQL did not answer", ["sh", "-c", script])
+        docker_exec.Docker().text("PostgreSQL did not answer", ["sh", "-c", script])
     target = io.BytesIO()
     with pytest.raises(BackupError, match="docker compose exec postgres"):
-        data.Docker().out_of("PostgreSQL was not dumped", ["sh", "-c", script], target)
+        docker_exec.Docker().out_of("PostgreSQL was not dumped", ["sh", "-c", script], target)
 
 
 @pytest.mark.usefixtures("no_files")
@@ -196,7 +202,7 @@ def test_a_dump_ends_before_the_disk_is_full(
         pytest.raises(BackupError, match=r"has 512 MiB left after 3 MiB .* 1024 MiB stay free"),
         cipher.written(tmp_path / "dump", "", "") as target,
     ):
-        data.Docker().out_of("not dumped", ["cat", "/dev/zero"], target)
+        docker_exec.Docker().out_of("not dumped", ["cat", "/dev/zero"], target)
     assert (tmp_path / "dump").stat().st_size < 4 << 20
 
 
@@ -242,9 +248,9 @@ def answering(reply: Any) -> Iterator[int]:
         server.shutdown()
 
 
-def qdrant(port: int, timeout: float = 30) -> data.Qdrant:
+def api(port: int, timeout: float = 30) -> qdrant.Qdrant:
     """Return Qdrant at a port of this machine."""
-    made = data.Qdrant.__new__(data.Qdrant)
+    made = qdrant.Qdrant.__new__(qdrant.Qdrant)
     made.headers, made.timeout, made.until = {}, timeout, time.monotonic() + timeout
     made.connection = lambda: http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)  # type: ignore[method-assign]
     return made
@@ -260,7 +266,7 @@ def test_pages_that_go_round_in_a_circle_end(circle: int) -> None:
         return {}, [json.dumps({"result": page}).encode()]
 
     with answering(reply) as port, pytest.raises(BackupError, match="'items' without an end"):
-        for _page in data._pages(qdrant(port), "items"):
+        for _page in qdrant._pages(api(port), "items"):
             pass
     assert next(asked) < 50
 
@@ -276,7 +282,7 @@ def test_pages_that_always_go_on_end_with_the_time() -> None:
         answering(reply) as port,
         pytest.raises(BackupError, match=r"within 0.3 s \(backup_timeout\)"),
     ):
-        for _page in data._pages(qdrant(port, 0.3), "items"):
+        for _page in qdrant._pages(api(port, 0.3), "items"):
             pass
 
 
@@ -286,7 +292,7 @@ def test_an_answer_that_trickles_ends_with_the_time() -> None:
 
     began = time.monotonic()
     with answering(reply) as port, pytest.raises(BackupError, match="came too slowly"):
-        qdrant(port, 0.4).ask("GET", "/")
+        api(port, 0.4).ask("GET", "/")
     assert time.monotonic() - began < 5
 
 
@@ -295,7 +301,7 @@ def test_an_answer_that_is_cut_off_is_told() -> None:
         answering(lambda _: ({"Content-Length": "9"}, [b"half"])) as port,
         pytest.raises(BackupError, match="did not answer GET /: IncompleteRead"),
     ):
-        qdrant(port).ask("GET", "/")
+        api(port).ask("GET", "/")
 
 
 def test_a_page_without_an_end_is_no_more_than_a_status(monkeypatch: pytest.MonkeyPatch) -> None:

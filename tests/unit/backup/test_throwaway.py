@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as data
 from ansible_collections.crisper.stack.plugins.module_utils.backup import drill, throwaway
 from ansible_collections.crisper.stack.plugins.module_utils.backup.archive import Expected
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (
+    mariadb,
+    postgres,
+    qdrant,
+    redis,
+    uploads,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.backup.set import Settings
 from ansible_collections.crisper.stack.plugins.module_utils.database import upgrade
+from ansible_collections.crisper.stack.plugins.module_utils.docker import exec as docker_exec
 
 RIGHTS = {"CHOWN", "DAC_OVERRIDE", "FOWNER"}
 # What the engine knows of a container of the stack.
@@ -27,7 +34,7 @@ SEEN: dict[str, Any] = {
 }
 
 
-class Engine(data.Docker):
+class Engine(docker_exec.Docker):
     """Notes the commands of the Docker client; each succeeds."""
 
     def __init__(self, **changes: Any) -> None:
@@ -83,11 +90,12 @@ def away(engine: Engine) -> drill.Throwaway:
 @pytest.fixture(autouse=True)
 def _answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Databases that answer what they are asked, with nothing."""
-    for name in ("postgres_state", "mariadb_state", "qdrant_state", "redis_keys"):
-        monkeypatch.setattr(data, name, lambda *_: {})
-    for name in ("restore_postgres", "restore_mariadb", "restore_qdrant"):
-        monkeypatch.setattr(data, name, lambda *_: None)
-    monkeypatch.setattr(data.Qdrant, "wait", lambda _: None)
+    for module in (postgres, mariadb, qdrant):
+        service = module.__name__.rpartition(".")[2]
+        monkeypatch.setattr(module, f"{service}_state", lambda *_: {})
+        monkeypatch.setattr(module, f"restore_{service}", lambda *_: None)
+    monkeypatch.setattr(redis, "redis_keys", lambda *_: {})
+    monkeypatch.setattr(qdrant.Qdrant, "wait", lambda _: None)
 
 
 @pytest.mark.parametrize("service", list(drill.RESTORE))
@@ -96,7 +104,7 @@ def test_a_drill_gives_what_it_restores_no_network_and_no_rights(
 ) -> None:
     """Regression: its network was outside the firewall, and its containers had root's rights."""
     engine = Engine()
-    monkeypatch.setattr(data, "Qdrant", lambda *_: type("Ready", (), {"wait": lambda _: None})())
+    monkeypatch.setattr(qdrant, "Qdrant", lambda *_: type("Ready", (), {"wait": lambda _: None})())
     containers = away(engine)
     with containers.room():
         drill.RESTORE[service](containers, io.BytesIO())
@@ -152,9 +160,9 @@ def test_an_upgrade_gives_its_containers_no_network_and_no_rights(tmp_path: Path
 
 def test_what_reads_and_writes_volumes_reaches_nothing() -> None:
     engine = Engine()
-    data.restore_redis(engine, "image", "volume", io.BytesIO(), "a=b")
+    redis.restore_redis(engine, "image", "volume", io.BytesIO(), "a=b")
     judge(engine.made()[0])
     assert values(engine.made()[0], "--log-driver") == ["none"]
     for access in ("ro", "rw"):
-        judge(tuple(data.Uploads(engine, "image", "volume")._command("true", access)))
+        judge(tuple(uploads.Uploads(engine, "image", "volume")._command("true", access)))
     assert Expected(1, 0)

@@ -10,7 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[3]
-from ansible_collections.crisper.stack.plugins.module_utils.backup import backends as data  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (  # noqa: E402
+    postgres,
+    postgres_extensions,
+    postgres_sql,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError  # noqa: E402
 from ansible_collections.crisper.stack.plugins.module_utils.database import roles  # noqa: E402
 from ansible_collections.crisper.stack.plugins.module_utils.database.roles import (  # noqa: E402
@@ -26,7 +30,7 @@ NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",
 @given(st.dictionaries(st.tuples(NAMES, NAMES), st.integers(0, 2**62), max_size=8))
 def test_each_table_has_a_count_of_its_own(tables: dict[tuple[str, str], int]) -> None:
     """Whatever names hold: ends of lines, dots, quotes."""
-    told = data.count_names(tables.items())
+    told = postgres.count_names(tables.items())
     assert sorted(told.values()) == sorted(tables.values())
     for (schema, table), rows in tables.items():
         quoted = ".".join('"' + word.replace('"', '""') + '"' for word in (schema, table))
@@ -42,16 +46,22 @@ def test_every_superuser_session_is_pinned() -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {name: count for name, count in scripts.items() if count} == {
-        "module_utils/crisper/backup/backends.py": 4,
+        "module_utils/crisper/backup/backends/postgres_sql.py": 4,
         "module_utils/crisper/database/roles.py": 1,
         "module_utils/crisper/database/catalog.py": 1,
         "module_utils/crisper/database/fresh_cluster.py": 1,  # in a new cluster
     }
-    for script in (data.ASK_POSTGRES, data.DUMP_POSTGRES, data.RESTORE_POSTGRES):
-        assert script.startswith(data.FIND_SUPERUSER)
-    assert data.FIND_SUPERUSER.index("search_path=pg_catalog") < data.FIND_SUPERUSER.index("psql")
-    assert '--username "$POSTGRES_DB"' in data.ASK_APPLICATION
-    assert "superuser" not in data.ASK_APPLICATION
+    for script in (
+        postgres_sql.ASK_POSTGRES,
+        postgres_sql.DUMP_POSTGRES,
+        postgres_sql.RESTORE_POSTGRES,
+    ):
+        assert script.startswith(postgres_sql.FIND_SUPERUSER)
+    assert postgres_sql.FIND_SUPERUSER.index(
+        "search_path=pg_catalog"
+    ) < postgres_sql.FIND_SUPERUSER.index("psql")
+    assert '--username "$POSTGRES_DB"' in postgres_sql.ASK_APPLICATION
+    assert "superuser" not in postgres_sql.ASK_APPLICATION
 
 
 # Take any type, or have arguments that may be left out: what is planted may match better.
@@ -67,11 +77,29 @@ def test_superuser_statements_leave_no_choice_of_function_or_operator() -> None:
     """What runs while the application is superuser itself (OPEN_OTHERS, …) needs no such care."""
     library = (ROOT / "library" / "database_identity.py").read_text()
     identity = library.partition("IDENTITY = (")[2].partition("\n)")[0]
-    helper = data.RESTORE_PREPARATION.replace("@helper@", "h")
-    questions = (data.EXTENSIONS, data.AVAILABLE, data.MEMBERS, data.RELATIONS, data.ROLES)
-    questions += (data.PLACES, data.SCHEMAS, data.DATABASE, data.MAKE_DATABASE)
+    helper = postgres_sql.RESTORE_PREPARATION.replace("@helper@", "h")
+    questions = (
+        postgres_sql.EXTENSIONS,
+        postgres_sql.AVAILABLE,
+        postgres_sql.MEMBERS,
+        postgres_sql.RELATIONS,
+        postgres_sql.ROLES,
+    )
+    questions += (
+        postgres_sql.PLACES,
+        postgres_sql.SCHEMAS,
+        postgres_sql.DATABASE,
+        postgres_sql.MAKE_DATABASE,
+    )
     texts = (
-        *(helper, data.RESTORE_CLEANUP, data.COLUMNS, data.END_SESSIONS, *questions, identity),
+        *(
+            helper,
+            postgres_sql.RESTORE_CLEANUP,
+            postgres_sql.COLUMNS,
+            postgres_sql.END_SESSIONS,
+            *questions,
+            identity,
+        ),
         *(roles.TRANSFER, roles.CARRY, roles.DROP_CARRIED, roles.OBJECTS),
     )
     for text in texts:
@@ -85,7 +113,7 @@ def test_superuser_statements_leave_no_choice_of_function_or_operator() -> None:
 @given(st.lists(NAMES, max_size=4))
 def test_no_name_of_an_extension_ends_the_helper(names: list[str]) -> None:
     """Regression: they become part of a function's body, which is part of a script."""
-    told = data.allowed_extensions(names, [["1", "plpgsql", "\\N"]], [])
+    told = postgres_extensions.allowed_extensions(names, [["1", "plpgsql", "\\N"]], [])
     body = told.removeprefix("extension = ANY (ARRAY[").removesuffix("]::text[])")
     assert re.fullmatch(
         r"E'(?:[\w-]|\\U[0-9a-f]{8})+'(?:, E'(?:[\w-]|\\U[0-9a-f]{8})+')*", body, re.A
@@ -102,12 +130,20 @@ def test_trusted_extensions_are_allowed_where_postgresql_knows_them() -> None:
         ["hstore", "1", "t", "t", "t", "\\N", "\\N", "x"],
         ["c", "1", "t", "f", "t", "", "", "x"],
     ]
-    assert data.allowed_extensions([], [], rows) == "extension = ANY (ARRAY[E'hstore']::text[])"
-    assert data.allowed_extensions([], [], [["old", "1", "t", "t", "", "", "x"]]).count("E'") == 0
+    assert (
+        postgres_extensions.allowed_extensions([], [], rows)
+        == "extension = ANY (ARRAY[E'hstore']::text[])"
+    )
+    assert (
+        postgres_extensions.allowed_extensions([], [], [["old", "1", "t", "t", "", "", "x"]]).count(
+            "E'"
+        )
+        == 0
+    )
 
 
 def test_what_hides_in_an_extension_is_neither_its_scripts_nor_dumped() -> None:
-    found = data.find_hidden(
+    found = postgres_extensions.find_hidden(
         [["1", "post\\tgis", "{20,21}"], ["2", "free", "\\N"], ["3", "gone", "\\N"]],
         [["post\\tgis", "1", "t"], ["free", "1", "t"], ["free", "2", "f"]],
         [*(["20", "1"], ["22", "1"], ["23", "1"], ["24", "2"], ["25", "3"], ["26", "1"])],
@@ -117,7 +153,7 @@ def test_what_hides_in_an_extension_is_neither_its_scripts_nor_dumped() -> None:
     hidden = [("VIEW", 22, "post\tgis"), ("SEQUENCE", 25, "gone")]
     assert found == (["free", "gone", "post\tgis"], hidden)
     with pytest.raises(BackupError, match="cannot be read"):
-        data.find_hidden([["1"]], [], [], [], [])
+        postgres_extensions.find_hidden([["1"]], [], [], [], [])
 
 
 def test_only_what_a_superuser_has_misplaced_is_refused() -> None:
@@ -129,15 +165,15 @@ def test_only_what_a_superuser_has_misplaced_is_refused() -> None:
     ]
     schemas = [["11", "pg_catalog"], ["12", "public"], ["13", "pg_temp_3"]]
     fine = [["citext", "11"], ["plpgsql", "11"], ["pageinspect", "12"], ["adminpack", "11"]]
-    assert data.find_misplaced(available, fine, schemas) == []
+    assert postgres_extensions.find_misplaced(available, fine, schemas) == []
     wrong = [["pageinspect", "11"], ["citext", "13"], ["gone", "11"]]
-    found = data.find_misplaced(available, wrong, schemas)
+    found = postgres_extensions.find_misplaced(available, wrong, schemas)
     assert found == [("citext", "pg_temp_3"), ("gone", "pg_catalog"), ("pageinspect", "pg_catalog")]
     # Before PostgreSQL 13 no row says what is trusted.
     old = [["old", "1", "t", "t", "pg_catalog", "", "x"]]
-    assert data.find_misplaced(old, [["old", "11"]], schemas) == []
+    assert postgres_extensions.find_misplaced(old, [["old", "11"]], schemas) == []
     with pytest.raises(BackupError, match=r'ALTER EXTENSION "a; b" SET SCHEMA public'):
-        data.refuse_misplaced([("a; b", "pg_catalog")])
+        postgres_extensions.refuse_misplaced([("a; b", "pg_catalog")])
 
 
 def test_dangers_are_lines_and_not_many() -> None:

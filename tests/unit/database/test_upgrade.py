@@ -42,9 +42,6 @@ class Engine:
     def text(self, what: str, command: list[str]) -> str:
         return "1"
 
-    def version(self, service: str, container: str) -> str:
-        return self.psql
-
     def run(self, *words: str) -> str:
         """Act on a command of the module."""
         if words[0] in ("stop", "start") and words[-1] == "c1":
@@ -103,8 +100,9 @@ class Upgrade(upgrade.Upgrade):
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: Any) -> Engine:
-    monkeypatch.setattr(upgrade.data, "restore_postgres", lambda *_: None)
-    monkeypatch.setattr(upgrade.data, "postgres_state", lambda *_: Upgrade.state)
+    monkeypatch.setattr(upgrade.postgres, "restore_postgres", lambda *_: None)
+    monkeypatch.setattr(upgrade.postgres, "postgres_state", lambda *_: Upgrade.state)
+    monkeypatch.setattr(upgrade, "service_version", lambda docker, *_: docker.psql)
     for name, version in (("r17", "17"), ("r18", "18"), ("r18b", "18")):
         folder = tmp_path / "releases" / name
         folder.mkdir(parents=True)
