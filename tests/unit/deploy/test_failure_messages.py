@@ -56,7 +56,7 @@ PLAY = """
       hooks: {{after_switch: [{{name: warm, command: [python, -m, warm], timeout: 5}},
                               {{name: later, command: [later], timeout: 5}}]}}
     stack_app: {{migrate: {migrate}}}
-    gate_seen: {{current: {current}, intact: true, locked: false, unfinished: {{}}}}
+    begin_seen: {{current: {current}, intact: true, locked: false, unfinished: {{}}}}
     release_staged: {staged}
     hooks_point: after_switch
     hooks_path: {folder}/releases/{release}

@@ -32,7 +32,7 @@ MEANT = {
     "celery_drain_time": "celery_drain_timeout",
     "image_cache_dir": "images_cache_dir",
     "mariadb_enable": "mariadb_enabled",
-    "gate_enable": "gate_enabled",
+    "begin_enable": "begin_enabled",
     "release_kep": "release_keep",
 }
 
@@ -124,7 +124,7 @@ def test_every_variable_that_playbooks_refer_to_is_known():
 @pytest.mark.parametrize("name", booleans())
 @pytest.mark.parametrize("value", ["false", "no", "", 0, 1, None, [True]])
 def test_every_boolean_of_every_role_refuses_all_else(name, value):
-    """Regression: `-e gate_enabled=false` was taken for true."""
+    """Regression: `-e begin_enabled=false` was taken for true."""
     problems = kind_problems({name: value}, options())
     if name in CONVERTED:
         assert problems == []
@@ -179,7 +179,7 @@ def test_all_findings_are_one_step_with_the_others(tmp_path):
     local = (ROOT / "inventories/local/group_vars/all/stack.yml").read_text()
     (site / "group_vars/all/stack.yml").write_text(local)
     own = site / "group_vars/all/own.yml"
-    own.write_text("---\nteam: ours\ncelery_wokers: []\ngate_enabled: 'no'\n")
+    own.write_text("---\nteam: ours\ncelery_wokers: []\nbegin_enabled: 'no'\n")
     code, output = play(
         *("-i", str(site), "-e", "stack_http_prt=8080", "-e", "docker_live_restore=false"),
         *("-e", json.dumps({"stack_http_port": 0, "stack_app": {}})),
@@ -190,7 +190,7 @@ def test_all_findings_are_one_step_with_the_others(tmp_path):
     assert told[0].startswith(f"celery_wokers ({own}:3): no role knows this variable")
     assert told[1].startswith("stack_http_prt (CLI option '-e'): no role knows")
     assert told[2].startswith("docker_live_restore is 'false'")
-    assert told[3].startswith("gate_enabled is 'no'")
+    assert told[3].startswith("begin_enabled is 'no'")
     assert any(finding.startswith("stack_http_port is 0") for finding in told)
     assert output.count("TASK [stack : The stack's variables are fit]") == 1
 
