@@ -15,6 +15,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded impo
 from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
     warning as stranded_warning,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.fact import staged_release
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import (
     canary_seconds,
     celery_finding,
@@ -47,6 +48,7 @@ class FilterModule:
             "crisper_request_paths": request_paths,
             "crisper_settings_warnings": settings_warnings,
             "crisper_site_url": site_url,
+            "crisper_staged_release": staged_release,
             "crisper_step_finding": step_finding,
             "crisper_stranded_rows": stranded_rows,
             "crisper_stranded_suspected": stranded_suspected,
