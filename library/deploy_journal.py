@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: deploy_journal
 short_description: Write a step or the end of a deploy into the stack's journal
 description:
-  - The module M(stack_gate) begins a deploy and takes the lock; the modules that act write their
+  - The module M(deploy_begin) begins a deploy and takes the lock; the modules that act write their
     own steps. This one writes what is left, and gives the lock back.
 extends_documentation_fragment: [crisper]
 options:

@@ -64,7 +64,7 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_ok(self, result: Any) -> None:
         """Keep in mind on which hosts this run has the lock."""
         host, content = result.host.get_name(), result.result
-        if result.task.action == "stack_gate" and content.get("locked"):
+        if result.task.action == "deploy_begin" and content.get("locked"):
             self.locked.add(host)
         elif content.get("ended") is True or result.task.args.get("state") == "ended":
             self.locked.discard(host)

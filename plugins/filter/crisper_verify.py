@@ -15,11 +15,13 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded impo
 from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
     warning as stranded_warning,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.fact import staged_release
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import (
     canary_seconds,
     celery_finding,
     entry_request,
     http_finding,
+    known_tasks,
     port_finding,
     registered_tasks,
     request_counts,
@@ -27,8 +29,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import
     site_url,
     step_finding,
     task_counts,
+    worker_request,
     worker_summary,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.report import rollout_report
 
 
 class FilterModule:
@@ -41,16 +45,20 @@ class FilterModule:
             "crisper_celery_finding": celery_finding,
             "crisper_entry_request": entry_request,
             "crisper_http_finding": http_finding,
+            "crisper_known_tasks": known_tasks,
             "crisper_port_finding": port_finding,
             "crisper_registered_tasks": registered_tasks,
             "crisper_request_counts": request_counts,
             "crisper_request_paths": request_paths,
+            "crisper_rollout_report": rollout_report,
             "crisper_settings_warnings": settings_warnings,
             "crisper_site_url": site_url,
+            "crisper_staged_release": staged_release,
             "crisper_step_finding": step_finding,
             "crisper_stranded_rows": stranded_rows,
             "crisper_stranded_suspected": stranded_suspected,
             "crisper_stranded_warning": stranded_warning,
             "crisper_task_counts": task_counts,
+            "crisper_worker_request": worker_request,
             "crisper_worker_summary": worker_summary,
         }

@@ -7,7 +7,8 @@ name: crisper_variables
 short_description: Findings about names and kinds of the operator's variables
 description:
   - Gives one sentence for each variable of inventory, vault and command line that begins like a
-    variable of a role but that no role has, with the nearest name and where it is set.
+    variable of a role but that no role has, with the nearest name and where it is set; and for each
+    that has another name now, or the name of the fact C(deploy).
   - Gives one sentence for each boolean of any role that is not a boolean, such as the text C(false)
     of C(-e name=false), which Jinja takes for true, and for each number in a list or mapping that
     is a text. Those of role C(stack) are judged by the filter C(crisper_findings).
@@ -34,6 +35,8 @@ except ImportError:  # an Ansible that does not tell where a variable is set
 ROOT = Path(__file__).resolve().parents[2]
 
 from ansible_collections.crisper.stack.plugins.module_utils.model.variables import (
+    FACT,
+    RENAMED,
     key_problems,
     kind_problems,
     name_problems,
@@ -62,6 +65,8 @@ class LookupModule(LookupBase):
             name: tell_origin(key, value)
             for key, value in given.items()
             if "".join((name := str(key)).partition("_")[:2]) in prefixes
+            or name in RENAMED
+            or name == FACT
         }
         others = {
             name: option

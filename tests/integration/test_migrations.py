@@ -251,10 +251,10 @@ def test_killed_in_the_migration_it_runs_once_and_blocks_the_way_back(stack: Sta
         assert (known["migration"]["state"], known["irreversible"]) == ("started", True)
         before = stack.dump()
         asked = {"purpose": "rollback", "put_back": {"id": OLD}, "owner": owner}
-        gate = stack.start("stack_gate", **asked)
-        stack.waits_for(gate, "migrate")
+        begin = stack.start("deploy_begin", **asked)
+        stack.waits_for(begin, "migrate")
         assert stack.log() == ["B begun"]
-    problem = stack.result(gate)["put_back"]["problem"]
+    problem = stack.result(begin)["put_back"]["problem"]
     assert f"has an irreversible migration since (release {B})" in problem
     assert f"backups/{B}.dump" in problem
     steps = [json.loads(line)["step"] for line in (stack.root / "journal.jsonl").open()]

@@ -20,7 +20,7 @@ import yaml
 from ansible.module_utils.testing import patch_module_args
 
 ROOT = Path(__file__).resolve().parents[2]
-import stack_gate  # noqa: E402
+import deploy_begin  # noqa: E402
 from hostile_values import example, unsafe, written  # noqa: E402
 
 PASSWORD = "regi stry-pa$s"
@@ -254,8 +254,8 @@ def test_an_image_that_is_pinned_stays_whatever_its_registry_moves(
     assert f"The pull of {registry}/redis:1 by its digest" in output, output
 
 
-def gate(capsys: pytest.CaptureFixture[str], root: Path, project: str, reference: str) -> Any:
-    """What the gate sees of a stack."""
+def begin(capsys: pytest.CaptureFixture[str], root: Path, project: str, reference: str) -> Any:
+    """What deploy_begin sees of a stack."""
     asked = {"root": str(root), "project": project, "stages": {"images": "i"}, "inputs": "a"}
     asked |= {"references": [reference, "absent.example/never/pulled:1"]}
     asked["owner"] = {"id": "x", "who": "x", "controller": "x", "process": "1@2"}
@@ -263,11 +263,11 @@ def gate(capsys: pytest.CaptureFixture[str], root: Path, project: str, reference
         patch_module_args({**asked, "_ansible_check_mode": True}),
         pytest.raises(SystemExit),
     ):
-        stack_gate.main()
+        deploy_begin.main()
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_gate_sees_another_image_under_the_same_tag(
+def test_deploy_begin_sees_another_image_under_the_same_tag(
     registry: str,
     client: Path,
     push: Callable[[str, str], str],
@@ -275,8 +275,8 @@ def test_the_gate_sees_another_image_under_the_same_tag(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Regression: a deploy found nothing to do while the registry had a new image."""
-    project, reference = f"regtest-{os.getpid()}", f"{registry}/gate:latest"
-    first = push("gate:latest", "gate one")
+    project, reference = f"regtest-{os.getpid()}", f"{registry}/begin:latest"
+    first = push("begin:latest", "begin one")
     docker("login", "--username", "deploy", "--password-stdin", registry, given=PASSWORD.encode())
     docker("pull", "--quiet", reference)
     (tmp_path / "current").mkdir()
@@ -287,14 +287,14 @@ def test_the_gate_sees_another_image_under_the_same_tag(
     command = ["create", *(word for label in labels for word in ("--label", label))]
     container = docker(*command, reference, "/nothing")
     try:
-        seen = gate(capsys, tmp_path, project, reference)
+        seen = begin(capsys, tmp_path, project, reference)
         assert (seen["moved"], seen["same"]["images"]) == ({}, True)
-        push("gate:latest", "gate two")
-        seen = gate(capsys, tmp_path, project, reference)
+        push("begin:latest", "begin two")
+        seen = begin(capsys, tmp_path, project, reference)
         assert list(seen["moved"]) == [reference]
         assert not seen["same"]["images"]
         docker("logout", registry)
-        seen = gate(capsys, tmp_path, project, reference)
+        seen = begin(capsys, tmp_path, project, reference)
         assert (seen["moved"], seen["same"]["images"]) == ({}, True)
         assert "no basic auth credentials" in seen["unanswered"][reference]
     finally:

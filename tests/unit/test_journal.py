@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import deploy_begin
 import deploy_journal
 import pytest
-import stack_gate
 from ansible_collections.crisper.stack.plugins.module_utils import journal as journal_module
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     Journal,
@@ -285,9 +285,9 @@ def no_docker(tmp_path) -> str:
     return str(tmp_path / "no-docker")
 
 
-def test_the_gate_locks_a_stack_that_is_new(run_module, tmp_path, no_docker):
+def test_deploy_begin_locks_a_stack_that_is_new(run_module, tmp_path, no_docker):
     seen = run_module(
-        stack_gate,
+        deploy_begin,
         root=str(tmp_path / "stack"),
         project="unit",
         owner=owner("first"),
@@ -296,7 +296,7 @@ def test_the_gate_locks_a_stack_that_is_new(run_module, tmp_path, no_docker):
     )
     assert (seen["unchanged"], seen["locked"], seen["held"]) == (False, True, {})
     again = run_module(
-        stack_gate,
+        deploy_begin,
         root=str(tmp_path / "stack"),
         project="unit",
         owner=owner("second"),
@@ -304,7 +304,7 @@ def test_the_gate_locks_a_stack_that_is_new(run_module, tmp_path, no_docker):
     )
     assert (again["locked"], again["held"]["run"]) == (False, "first")
     over = run_module(
-        stack_gate,
+        deploy_begin,
         root=str(tmp_path / "stack"),
         project="unit",
         owner=owner("second"),
@@ -315,12 +315,14 @@ def test_the_gate_locks_a_stack_that_is_new(run_module, tmp_path, no_docker):
     assert (over["unfinished"]["run"], over["unfinished"]["step"]) == ("first", "begin")
 
 
-def test_the_gate_refuses_while_a_process_of_a_dead_run_acts(run_module, tmp_path, no_docker):
+def test_deploy_begin_refuses_while_a_process_of_a_dead_run_acts(run_module, tmp_path, no_docker):
     """Regression: it ended the journal of the deploy that was cut off, which was forgotten then."""
     actor = acting(tmp_path, "first")
     asked = {"root": str(tmp_path), "project": "unit", "docker_cli": no_docker}
     try:
-        seen = run_module(stack_gate, owner=owner("second"), dead="first", quiet_timeout=0, **asked)
+        seen = run_module(
+            deploy_begin, owner=owner("second"), dead="first", quiet_timeout=0, **asked
+        )
         assert seen["failed"]
         assert "a process of it still acts" in seen["msg"]
         assert "This run has changed nothing." in seen["msg"]
@@ -328,12 +330,12 @@ def test_the_gate_refuses_while_a_process_of_a_dead_run_acts(run_module, tmp_pat
     finally:
         actor.kill()
         actor.wait()
-    assert run_module(stack_gate, owner=owner("third"), dead="first", **asked)["unfinished"]
+    assert run_module(deploy_begin, owner=owner("third"), dead="first", **asked)["unfinished"]
 
 
-def test_a_gate_that_fails_gives_the_lock_back(run_module, tmp_path, no_docker):
+def test_a_deploy_begin_that_fails_gives_the_lock_back(run_module, tmp_path, no_docker):
     seen = run_module(
-        stack_gate,
+        deploy_begin,
         root=str(tmp_path),
         project="unit",
         owner=owner("first"),
@@ -348,7 +350,7 @@ def test_a_folder_that_cannot_be_written_is_told(run_module, tmp_path, no_docker
     (tmp_path / "file").touch()
     root = str(tmp_path / "file" / "stack")
     asked = {"project": "unit", "owner": owner("first"), "docker_cli": no_docker}
-    seen = run_module(stack_gate, root=root, **asked)
+    seen = run_module(deploy_begin, root=root, **asked)
     assert seen["failed"]
     assert f"The lock of the stack in {root} cannot be written" in seen["msg"]
     assert "stack_root" in seen["msg"]
@@ -359,12 +361,12 @@ def test_a_database_that_is_behind_is_something_to_do(run_module, tmp_path, no_d
     manifest = {"id": "r", "inputs": "abc", "database_behind": "/b/r.dump"}
     (tmp_path / "current" / "manifest.json").write_text(json.dumps(manifest))
     asked = {"root": str(tmp_path), "project": "unit", "owner": owner("x"), "inputs": "abc"}
-    seen = run_module(stack_gate, docker_cli=no_docker, check_mode=True, **asked)
+    seen = run_module(deploy_begin, docker_cli=no_docker, check_mode=True, **asked)
     assert (seen["unchanged"], seen["database_behind"]) == (False, "/b/r.dump")
 
 
 def test_an_engine_that_does_not_run_is_left_to_the_role_that_starts_it(run_module, tmp_path):
-    """Regression: the gate failed, so that no deploy could start a stopped engine."""
+    """Regression: deploy_begin failed, so that no deploy could start a stopped engine."""
     (tmp_path / "current").mkdir()
     manifest = {"id": "r", "inputs": "abc", "images": {"web": {"id": "1"}}, "docker_cli": "docker"}
     (tmp_path / "current" / "manifest.json").write_text(json.dumps(manifest))
@@ -372,7 +374,7 @@ def test_an_engine_that_does_not_run_is_left_to_the_role_that_starts_it(run_modu
     docker.write_text("#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2\nexit 1\n")
     docker.chmod(0o755)
     asked = {"root": str(tmp_path), "project": "unit", "owner": owner("x"), "inputs": "abc"}
-    seen = run_module(stack_gate, **asked, stages={"docker": "d"}, docker_cli=str(docker))
+    seen = run_module(deploy_begin, **asked, stages={"docker": "d"}, docker_cli=str(docker))
     assert (seen["locked"], seen["unchanged"], seen["intact"]) == (True, False, False)
     assert seen["same"] == {"docker": False, "images": False}
 
@@ -389,8 +391,8 @@ def test_a_certificate_that_is_due_is_something_to_do(run_module, tmp_path, tmp_
     docker.chmod(0o755)
     asked = {"root": str(tmp_path), "project": "unit", "owner": owner("x"), "inputs": "abc"}
     asked |= {"docker_cli": str(docker), "check_mode": True}
-    assert run_module(stack_gate, **asked)["unchanged"]
-    assert not run_module(stack_gate, due=True, **asked)["unchanged"]
+    assert run_module(deploy_begin, **asked)["unchanged"]
+    assert not run_module(deploy_begin, due=True, **asked)["unchanged"]
 
 
 def begun(run, host="", purpose="deploy"):
@@ -435,7 +437,7 @@ def test_stages_whose_inputs_are_the_same_have_nothing_to_do(run_module, tmp_pat
         )
         client.chmod(0o755)
         asked = {"root": str(tmp_path), "project": "unit", "owner": owner("x"), "stages": stages}
-        return run_module(stack_gate, **asked, docker_cli=str(client), check_mode=True)["same"]
+        return run_module(deploy_begin, **asked, docker_cli=str(client), check_mode=True)["same"]
 
     assert same(docker="d1", images="i1") == {"docker": True, "images": True}
     assert same(docker="d2", images="i2") == {"docker": False, "images": False}
@@ -469,29 +471,29 @@ def test_another_image_under_the_same_tag_is_something_to_do(run_module, tmp_pat
     asked |= {"docker_socket": engine.socket_path, "references": [reference]}
 
     engine.has[reference] = (200, {"Descriptor": {"digest": "sha256:aa"}})
-    seen = run_module(stack_gate, **asked)
+    seen = run_module(deploy_begin, **asked)
     assert (seen["unchanged"], seen["moved"]) == (True, {})
     assert engine.asked == [reference]
 
     engine.has[reference] = (200, {"Descriptor": {"digest": "sha256:bb"}})
-    seen = run_module(stack_gate, **asked)
+    seen = run_module(deploy_begin, **asked)
     assert (seen["unchanged"], seen["moved"]) == (False, {reference: "sha256:bb"})
     assert not seen["same"]["images"]
 
     engine.has[reference] = (403, {"message": "denied: requested access"})
-    seen = run_module(stack_gate, **asked)
+    seen = run_module(deploy_begin, **asked)
     assert (seen["unchanged"], seen["moved"]) == (True, {})
     assert seen["unanswered"] == {reference: "denied: requested access"}
 
     engine.asked.clear()
-    assert run_module(stack_gate, **asked | {"references": []})["unchanged"]
-    assert not run_module(stack_gate, **asked | {"stages": {"images": "i2"}})["same"]["images"]
+    assert run_module(deploy_begin, **asked | {"references": []})["unchanged"]
+    assert not run_module(deploy_begin, **asked | {"stages": {"images": "i2"}})["same"]["images"]
     assert engine.asked == []
 
 
-def test_in_check_mode_the_gate_only_looks(run_module, tmp_path, no_docker):
+def test_in_check_mode_deploy_begin_only_looks(run_module, tmp_path, no_docker):
     seen = run_module(
-        stack_gate,
+        deploy_begin,
         check_mode=True,
         root=str(tmp_path / "stack"),
         project="unit",
@@ -528,6 +530,6 @@ def test_a_firewall_that_is_gone_is_something_to_do(tmp_path, rules):
         get_bin_path=lambda name: name,
         run_command=lambda command: (0, said, ""),
     )
-    assert stack_gate.host_closed(module, tmp_path) is rules
+    assert deploy_begin.host_closed(module, tmp_path) is rules
     (tmp_path / "firewall/rules.v4").unlink()
-    assert stack_gate.host_closed(module, tmp_path), "nothing was closed"
+    assert deploy_begin.host_closed(module, tmp_path), "nothing was closed"

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import deploy_begin
 import deploy_journal
 import pytest
-import stack_gate
 from ansible_collections.crisper.stack.plugins.module_utils import lock
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     BUSY,
@@ -135,7 +135,7 @@ def test_who_may_act_is_waited_for_and_named(
     assert Journal(root, "mine").acquire(OWNER) == {}
 
 
-def test_the_gate_names_who_holds_its_lock(
+def test_deploy_begin_names_who_holds_its_lock(
     run_module: Any, root: Path, hold: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = hold(root / ".lock", 0)
@@ -144,18 +144,20 @@ def test_the_gate_names_who_holds_its_lock(
     )
     owner = {"id": "mine", "who": "ops", "controller": "c", "process": "1@2"}
     told = run_module(
-        stack_gate, root=str(root), project="demo", owner=owner, docker_cli="/nowhere/docker"
+        deploy_begin, root=str(root), project="demo", owner=owner, docker_cli="/nowhere/docker"
     )
     assert told["failed"]
     assert f"process {held.process.pid}" in told["msg"]
     assert told["msg"].endswith("This run has changed nothing.")
 
 
-def test_the_gate_names_a_process_that_still_acts(run_module: Any, root: Path, hold: Any) -> None:
+def test_deploy_begin_names_a_process_that_still_acts(
+    run_module: Any, root: Path, hold: Any
+) -> None:
     held = hold(root / ".busy", 0, "LOCK_SH")
     owner = {"id": "mine", "who": "ops", "controller": "c", "process": "1@2"}
     options = {"root": str(root), "project": "demo", "owner": owner, "quiet_timeout": 0}
-    told = run_module(stack_gate, docker_cli="/nowhere/docker", **options)
+    told = run_module(deploy_begin, docker_cli="/nowhere/docker", **options)
     assert f"process {held.process.pid} (" in told["msg"]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.fact import updated_fact
 from rendering import roles
 from stack_values import GOOD
 
@@ -31,8 +32,9 @@ def value(name: str, model: dict[str, Any], **values: Any) -> Any:
         "stack_http_port": 80,
         "stack_address": "192.0.2.1",
         "stack_model": model,
-        "rollout_retired": {"after": {"release": "r", "steps": []}, "proof": {"findings": []}},
+        "rollout_report": {"after": {"release": "r", "steps": []}, "proof": {"findings": []}},
         "verify_release": "r",
+        "deploy": updated_fact({}, {}),
         "__verify_uploads": SKIPPED,
         "__verify_inside": SKIPPED,
         "__verify_front": {"answers": [GOOD_ANSWER], "open": [], "address": "192.0.2.1"},

@@ -28,7 +28,7 @@ def undo_wanted(state: Mapping[str, Any], passed: bool) -> bool:
 
     Args:
         state: what was seen.
-        passed: whether every host got through the gate; before that none has changed anything.
+        passed: whether every host got through role begin; before that none has changed anything.
     """
     return passed and may_act(state) and bool(state.get("staged"))
 

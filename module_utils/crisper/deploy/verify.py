@@ -18,6 +18,61 @@ from ..text import ROWS, printable
 REDIRECTS = (301, 302, 303, 307, 308)
 
 
+def worker_request(
+    model: Mapping[str, Any],
+    inspect_timeout: float,
+    canary_timeout: float,
+    accept_content: Sequence[str],
+    task_serializer: str,
+) -> dict[str, Any]:
+    """Return how the workers of a release are asked, and what they must answer.
+
+    Roles rollout and verify ask the same: the rollout proves the new workers, and verify takes that
+    proof.
+
+    Args:
+        model: of the release.
+        inspect_timeout: seconds for the answers.
+        canary_timeout: seconds until every canary must be back.
+        accept_content: content types that workers must accept, and no others.
+        task_serializer: what they must use.
+
+    Returns:
+        ``app``, ``timeout``, ``expect``, and ``canary`` where the application has such a task.
+    """
+    celery = model["celery"]
+    request: dict[str, Any] = {
+        "app": celery["app"],
+        "timeout": inspect_timeout,
+        "expect": {
+            "pools": {pool["name"]: pool for pool in model["pools"]},
+            "registered": celery["expected_tasks"],
+            "time_limit": celery["time_limit"],
+            "soft_time_limit": celery["soft_time_limit"],
+            "accept_content": accept_content,
+            "task_serializer": task_serializer,
+        },
+    }
+    if celery["canary_task"]:
+        request["canary"] = {
+            "task": celery["canary_task"],
+            "queues": model["queues"],
+            "timeout": canary_timeout,
+        }
+    return request
+
+
+def known_tasks(model: Mapping[str, Any], registered: Sequence[str] = ()) -> list[str]:
+    """Return the tasks that a release is known to have.
+
+    Args:
+        model: of the release.
+        registered: what its workers told when it was proved; empty for one that was not.
+    """
+    celery = model["celery"]
+    return list(registered) or [*celery["expected_tasks"], celery["canary_task"]]
+
+
 def step_finding(step: Mapping[str, Any]) -> str:
     """A service that is not as the release wants it; `step` is one of compose_rollout's."""
     return (

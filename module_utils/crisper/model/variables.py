@@ -14,7 +14,14 @@ from .validators import BOOLEAN, boolean_remedy, printable, shown
 
 # Names that no role has, but playbooks and defaults of roles refer to, such as the documented
 # `-e restore_database=true`; only those that begin like a role's own need to stand here.
-COMMAND_LINE = frozenset({"docker_cli_path", "restore_database", "stack_become", "stack_hosts"})
+COMMAND_LINE = frozenset({"restore_database", "stack_become", "stack_hosts"})
+# Variables that have another name now; the old one would be passed over without a word.
+RENAMED = {
+    f"gate_{name}": f"begin_{name}"
+    for name in ("break", "enabled", "purpose", "put_back", "quiet_timeout", "registry_timeout")
+}
+# The fact of every run (docs/CONTRIBUTING.md). From the command line it would replace the fact.
+FACT = "deploy"
 # Booleans that are documented as `-e name=true`, a text: the roles convert these.
 CONVERTED = frozenset(
     {"backup_foreign", "images_cache_save", "restore_confirmed", "restore_foreign"}
@@ -34,6 +41,8 @@ def name_problems(
 ) -> list[str]:
     """Return one sentence for each variable that begins like a role's and that no role knows.
 
+    Also for each that has another name now, and for one with the name of the fact `deploy`.
+
     Args:
         origins: name of each variable that is set -> where, or an empty text.
         known: names of all variables of all roles.
@@ -42,9 +51,21 @@ def name_problems(
     found = []
     for name in sorted(origins):
         prefix = "".join(name.partition("_")[:2])
+        place = f" ({origins[name]})" if origins[name] else ""
+        if name in RENAMED:
+            found.append(
+                printable(f"{name}{place}: this variable is {RENAMED[name]} now: rename it.")
+            )
+            continue
+        if name == FACT:
+            found.append(
+                printable(
+                    f"{name}{place}: this is the name of a fact of every run: choose another."
+                )
+            )
+            continue
         if prefix not in prefixes or name in known or name in COMMAND_LINE:
             continue
-        place = f" ({origins[name]})" if origins[name] else ""
         meant = _guess(name, prefix, known)
         guess = f"did you mean {meant}? A variable" if meant else "remove it; a variable"
         found.append(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import database_migrate
+import deploy_begin
 import pytest
 import release_hooks
-import stack_gate
 from ansible_collections.crisper.stack.plugins.module_utils.release.retention import prune
 
 RELEASE = "20261120t221500z-1a2b3c4d"
@@ -89,11 +89,11 @@ def test_a_hook_waits_for_what_was_left(run_module, root, tmp_path) -> None:
     assert told(root)["migration"]["state"] == "failed"
 
 
-def test_the_gate_gives_its_lock_back_when_it_cannot_look(run_module, root, tmp_path) -> None:
+def test_deploy_begin_gives_its_lock_back_when_it_cannot_look(run_module, root, tmp_path) -> None:
     script = '*"label=crisper.command"*) echo broken >&2; exit 1;; *version*) echo 26;;'
     cli = client(tmp_path, script)
     asked = {"root": str(root), "project": "shop", "owner": OWNER, "docker_cli": cli}
-    answer = run_module(stack_gate, **asked)
+    answer = run_module(deploy_begin, **asked)
     assert answer["failed"] is True
     assert "The engine does not tell its containers: broken" in answer["msg"]
     assert not (root / "lock").exists()

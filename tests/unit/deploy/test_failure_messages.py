@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.fact import (
+    staged_release,
+    updated_fact,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCKER = """#!/bin/sh
@@ -50,14 +54,12 @@ PLAY = """
   vars:
     stack_root: {folder}
     stack_name: demo
-    docker_cli_path: {folder}/docker
     stack_model:
       data_services: [postgres, redis]
       hooks: {{after_switch: [{{name: warm, command: [python, -m, warm], timeout: 5}},
                               {{name: later, command: [later], timeout: 5}}]}}
     stack_app: {{migrate: {migrate}}}
-    gate_seen: {{current: {current}, intact: true, locked: false, unfinished: {{}}}}
-    release_staged: {staged}
+    deploy: {deploy}
     hooks_point: after_switch
     hooks_path: {folder}/releases/{release}
     database_backup: false
@@ -93,12 +95,14 @@ class Play:
         staged = {"release": release, "current": "r1", "facts_changed": ["migrate"]}
         staged |= {"images_changed": [], "env_changed": [], "secrets_changed": []}
         staged |= more.pop("staged", {})
-        values = {
-            "release": RELEASE,
-            "migrate": more.pop("migrate", {}),
-            "current": more.pop("current", "''"),
+        news = {
+            "docker_cli": str(docker),
+            "state": {"current": more.pop("current", ""), "intact": True},
+            "release": staged_release(staged, {}),
         }
-        text = PLAY.format(role=role, folder=self.folder, staged=json.dumps(staged), **values)
+        values = {"release": RELEASE, "migrate": more.pop("migrate", {})}
+        fact = json.dumps(updated_fact({}, news))
+        text = PLAY.format(role=role, folder=self.folder, deploy=fact, **values)
         (self.folder / "play.yml").write_text(text)
         told.unlink(missing_ok=True)
         done = subprocess.run(

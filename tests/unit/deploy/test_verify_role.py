@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import (
+    known_tasks,
     request_counts,
     task_counts,
+    worker_request,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
 from stack_values import GOOD
 from verify_role_cases import GOOD_ANSWER, value
 
+ROOT = Path(__file__).resolve().parents[3]
 SITE = {"stack_public_url": "https://app.example", "stack_trusted_proxies": ["10.0.0.0/8"]}
 BAD_ANSWER = {**GOOD_ANSWER, "status": 400, "ok": False}
 
@@ -98,7 +103,7 @@ def test_busy_pools_are_reported_and_no_finding(canary):
     busy = [{"queue": "default", "text": "busy: 2 of 2 processes run nap, oldest 14 min"}]
     # Rollouts of before tell no busy ones.
     for proof, told in (({"canary": canary}, []), ({"canary": {**canary, "busy": busy}}, busy)):
-        retired = {"rollout_retired": {"after": after, "proof": {"findings": [], **proof}}}
+        retired = {"rollout_report": {"after": after, "proof": {"findings": [], **proof}}}
         assert value("__verify_findings", model, **retired) == []
         assert value("__verify_seen", model, **retired)["busy"] == told
 
@@ -123,3 +128,31 @@ def test_what_the_ledger_counted_is_one_sentence(
 ) -> None:
     assert request_counts(counted) == requests
     assert task_counts(counted) == tasks
+
+
+def test_workers_are_asked_for_what_the_model_says() -> None:
+    model = stack.stack_model(GOOD)
+    model["celery"]["canary_task"] = "ping"
+    asked = worker_request(model, 5, 30, ["json"], "json")
+    assert asked["expect"]["pools"] == {pool["name"]: pool for pool in model["pools"]}
+    assert asked["expect"]["time_limit"] == model["celery"]["time_limit"]
+    assert asked["canary"]["queues"] == model["queues"]
+    celery = {**model["celery"], "canary_task": ""}
+    assert "canary" not in worker_request({**model, "celery": celery}, 5, 30, ["json"], "json")
+
+
+def test_roles_rollout_and_verify_ask_the_same() -> None:
+    asking = r"_workers: >-\n(.*?)\n(?=[_#])"
+    texts = [
+        re.search(asking, (ROOT / f"roles/{role}/vars/main.yml").read_text(), re.DOTALL)
+        for role in ("rollout", "verify")
+    ]
+    assert all(texts)
+    assert len({text[1] for text in texts if text}) == 1
+
+
+def test_a_proved_release_knows_what_its_workers_told() -> None:
+    model = stack.stack_model(GOOD)
+    assert known_tasks(model, ["a", "b"]) == ["a", "b"]
+    expected = [*model["celery"]["expected_tasks"], model["celery"]["canary_task"]]
+    assert known_tasks(model) == known_tasks(model, []) == expected

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from ansible_collections.crisper.stack.plugins.module_utils.model.variables import (
     CONVERTED,
+    RENAMED,
     key_problems,
     kind_problems,
     name_problems,
@@ -32,7 +33,7 @@ MEANT = {
     "celery_drain_time": "celery_drain_timeout",
     "image_cache_dir": "images_cache_dir",
     "mariadb_enable": "mariadb_enabled",
-    "gate_enable": "gate_enabled",
+    "begin_enable": "begin_enabled",
     "release_kep": "release_keep",
 }
 
@@ -99,6 +100,20 @@ def test_other_names_are_the_operators(name):
     assert name_problems({name: ""}, options(), prefixes()) == []
 
 
+def test_an_old_name_is_refused_with_the_new_one():
+    for old, new in RENAMED.items():
+        assert old not in options()
+        assert new in options()
+        (problem,) = name_problems({old: "own.yml:3"}, options(), prefixes())
+        assert problem == f"{old} (own.yml:3): this variable is {new} now: rename it."
+
+
+def test_the_name_of_the_fact_is_refused():
+    """From the command line it would replace the fact of every run."""
+    (problem,) = name_problems({"deploy": "", "deployer": ""}, options(), prefixes())
+    assert problem == "deploy: this is the name of a fact of every run: choose another."
+
+
 def test_no_variable_of_a_role_is_refused():
     assert name_problems(dict.fromkeys(options(), ""), options(), prefixes()) == []
 
@@ -113,7 +128,7 @@ def test_every_variable_that_playbooks_refer_to_is_known():
     playbooks = [ROOT / "deploy.yml", *(ROOT / "playbooks").glob("*.yml")]
     text = "\n".join(path.read_text() for path in playbooks)
     text += "\n".join(path.read_text() for path in (ROOT / "roles").glob("*/defaults/main.yml"))
-    named = set(re.findall(r"\{\{ (\w+) \| default", text)) - {"docker_cli_path"}  # a fact
+    named = set(re.findall(r"\{\{ (\w+) \| default", text))
     assert {"stack_hosts", "restore_database"} <= named
     assert name_problems(dict.fromkeys(named, ""), options(), prefixes()) == []
 
@@ -124,7 +139,7 @@ def test_every_variable_that_playbooks_refer_to_is_known():
 @pytest.mark.parametrize("name", booleans())
 @pytest.mark.parametrize("value", ["false", "no", "", 0, 1, None, [True]])
 def test_every_boolean_of_every_role_refuses_all_else(name, value):
-    """Regression: `-e gate_enabled=false` was taken for true."""
+    """Regression: `-e begin_enabled=false` was taken for true."""
     problems = kind_problems({name: value}, options())
     if name in CONVERTED:
         assert problems == []
@@ -179,18 +194,21 @@ def test_all_findings_are_one_step_with_the_others(tmp_path):
     local = (ROOT / "inventories/local/group_vars/all/stack.yml").read_text()
     (site / "group_vars/all/stack.yml").write_text(local)
     own = site / "group_vars/all/own.yml"
-    own.write_text("---\nteam: ours\ncelery_wokers: []\ngate_enabled: 'no'\n")
+    own.write_text("---\nteam: ours\ncelery_wokers: []\nbegin_enabled: 'no'\ngate_break: x\n")
     code, output = play(
         *("-i", str(site), "-e", "stack_http_prt=8080", "-e", "docker_live_restore=false"),
+        *("-e", '{"deploy": {}}'),
         *("-e", json.dumps({"stack_http_port": 0, "stack_app": {}})),
     )
     assert code == 2
     findings = dict(re.findall(r"^(\d+)\. (.*)$", output, re.MULTILINE))
     told = list(findings.values())
     assert told[0].startswith(f"celery_wokers ({own}:3): no role knows this variable")
-    assert told[1].startswith("stack_http_prt (CLI option '-e'): no role knows")
-    assert told[2].startswith("docker_live_restore is 'false'")
-    assert told[3].startswith("gate_enabled is 'no'")
+    assert told[1].startswith("deploy (CLI option '-e'): this is the name of a fact")
+    assert told[2] == f"gate_break ({own}:5): this variable is begin_break now: rename it."
+    assert told[3].startswith("stack_http_prt (CLI option '-e'): no role knows")
+    assert told[4].startswith("begin_enabled is 'no'")
+    assert told[5].startswith("docker_live_restore is 'false'")
     assert any(finding.startswith("stack_http_port is 0") for finding in told)
     assert output.count("TASK [stack : The stack's variables are fit]") == 1
 
@@ -253,6 +271,7 @@ def test_numbers_of_the_command_line_are_numbers_to_the_timer_of_backups(tmp_pat
         {"ansible.builtin.copy": {"content": settings, "dest": f"{tmp_path}/backup.json"}},
     ]
     play = {"hosts": "all", "gather_facts": False, "tasks": tasks}
+    play["vars"] = {"deploy": {"docker_cli": "docker"}}
     play["vars_files"] = [str(role / "defaults/main.yml")]
     playbook.write_text(yaml.safe_dump([play]))
     done = subprocess.run(

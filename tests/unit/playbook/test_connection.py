@@ -157,7 +157,7 @@ def test_a_host_that_does_not_answer_ends_the_play_before_anything(playbook, sit
     assert code == 4
     assert "Cannot connect to app-1 (deployer@127.0.0.1, port 1): nothing answers" in output
     assert "The deploy of" not in output
-    assert "TASK [gate" not in output
+    assert "TASK [begin : Record" not in output
 
 
 def test_every_host_is_told_and_nothing_is_done_on_those_that_answer(site):
@@ -165,7 +165,7 @@ def test_every_host_is_told_and_nothing_is_done_on_those_that_answer(site):
     assert code == 4
     for host in ("app-1", "app-2"):
         assert f"Cannot connect to {host}" in output
-    assert "TASK [gate" not in output
+    assert "TASK [begin : Record" not in output
     assert "rescued=0" in output
 
 
@@ -192,8 +192,8 @@ RESCUE = """
     - name: Do something
       block:
         - name: Look at the stack
-          ansible.builtin.set_fact: {gate_seen: "{{ wanted }}"}
-          when: wanted is defined
+          ansible.builtin.import_role: {name: begin, tasks_from: fact}
+          vars: {begin_news: "{{ {'state': wanted} if wanted is defined else {} }}"}
         - name: Break
           ansible.builtin.fail: {msg: broken}
       rescue:
@@ -228,7 +228,7 @@ LOST = """
     owner: {id: r1, who: Kim, controller: here, process: 1@1}
   tasks:
     - name: Lock the stack
-      stack_gate: {root: "{{ folder }}", project: lost, owner: "{{ owner }}"}
+      deploy_begin: {root: "{{ folder }}", project: lost, owner: "{{ owner }}"}
     - name: Give the lock back
       deploy_journal: {run: {root: "{{ folder }}", id: r1}, state: ended, result: done}
       when: ended | default(false)

@@ -38,7 +38,7 @@ NEEDED = {
 }
 # The step's name, and the point of the script at which it goes wrong.
 STEPS: dict[str, dict[str, Any]] = {
-    "take the lock": {"point": "stack_gate"},
+    "take the lock": {"point": "deploy_begin"},
     "configure Docker": {"point": "docker_daemon_config"},
     "provide the images": {"point": "image_facts"},
     "stage the release": {"point": "release", "with": {"state": "staged"}},

@@ -54,7 +54,7 @@ def test_a_stack_that_runs_without_its_link_is_not_taken_for_a_first_deploy(site
     assert (host.releases, host.consuming, host.lock) == ([release], [release], {})
 
 
-def test_a_gate_that_fails_leaves_the_other_run_alone(site: Site) -> None:
+def test_a_begin_that_fails_leaves_the_other_run_alone(site: Site) -> None:
     """Regressions: the rescue undid another run's release, and verify judged what never served."""
     host = site.one
     site.script({"point": "deploy_ledger", "do": "controller"})
@@ -64,7 +64,7 @@ def test_a_gate_that_fails_leaves_the_other_run_alone(site: Site) -> None:
     assert staged
     with (host.root / ".busy").open("a") as acting:
         fcntl.flock(acting, fcntl.LOCK_SH)
-        said = site.deploy(x="2", gate_quiet_timeout=0)
+        said = site.deploy(x="2", begin_quiet_timeout=0)
     said.failed("a process of it still acts", "This run has no lock: deploy")
     assert "undefined" not in said.text
     assert (host.staged, host.journal) == (staged, journal)
@@ -176,7 +176,7 @@ def test_nobody_acts_while_a_restore_of_a_killed_rollback_goes_on(newer: Site) -
     rollback = newer.start(*BACK, restore_database=True, build=2)
     host.wait_for_point(rollback)
     run, database = host.lock["run"], host.engine["database"]
-    said = newer.deploy(build=2, gate_break=run, gate_quiet_timeout=0)
+    said = newer.deploy(build=2, begin_break=run, begin_quiet_timeout=0)
     said.failed("(step restore_database) is over or past its time", "a process of it still acts")
     assert (host.lock["run"], host.engine["database"]) == (run, database)
     host.go()
@@ -256,10 +256,10 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Path
         yield site, folder
 
 
-def test_where_one_host_fails_in_the_gate_none_is_touched(three: tuple[Site, Path]) -> None:
+def test_where_one_host_fails_in_role_begin_none_is_touched(three: tuple[Site, Path]) -> None:
     site, folder = three
     site.put_back(folder)
-    site.script({"point": "stack_gate:after", "do": "unreachable", "host": "two"})
+    site.script({"point": "deploy_begin:after", "do": "unreachable", "host": "two"})
     site.deploy(x="2").failed("This run has changed nothing")
     for name in ("one", "three"):
         host = site.hosts[name]

@@ -149,9 +149,9 @@ def test_bad_options_of_the_front_probe_are_told(tmp_path: Path) -> None:
 
 def test_the_specification_of_roles_is_that_of_each(tmp_path: Path) -> None:
     lookup = specs.LookupModule()
-    (found,) = lookup.run(["verify", "gate"])
-    assert found["verify_inspect_timeout"] == {"type": "float"}
-    assert "gate_purpose" in found
+    (found,) = lookup.run(["verify", "begin"])
+    assert found["begin_registry_timeout"] == {"type": "int"}
+    assert "begin_purpose" in found
     assert not [name for name, option in found.items() if "description" in option]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import stub
 
 stub(
@@ -11,7 +13,7 @@ stub(
         "install": False,
         "problems": [],
         "engine": {"version": "26.1.5", "compose": "2.26.1", "kind": "distro", "containers": 0},
-        "cli": "docker",
+        "cli": shutil.which("docker"),
         "running": True,
         "enabled": True,
         "manager": "other",

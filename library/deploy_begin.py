@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: stack_gate
+module: deploy_begin
 short_description: Compare what runs with what is wanted, and lock the stack
 description:
   - One look at the start of a deploy. When the current release was made from the same inputs and
@@ -111,7 +111,7 @@ author: Crisper
 
 EXAMPLES = r"""
 - name: What runs is compared with what is wanted, and the stack is locked
-  stack_gate:
+  deploy_begin:
     root: /opt/crisper
     project: crisper
     owner: "{{ lookup('crisper_run') }}"

@@ -1,0 +1,46 @@
+"""What a rollout did, for the roles that come after it; from the results of its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def rollout_report(calls: Mapping[str, Mapping[str, Any]], release: str) -> dict[str, Any]:
+    """Return the fact ``rollout_report``.
+
+    Args:
+        calls: results by name: ``started``, ``switched`` and ``retired`` of M(compose_rollout),
+            ``drained`` of M(celery_drain), ``stranded`` of M(celery_stranded). A call that was not
+            made is empty; one that an earlier rollout of this run made may be left here.
+        release: the release of this rollout.
+
+    Returns:
+        ``after`` and ``proof`` of the call that looked at everything after its last act (empty
+        where none got so far); ``left``, what came of telling the old workers to leave;
+        ``drained``, what they had finished and had not in the end; ``longest`` task (seconds);
+        ``stopped`` containers; ``put_back``, the tasks that a restart of Redis had left
+        unacknowledged; and ``cut_off``, whether a call ended without telling what it had done.
+    """
+    started, switched, retired = (
+        calls.get(name) or {} for name in ("started", "switched", "retired")
+    )
+    looked = [
+        call
+        for call in (started, switched, retired)
+        if (call.get("after") or {}).get("release") == release
+    ]
+    told = [call["left"] for call in (started, switched) if "left" in call]
+    left = told[-1] if told else {}
+    drained = calls.get("drained") or left
+    return {
+        "after": looked[-1]["after"] if looked else {},
+        "proof": looked[-1].get("proof", {}) if looked else {},
+        "left": left,
+        "drained": drained,
+        # One that was seen at the first look may be over at the second.
+        "longest": max(float(each.get("longest") or 0) for each in (left, drained)),
+        "stopped": retired.get("stopped", {}),
+        "put_back": (calls.get("stranded") or {}).get("done", ""),
+        "cut_off": any(call.get("failed") and "steps" not in call for call in (started, switched)),
+    }
