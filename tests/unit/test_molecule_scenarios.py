@@ -51,12 +51,11 @@ def converged(scenario: Path) -> set[str]:
     return {role for path in [files[0], *playbooks] for role in roles_in(load(path))}
 
 
-def on_prepared() -> list[str]:
-    """Return the scenarios that share the prepared server, as scripts/test finds them."""
+def on_shared(*servers: str) -> list[str]:
+    """Return the scenarios that share a server, as scripts/test finds them."""
     found = (ROOT / "molecule").glob("*/verify.yml")
-    return sorted(
-        p.parent.name for p in found if re.search(r"^  hosts: prepared$", p.read_text(), re.M)
-    )
+    hosts = re.compile(rf"^  hosts: ({'|'.join(servers)})$", re.M)
+    return sorted(p.parent.name for p in found if hosts.search(p.read_text()))
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -68,8 +67,8 @@ def test_every_role_has_a_scenario_that_converges_it(role: str) -> None:
     assert role in converged(scenario)
 
 
-@pytest.mark.parametrize("scenario", sorted({*on_prepared()} & {*ROLES}))
-def test_a_scenario_on_the_prepared_server_converges_its_role_alone(scenario: str) -> None:
+@pytest.mark.parametrize("scenario", sorted({*on_shared("prepared", "changing")} & {*ROLES}))
+def test_a_scenario_on_a_shared_server_converges_its_role_alone(scenario: str) -> None:
     folder = ROOT / "molecule" / scenario
     assert set(roles_in(load(folder / "converge.yml"))) - {DATA} == {scenario} - {DATA}
     # Twice: the second time nothing changes, or the reason stands in molecule.yml.
@@ -77,13 +76,20 @@ def test_a_scenario_on_the_prepared_server_converges_its_role_alone(scenario: st
     assert "idempotence" in sequence or sequence.count("converge") == 2
     # The hosts of its plays, or molecule would run it on a server that nobody made.
     plays = [play for name in ("converge", "verify") for play in load(folder / f"{name}.yml")]
-    assert {play["hosts"] for play in plays} == {"prepared"}
+    assert {play["hosts"] for play in plays} in ({"prepared"}, {"changing"})
 
 
-def test_scenarios_that_change_what_is_deployed_come_last() -> None:
+def test_scenarios_that_change_what_is_deployed_have_a_server_of_their_own() -> None:
     """What the others look at is the stack as create.yml has deployed it."""
     script = (ROOT / "scripts/test").read_text()
     changing = re.search(r"changing=\((.*)\)", script)
     assert changing
-    assert changing[1].split()[-1] == "teardown"
-    assert {*changing[1].split()} <= {*on_prepared()}
+    names = changing[1].split()
+    # `rollback` begins with the only release, `teardown` leaves none.
+    assert (names[0], names[-1]) == ("rollback", "teardown")
+    assert sorted(names) == on_shared("changing")
+    # create.yml makes the servers of the group that is named as the scenario.
+    inventory = load(ROOT / "molecule/inventory/whole_stack.yml")["whole_stack"]["children"]
+    shared = inventory["changing"]
+    for name in names:
+        assert shared["children"][name]["hosts"].keys() == shared["hosts"].keys()
