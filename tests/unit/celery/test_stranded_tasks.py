@@ -29,7 +29,7 @@ NOTHING = {"ping": [(NODE, {"ok": "pong"})], "active": [(NODE, [])], "reserved":
 NOTHING |= {"scheduled": [(NODE, [])], "registered": [(NODE, ["nap", "hourly [rate_limit=1/h]"])]}
 ASKED = (*stranded.METHODS, "scheduled")
 FOUND = {"held": 9, "stranded": 0, "ended": 0, "limited": 0, "later": 0, "unreadable": 0}
-FOUND |= {"blind": [], "tasks": [], "partial": False, "put_back": 0, "acknowledged": 0}
+FOUND |= {"listed": 0, "blind": [], "tasks": [], "partial": False, "put_back": 0, "acknowledged": 0}
 
 
 def message(task_id="1", task="nap", eta="", leased=0):
@@ -274,7 +274,14 @@ def test_what_an_operator_reads():
         "no worker told of 8, but that cannot be judged: w@a did not answer"
     )
     again = stranded.warning({**blind, "text": "x"})
-    assert again == f"x. When they answer, put them back: {stranded.COMMAND}"
+    assert again == f"x. When all workers answer, put them back: {stranded.COMMAND}"
+    ended = {**told, "stranded": 0, "ended": 2}
+    assert stranded.warning(ended) == f"{text}. Acknowledge them: {stranded.COMMAND}"
+    both = f"{text}. Put back what did not end and acknowledge the rest: {stranded.COMMAND}"
+    assert stranded.warning({**told, "ended": 2}) == both
+    assert stranded.sentence({**FOUND, "ended": 2, "listed": 1}).endswith(
+        "2 tasks ended without an acknowledgement; workers still list 1 of these as running"
+    )
     one = {**FOUND, "held": 1, "stranded": 1, "tasks": tasks[:1]}
     assert stranded.sentence(one).startswith("1 task is unacknowledged, no worker knows 1 of them")
     assert stranded.sentence(FOUND) == ""
