@@ -33,7 +33,7 @@ METHODS = ("active_queues", "active", "reserved")
 # Asked behind the others while somebody runs what is not acknowledged, see ``celery.stale``.
 POOL = "stats"
 # Seconds between two looks at the results of what they run.
-RESULTS_EVERY = 2.0
+RESULTS_EVERY = 1.0
 # Asked once, and only while workers hold at most so many messages: a worker with 100,000 tasks that
 # have an ETA is busy for seconds with an answer of 35 MB, and counts as silent meanwhile.
 ONCE = "scheduled"
@@ -99,11 +99,13 @@ class Book:
     def take_results(self, metas: dict, delivered: dict, parse: Any, now: float) -> None:
         """Note whose result is there although the message is not acknowledged.
 
-        An acknowledgement may be on its way: what is listed still after `SETTLED` has ended.
+        An acknowledgement may be on its way: what is listed still after `SETTLED` has ended. Where
+        the message is gone, another worker may have run it: then a run of what has ended already
+        goes on, and has celery_stop_grace_period.
 
         Args:
             metas: task id -> what the backend stored.
-            delivered: task id -> when its only unacknowledged message was delivered.
+            delivered: task id -> when its only unacknowledged message was delivered; 0 without one.
             parse: makes Unix seconds of the time in a result.
             now: seconds of a clock that only goes forward.
         """

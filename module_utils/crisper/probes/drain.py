@@ -152,7 +152,7 @@ def converge(app, request, book):
     deadline = time.monotonic() + request["timeout"]
     pause, room, last_error, met = FIRST_PAUSE, None, None, False
     trusted = set(book.asked())
-    results_at = time.monotonic() + RESULTS_EVERY
+    results_at = time.monotonic()
     while True:
         try:
             room = room or Room(app, patience)
@@ -214,7 +214,7 @@ def look_at_results(app, connection, book):
     running = {str(entry.get("id")) for _node, _key, entry in book.unacknowledged()}
     if not running or connection.transport.driver_type != "redis":
         return
-    if not 0 < (held(connection) or 0) <= MOST_HELD:
+    if (held(connection) or 0) > MOST_HELD:
         return
     delivered = Unacked(app, connection).delivered(running)
     metas = results(app, list(delivered)) if delivered else None

@@ -77,17 +77,19 @@ class Unacked:
     def delivered(self, task_ids):
         """Return when the message of each of these tasks was delivered, in Unix seconds.
 
-        Without those that have none or several, or one under a lease.
+        0 for one that has none any more. Without those that have several, or one under a lease.
         """
-        found = {}
+        found = {task_id: [] for task_id in task_ids}
         tags, complete = self.tags(0.0)
-        for message in self.read(tags, float("inf")) if complete else ():
-            if message.id in task_ids:
-                found.setdefault(message.id, []).append(message)
+        if not complete:
+            return {}
+        for message in self.read(tags, float("inf")):
+            if message.id in found:
+                found[message.id].append(message)
         return {
-            task_id: float(messages[0].score)
+            task_id: max([0.0, *(float(message.score) for message in messages)])
             for task_id, messages in found.items()
-            if len(messages) == 1 and not messages[0].leased
+            if len(messages) <= 1 and not any(message.leased for message in messages)
         }
 
     def put_back(self, messages, deadline):
