@@ -352,7 +352,8 @@ def worth_a_look(held: Any, nodes: Any, restarted: float = 0.0) -> bool:
     """
     if not isinstance(held, int) or isinstance(held, bool) or not isinstance(nodes, Mapping):
         return False
-    told = 0
+    ids: set = set()  # a task that two workers list has one message
+    unnamed = 0
     for replies in nodes.values():
         replies = replies if isinstance(replies, Mapping) else {}
         for method in LISTS:
@@ -364,8 +365,20 @@ def worth_a_look(held: Any, nodes: Any, restarted: float = 0.0) -> bool:
                 if method == "active" and _outlived(entry, replies, restarted):
                     return held > 0
                 # One that was acknowledged before it ran is not among those that Redis has.
-                told += not (isinstance(entry, Mapping) and entry.get("acknowledged") is True)
-    return held > told
+                if isinstance(entry, Mapping) and entry.get("acknowledged") is True:
+                    continue
+                task_id = _id(entry)
+                unnamed += not task_id
+                ids.add(task_id)
+    return held > len(ids - {""}) + unnamed
+
+
+def _id(entry: Any) -> str:
+    """Return the id of a task in any list of a worker; empty where it has none."""
+    entry = entry if isinstance(entry, Mapping) else {}
+    request = entry.get("request")
+    task_id = (request if isinstance(request, Mapping) else entry).get("id")
+    return task_id if isinstance(task_id, str) else ""
 
 
 def _outlived(entry: Mapping[str, Any], replies: Mapping[str, Any], restarted: float) -> bool:

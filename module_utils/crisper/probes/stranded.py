@@ -408,9 +408,13 @@ def examine(app, request):
         raise Failure("broker_unsupported", "the broker is " + kind + "; only Redis can be read")
     unacked = Unacked(app, connection)
     within = request["restarted_within"]
-    if within and unacked.client.info("server")["uptime_in_seconds"] > within:
+    uptime = unacked.client.info("server")["uptime_in_seconds"] if within else 0
+    if within and uptime > within:
         return {**reply, "restarted": False}
     everything = request["put_back"]
+    if within and uptime < request["grace"]:
+        # What was delivered just before the restart would be too young to be judged.
+        time.sleep(request["grace"] - uptime)
     reply["held"] = unacked.count()
     tags, complete = unacked.tags(request["grace"])
     if not tags:

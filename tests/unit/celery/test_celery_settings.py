@@ -6,7 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.celery.settings import settings_warnings
+from ansible_collections.crisper.stack.plugins.module_utils.celery.settings import (
+    planned_restart_warning,
+    restart_warning,
+    settings_warnings,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,3 +153,34 @@ def test_the_warnings_fail_nothing_and_are_in_both_summaries():
     assert value("__verify_findings", model, rollout_retired=retired) == []
     (text,) = value("__verify_seen", model, rollout_retired=retired)["warnings"]
     assert f"Warning   {text}" in summary(verify_report={"warnings": [text]})
+
+
+@pytest.mark.parametrize(
+    ("node", "restarted", "told"),
+    [
+        (replies(), 100.0, True),
+        (replies(), 99.0, False),
+        (replies(), None, False),
+        (replies({"worker_consumer": LEASE}), 100.0, False),
+        (replies({"task_acks_late": False}), 100.0, False),
+        (without("task_acks_late"), 100.0, False),
+        ("x", 100.0, False),
+    ],
+)
+def test_a_restart_of_redis_is_told_where_tasks_may_run_twice(node, restarted, told):
+    result = {"nodes": {NAME: node}, "restarted": restarted}
+    text = restart_warning(result, [NAME], 100.0)
+    assert bool(text) is told
+    assert not told or "may run twice (celery-worker has no crisper-worker)" in text
+    assert restart_warning(result, ["other@a"], 100.0) == restart_warning(None, [NAME], 1.0) == ""
+
+
+def test_a_plan_tells_what_recreating_redis_means():
+    """Regression: an operator learnt of it from tasks that ran twice."""
+    step = {"service": "redis", "action": "recreate"}
+    text = planned_restart_warning([step], "ping")
+    assert "that run at that moment may run twice, unless the workers have crisper-worker" in text
+    assert planned_restart_warning([step], "heartbeat") == ""
+    assert planned_restart_warning([{**step, "action": "keep"}], "ping") == ""
+    assert planned_restart_warning([{**step, "service": "nginx"}], "ping") == ""
+    assert planned_restart_warning(None, "ping") == planned_restart_warning([7], "ping") == ""

@@ -18,6 +18,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded impo
     Judgement,
     Message,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes.stranded import unix
 from hypothesis import given
@@ -240,6 +241,9 @@ def test_a_task_has_ended_only_after_its_delivery(meta, over):
         (2, {}, True),
         (2, {NODE: {"active": [{}], "scheduled": [{}]}}, False),
         (3, {NODE: {"active": [{}], "scheduled": [{}]}}, True),
+        # Two workers list one task: what kombu has put back when a connection broke runs twice.
+        (2, {NODE: {"active": [{"id": "1"}]}, "w@b": {"active": [{"id": "1"}]}}, True),
+        (2, {NODE: {"active": [{"id": "1"}], "scheduled": [{"request": {"id": "2"}}]}}, False),
         # One that was acknowledged before it ran is not among them.
         (1, {NODE: {"active": [{"acknowledged": True}]}}, True),
         (1, {NODE: {"active": {"error": "x"}}}, True),
@@ -309,3 +313,31 @@ def test_what_cannot_be_judged_is_no_warning():
 def test_whatever_a_broken_module_left_ends_no_template(left):
     assert stranded.warning(left) == "" or isinstance(left, dict)
     assert isinstance(stranded.rows(left), list)
+
+
+def test_what_was_delivered_just_before_a_restart_is_judged(monkeypatch):
+    """Regression: of a deploy of few seconds it was too young, and nobody was told of it."""
+    seconds, looked = [], []
+
+    class Unacked:
+        def __init__(self, *_):
+            self.client = SimpleNamespace(info=lambda _: {"uptime_in_seconds": 2})
+
+        def count(self):
+            return 1
+
+        def tags(self, grace):
+            looked.append((grace, sum(seconds)))
+            return [], True
+
+    connection = SimpleNamespace(transport=SimpleNamespace(driver_type="redis"))
+    monkeypatch.setattr(celery_probe, "connected", lambda *_: connection)
+    monkeypatch.setattr(stranded_probe, "Unacked", Unacked)
+    monkeypatch.setattr(stranded_probe.time, "sleep", seconds.append)
+    request = {"timeout": 1, "grace": 5.0, "put_back": True, "restarted_within": 60}
+    assert stranded_probe.examine(None, request)["restarted"] is True
+    assert looked == [(5.0, 3.0)]
+    late = stranded_probe.examine(None, {**request, "restarted_within": 1})
+    assert (late["restarted"], len(looked)) == (False, 1)
+    stranded_probe.examine(None, {**request, "restarted_within": 0})
+    assert looked[1] == (5.0, 3.0)
