@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,9 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import
     stale_tasks,
     worker_rows,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.probes import drain as drain_probe
+from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
+from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes.stranded import unix
 from hypothesis import given
 from hypothesis import strategies as st
@@ -198,6 +202,37 @@ def test_a_task_that_runs_again_on_the_same_worker_is_waited_for():
     other.hear(NODE, report(entry("1"), entry("1", 400.0, pid=8)), 9.0, 1000.0)
     assert [task["id"] for task in other.summary(1000.0)["unfinished"]] == ["1"]
     assert len({entry_key(entry("1")), entry_key(entry("1", 400.0, pid=8))}) == 2
+
+
+@pytest.mark.parametrize("messages", [[], [90.0], [90.0, 95.0], None])
+def test_what_redis_does_not_tell_ends_no_drain(messages, monkeypatch):
+    """A message that is gone was acknowledged, or delivered again and ended."""
+
+    class Unacked:
+        def __init__(self, *_):
+            if messages is None:
+                raise PermissionError("NOPERM")
+
+        def tags(self, _grace):
+            return messages, True
+
+        def read(self, tags, _deadline):
+            return [message("1", score) for score in tags]
+
+        delivered = stranded_probe.Unacked.delivered
+
+    monkeypatch.setattr(stranded_probe, "Unacked", Unacked)
+    monkeypatch.setattr(stranded_probe, "results", lambda _app, ids: dict.fromkeys(ids, DONE))
+    monkeypatch.setattr(celery_probe, "held", lambda _: len(messages or ()))
+    monkeypatch.setattr(drain_probe.time, "monotonic", lambda: 1.0)
+    book = heard(report(entry("1")))
+    connection = SimpleNamespace(transport=SimpleNamespace(driver_type="redis"))
+    drain_probe.look_at_results(None, connection, book)
+    book.hear(NODE, report(entry("1")), 1.0 + SETTLED, 1000.0)
+    proved = messages is not None and len(messages) < 2
+    assert bool(book.summary(1000.0)["stale"]) is proved
+    other = SimpleNamespace(transport=SimpleNamespace(driver_type="amqp"))
+    drain_probe.look_at_results(None, other, heard(report(entry("1"))))
 
 
 # --- busy pools, stranded messages, words ------------------------------------------------------
