@@ -160,6 +160,17 @@ unfinished:
       node: default@app1-20261119t080000z-99887766-0a1b2c3d4e5f
       seconds: 312.4
       state: running
+stale:
+  description:
+    - Tasks that nodes list as running although they have ended, with some versions of Celery after
+      a restart of Redis. They are not waited for.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - id: 5b0c5d0e-3a3c-4b7a-9c53-7f3f0e1c9a55
+      name: regenerate_embedding_task
+      node: default@app1-20261119t080000z-99887766-0a1b2c3d4e5f
 longest:
   description: Seconds that the longest task had run which the nodes were seen to run.
   returned: always
@@ -216,7 +227,7 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.celery import drain
+from ansible_collections.crisper.stack.plugins.module_utils.celery import drain, stale, stranded
 from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import REMEDIES
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
@@ -225,6 +236,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.journal import (
 )
 from ansible_collections.crisper.stack.plugins.module_utils.probes import drain as drain_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
+from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
 from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import find_container
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError, run
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.distrust import (
@@ -257,9 +269,10 @@ ARGUMENT_SPEC: dict[str, Any] = {
 STEPS = {"drained": "drain", "resumed": "resume"}
 # Seconds that workers have to resume, told from a container that is not trusted.
 RESUME_SECONDS = 30.0
-SHIPPED = (celery_probe, drain, drain_probe)
+SHIPPED = (celery_probe, stale, drain, stranded, stranded_probe, drain_probe)
 NOTHING: dict[str, Any] = {
     "unfinished": [],
+    "stale": [],
     "scheduled": 0,
     "longest": 0.0,
     "silent": [],
@@ -272,6 +285,7 @@ NOTHING: dict[str, Any] = {
 
 
 TASK: dict[str, Any] = {"id": "", "name": "", "node": "", "seconds": 0.0, "state": ""}
+STALE: dict[str, Any] = {"id": "", "name": "", "node": ""}
 NODE: dict[str, Any] = {"queues": [""], "active": 0, "reserved": 0, "scheduled": None}
 # What the container answers, whatever it is.
 ANSWER: dict[str, Any] = {
@@ -279,6 +293,7 @@ ANSWER: dict[str, Any] = {
     "error": "",
     "done": [""],
     "unfinished": [TASK],
+    "stale": [STALE],
     "silent": [""],
     "queues": {EACH: [""]},
     "nodes": {EACH: NODE},

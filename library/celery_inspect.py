@@ -179,6 +179,11 @@ held:
   returned: when workers could be asked
   type: int
   sample: 0
+restarted:
+  description: When Redis was started, Unix seconds; null where it does not say or holds nothing.
+  returned: when workers could be asked
+  type: float
+  sample: 1795212000.5
 seconds:
   description: How long the workers took.
   returned: when they could be asked

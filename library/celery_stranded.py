@@ -11,6 +11,9 @@ description:
     had prefetched, and what it holds for an ETA. These tasks stay unacknowledged in Redis until the
     visibility timeout, an hour or more. This module compares what is unacknowledged with what the
     workers tell of.
+  - With some versions of Celery such a worker lists a task for ever that ran at that moment, also
+    after its end. An entry is judged as ended where its process runs a newer task, where its
+    process is gone from the pool, or where its result was stored since it began.
   - A task counts as stranded only if it was delivered more than O(grace) seconds ago, no worker
     told of it in two looks, its delivery was the same in both, and every worker that listens
     answered both times. Otherwise RV(blind) tells why nothing can be said.
@@ -128,7 +131,14 @@ tasks:
   elements: dict
   sample: [{id: 5b0c5d0e-3a3c-4b7a-9c53-7f3f0e1c9a55, task: regenerate_embedding_task}]
 ended:
-  description: Number of unacknowledged tasks that no worker told of and that have succeeded since.
+  description: Number of unacknowledged tasks that no worker runs or waits with and that succeeded.
+  returned: always
+  type: int
+  sample: 0
+listed:
+  description:
+    - Number of those of RV(stranded) and RV(ended) that a worker still lists as running, although
+      they have ended.
   returned: always
   type: int
   sample: 0
@@ -210,7 +220,7 @@ problem:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.celery import stranded
+from ansible_collections.crisper.stack.plugins.module_utils.celery import stale, stranded
 from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import REMEDIES
 from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import deed, sentence
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
@@ -238,9 +248,9 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "budget": {"type": "float", "default": 60.0},
     "run": RUN_SPEC,
 }
-NUMBERS = ("held", "stranded", "ended", "leased", "limited", "later", "unreadable", "homeless")
+NUMBERS = ("held", "stranded", "ended", "listed", "leased", "limited", "later", "unreadable")
 NOTHING: dict[str, Any] = {
-    **dict.fromkeys((*NUMBERS, "put_back", "acknowledged"), 0),
+    **dict.fromkeys((*NUMBERS, "homeless", "put_back", "acknowledged"), 0),
     **{"tasks": [], "blind": [], "partial": False, "restarted": False},
     **{"text": "", "done": "", "seconds": 0.0, "problem": ""},
 }
@@ -278,7 +288,7 @@ def main() -> None:
         except NotOwnerError as error:
             module.fail_json(msg=str(error), **NOTHING)
     command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
-    shipped = [celery_probe, stranded, stranded_probe]
+    shipped = [celery_probe, stale, stranded, stranded_probe]
     limit = params["import_timeout"] + params["budget"] + params["wait"] + 60
     try:
         reply = like(run(command, shipped, request, limit), ANSWER)

@@ -8,6 +8,7 @@ from typing import Any
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import (
     aside_rows,
     queue_rows,
+    stale_tasks,
     worker_rows,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.output import last_lines
@@ -30,5 +31,6 @@ class FilterModule:
             "crisper_printable": printable,
             "crisper_printable_lines": printable_lines,
             "crisper_queue_rows": queue_rows,
+            "crisper_stale_tasks": stale_tasks,
             "crisper_worker_rows": worker_rows,
         }

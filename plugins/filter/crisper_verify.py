@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.crisper.stack.plugins.module_utils.celery.settings import settings_warnings
+from ansible_collections.crisper.stack.plugins.module_utils.celery.settings import (
+    planned_restart_warning,
+    restart_warning,
+    settings_warnings,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
     rows as stranded_rows,
 )
@@ -46,11 +50,13 @@ class FilterModule:
             "crisper_entry_request": entry_request,
             "crisper_http_finding": http_finding,
             "crisper_known_tasks": known_tasks,
+            "crisper_planned_restart_warning": planned_restart_warning,
             "crisper_port_finding": port_finding,
             "crisper_registered_tasks": registered_tasks,
             "crisper_request_counts": request_counts,
             "crisper_request_paths": request_paths,
             "crisper_rollout_report": rollout_report,
+            "crisper_restart_warning": restart_warning,
             "crisper_settings_warnings": settings_warnings,
             "crisper_site_url": site_url,
             "crisper_staged_release": staged_release,

@@ -186,14 +186,11 @@ def test_workers_as_declared_are_accepted(ready: dict[str, Any]) -> None:
 
 def test_settings_of_real_workers_that_lose_or_repeat_tasks_are_told(ready: dict[str, Any]) -> None:
     """Celery's own: early acknowledgement, and kombu's hour for a limit of an hour."""
-    found = settings_warnings(ready["nodes"], NODES, limit=3600, visibility=43200)
-    told = [(line.split()[0], "task_acks_late is False" in line) for line in found]
-    services = ("celery-worker", "celery-worker-io")
-    assert told == [(service, early) for service in services for early in (True, False)]
-    assert all(
-        "3600 s (celery_task_time_limit), and Redis hands out again after 3600 s" in line
-        for line in found[1::2]
-    )
+    found = settings_warnings(ready["nodes"], NODES, limit=3600)
+    assert all(line.startswith("celery-worker, celery-worker-io: ") for line in found)
+    early, twice = found
+    assert "task_acks_late is False" in early
+    assert "3600 s (celery_task_time_limit), and after 3600 s (visibility_timeout" in twice
 
 
 def test_a_wrong_queue_and_a_missing_task_are_named_together(

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .stale import split
+
 # Seconds for which every process has run the same task, after which nothing more is waited for:
 # where nothing ends, waiting proves nothing more, and a deploy waits with it.
 STILL = 3.0
@@ -105,14 +107,14 @@ def pool_of(
     timeouts = facts.get("timeouts")
     limits_told = isinstance(timeouts, (list, tuple)) and len(timeouts) == 2
     running = {}
-    for request in active:
-        if isinstance(request, dict):
-            name, start = str(request.get("name")), _number(request.get("time_start"))
-            seconds = max(0.0, now - start) if start else 0.0
-            # Pools that tell no limits (threads, solo) enforce none, the task's own neither.
-            own = _number(limits.get(name)) if limits_told else 0.0
-            task = {"name": name, "seconds": seconds, "limit": own}
-            running[str(request.get("id"))] = task
+    # METHODS has `stats` behind `active`: what has ended occupies no process.
+    for request in split(active, stats)[0]:
+        name, start = str(request.get("name")), _number(request.get("time_start"))
+        seconds = max(0.0, now - start) if start else 0.0
+        # Pools that tell no limits (threads, solo) enforce none, the task's own neither.
+        own = _number(limits.get(name)) if limits_told else 0.0
+        task = {"name": name, "seconds": seconds, "limit": own}
+        running[str(request.get("id"))] = task
     workers = facts.get("processes")
     autoscaled = len(workers) if isinstance(workers, list) else 0
     reserved = replies.get("reserved") if isinstance(replies.get("reserved"), list) else []

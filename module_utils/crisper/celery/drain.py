@@ -14,20 +14,26 @@ Measured with Celery 5.7 on Redis:
   that it had prefetched back at once; while it was drained it would have run those 8 as well.
 * A worker that reconnects stays cancelled, one that was restarted consumes again: whoever
   reports a queue is told again.
+* What a worker lists as running may have ended (see ``celery.stale``): that is not waited for.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from .stale import SETTLED, entry_key, outcome, split, started
 
 # One empty look may fall between a message's arrival and its entry into the books.
 CONFIRMATIONS = 2
 FIRST_PAUSE = 0.03
 GROWTH = 1.6
 METHODS = ("active_queues", "active", "reserved")
+# Asked behind the others while somebody runs what is not acknowledged, see ``celery.stale``.
+POOL = "stats"
+# Seconds between two looks at the results of what they run.
+RESULTS_EVERY = 1.0
 # Asked once, and only while workers hold at most so many messages: a worker with 100,000 tasks that
 # have an ETA is busy for seconds with an answer of 35 MB, and counts as silent meanwhile.
 ONCE = "scheduled"
@@ -46,6 +52,9 @@ class Node:
     silent: bool = False
     queues: list = field(default_factory=list)  # queues it consumes, as last reported
     active: list = field(default_factory=list)  # {id, name, since}
+    listed: dict = field(default_factory=dict)  # key -> entry of `active` that counts as running
+    over: dict = field(default_factory=dict)  # key -> when its result was seen first
+    stale: dict = field(default_factory=dict)  # key -> {id, name}: listed, and ended
     reserved: list = field(default_factory=list)
     scheduled: int | None = None  # unknown while it was not asked
     told: list = field(default_factory=list)  # queues it was told to leave or to take
@@ -73,6 +82,40 @@ class Book:
         few = self.held is None or self.held <= MOST_HELD
         return few and all(node.scheduled is None for node in self.nodes.values())
 
+    def wants_pool(self) -> bool:
+        """Return whether workers are asked for their processes: some run what may be over."""
+        return bool(self.unacknowledged())
+
+    def unacknowledged(self) -> list:
+        """Return ``(node, key, entry)`` of what those who are asked run without acknowledgement."""
+        return [
+            (node.name, key, entry)
+            for node in self.nodes.values()
+            if not node.done
+            for key, entry in node.listed.items()
+            if entry.get("acknowledged") is False
+        ]
+
+    def take_results(self, metas: dict, delivered: dict, parse: Any, now: float) -> None:
+        """Note whose result is there although the message is not acknowledged.
+
+        An acknowledgement may be on its way: what is listed still after `SETTLED` has ended. Where
+        the message is gone, another worker may have run it: then a run of what has ended already
+        goes on, and has celery_stop_grace_period.
+
+        Args:
+            metas: task id -> what the backend stored.
+            delivered: task id -> when its only unacknowledged message was delivered; 0 without one.
+            parse: makes Unix seconds of the time in a result.
+            now: seconds of a clock that only goes forward.
+        """
+        for name, key, entry in self.unacknowledged():
+            task_id = str(entry.get("id"))
+            if task_id in delivered and outcome(
+                entry, name, metas.get(task_id), delivered[task_id], parse
+            ):
+                self.nodes[name].over.setdefault(key, now)
+
     def scheduled(self) -> int:
         """Return how many tasks with an ETA the workers hold.
 
@@ -97,7 +140,17 @@ class Book:
             return []
         node.heard, node.silent, node.heard_at = True, False, now
         node.queues = [str(queue["name"]) for queue in report["active_queues"] if "name" in queue]
-        node.active = [_task(request) for request in report["active"]]
+        running, *ended = split(report["active"], report.get(POOL))
+        node.listed = {}
+        for request in running:
+            key = entry_key(request)
+            if key in node.stale or now - node.over.get(key, now) >= SETTLED:
+                ended.append([request])
+            else:
+                node.listed[key] = request
+        for request in (one for some in ended for one in some):
+            node.stale[entry_key(request)] = {key: str(request.get(key)) for key in ("id", "name")}
+        node.active = [_task(request) for request in node.listed.values()]
         node.reserved = [_task(request) for request in report["reserved"]]
         if ONCE in report:
             node.scheduled = len(report[ONCE])
@@ -117,6 +170,7 @@ class Book:
         for name, node in before.nodes.items():
             self.nodes[name].told = list(node.told)
             self.nodes[name].scheduled = node.scheduled
+            self.nodes[name].over, self.nodes[name].stale = dict(node.over), dict(node.stale)
 
     def expire(self, now: float) -> None:
         """Who has not answered for too long is not waited for any more."""
@@ -138,6 +192,9 @@ class Book:
             "silent": [node.name for node in nodes if not node.done and _mute(node)],
             "unfinished": [
                 task for node in nodes if not node.done for task in _unfinished(node, wall)
+            ],
+            "stale": [
+                {**task, "node": node.name} for node in nodes for task in node.stale.values()
             ],
             "scheduled": self.scheduled(),
             "longest": round(self.longest, 1),
@@ -205,12 +262,10 @@ def _mute(node: Node) -> bool:
 
 def _task(request: dict) -> dict:
     # Arguments may hold anything, passwords too: they never leave the container.
-    since = request.get("time_start")
-    number = isinstance(since, (int, float)) and not isinstance(since, bool)
     return {
         "id": str(request.get("id")),
         "name": str(request.get("name")),
-        "since": since if number and math.isfinite(since) else None,
+        "since": started(request),
     }
 
 

@@ -434,6 +434,7 @@ def answered(
         "problem": problem_of(found),
         "seconds": like(reply.get("seconds"), 0.0),
         "held": like(reply.get("held"), None),
+        "restarted": like(reply.get("restarted"), None),
     }
     if len(found) > MOST_FINDINGS:
         result["findings"].append(_more(len(found) - MOST_FINDINGS))

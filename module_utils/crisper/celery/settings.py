@@ -13,13 +13,18 @@ from typing import Any
 
 from ..model.build import pool_service
 from ..shapes import like
-from ..text import printable
+from ..text import listed, printable
+from .stranded import LEASED
 
 # Transports that hand a message out again when it was not acknowledged for a time, and the seconds
 # without a setting (kombu). Others keep it as long as the connection lives.
 REDIS = ("redis", "rediss", "sentinel")
 USUAL_VISIBILITY = 3600.0
-LEASED = "crisper_worker."  # begins the consumer of a worker that renews a lease on its messages
+# Services that one sentence names, and where all of them end.
+MOST_SERVICES = 3
+AT_A_RESTART = "tasks with late acknowledgement that ran then may run twice"
+RESTARTS = 'See docs/RELIABILITY.md, "Tasks that no worker knows".'
+REMEDIES = 'See docs/CHECKLIST.md, "Risky settings".'
 
 
 def settings_warnings(
@@ -27,34 +32,85 @@ def settings_warnings(
     names: Collection[str],
     grace: float = 0,
     limit: float = 0,
-    visibility: float = 0,
     now: datetime | None = None,
 ) -> list[str]:
-    """Return one sentence per worker service and setting; empty where nothing is known.
+    """Return one sentence per setting, with the worker services; empty where nothing is known.
+
+    The remedies are in docs/CHECKLIST.md: a sentence has two lines at most.
 
     Args:
         nodes: of M(celery_inspect), by node.
         names: of the nodes of this release; others are not judged.
         grace: celery_stop_grace_period, in seconds.
         limit: celery_task_time_limit, in seconds; to tell whose limit it is.
-        visibility: celery_visibility_timeout, in seconds; to tell whether the application uses it.
         now: the time, for tasks with an ETA; None for that of the controller.
     """
     if not isinstance(nodes, Mapping):
         return []
     now = now or datetime.now(timezone.utc)
-    found: dict[str, None] = {}
+    found: dict[str, list[str]] = {}
     for node in sorted(set(names) & set(nodes)):
         replies = nodes[node] if isinstance(nodes[node], Mapping) else {}
         service = printable(pool_service(node.partition("@")[0]))
         for text in (
             _early(replies),
-            _twice(replies, grace, limit, visibility),
+            _twice(replies, grace, limit),
             _far(replies, now),
         ):
-            if text:
-                found[f"{service} {text}"] = None
-    return list(found)
+            if text and service not in found.setdefault(text, []):
+                found[text].append(service)
+    return [
+        f"{listed(services, MOST_SERVICES)}: {text} {REMEDIES}" for text, services in found.items()
+    ]
+
+
+def restart_warning(result: Any, names: Collection[str], since: float) -> str:
+    """Return what a restart of Redis means for tasks; empty where there was none, or no harm.
+
+    Args:
+        result: of M(celery_inspect); ``{nodes, restarted}``.
+        names: of the nodes of this release; others are not judged.
+        since: Unix seconds; a Redis that was started before was not restarted.
+    """
+    found = result if isinstance(result, Mapping) else {}
+    nodes, restarted = found.get("nodes"), found.get("restarted")
+    number = isinstance(restarted, (int, float)) and not isinstance(restarted, bool)
+    if not isinstance(nodes, Mapping) or not number or restarted < since:
+        return ""
+    services: list[str] = []
+    for node in sorted(set(names) & set(nodes)):
+        conf = _conf(nodes[node] if isinstance(nodes[node], Mapping) else {})
+        service = printable(pool_service(node.partition("@")[0]))
+        leased = str(conf.get("worker_consumer")).startswith(LEASED)
+        if conf.get("task_acks_late") is True and not leased and service not in services:
+            services.append(service)
+    if not services:
+        return ""
+    has = "has" if len(services) == 1 else "have"
+    return (
+        f"Redis was restarted: {AT_A_RESTART} ({listed(services, MOST_SERVICES)} {has} no"
+        f" crisper-worker). {RESTARTS}"
+    )
+
+
+def planned_restart_warning(steps: Any, health: str) -> str:
+    """Return what a plan that recreates Redis means for tasks; empty where it does no harm.
+
+    Args:
+        steps: of M(stack_plan).
+        health: stack_app.celery.health; only workers with crisper-worker have a heartbeat.
+    """
+    wanted = ("redis", "recreate")
+    recreated = any(
+        isinstance(step, Mapping) and (step.get("service"), step.get("action")) == wanted
+        for step in (steps if isinstance(steps, list) else [])
+    )
+    if not recreated or health == "heartbeat":
+        return ""
+    return (
+        "Redis is recreated: tasks with late acknowledgement that run at that moment may run twice,"
+        f" unless the workers have crisper-worker. {RESTARTS}"
+    )
 
 
 def _conf(replies: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -66,9 +122,8 @@ def _early(replies: Mapping[str, Any]) -> str:
     if _conf(replies).get("task_acks_late") is not False:
         return ""
     return (
-        "acknowledges tasks before it runs them (task_acks_late is False): a task that runs when"
-        " the worker is killed is lost. Set task_acks_late and task_reject_on_worker_lost to True"
-        " in the Celery application, if its tasks may run twice."
+        "tasks are acknowledged before they run (task_acks_late is False): one that runs when its"
+        " worker is killed is lost."
     )
 
 
@@ -97,7 +152,7 @@ def _visibility(replies: Mapping[str, Any]) -> float | None:
     return _number(conf.get("visibility_timeout", USUAL_VISIBILITY))
 
 
-def _twice(replies: Mapping[str, Any], grace: float, limit: float, visibility: float) -> str:
+def _twice(replies: Mapping[str, Any], grace: float, limit: float) -> str:
     seconds = _visibility(replies)
     if seconds is None:
         return ""
@@ -108,29 +163,19 @@ def _twice(replies: Mapping[str, Any], grace: float, limit: float, visibility: f
     hard = _number(given[1] if len(given) == 2 else conf.get("task_time_limit"))
     name = "celery_task_time_limit" if hard == limit else "its time limit"
     if hard is None:
-        longest = "as long as it likes (it has no hard time limit)"
+        longest = "without end (no hard time limit)"
     elif hard >= seconds:
-        longest = f"{hard:g} s ({name})"
+        longest = f"for {hard:g} s ({name})"
     elif grace >= seconds:
-        longest = f"{grace:g} s while it is drained (celery_stop_grace_period)"
+        longest = f"for {grace:g} s while it is drained (celery_stop_grace_period)"
     else:
         return ""
     late = conf.get("task_acks_late") is True
-    held = "runs" if late else "waits in a worker behind one that runs"
-    whose = "visibility_timeout in broker_transport_options" + (
-        "" if "visibility_timeout" in conf else ", not set"
-    )
-    remedy = (
-        f"give celery_visibility_timeout ({visibility:g} s, in the environment as"
-        " CELERY_VISIBILITY_TIMEOUT) to broker_transport_options in the Celery application"
-        if visibility and visibility != seconds
-        else "raise celery_visibility_timeout"
-    )
+    held = "run" if late else "wait in a worker behind one that runs"
+    whose = "visibility_timeout" + ("" if "visibility_timeout" in conf else ", not set")
     return (
-        f"may hold a task for {longest}, and Redis hands out again after {seconds:g} s ({whose})"
-        f" what is not acknowledged: a task that {held} for longer is run twice. To mend it,"
-        f" {remedy}, lower the time limit, or use crisper-worker, whose lease makes it"
-        " indifferent."
+        f"a task may {held} {longest}, and after {seconds:g} s ({whose}) Redis hands it out again:"
+        " it runs twice."
     )
 
 
@@ -144,10 +189,8 @@ def _far(replies: Mapping[str, Any], now: datetime) -> str:
     if not any(wait > seconds for wait in waits):
         return ""
     return (
-        f"holds tasks with an ETA that is more than {seconds:g} s away, after which Redis hands"
-        " them out again (visibility_timeout in broker_transport_options): they may run more than"
-        " once. Raise celery_visibility_timeout above the longest ETA or countdown, or use"
-        " crisper-worker."
+        f"tasks wait for an ETA more than {seconds:g} s away (visibility_timeout): Redis hands them"
+        " out again, and they may run more than once."
     )
 
 

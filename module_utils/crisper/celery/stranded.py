@@ -8,7 +8,7 @@ its connection, cannot put its messages back (Redis is away), connects again and
 that it had prefetched or holds for an ETA. These stay in ``unacked`` until the visibility timeout.
 What it runs it goes on running, and acknowledges later. Celery 5.7 cancels what waits for an ETA,
 and `scheduled` goes on listing it: only ``query_task`` tells. Celery 5.5 forgets that as well, and
-`scheduled` tells.
+`scheduled` tells. What it lists as running may have ended long ago (``celery.stale``).
 
 Redis does not say who holds a message. So one counts as known to nobody only where every worker
 that listens has answered, twice, and the same delivery was there all the while. What workers do
@@ -18,8 +18,10 @@ not tell of is left alone: a task with a rate limit waits in no list that they a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from .stale import outcome, split, started
 
 # Seconds that a message may be on its way between Redis and a worker's books.
 GRACE = 5.0
@@ -37,8 +39,10 @@ IDS, QUESTIONS = 1000, 5
 # Tasks that are told by name.
 SHOWN = 20
 BEAT = "celerybeat@"
-METHODS = ("ping", "active", "reserved", "registered")
+# `stats` behind `active`, of which it tells what has ended; an answer without it counts as well.
+METHODS = ("ping", "active", "reserved", "registered", "stats")
 LISTS = ("active", "reserved", "scheduled")
+LEASED = "crisper_worker."  # begins the consumer of a worker that renews a lease on its messages
 
 # KEYS: unacked, index, lease. ARGV: bytes to parse, bytes after which to stop, tags. Answers, for
 # each tag that it came to, its score ('' where it is gone), 1 if a lease is on it, the bytes of the
@@ -139,6 +143,9 @@ class Answers:
         self.scheduled = "scheduled" in lists
         self.alive: set = set()
         self.known: set = set()
+        self.active: dict = {}  # id -> (node, entry) that runs it, where no other list has the id
+        self.stale: set = set()  # ids that a worker lists as running although they have ended
+        self.gone = False  # whether of one of them only the process is gone, see stale.LOST
         self.limited: set = set()
         self.blind: list = []  # why it cannot be told who holds what
         alive = [str(node) for node, _ in replies.get("ping", [])]
@@ -153,19 +160,29 @@ class Answers:
             self.blind.append(more + " more that listened to Celery's questions did not answer")
         workers = [node for node in alive if not node.startswith(BEAT)]
         self.alive = set(workers)
-        for method in (*lists, "registered"):
+        pools = Counter(str(node) for node, _ in replies.get("stats", []))
+        stats = {str(node): reply for node, reply in replies.get("stats", [])}
+        for method in ("registered", *lists):
             told: Counter = Counter()
             for node, reply in replies.get(method, []):
-                if self._take(method, reply):
+                # Of two workers of one name nobody knows whose processes these are.
+                pool = stats[str(node)] if pools[str(node)] == 1 else None
+                if self._take(method, str(node), reply, pool):
                     told[str(node)] += 1
             for node, number in sorted(Counter(workers).items()):
                 if told[node] < number:
                     self.blind.append(node + " did not tell its " + method + " tasks")
+        self.stale -= self.known
 
-    def _take(self, method: str, reply: Any) -> bool:
+    def _take(self, method: str, node: str, reply: Any, stats: Any) -> bool:
         """Add what a node told; return whether it was an answer."""
         if not isinstance(reply, list):
             return False
+        ended: set = set()  # of the same list
+        if method == "active" and all(isinstance(entry, dict) for entry in reply):
+            _running, over, gone = split(reply, stats)
+            ended = {id(entry) for entry in (*over, *gone)}
+            self.gone = self.gone or bool(gone)
         for entry in reply:
             if method == "registered":
                 name, _, options = str(entry).partition(" [")
@@ -176,7 +193,15 @@ class Answers:
                 entry = entry.get("request") if isinstance(entry, dict) else None
             if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
                 return False
-            self.known.add(entry["id"])
+            task_id = entry["id"]
+            if id(entry) in ended:
+                self.stale.add(task_id)
+                continue
+            if method == "active" and task_id not in self.known:
+                self.active[task_id] = (node, entry)
+            else:
+                self.active.pop(task_id, None)
+            self.known.add(task_id)
         return True
 
 
@@ -187,6 +212,7 @@ class Judgement:
         self.unknown: list = []  # messages that no worker told of
         self.leased = 0  # held under a lease of crisper-worker, which recovers them itself
         self.known = 0
+        self.active: list = []  # those of `known` that a worker lists as running
         self.limited = 0  # of tasks with a rate limit
         self.pending: list = []  # with an ETA, and nobody was asked for those
         self.unreadable = 0  # no Celery tasks
@@ -199,6 +225,8 @@ class Judgement:
             self.unreadable += 1
         elif message.id in answers.known:
             self.known += 1
+            if message.id in answers.active:
+                self.active.append(message)
         elif message.task in answers.limited:
             self.limited += 1
         elif message.eta and not answers.scheduled:
@@ -266,6 +294,29 @@ def parts_of(entry: Any) -> tuple:
     return message, exchange or "", routing_key or ""
 
 
+def ended_runs(
+    messages: Sequence[Message], active: Mapping[str, tuple], metas: Mapping[str, Any], parse: Any
+) -> list:
+    """Return the messages whose run has ended, by its result, although a worker lists it still.
+
+    Args:
+        messages: all of `Judgement.active`.
+        active: of `Answers`.
+        metas: task id -> what the backend stored.
+        parse: as `ended_since` takes it.
+    """
+    found = {message.id: message for message in messages}
+    times = Counter(message.id for message in messages)
+    over = []
+    for task_id, message in found.items():
+        node, entry = active[task_id]
+        if times[task_id] == 1 and outcome(
+            entry, node, metas.get(task_id), float(message.score), parse
+        ):
+            over.append(message)
+    return over
+
+
 def ended_since(meta: Any, delivered: float, parse: Any) -> bool:
     """Return whether a stored result says that the task succeeded after it was delivered.
 
@@ -289,29 +340,65 @@ def text_of(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def worth_a_look(held: Any, nodes: Any) -> bool:
-    """Return whether Redis has more unacknowledged messages than workers told of.
+def worth_a_look(held: Any, nodes: Any, restarted: float = 0.0) -> bool:
+    """Return whether Redis may have unacknowledged messages that no worker holds any more.
+
+    It has more than workers tell of, or they tell of some that ran when Redis was restarted.
 
     Args:
         held: their number; None where the broker does not say.
-        nodes: node -> ``{active, reserved, scheduled}``, as M(celery_inspect) returns it.
+        nodes: node -> ``{active, reserved, scheduled, stats, conf}``, as M(celery_inspect) returns.
+        restarted: when Redis was started, Unix seconds; 0 where nobody knows.
     """
     if not isinstance(held, int) or isinstance(held, bool) or not isinstance(nodes, Mapping):
         return False
-    told = 0
+    ids: set = set()  # a task that two workers list has one message
+    unnamed = 0
     for replies in nodes.values():
+        replies = replies if isinstance(replies, Mapping) else {}
         for method in LISTS:
-            reply = replies.get(method) if isinstance(replies, Mapping) else None
-            for entry in reply if isinstance(reply, list) else ():
+            reply = replies.get(method)
+            entries = reply if isinstance(reply, list) else []
+            if method == "active":
+                entries = split(entries, replies.get("stats"))[0]
+            for entry in entries:
+                if method == "active" and _outlived(entry, replies, restarted):
+                    return held > 0
                 # One that was acknowledged before it ran is not among those that Redis has.
-                told += not (isinstance(entry, Mapping) and entry.get("acknowledged") is True)
-    return held > told
+                if isinstance(entry, Mapping) and entry.get("acknowledged") is True:
+                    continue
+                task_id = _id(entry)
+                unnamed += not task_id
+                ids.add(task_id)
+    return held > len(ids - {""}) + unnamed
+
+
+def _id(entry: Any) -> str:
+    """Return the id of a task in any list of a worker; empty where it has none."""
+    entry = entry if isinstance(entry, Mapping) else {}
+    request = entry.get("request")
+    task_id = (request if isinstance(request, Mapping) else entry).get("id")
+    return task_id if isinstance(task_id, str) else ""
+
+
+def _outlived(entry: Mapping[str, Any], replies: Mapping[str, Any], restarted: float) -> bool:
+    """Return whether a task that is not acknowledged ran when Redis was started.
+
+    A worker with crisper-worker acknowledges it all the same.
+    """
+    conf = replies.get("conf")
+    consumer = str(conf.get("worker_consumer")) if isinstance(conf, Mapping) else ""
+    since = started(entry)
+    unacknowledged = entry.get("acknowledged") is False and not consumer.startswith(LEASED)
+    return unacknowledged and since is not None and since < restarted
 
 
 def suspected(inspected: Any) -> bool:
     """Return whether what M(celery_inspect) returned is worth a look by M(celery_stranded)."""
     found = inspected if isinstance(inspected, Mapping) else {}
-    return worth_a_look(found.get("held"), found.get("nodes") or {})
+    restarted = found.get("restarted")
+    known = isinstance(restarted, (int, float)) and not isinstance(restarted, bool)
+    return worth_a_look(found.get("held"), found.get("nodes") or {}, restarted if known else 0.0)
 
 
 def tasks_of(number: int) -> str:
@@ -323,7 +410,8 @@ def sentence(found: Mapping[str, Any]) -> str:
     """Return what was seen in one sentence; empty where nothing is unacknowledged for long.
 
     Args:
-        found: ``{held, stranded, ended, limited, later, unreadable, blind, partial, tasks}``.
+        found: of the probe; ``{held, stranded, ended, listed, limited, later, unreadable}``,
+            ``{blind, partial, tasks}``.
     """
     unjudged = found["limited"] + found["later"]
     if not (found["stranded"] or found["ended"] or unjudged or found["unreadable"]):
@@ -345,6 +433,8 @@ def sentence(found: Mapping[str, Any]) -> str:
     parts = [f"{begin}, {told}"]
     if found["ended"]:
         parts.append(f"{tasks_of(found['ended'])} ended without an acknowledgement")
+    if found["listed"]:
+        parts.append(f"workers still list {found['listed']} of these as running")
     if found["limited"]:
         parts.append(f"{found['limited']} with a rate limit cannot be judged")
     if found["later"]:
@@ -366,7 +456,8 @@ def deed(found: Mapping[str, Any]) -> str:
             f" {'was' if one else 'were'} put back in {'its queue' if one else 'their queues'}"
         )
     if found["acknowledged"]:
-        parts.append(f"{tasks_of(found['acknowledged'])} had ended and were acknowledged")
+        was = "was" if found["acknowledged"] == 1 else "were"
+        parts.append(f"{tasks_of(found['acknowledged'])} had ended and {was} acknowledged")
     return "; ".join(parts)
 
 
@@ -382,7 +473,10 @@ def warning(found: Any) -> str:
     result = found if isinstance(found, Mapping) else {}
     if not result.get("text") or not (result.get("stranded") or result.get("ended")):
         return ""
-    then = "When they answer, put them back" if result.get("blind") else "Put them back"
+    both = "put back what did not end and acknowledge the rest"
+    act = both if result.get("ended") else "put them back"
+    act = act if result.get("stranded") else "acknowledge them"
+    then = f"When all workers answer, {act}" if result.get("blind") else act[0].upper() + act[1:]
     return f"{result['text']}. {then}: {COMMAND}"
 
 
@@ -391,7 +485,7 @@ def rows(found: Any) -> list:
     result = found if isinstance(found, Mapping) else {}
     told = []
     if result.get("done"):
-        told.append(f"Put back  {result['done']}")
+        told.append(f"{'Put back' if result.get('put_back') else 'Ended   '}  {result['done']}")
         left = {**result, "stranded": result["stranded"] - result["put_back"], "ended": 0}
         if left["stranded"] > 0:
             told.append(f"          {left['stranded']} could not be put back: run it again")

@@ -6,12 +6,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..celery.stale import split
 from ..journal import BEGIN, END
 from ..shapes import EACH, like
 from ..text import ROWS, clean, listed, printable
 
 # Task names that are listed of one queue.
 MOST_NAMES = 20
+# A task that a worker lists as running although it has ended.
+STALE: dict[str, Any] = {"id": "", "name": "", "node": ""}
 # A task that was set aside, as crisper-worker lists it.
 ASIDE: dict[str, Any] = {"task_id": "", "task": "", "source": "", "reason": ""}
 # Bytes of that list which are read.
@@ -57,13 +60,37 @@ def worker_rows(nodes: Any) -> list[str]:
     rows = []
     for node in sorted(nodes if found else ())[:ROWS]:
         replies = nodes[node]
-        active, reserved = (_count(replies.get(key), "0") for key in ("active", "reserved"))
+        active, ended = _running(replies.get("active"), replies.get("stats"))
+        reserved = _count(replies.get("reserved"), "0")
         scheduled = _count(replies.get("scheduled"), "an unknown number of")
         queues = [queue["name"] for queue in like(replies.get("active_queues"), [{"name": ""}])]
         consumed = listed(queues, MOST_NAMES) or "none"
-        text = f"{active} active, {reserved} reserved, {scheduled} scheduled; queues {consumed}"
+        text = (
+            f"{active} active{ended}, {reserved} reserved, {scheduled} scheduled; queues {consumed}"
+        )
         rows.append(f"{printable(node)}  {text}")
     return rows + _more(len(found), "workers")
+
+
+def _running(active: Any, stats: Any) -> tuple[int, str]:
+    """Return how many tasks a worker runs, and words for those it lists although they ended."""
+    running, *ended = split(active if isinstance(active, list) else [], stats)
+    number = sum(map(len, ended))
+    return len(running), f" and {number} listed that ended" if number else ""
+
+
+def stale_tasks(tasks: Any) -> str:
+    """Return what is told of tasks that old workers listed although they had ended.
+
+    Args:
+        tasks: ``{id, name, node}`` of M(celery_drain) or M(compose_rollout), some of them twice.
+    """
+    found = {(task["id"], task["node"]): task for task in like(tasks, [STALE])}
+    if not found:
+        return ""
+    names = listed((f"{task['name']} {task['id']}" for task in found.values()), 3)
+    what, were = ("1 task", "was") if len(found) == 1 else (f"{len(found)} tasks", "were")
+    return f"{what} that old workers listed as running had ended and {were} not waited for: {names}"
 
 
 def queue_rows(result: Any, queues: Sequence[str]) -> list[str]:
@@ -81,12 +108,15 @@ def queue_rows(result: Any, queues: Sequence[str]) -> list[str]:
     others = [queue for queue in waiting if queue not in own]
     for queue in [*own, *others[:ROWS]]:
         names = waiting[queue]
-        label = "Held      by workers" if queue == "unacked" else f"Queue     {printable(queue)}"
         total, part = sum(names.values()), found["partial"].get(queue)
         of = f" read of {total + part['of'] - part['read']}" if part and part["of"] else ""
         told = listed((f"{name} {n}" for name, n in names.items()), MOST_NAMES, "more names")
         orphaned = "; NO WORKER CONSUMES IT" if queue in found["orphaned"] else ""
-        rows.append(f"{label}  {total}{of} ({told}){orphaned}")
+        number = f"{total}{of} ({told})"
+        if queue == "unacked":  # whether a worker has them still cannot be told from Redis
+            rows.append(f"Unacked   {number}, delivered and not acknowledged")
+        else:
+            rows.append(f"Queue     {printable(queue)}  {number}{orphaned}")
     rows += [f"Queue     {row}" for row in _more(len(others), "queues")]
     if not found["problem"]:
         rows += [f"Queue     {queue}  0" for queue in queues if queue not in waiting]

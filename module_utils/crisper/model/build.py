@@ -26,6 +26,7 @@ from ..proxy.public_url import (
     url_host,
 )
 from ..proxy.public_url import find_problems as find_public_problems
+from ..text import listed
 from .container_limits import (
     PIDS,
     container_limits,
@@ -549,6 +550,7 @@ def _limit_problems(values: Mapping[str, Any]) -> Iterator[str]:
     needed += ["frontend"] if app.get("frontend") else []
     needed += ["celery-beat"] if _mapping(app.get("celery")).get("beat") else []
     needed += ["mariadb"] if values.get("mariadb_enabled") else []
+    missing: dict[str, list[str]] = {"memory": [], "cpus": []}
     for service in [*needed, *(name for name in limits if name not in needed)]:
         limit = limits.get(service, {})
         where = f"stack_limits.{service}"
@@ -558,10 +560,13 @@ def _limit_problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield from _resource_problems(where, limit)
         for key in ("memory", "cpus") if service in needed else ():
             if key not in limit and not (service == "backend" and service in limits and key in web):
-                yield (
-                    f"{where}.{key} is missing: stack_limits takes the place of all defaults, so"
-                    " give every service its memory and cpus."
-                )
+                missing[key].append(service)
+    names = [f"{key} of {listed(services)}" for key, services in missing.items() if services]
+    if names:
+        yield (
+            f"stack_limits lacks {' and '.join(names)}: it takes the place of all defaults, so give"
+            " every service its memory and cpus."
+        )
 
 
 def _resource_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:

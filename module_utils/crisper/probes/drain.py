@@ -1,6 +1,7 @@
 """What drains workers from inside a container: one process, one connection, the whole loop.
 
-Fed to ``python -`` together with ``probes.inspect`` and ``celery.drain``.
+Fed to ``python -`` together with ``probes.inspect``, ``celery.stale``, ``celery.drain``,
+``celery.stranded`` and ``probes.stranded``.
 """
 
 from __future__ import annotations
@@ -85,12 +86,14 @@ class Room:
         self.broker_away = time.monotonic() - begun >= AWAY
 
     def _on_message(self, message):
+        from ..celery.drain import POOL
         from .inspect import read_reply
 
         ticket, body = read_reply(message, self.mailbox.accept)
         poll, method, wanted = self.tickets.get(ticket, ("", "", 0))
         for node, value in body.items() if isinstance(body, dict) else ():
-            if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+            listed = isinstance(value, list) and all(isinstance(one, dict) for one in value)
+            if not (listed if method != POOL else isinstance(value, dict)):
                 continue  # {"error": ...}: the worker is about to stop, or has no consumer yet
             part = self.parts.setdefault((poll, node), {})
             part[method] = value
@@ -141,7 +144,7 @@ def converge(app, request, book):
     """Ask and order until the book is finished or the budget is spent."""
     from kombu.exceptions import OperationalError
 
-    from ..celery.drain import FIRST_PAUSE, METHODS, ONCE, next_pause
+    from ..celery.drain import FIRST_PAUSE, METHODS, ONCE, POOL, RESULTS_EVERY, next_pause
     from .inspect import Failure, held
 
     order = ORDERS[request["command"]]
@@ -149,6 +152,7 @@ def converge(app, request, book):
     deadline = time.monotonic() + request["timeout"]
     pause, room, last_error, met = FIRST_PAUSE, None, None, False
     trusted = set(book.asked())
+    results_at = time.monotonic()
     while True:
         try:
             room = room or Room(app, patience)
@@ -156,6 +160,8 @@ def converge(app, request, book):
             if book.held is None:
                 book.held = held(room.connection)
             methods = (*METHODS, ONCE) if book.wants_scheduled() else METHODS
+            # Behind `active`: what is not in the pool any more did not run then.
+            methods = (*methods, POOL) if book.wants_pool() else methods
             room.ask(methods, book.asked())
             # A worker that missed its turn is not waited for again until it has spoken.
             left = max(0.05, deadline - time.monotonic())
@@ -175,6 +181,9 @@ def converge(app, request, book):
             for queue, nodes in sorted(orders.items()):
                 room.send(order, {"queue": queue}, sorted(nodes))
             last_error = None
+            if time.monotonic() >= results_at:
+                look_at_results(app, room.connection, book)
+                results_at = time.monotonic() + RESULTS_EVERY
         except (Failure, OperationalError, OSError, *app.connection().connection_errors) as error:
             if not met:
                 raise  # it never worked: a wrong password is not cured by waiting
@@ -191,6 +200,28 @@ def converge(app, request, book):
         raise Failure("broker_unreachable", f"{type(last_error).__name__}: {last_error}")
     if room is not None:
         room.close()
+
+
+def look_at_results(app, connection, book):
+    """Have the book know whose result is there although its message is not acknowledged.
+
+    Only Redis is looked at. Without an answer the tasks count as running.
+    """
+    from ..celery.drain import MOST_HELD
+    from .inspect import held
+    from .stranded import Unacked, results, unix
+
+    running = {str(entry.get("id")) for _node, _key, entry in book.unacknowledged()}
+    if not running or connection.transport.driver_type != "redis":
+        return
+    try:
+        if (held(connection) or 0) > MOST_HELD:
+            return
+        delivered = Unacked(app, connection).delivered(running)
+        metas = results(app, list(delivered)) if delivered else None
+    except Exception:  # a user without the right to read; a broker that is away is met by the poll
+        return
+    book.take_results(metas or {}, delivered, unix, time.monotonic())
 
 
 def main(request, marker):

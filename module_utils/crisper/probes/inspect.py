@@ -144,6 +144,19 @@ def held(connection):
     return client.hlen((getattr(channel, "global_keyprefix", "") or "") + channel.unacked_key)
 
 
+def restarted(connection):
+    """When the broker was started, Unix seconds; None where it does not tell."""
+    if connection.transport.driver_type != "redis":
+        return None
+    import redis
+
+    client = redis.Redis(connection_pool=connection.default_channel.pool)
+    try:
+        return time.time() - float(client.info("server")["uptime_in_seconds"])
+    except Exception:  # a user without the right to ask; it is a help only
+        return None
+
+
 def read_reply(message, accept=None):
     """Return the ticket and the body of a reply; the body is a text where it is not read.
 
@@ -188,6 +201,7 @@ def inspect(app, request):
         # Closing waits for the read that is under way, by default a second.
         channel.brpop_timeout = 0.1
     unacknowledged = held(connection) if "scheduled" in methods else None
+    since = restarted(connection) if unacknowledged else None
     if (unacknowledged or 0) > MOST_HELD:
         methods = [method for method in methods if method != "scheduled"]
     tickets = {uuid.uuid4().hex: method for method in methods}
@@ -248,7 +262,7 @@ def inspect(app, request):
         if isinstance(reply, dict):
             reply.update({node: shown_conf(conf) for node, conf in reply.items()})
     seconds = round(time.monotonic() - started, 4)
-    return {"replies": replies, "seconds": seconds, "held": unacknowledged}
+    return {"replies": replies, "seconds": seconds, "held": unacknowledged, "restarted": since}
 
 
 def canary(app, request):

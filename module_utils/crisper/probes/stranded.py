@@ -1,6 +1,6 @@
 """What finds tasks that no worker knows, and puts them back, from inside a container.
 
-Fed to ``python -`` together with ``probes.inspect`` and ``celery.stranded``.
+Fed to ``python -`` together with ``probes.inspect``, ``celery.stale`` and ``celery.stranded``.
 """
 
 from __future__ import annotations
@@ -73,6 +73,24 @@ class Unacked:
                     yield message
         if start < len(tags):
             yield None
+
+    def delivered(self, task_ids):
+        """Return when the message of each of these tasks was delivered, in Unix seconds.
+
+        0 for one that has none any more. Without those that have several, or one under a lease.
+        """
+        found = {task_id: [] for task_id in task_ids}
+        tags, complete = self.tags(0.0)
+        if not complete:
+            return {}
+        for message in self.read(tags, float("inf")):
+            if message.id in found:
+                found[message.id].append(message)
+        return {
+            task_id: max([0.0, *(float(message.score) for message in messages)])
+            for task_id, messages in found.items()
+            if len(messages) <= 1 and not any(message.leased for message in messages)
+        }
 
     def put_back(self, messages, deadline):
         """Put messages back at the end of their queues that consumers read.
@@ -307,6 +325,16 @@ def tells_by_id():
     return hasattr(state, "scheduled_requests")
 
 
+def ended_and_listed(app, judged, answers):
+    """Return the messages of tasks that workers list as running, and whose results are there."""
+    from ..celery.stranded import MOST_SCHEDULED, ended_runs
+
+    if not 0 < len(judged.active) <= MOST_SCHEDULED:
+        return []
+    metas = results(app, [message.id for message in judged.active])
+    return ended_runs(judged.active, answers.active, metas or {}, unix)
+
+
 def ended(app, messages, deadline):
     """Return those of the messages whose tasks have ended since, and how many were looked at.
 
@@ -314,31 +342,41 @@ def ended(app, messages, deadline):
     """
     from ..celery.stranded import ended_since
 
-    try:
-        from celery.backends.redis import RedisBackend
-
-        if not isinstance(app.backend, RedisBackend):
-            return [], len(messages)
-    except Exception:  # no result backend, or one that cannot be loaded
-        return [], len(messages)
     found = []
     for start in range(0, len(messages), RESULTS):
         if start and time.monotonic() >= deadline:
             return found, start
         batch = messages[start : start + RESULTS]
-        try:
-            keys = [app.backend.get_key_for_task(message.id) for message in batch]
-            raws = app.backend.client.mget(keys)
-        except Exception:  # results are a help: without them a task may run twice
+        metas = results(app, [message.id for message in batch])
+        if metas is None:
             break
-        for message, raw in zip(batch, raws):  # noqa: B905 (Python 3.8)
-            try:
-                meta = app.backend.decode_result(raw) if raw else None
-            except Exception:  # whatever a serializer raises
-                meta = None
-            if ended_since(meta, float(message.score), unix):
-                found.append(message)
+        found += [one for one in batch if ended_since(metas.get(one.id), float(one.score), unix)]
     return found, len(messages)
+
+
+def results(app, task_ids):
+    """Return task id -> what the backend stored; None where it is not Redis or does not answer.
+
+    Results are a help: without them a task may run twice.
+    """
+    try:
+        from celery.backends.redis import RedisBackend
+
+        if not isinstance(app.backend, RedisBackend):
+            return None
+        raws = []
+        for start in range(0, len(task_ids), RESULTS):
+            batch = task_ids[start : start + RESULTS]
+            raws += app.backend.client.mget([app.backend.get_key_for_task(one) for one in batch])
+    except Exception:  # no result backend, one that cannot be loaded, or that is away
+        return None
+    metas = {}
+    for task_id, raw in zip(task_ids, raws):  # noqa: B905 (Python 3.8)
+        try:
+            metas[task_id] = app.backend.decode_result(raw) if raw else None
+        except Exception:  # whatever a serializer raises
+            metas[task_id] = None
+    return metas
 
 
 def unix(text):
@@ -353,12 +391,14 @@ def unix(text):
 
 def examine(app, request):
     """Look twice, and put back what is asked for: the reply's numbers."""
+    from ..celery.stale import LOST
     from ..celery.stranded import SHOWN
     from .inspect import Failure, connected
 
     begun = time.monotonic()
     reply = {
         **dict.fromkeys(("held", "stranded", "ended", "leased", "limited", "later"), 0),
+        "listed": 0,
         **dict.fromkeys(("unreadable", "put_back", "acknowledged", "homeless"), 0),
         **{"blind": [], "tasks": [], "partial": False, "restarted": True},
     }
@@ -368,9 +408,13 @@ def examine(app, request):
         raise Failure("broker_unsupported", "the broker is " + kind + "; only Redis can be read")
     unacked = Unacked(app, connection)
     within = request["restarted_within"]
-    if within and unacked.client.info("server")["uptime_in_seconds"] > within:
+    uptime = unacked.client.info("server")["uptime_in_seconds"] if within else 0
+    if within and uptime > within:
         return {**reply, "restarted": False}
     everything = request["put_back"]
+    if within and uptime < request["grace"]:
+        # What was delivered just before the restart would be too young to be judged.
+        time.sleep(request["grace"] - uptime)
     reply["held"] = unacked.count()
     tags, complete = unacked.tags(request["grace"])
     if not tags:
@@ -389,13 +433,17 @@ def examine(app, request):
         unreadable=first.unreadable,
         partial=not (complete and read),
     )
-    left = first.unknown
+    left = first.unknown + ended_and_listed(app, first, answers)
     if left:
-        time.sleep(PAUSE)
+        # A worker acknowledges by itself what it loses with a process.
+        gone = answers.gone and any(message.id in answers.stale for message in left)
+        time.sleep(LOST if gone and everything else PAUSE)
         seen = {message.tag: message.score for message in left}
         second, answers, read = look(app, unacked, request, list(seen), everything)
+        left = second.unknown + ended_and_listed(app, second, answers)
         # One that was delivered again meanwhile is another delivery.
-        left = [message for message in second.unknown if seen[message.tag] == message.score]
+        left = [message for message in left if seen[message.tag] == message.score]
+        reply["listed"] = sum(one.id in answers.stale or one.id in answers.active for one in left)
         blind = blind + [why for why in answers.blind if why not in blind]
         reply["partial"] = reply["partial"] or not read
         deadline = time.monotonic() + request["budget"] * RESULT_SHARE

@@ -6,7 +6,7 @@ import json
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from ..celery import busy
+from ..celery import busy, stale
 from ..probes import inspect as celery_probe
 from ..probes import queue_head
 from ..process import capture
@@ -47,7 +47,7 @@ CANARY_OPTIONS: dict[str, Any] = {
 }
 
 
-SHIPPED = (busy, queue_head, celery_probe)
+SHIPPED = (stale, busy, queue_head, celery_probe)
 
 
 def find_container(module: AnsibleModule) -> tuple[str, str]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def rollout_report(calls: Mapping[str, Mapping[str, Any]], release: str) -> dict[str, Any]:
+def rollout_report(
+    calls: Mapping[str, Mapping[str, Any]],
+    release: str,
+    put_back: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """Return the fact ``rollout_report``.
 
     Args:
@@ -14,13 +18,16 @@ def rollout_report(calls: Mapping[str, Mapping[str, Any]], release: str) -> dict
             ``drained`` of M(celery_drain), ``stranded`` of M(celery_stranded). A call that was not
             made is empty; one that an earlier rollout of this run made may be left here.
         release: the release of this rollout.
+        put_back: of an earlier rollout of this run, as it was returned.
 
     Returns:
         ``after`` and ``proof`` of the call that looked at everything after its last act (empty
         where none got so far); ``left``, what came of telling the old workers to leave;
         ``drained``, what they had finished and had not in the end; ``longest`` task (seconds);
-        ``stopped`` containers; ``put_back``, the tasks that a restart of Redis had left
-        unacknowledged; and ``cut_off``, whether a call ended without telling what it had done.
+        ``stale`` tasks that old workers listed although they had ended; ``stopped`` containers;
+        ``put_back``, results of M(celery_stranded) that did something about what a restart of
+        Redis had left unacknowledged, of all rollouts of this run; ``unjudged``, why that could
+        not be told; and ``cut_off``, whether a call ended without telling what it had done.
     """
     started, switched, retired = (
         calls.get(name) or {} for name in ("started", "switched", "retired")
@@ -33,6 +40,8 @@ def rollout_report(calls: Mapping[str, Mapping[str, Any]], release: str) -> dict
     told = [call["left"] for call in (started, switched) if "left" in call]
     left = told[-1] if told else {}
     drained = calls.get("drained") or left
+    stranded = calls.get("stranded") or {}
+    again = not stranded.get("done") or stranded in put_back
     return {
         "after": looked[-1]["after"] if looked else {},
         "proof": looked[-1].get("proof", {}) if looked else {},
@@ -41,6 +50,8 @@ def rollout_report(calls: Mapping[str, Mapping[str, Any]], release: str) -> dict
         # One that was seen at the first look may be over at the second.
         "longest": max(float(each.get("longest") or 0) for each in (left, drained)),
         "stopped": retired.get("stopped", {}),
-        "put_back": (calls.get("stranded") or {}).get("done", ""),
+        "stale": [task for each in (left, drained) for task in each.get("stale") or []],
+        "put_back": [*put_back, *([] if again else [stranded])],
+        "unjudged": str(stranded.get("msg") or ""),
         "cut_off": any(call.get("failed") and "steps" not in call for call in (started, switched)),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ..celery import busy, drain
+from ..celery import busy, drain, stale, stranded
 from ..celery.judge import (
     MOST_FINDINGS,
     REMEDIES,
@@ -21,6 +21,7 @@ from ..probes import drain as drain_probe
 from ..probes import inspect as celery_probe
 from ..probes import queue_head
 from ..probes import rollout as rollout_probe
+from ..probes import stranded as stranded_probe
 from ..remote.probe import CANARY_OPTIONS, EXPECT_OPTIONS
 from ..remote.run import ShipError
 from ..remote.session import Session
@@ -41,8 +42,8 @@ SPEC: dict[str, Any] = {
     },
 }
 SHIPPED = (
-    *(busy, queue_head, celery_probe),
-    *(drain, drain_probe, rollout_probe),
+    *(stale, busy, queue_head, celery_probe),
+    *(drain, stranded, stranded_probe, drain_probe, rollout_probe),
 )
 # Polls of workers that leave: as M(celery_drain) has them.
 LEAVE = {"timeout": 30.0, "interval": 1.0, "reply_timeout": 2.0, "silent_after": 10.0}
@@ -55,6 +56,7 @@ LEFT: dict[str, Any] = {
     "queues": {},
     "drained": [],
     "unfinished": [],
+    "stale": [],
     "scheduled": 0,
     "longest": 0.0,
     "silent": [],
@@ -64,6 +66,7 @@ LEFT: dict[str, Any] = {
 
 
 TASK: dict[str, Any] = {"id": "", "name": "", "node": "", "seconds": 0.0, "state": ""}
+STALE: dict[str, Any] = {"id": "", "name": "", "node": ""}
 # What the container answers to `leave`, whatever it is.
 ANSWER: dict[str, Any] = {
     **LEFT,
@@ -72,6 +75,7 @@ ANSWER: dict[str, Any] = {
     "queues": {EACH: [""]},
     "drained": [""],
     "unfinished": [TASK],
+    "stale": [STALE],
     "silent": [""],
     "findings": [ANY],
     "replies": {EACH: [ANY]},

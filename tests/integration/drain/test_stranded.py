@@ -151,6 +151,31 @@ def test_what_a_restart_of_redis_strands_is_told_and_put_back_once(
     assert (done["held"], done["stranded"], done["text"]) == (1, 0, "")
 
 
+def test_what_a_worker_lists_after_its_end_holds_no_drain_and_is_acknowledged(
+    broker, plain, send, marks, stranded, drain, monkeypatch, tmp_path
+):
+    """Regression: a drain waited for celery_drain_timeout, and the tasks ran again after hours."""
+    monkeypatch.setenv("TEST_FORGET", "1")
+    plain()
+    released = tmp_path / "released"
+    ids = [send("nap", str(number)) for number in range(2)]
+    until(lambda: len(marks()) == 4)
+    last = send("hold", "real", str(released))
+    until(lambda: len(marks()) == 5)
+    time.sleep(0.5)  # the grace
+    done = stranded("put_back")
+    assert (done["put_back"], done["acknowledged"], broker.hlen("unacked")) == (0, 2, 1), done
+    assert "2 tasks ended without an acknowledgement; workers still list 2 of" in done["text"]
+    assert done["done"] == "2 tasks had ended and were acknowledged"
+    # Of the third the message is there still.
+    released.touch()
+    until(lambda: len(marks()) == 6)
+    waited = drain("plain@a")
+    assert (waited["drained"], waited["unfinished"]) == (["plain@a"], []), waited
+    assert sorted(one["id"] for one in waited["stale"]) == sorted([*ids, last]), waited
+    assert waited["seconds"] < 10
+
+
 def test_what_a_silent_worker_may_hold_is_not_touched(
     broker, plain, send, marks, stranded, tmp_path
 ):

@@ -6,7 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.celery.settings import settings_warnings
+from ansible_collections.crisper.stack.plugins.module_utils.celery.settings import (
+    planned_restart_warning,
+    restart_warning,
+    settings_warnings,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +38,7 @@ def replies(
 
 def warnings(*nodes: dict[str, Any], **values: Any) -> list[str]:
     by_name = {f"default@app-1-r-{n}": node for n, node in enumerate(nodes, 1)}
-    known = {"grace": 330, "limit": 3600, "visibility": 43200, "now": NOW, **values}
+    known = {"grace": 330, "limit": 3600, "now": NOW, **values}
     return settings_warnings(by_name, list(by_name), **known)
 
 
@@ -54,13 +58,12 @@ def test_early_acks_are_told_once_for_a_service(consumer: str):
     """Regression: tasks of a killed worker were lost, and no verification said that they would."""
     early = replies({"task_acks_late": False, "worker_consumer": consumer})
     (text,) = warnings(early, early)
-    assert text.startswith(
-        "celery-worker acknowledges tasks before it runs them (task_acks_late is"
-    )
-    assert "a task that runs when the worker is killed is lost" in text
+    assert text.startswith("celery-worker: tasks are acknowledged before they run (task_acks_late")
+    assert "one that runs when its worker is killed is lost" in text
     two = {"default@a": early, "bulk@a": early, "old@a": early}
     found = settings_warnings(two, ["default@a", "bulk@a"])
-    assert [line.split()[0] for line in found] == ["celery-worker-bulk", "celery-worker"]
+    (line,) = found
+    assert line.startswith("celery-worker-bulk, celery-worker: tasks are acknowledged")
 
 
 @pytest.mark.parametrize(
@@ -68,8 +71,8 @@ def test_early_acks_are_told_once_for_a_service(consumer: str):
     [
         # What Celery and kombu make of an application that sets neither.
         (without("visibility_timeout"), {}, ["3600 s (celery_task_time_limit)", "not set"]),
-        (replies({"visibility_timeout": 60}), {}, ["after 60 s", "CELERY_VISIBILITY_TIMEOUT"]),
-        (replies(hard=None), {}, ["no hard time limit", "raise celery_visibility_timeout"]),
+        (replies({"visibility_timeout": 60}), {}, ["after 60 s (visibility_timeout)"]),
+        (replies(hard=None), {}, ["without end (no hard time limit)"]),
         (replies(hard=10**400), {}, ["no hard time limit"]),
         (replies(hard=90000), {}, ["90000 s (its time limit)"]),
         (replies(), {"grace": 50000}, ["50000 s while it is drained (celery_stop_grace_period)"]),
@@ -80,7 +83,10 @@ def test_a_task_longer_than_the_visibility_timeout_is_told(
 ):
     (text,) = warnings(node, node, **values)
     assert all(word in text for word in words), text
-    assert "a task that runs for longer is run twice" in text
+    assert "a task may run " in text
+    assert text.endswith('it runs twice. See docs/CHECKLIST.md, "Risky settings".')
+    # Two lines of a summary, without and with several services.
+    assert len(text) <= 220
     # With leases, and with brokers that have no such timeout, it does not matter.
     leased = {**node, "conf": {**node["conf"], "worker_consumer": LEASE}}
     assert warnings(leased, **values) == []
@@ -91,7 +97,7 @@ def test_a_task_longer_than_the_visibility_timeout_is_told(
 def test_early_acks_hold_what_waits():
     node = replies({"task_acks_late": False, "visibility_timeout": 60})
     _, text = warnings(node)
-    assert "a task that waits in a worker behind one that runs for longer is run twice" in text
+    assert "a task may wait in a worker behind one that runs for 3600 s" in text
 
 
 def test_an_eta_beyond_the_visibility_timeout_is_told():
@@ -147,3 +153,34 @@ def test_the_warnings_fail_nothing_and_are_in_both_summaries():
     assert value("__verify_findings", model, rollout_report=retired) == []
     (text,) = value("__verify_seen", model, rollout_report=retired)["warnings"]
     assert f"Warning   {text}" in summary(verify_report={"warnings": [text]})
+
+
+@pytest.mark.parametrize(
+    ("node", "restarted", "told"),
+    [
+        (replies(), 100.0, True),
+        (replies(), 99.0, False),
+        (replies(), None, False),
+        (replies({"worker_consumer": LEASE}), 100.0, False),
+        (replies({"task_acks_late": False}), 100.0, False),
+        (without("task_acks_late"), 100.0, False),
+        ("x", 100.0, False),
+    ],
+)
+def test_a_restart_of_redis_is_told_where_tasks_may_run_twice(node, restarted, told):
+    result = {"nodes": {NAME: node}, "restarted": restarted}
+    text = restart_warning(result, [NAME], 100.0)
+    assert bool(text) is told
+    assert not told or "may run twice (celery-worker has no crisper-worker)" in text
+    assert restart_warning(result, ["other@a"], 100.0) == restart_warning(None, [NAME], 1.0) == ""
+
+
+def test_a_plan_tells_what_recreating_redis_means():
+    """Regression: an operator learnt of it from tasks that ran twice."""
+    step = {"service": "redis", "action": "recreate"}
+    text = planned_restart_warning([step], "ping")
+    assert "that run at that moment may run twice, unless the workers have crisper-worker" in text
+    assert planned_restart_warning([step], "heartbeat") == ""
+    assert planned_restart_warning([{**step, "action": "keep"}], "ping") == ""
+    assert planned_restart_warning([{**step, "service": "nginx"}], "ping") == ""
+    assert planned_restart_warning(None, "ping") == planned_restart_warning([7], "ping") == ""

@@ -365,7 +365,7 @@ PACKAGE = Path(__file__).parents[3] / "module_utils/crisper"
 SHIPPED = [
     *sorted(PACKAGE.glob("probes/*.py")),
     *(PACKAGE / f"{name}.py" for name in ("text", "http", "ledger/counts")),
-    *(PACKAGE / f"celery/{name}.py" for name in ("busy", "drain", "skew")),
+    *(PACKAGE / f"celery/{name}.py" for name in ("busy", "drain", "skew", "stale", "stranded")),
 ]
 
 

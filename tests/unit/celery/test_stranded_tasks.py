@@ -18,6 +18,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded impo
     Judgement,
     Message,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes.stranded import unix
 from hypothesis import given
@@ -29,7 +30,7 @@ NOTHING = {"ping": [(NODE, {"ok": "pong"})], "active": [(NODE, [])], "reserved":
 NOTHING |= {"scheduled": [(NODE, [])], "registered": [(NODE, ["nap", "hourly [rate_limit=1/h]"])]}
 ASKED = (*stranded.METHODS, "scheduled")
 FOUND = {"held": 9, "stranded": 0, "ended": 0, "limited": 0, "later": 0, "unreadable": 0}
-FOUND |= {"blind": [], "tasks": [], "partial": False, "put_back": 0, "acknowledged": 0}
+FOUND |= {"listed": 0, "blind": [], "tasks": [], "partial": False, "put_back": 0, "acknowledged": 0}
 
 
 def message(task_id="1", task="nap", eta="", leased=0):
@@ -240,6 +241,9 @@ def test_a_task_has_ended_only_after_its_delivery(meta, over):
         (2, {}, True),
         (2, {NODE: {"active": [{}], "scheduled": [{}]}}, False),
         (3, {NODE: {"active": [{}], "scheduled": [{}]}}, True),
+        # Two workers list one task: what kombu has put back when a connection broke runs twice.
+        (2, {NODE: {"active": [{"id": "1"}]}, "w@b": {"active": [{"id": "1"}]}}, True),
+        (2, {NODE: {"active": [{"id": "1"}], "scheduled": [{"request": {"id": "2"}}]}}, False),
         # One that was acknowledged before it ran is not among them.
         (1, {NODE: {"active": [{"acknowledged": True}]}}, True),
         (1, {NODE: {"active": {"error": "x"}}}, True),
@@ -274,7 +278,14 @@ def test_what_an_operator_reads():
         "no worker told of 8, but that cannot be judged: w@a did not answer"
     )
     again = stranded.warning({**blind, "text": "x"})
-    assert again == f"x. When they answer, put them back: {stranded.COMMAND}"
+    assert again == f"x. When all workers answer, put them back: {stranded.COMMAND}"
+    ended = {**told, "stranded": 0, "ended": 2}
+    assert stranded.warning(ended) == f"{text}. Acknowledge them: {stranded.COMMAND}"
+    both = f"{text}. Put back what did not end and acknowledge the rest: {stranded.COMMAND}"
+    assert stranded.warning({**told, "ended": 2}) == both
+    assert stranded.sentence({**FOUND, "ended": 2, "listed": 1}).endswith(
+        "2 tasks ended without an acknowledgement; workers still list 1 of these as running"
+    )
     one = {**FOUND, "held": 1, "stranded": 1, "tasks": tasks[:1]}
     assert stranded.sentence(one).startswith("1 task is unacknowledged, no worker knows 1 of them")
     assert stranded.sentence(FOUND) == ""
@@ -302,3 +313,31 @@ def test_what_cannot_be_judged_is_no_warning():
 def test_whatever_a_broken_module_left_ends_no_template(left):
     assert stranded.warning(left) == "" or isinstance(left, dict)
     assert isinstance(stranded.rows(left), list)
+
+
+def test_what_was_delivered_just_before_a_restart_is_judged(monkeypatch):
+    """Regression: of a deploy of few seconds it was too young, and nobody was told of it."""
+    seconds, looked = [], []
+
+    class Unacked:
+        def __init__(self, *_):
+            self.client = SimpleNamespace(info=lambda _: {"uptime_in_seconds": 2})
+
+        def count(self):
+            return 1
+
+        def tags(self, grace):
+            looked.append((grace, sum(seconds)))
+            return [], True
+
+    connection = SimpleNamespace(transport=SimpleNamespace(driver_type="redis"))
+    monkeypatch.setattr(celery_probe, "connected", lambda *_: connection)
+    monkeypatch.setattr(stranded_probe, "Unacked", Unacked)
+    monkeypatch.setattr(stranded_probe.time, "sleep", seconds.append)
+    request = {"timeout": 1, "grace": 5.0, "put_back": True, "restarted_within": 60}
+    assert stranded_probe.examine(None, request)["restarted"] is True
+    assert looked == [(5.0, 3.0)]
+    late = stranded_probe.examine(None, {**request, "restarted_within": 1})
+    assert (late["restarted"], len(looked)) == (False, 1)
+    stranded_probe.examine(None, {**request, "restarted_within": 0})
+    assert looked[1] == (5.0, 3.0)

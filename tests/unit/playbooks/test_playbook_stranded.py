@@ -32,6 +32,25 @@ def test_a_deploy_puts_back_and_an_operator_is_told() -> None:
         assert site.one.engine["stranded"] == 0
 
 
+def test_a_deploy_that_restarted_redis_tells_what_became_of_tasks() -> None:
+    """Old workers are gone when it looks: what they left is put back, or acknowledged, and told."""
+    warning = "Redis was restarted: tasks with late acknowledgement that ran then may run twice"
+    with temporary_site("one") as site:
+        run = site.deploy()
+        assert warning not in run.text
+        site.one.change(stranded=2, ended=True, restarted=True)
+        done = site.deploy(x="2").succeeded(f"Warning {warning} (celery-worker")
+        done.said("Ended 2 tasks had ended and were acknowledged (Redis was restarted)")
+        steps = [entry["step"] for entry in site.one.journal]
+        assert steps.index("retire") < steps.index("put_back")
+        # The way back of a deploy that fails behind that looks again, and finds nothing.
+        site.one.change(stranded=3, ended=False)
+        site.script({"point": "command:hook", "do": "fail", "answer": {"msg": "no cache"}})
+        hooks = {"after_switch": [{"name": "warm", "command": ["warm"], "timeout": 9}]}
+        failed = site.deploy(x="3", rollout_hooks=hooks)
+        failed.failed("Redis was restarted: 3 tasks that no worker knew any more were put back")
+
+
 def test_a_restore_puts_back_what_its_set_holds_as_unacknowledged() -> None:
     """Regression: the tasks waited for the visibility timeout, and the summary was silent."""
     with temporary_site("one") as site:

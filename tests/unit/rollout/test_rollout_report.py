@@ -18,7 +18,7 @@ def looked(release: str, number: int = 0) -> dict[str, Any]:
 def test_nothing_was_called_yet() -> None:
     report = rollout_report({}, "b")
     assert (report["after"], report["proof"], report["left"], report["drained"]) == ({}, {}, {}, {})
-    assert (report["longest"], report["stopped"], report["put_back"]) == (0.0, {}, "")
+    assert (report["longest"], report["stopped"], report["put_back"]) == (0.0, {}, [])
     assert not report["cut_off"]
 
 
@@ -59,4 +59,15 @@ def test_a_call_that_did_not_tell_what_it_had_done_is_cut_off(
 def test_what_was_stopped_and_put_back_is_told() -> None:
     calls = {"retired": {"stopped": {"w": 0}}, "stranded": {"done": "3 tasks"}}
     report = rollout_report(calls, "b")
-    assert (report["stopped"], report["put_back"]) == ({"w": 0}, "3 tasks")
+    assert (report["stopped"], report["put_back"]) == ({"w": 0}, [{"done": "3 tasks"}])
+
+
+def test_what_two_rollouts_of_a_run_put_back_is_told_once_each() -> None:
+    """The second one finds the first one's call when it made none of its own."""
+    first = rollout_report({"stranded": {"done": "3 tasks"}}, "b")["put_back"]
+    same = rollout_report({"stranded": {"done": "3 tasks"}}, "a", first)["put_back"]
+    assert same == [{"done": "3 tasks"}]
+    more = rollout_report({"stranded": {"done": "1 task"}}, "a", first)["put_back"]
+    assert [act["done"] for act in more] == ["3 tasks", "1 task"]
+    failed = rollout_report({"stranded": {"msg": "no answer"}}, "a", first)
+    assert (failed["put_back"], failed["unjudged"]) == (first, "no answer")

@@ -11,7 +11,16 @@ from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import S
 
 def act(module: Stub) -> dict[str, Any]:
     """What the real module returns."""
-    numbers = ("ended", "leased", "limited", "later", "unreadable", "homeless", "acknowledged")
+    numbers = (
+        "ended",
+        "listed",
+        "leased",
+        "limited",
+        "later",
+        "unreadable",
+        "homeless",
+        "acknowledged",
+    )
     found: dict[str, Any] = dict.fromkeys((*numbers, "put_back"), 0)
     found |= {"blind": [], "partial": False, "restarted": True, "problem": ""}
     found["tasks"] = [{"id": "1", "task": "nap"}]
@@ -21,11 +30,13 @@ def act(module: Stub) -> dict[str, Any]:
             found["blind"] = ["the names of the workers are wrong"]
         elif module.params["state"] == "put_back":
             note(module.params, "put_back")
-            found["put_back"] = engine["stranded"]
+            # Of those the results tell that they have ended, where the test says so.
+            kind = "acknowledged" if engine.get("ended") else "put_back"
+            found[kind] = engine["stranded"]
             engine["stranded"] = 0
             engine["within"] = module.params["restarted_within"]
     return {**found, "text": sentence(found), "done": deed(found)} | {
-        "changed": found["put_back"] > 0
+        "changed": found["put_back"] + found["acknowledged"] > 0
     }
 
 

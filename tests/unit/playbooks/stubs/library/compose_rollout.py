@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ansible_collections.crisper.stack.plugins.module_utils.docker.client import shown
@@ -166,12 +167,16 @@ class Rollout(Stub):
         """What the workers answer."""
         self.point("prove")
         with self.world.engine() as engine:
-            held = engine.get("stranded", 0)
+            held, restarted = engine.get("stranded", 0), engine.get("restarted", False)
+        # Of workers without crisper-worker.
+        conf = {"task_acks_late": True, "worker_consumer": "celery.worker.consumer:Consumer"}
+        nodes = {node: {"conf": conf} for node in self.told()["nodes"]["new"] if restarted}
         self.result["proof"] = {
             "held": held,
+            "restarted": time.time() if restarted else None,
             "problem": "",
             "findings": [],
-            "nodes": {},
+            "nodes": nodes,
             "canary": {"problem": "", "queues": {}, "findings": []},
         }
 
