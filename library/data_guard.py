@@ -63,7 +63,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.host.data_guard import find_problems
+from ansible_collections.crisper.stack.plugins.module_utils.host.data_guard import check_data
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -83,7 +83,7 @@ def main() -> None:
             return 127, "", "no docker"
         return module.run_command([params["docker_cli"], *arguments])
 
-    found = find_problems(call, Path(params["root"]), params["project"], params["recreate"])
+    found = check_data(call, Path(params["root"]), params["project"], params["recreate"])
     problems = [asdict(each) for each in found]
     if found:
         told = "; ".join(f"{each.message}. {each.remedy}" for each in found)
