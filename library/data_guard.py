@@ -81,7 +81,8 @@ def main() -> None:
     def call(*arguments: str) -> tuple[int, str, str]:
         if shutil.which(params["docker_cli"]) is None:
             return 127, "", "no docker"
-        return module.run_command([params["docker_cli"], *arguments])
+        answer: tuple[int, str, str] = module.run_command([params["docker_cli"], *arguments])
+        return answer
 
     found = check_data(call, Path(params["root"]), params["project"], params["recreate"])
     problems = [asdict(each) for each in found]

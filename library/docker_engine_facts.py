@@ -270,7 +270,7 @@ def manager(module: AnsibleModule, systemd: bool, pid: int) -> str:
     return "other" if pid else "none"
 
 
-def apt_entries() -> list[dict[str, Any]]:
+def apt_entries() -> list[engine_logic.AptEntry]:
     """Every apt source of this host but ours."""
     entries = []
     for pattern in ("/etc/apt/sources.list", "/etc/apt/sources.list.d/*"):
@@ -284,7 +284,7 @@ def apt_entries() -> list[dict[str, Any]]:
 def repository_answers(url: str, timeout: int) -> bool:
     """Does Docker's repository have something for this release?"""
     try:
-        return open_url(url, method="HEAD", timeout=timeout).getcode() == 200
+        return bool(open_url(url, method="HEAD", timeout=timeout).getcode() == 200)
     except Exception:  # whatever goes wrong on the way, it does not answer
         return False
 

@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import pathspec
 
@@ -140,7 +140,7 @@ def time_of(sha256: str) -> int:
     return FIRST_TIME + int(sha256[:16], 16) % TIMES
 
 
-def write_archive(root: Path, entries: Iterable[Entry], target: BinaryIO) -> None:
+def write_archive(root: Path, entries: Iterable[Entry], target: IO[bytes]) -> None:
     """Write the files as tar.gz; the same files give the same bytes.
 
     Folders are members too: those that tar makes by itself get the umask of who unpacks, and an
