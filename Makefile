@@ -22,7 +22,7 @@ demo-down: setup ## Remove what `make demo` made (asks before deleting volumes)
 test: ## Everything: lint, unit tests, the app's tests, every molecule scenario
 	@scripts/test
 
-lint: setup ## ansible-lint (production), yamllint, ruff
+lint: setup ## ansible-lint (production), yamllint, ruff, mypy
 	@scripts/test lint
 
 pin: setup ## Pin the Python packages to their newest versions, by hash

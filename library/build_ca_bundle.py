@@ -86,6 +86,7 @@ def main() -> None:
     source = next((path for path in sources if path.is_file()), None)
     if source is None:
         module.exit_json(changed=False, path="", source="")
+        return
     try:
         content = fit(source.read_text(errors="replace"), limit)
         size = len(content.encode())

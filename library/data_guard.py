@@ -63,7 +63,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.host.data_guard import find_problems
+from ansible_collections.crisper.stack.plugins.module_utils.host.data_guard import check_data
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -81,9 +81,10 @@ def main() -> None:
     def call(*arguments: str) -> tuple[int, str, str]:
         if shutil.which(params["docker_cli"]) is None:
             return 127, "", "no docker"
-        return module.run_command([params["docker_cli"], *arguments])
+        answer: tuple[int, str, str] = module.run_command([params["docker_cli"], *arguments])
+        return answer
 
-    found = find_problems(call, Path(params["root"]), params["project"], params["recreate"])
+    found = check_data(call, Path(params["root"]), params["project"], params["recreate"])
     problems = [asdict(each) for each in found]
     if found:
         told = "; ".join(f"{each.message}. {each.remedy}" for each in found)

@@ -243,7 +243,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.docker.one_off impor
     Commands,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.host.facts import SPEC as HOST_SPEC
-from ansible_collections.crisper.stack.plugins.module_utils.host.facts import look
+from ansible_collections.crisper.stack.plugins.module_utils.host.facts import check_host
 from ansible_collections.crisper.stack.plugins.module_utils.host.firewall import (
     chain_name,
     in_force,
@@ -397,7 +397,7 @@ def fitness(module: AnsibleModule) -> dict[str, Any]:
     given = ArgumentSpecValidator(HOST_SPEC).validate(module.params["fitness"])
     if given.error_messages:
         module.fail_json(msg=f"fitness: {'; '.join(given.error_messages)}.")
-    return look(module, given.validated_parameters)
+    return check_host(module, given.validated_parameters)
 
 
 def collect_commands(module: AnsibleModule, journal: Journal, left: dict[str, Any]) -> None:

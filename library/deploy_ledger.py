@@ -240,7 +240,8 @@ UNREAD: dict[str, Any] = {"all_known": False, "reading": {}, "silent": ""}
 
 def docker(module: AnsibleModule, *arguments: str) -> tuple[int, str, str]:
     """Exit code, output and errors of a Docker command."""
-    return module.run_command([module.params["docker_cli"], *arguments])
+    answer: tuple[int, str, str] = module.run_command([module.params["docker_cli"], *arguments])
+    return answer
 
 
 def serving(params: dict[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.deploy.state import ask_lock, look
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.state import (
+    ask_lock,
+    gather_state,
+)
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -124,7 +127,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     params = module.params
     root = Path(params["root"])
-    state = look(root, params["project"], params["docker_cli"])
+    state = gather_state(root, params["project"], params["docker_cli"])
     module.exit_json(
         changed=False,
         **ask_lock(root, params["run_id"]),

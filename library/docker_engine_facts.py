@@ -231,13 +231,13 @@ def stored(
     if not local:
         return store_logic.stopped_store(settings), ""
     store = store_logic.store_of(local, volumes(module, cli, *at))
-    store = dataclasses.replace(store, prior_graph=store_logic.look(store.data_root)[1])
+    store = dataclasses.replace(store, prior_graph=store_logic.find_data(store.data_root)[1])
     if not source:
         return store, ""
     reached = store_logic.store_of(answer, volumes(module, cli) if answer else 0)
     return store, store_logic.another_engine(
-        store_logic.Endpoint(address, source, str(answer.get("ID", "")), held=reached.held),
-        store_logic.Endpoint(LOCAL, "", str(local.get("ID", "")), store.data_root, store.held),
+        store_logic.Endpoint(address, source, str(answer.get("ID", "")), data=reached.data),
+        store_logic.Endpoint(LOCAL, "", str(local.get("ID", "")), store.data_root, store.data),
     )
 
 
@@ -270,7 +270,7 @@ def manager(module: AnsibleModule, systemd: bool, pid: int) -> str:
     return "other" if pid else "none"
 
 
-def apt_entries() -> list[dict[str, Any]]:
+def apt_entries() -> list[engine_logic.AptEntry]:
     """Every apt source of this host but ours."""
     entries = []
     for pattern in ("/etc/apt/sources.list", "/etc/apt/sources.list.d/*"):
@@ -284,7 +284,7 @@ def apt_entries() -> list[dict[str, Any]]:
 def repository_answers(url: str, timeout: int) -> bool:
     """Does Docker's repository have something for this release?"""
     try:
-        return open_url(url, method="HEAD", timeout=timeout).getcode() == 200
+        return bool(open_url(url, method="HEAD", timeout=timeout).getcode() == 200)
     except Exception:  # whatever goes wrong on the way, it does not answer
         return False
 
@@ -366,7 +366,7 @@ def main() -> None:
         source=decision.source,
         install=decision.install,
         problems=problems,
-        held=dataclasses.asdict(store.held),
+        held=dataclasses.asdict(store.data),
         engine=dataclasses.asdict(engine),
         cli=cli,
         running=bool(answer),

@@ -150,6 +150,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.proxy.tls import (
     DAY,
     TlsError,
     blocks,
+    choose_action,
     day,
     find_concerns,
     install,
@@ -157,7 +158,6 @@ from ansible_collections.crisper.stack.plugins.module_utils.proxy.tls import (
     pair,
     read,
     self_signed,
-    wanted,
 )
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -247,7 +247,7 @@ def put(module: AnsibleModule, before: str, now: float) -> str:
     pem = given(params, now)
     old = read(blocks(before)[0][0]) if before else None
     source, names, renew = params["source"], params["names"], params["renew_days"]
-    what = wanted(source, old, bool(pem), names, now, renew)
+    what = choose_action(source, old, bool(pem), names, now, renew)
     if what == "keep":
         pem = before
     elif what == "make" and module.check_mode:

@@ -112,13 +112,13 @@ host:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.host.facts import SPEC, look
+from ansible_collections.crisper.stack.plugins.module_utils.host.facts import SPEC, check_host
 
 
 def main() -> None:
     """Gather, judge, report."""
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    module.exit_json(changed=False, **look(module, module.params))
+    module.exit_json(changed=False, **check_host(module, module.params))
 
 
 if __name__ == "__main__":

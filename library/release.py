@@ -178,7 +178,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder, sync_folder
-from ansible_collections.crisper.stack.plugins.module_utils.images.identity import same
+from ansible_collections.crisper.stack.plugins.module_utils.images.identity import is_same
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
     Journal,
@@ -307,7 +307,7 @@ class Releases:
             "images_changed": [
                 name
                 for name, image in images.items()
-                if not same(current.get("images", {}).get(name, {}), image)
+                if not is_same(current.get("images", {}).get(name, {}), image)
             ],
             "facts_changed": [name for name in facts if current.get(name) != facts[name]],
             "secrets_changed": [

@@ -100,6 +100,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.images.identity impo
 from ansible_collections.crisper.stack.plugins.module_utils.images.sbom import (
     SBOM,
     SCRIPT,
+    Contents,
     describe,
     document,
     printable,
@@ -256,7 +257,7 @@ class Cache:
         """Return the file of an image."""
         return self.folder / f"{identity(image).rpartition(':')[2]}.json"
 
-    def get(self, image: dict[str, Any]) -> dict[str, Any] | None:
+    def get(self, image: dict[str, Any]) -> Contents | None:
         """Return what is known of an image; None for nothing."""
         try:
             found = json.loads(self.path(image).read_text(encoding="utf-8"))
@@ -264,7 +265,7 @@ class Cache:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def put(self, image: dict[str, Any], described: dict[str, Any]) -> None:
+    def put(self, image: dict[str, Any], described: Contents) -> None:
         """Keep what is known of an image."""
         make_folder(self.folder, 0o700)
         text = json.dumps({"edition": EDITION, "described": described}, separators=(",", ":"))
@@ -310,7 +311,7 @@ def make(params: dict[str, Any]) -> dict[str, Any]:
     reader = Reader(params["docker_cli"], params["stack"], params["timeout"])
     problems: list[str] = []
 
-    def read(name: str) -> dict[str, Any]:
+    def read(name: str) -> Contents:
         try:
             described = describe(reader.read(images[name]["id"]))
         except UnreadableError as error:
@@ -332,7 +333,9 @@ def make(params: dict[str, Any]) -> dict[str, Any]:
                 if description is None
             }
         )
-    listed = {name: {**images[name], **descriptions[name]} for name in images}
+    listed: dict[str, Any] = {
+        name: {**images[name], **(descriptions[name] or {})} for name in images
+    }
     moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     text = json.dumps(document(params["stack"], release, listed, moment), separators=(",", ":"))
     content = text.encode() + b"\n"

@@ -181,7 +181,9 @@ class Firewall:
         if not ids.split():
             return []
         # One that goes away meanwhile is left out.
-        return json.loads(self.run(self.cli, "network", "inspect", *ids.split(), check=False)[1])
+        out = self.run(self.cli, "network", "inspect", *ids.split(), check=False)[1]
+        records: list[dict[str, Any]] = json.loads(out)
+        return records
 
     def create_networks(self) -> list[str]:
         """Create the release's networks that are missing; return their names."""
@@ -228,7 +230,7 @@ class Firewall:
             for v, text in rules.items()
         )
         changed |= bool(created)
-        result = {"changed": changed, "differs": changed, "created": created}
+        result: dict[str, Any] = {"changed": changed, "differs": changed, "created": created}
         if self.module.check_mode:
             return result
         make_folder(self.folder, 0o700)

@@ -133,7 +133,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.docker.client import
 from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
 from ansible_collections.crisper.stack.plugins.module_utils.host.firewall import networks_to_create
 from ansible_collections.crisper.stack.plugins.module_utils.images.identity import (
-    same as same_image,
+    is_same as same_image,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.output import describe_failure
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import (

@@ -124,6 +124,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.restore_mark 
     refusal,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import (
+    ContainerStatus,
     containers_of,
     last_run,
 )
@@ -150,10 +151,13 @@ def release_of(root: Path) -> dict[str, Any]:
     told = {key: manifest.get(key, "") for key in ("id", "created", "operator", "revision")}
     proof = manifest.get("verified")
     proof = proof if isinstance(proof, dict) else {}
-    return clean({**told, "verified": bool(proof), "tasks": proof.get("tasks", [])})
+    release: dict[str, Any] = clean(
+        {**told, "verified": bool(proof), "tasks": proof.get("tasks", [])}
+    )
+    return release
 
 
-def containers(module: AnsibleModule) -> tuple[list[dict[str, Any]], str]:
+def containers(module: AnsibleModule) -> tuple[list[ContainerStatus], str]:
     """The stack's containers, and why they could not be read."""
     cli = module.params["docker_cli"]
     label = f"label=com.docker.compose.project={module.params['project']}"

@@ -87,14 +87,16 @@ class Volumes:
     def call(self, *arguments: str) -> tuple[int, str, str]:
         """Exit code, output and errors of a Docker command in the release's folder."""
         folder = self.params["project_src"]
-        return self.module.run_command([self.cli, *arguments], cwd=folder)
+        answer: tuple[int, str, str] = self.module.run_command([self.cli, *arguments], cwd=folder)
+        return answer
 
     def definitions(self) -> dict[str, Any]:
         """Return the release as Compose reads it."""
         code, out, err = self.call(*self.compose, "config", "--format", "json")
         if code != 0:
             self.module.fail_json(msg=f"Compose refuses the release: {err.strip()}")
-        return json.loads(out)
+        model: dict[str, Any] = json.loads(out)
+        return model
 
     def is_mapped(self) -> bool:
         """Return whether ids in containers are others on the host (user namespaces, rootless)."""

@@ -1,4 +1,4 @@
-"""Whether the controller that began a module is still there."""
+"""Detect that the controller that began a module is gone."""
 
 from __future__ import annotations
 

@@ -45,9 +45,9 @@ def close_folder(path: Path, mode: int = 0o750) -> None:
     if found.st_uid != os.geteuid():
         return
     now = stat.S_IMODE(found.st_mode)
-    kept = now & (mode | 0o7070 if now & stat.S_ISGID else mode | 0o7000)
-    if kept != now:
-        path.chmod(kept)
+    reduced = now & (mode | 0o7070 if now & stat.S_ISGID else mode | 0o7000)
+    if reduced != now:
+        path.chmod(reduced)
 
 
 def write_private(path: Path, text: str, mode: int = 0o600) -> None:

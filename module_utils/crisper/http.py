@@ -1,4 +1,6 @@
-"""One request over HTTP; over HTTPS to an address, by a name, trusting given certificates alone.
+"""HTTP with one request per connection.
+
+Over HTTPS it goes to an address, by a name, and trusts the certificates that it is called with.
 
 Standard library only and Python 3.8: this file also runs inside a container, together with
 ``probes.ledger``.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+from typing import Any
 
 # Python 3.10 has it as ssl.VERIFY_X509_PARTIAL_CHAIN; the number is OpenSSL's.
 PARTIAL_CHAIN = 0x80000
@@ -17,7 +20,7 @@ MOST = 64 << 20
 
 
 def trusting(certificates: str) -> ssl.SSLContext:
-    """A context that trusts these certificates (PEM), leaves and intermediates included.
+    """Return a context that trusts these certificates (PEM), leaves and intermediates included.
 
     Name and dates are checked as always.
 
@@ -38,7 +41,7 @@ def connect(
     timeout: float,
     proxied: bool = False,
 ) -> http.client.HTTPConnection:
-    """A connection whose certificate is that of `name`; plain without `context`.
+    """Return a connection whose certificate is that of `name`; plain without `context`.
 
     `proxied` introduces it by the PROXY protocol, as a listener that expects it needs.
 
@@ -57,7 +60,7 @@ def connect(
     return connection
 
 
-def proxy_line(source: tuple, destination: tuple) -> bytes:
+def proxy_line(source: tuple[Any, ...], destination: tuple[Any, ...]) -> bytes:
     """Return the header of the PROXY protocol, version 1, for two addresses of a socket.
 
     HAProxy's specification (proxy-protocol.txt, 2.1): family, addresses, ports.
@@ -93,14 +96,14 @@ def _pass_over(answer: http.client.HTTPResponse) -> None:
     Raises:
         http.client.IncompleteRead: it was cut off.
     """
-    left = MOST
-    while left > 0:
-        piece = answer.read(min(left, 1 << 16))
+    remaining = MOST
+    while remaining > 0:
+        piece = answer.read(min(remaining, 1 << 16))
         if not piece:
             if answer.length:
                 raise http.client.IncompleteRead(b"", answer.length)
             return
-        left -= len(piece)
+        remaining -= len(piece)
 
 
 def reason(error: Exception) -> str:
@@ -112,5 +115,5 @@ def reason(error: Exception) -> str:
     if isinstance(error, http.client.RemoteDisconnected):
         return "closed connection without an answer"
     if isinstance(error, http.client.BadStatusLine):
-        return "the answer is not HTTP: " + repr(error.line)[:100]
+        return "the answer is not HTTP: " + repr(error.args[0])[:100]
     return str(error) or type(error).__name__

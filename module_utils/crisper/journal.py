@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, TypedDict
 
 from .files import close_folder, make_folder, write_private
 from .lock import PATIENCE as GUARD_SECONDS
@@ -52,7 +52,7 @@ RUN_SPEC: dict[str, Any] = {
 
 
 # Open files of this process whose locks last until it ends.
-_held: list[TextIO] = []
+_busy_locks: list[TextIO] = []
 # Roots and runs whose locks a thread of this process renews.
 _renewed: set[tuple[str, str]] = set()
 
@@ -62,7 +62,7 @@ class NotOwnerError(RuntimeError):
 
 
 def parse_lines(text: str) -> list[dict[str, Any]]:
-    """Entries of the journal; a line cut off by a crash is left out."""
+    """Return the entries of the journal, without a line that a crash cut off."""
     found = []
     for line in text.splitlines():
         try:
@@ -74,8 +74,24 @@ def parse_lines(text: str) -> list[dict[str, Any]]:
     return found
 
 
-def unfinished(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The last deploy when it never ended: ``{run, who, purpose, began, step, at, steps, open}``.
+class UnfinishedRun(TypedDict, total=False):
+    """A run that never ended: what it is, its last step, all its steps; empty without one.
+
+    `open` is true if the run has written its end down, but could not be undone.
+    """
+
+    run: str
+    who: str
+    purpose: str
+    began: str
+    step: str
+    at: str
+    steps: list[str]
+    open: bool
+
+
+def unfinished(entries: Iterable[Mapping[str, Any]]) -> UnfinishedRun:
+    """Return the last deploy if it never ended, else an empty mapping.
 
     A backup that ended, and a run that failed before it had changed anything, say nothing about
     the deploy before them. A backup that was cut off has left nothing to pick up once a later one
@@ -121,7 +137,7 @@ def _repeated(entries: Sequence[Mapping[str, Any]], backups: set[str]) -> set[st
 
 
 def last_host(entries: Iterable[Mapping[str, Any]]) -> str:
-    """Digest of what the last deploy made of the host; empty when it did not get so far.
+    """Return the digest of what the last deploy made of the host; empty if it did not get so far.
 
     A deploy writes it down when it has staged its release, after it has installed and configured.
     """
@@ -143,7 +159,7 @@ def steps_of(entries: Iterable[Mapping[str, Any]], run: str) -> list[str]:
 def seconds_per_step(
     entries: Iterable[Mapping[str, Any]], run: str, now: float
 ) -> dict[str, float]:
-    """Seconds from each step of a run to the next; of the last one until `now` (Unix time)."""
+    """Return seconds from each step of a run to the next; of the last until `now` (Unix time)."""
     mine = [entry for entry in entries if entry["run"] == run and entry["step"] != END]
     times = [float(entry.get("time", now)) for entry in mine] + [now]
     seconds: dict[str, float] = {}
@@ -154,7 +170,7 @@ def seconds_per_step(
 
 
 def held_by_other(lock: Mapping[str, Any], run: str, now: float, dead: str = "") -> dict[str, Any]:
-    """The lock when another deploy has it and may be alive, else nothing."""
+    """Return the lock if another deploy has it and may be alive, else an empty mapping."""
     if not lock or lock.get("run") in (run, dead or None):
         return {}
     return {} if now > _seconds(lock.get("until")) else dict(lock)
@@ -173,7 +189,7 @@ class Journal:
         self.run = run
 
     def lock(self) -> dict[str, Any]:
-        """The lock as it stands; empty when there is none."""
+        """Return the lock as it stands; empty if there is none."""
         try:
             found = json.loads((self.root / LOCK).read_text())
         except (OSError, ValueError, RecursionError):
@@ -181,7 +197,7 @@ class Journal:
         return clean(found, width=WIDTH) if isinstance(found, dict) else {}
 
     def entries(self) -> list[dict[str, Any]]:
-        """The newest entries."""
+        """Return the newest entries."""
         try:
             with (self.root / JOURNAL).open("rb") as stream:
                 stream.seek(0, os.SEEK_END)
@@ -254,7 +270,7 @@ class Journal:
                 if lock.get("run") != self.run:
                     raise NotOwnerError(self._lost(lock, step))
                 self._write_lock({**lock, "step": step}, now, patience)
-                _held.append(take(self.root / BUSY, fcntl.LOCK_SH, GUARD_SECONDS))
+                _busy_locks.append(take(self.root / BUSY, fcntl.LOCK_SH, GUARD_SECONDS))
             self._append({"step": step, **facts}, now)
         except LockedError as error:
             raise NotOwnerError(f"Step {step} was not begun: {error}.") from error
@@ -302,7 +318,7 @@ class Journal:
         )
 
     def quiet(self, seconds: float) -> bool:
-        """Wait until no process of an earlier deploy acts any more; whether that came true."""
+        """Wait until no process of an earlier deploy acts any more; return whether none does."""
         try:
             take(self.root / BUSY, fcntl.LOCK_EX, seconds).close()
         except LockedError:
@@ -310,7 +326,7 @@ class Journal:
         return True
 
     def end(self, result: str, **facts: Any) -> bool:
-        """Write the end down and give the lock back; whether this deploy had it."""
+        """Write the end down and give the lock back; return whether this deploy had it."""
         if self.lock().get("run") != self.run:
             return False
         with self._guarded():
@@ -346,8 +362,8 @@ class Journal:
     def _trim(self) -> None:
         path = self.root / JOURNAL
         if path.exists() and path.stat().st_size > LARGEST_BYTES:
-            kept = self.entries()
-            text = "".join(json.dumps(entry) + "\n" for entry in kept)
+            entries = self.entries()
+            text = "".join(json.dumps(entry) + "\n" for entry in entries)
             write_private(path, text, mode_in(self.root, JOURNAL_MODE))
 
 

@@ -1,4 +1,4 @@
-"""What a failed command or module printed, as one readable message.
+"""Describe the output of a failed command or module in one readable message.
 
 Pure functions. Every failure that quotes the output of somebody else's program (a migration, a
 build, a pull, a data service) is described here, so that all of them name the cause, the exit code
@@ -92,8 +92,8 @@ def describe_task(result: Mapping[str, Any], name: str) -> str:
     """
     message = str(result.get("msg") or "").strip()
     if isinstance(result.get("results"), list) or message in EMPTY_MESSAGES:
-        told = describe_failure({**result, "failed": True}, f"The task '{name}'")
-        return told or f"The task '{name}' failed and did not say why."
+        message_of_command = describe_failure({**result, "failed": True}, f"The task '{name}'")
+        return message_of_command or f"The task '{name}' failed and did not say why."
     return f"{name}: {printable_lines(message)}"
 
 
@@ -124,15 +124,15 @@ def _reason(result: Mapping[str, Any], timeout: float) -> str:
 
 
 def _output(result: Mapping[str, Any]) -> str:
-    """Errors and output of the command; a program prints what matters to either."""
+    """Return errors and output of the command: programs print what matters to either."""
     streams: Sequence[str] = [str(result.get(name) or "").strip() for name in ("stdout", "stderr")]
-    kept = [
+    messages = [
         "\n".join(line for line in stream.split("\n") if not PROGRESS.match(line))
         for stream in streams
     ]
     # Where one of them alone would fill the message, each has its half.
-    lengths = [len(last_lines(stream).splitlines()) for stream in kept]
+    lengths = [len(last_lines(stream).splitlines()) for stream in messages]
     half = LINES // 2
     shares = [max(half, LINES - length) for length in reversed(lengths)]
-    shown = [last_lines(stream, share) for stream, share in zip(kept, shares, strict=True)]
-    return "\n".join(stream for stream in shown if stream)
+    excerpts = [last_lines(stream, share) for stream, share in zip(messages, shares, strict=True)]
+    return "\n".join(stream for stream in excerpts if stream)

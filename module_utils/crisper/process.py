@@ -30,15 +30,15 @@ class Tail:
 
     def __init__(self, stream: Any, most: int = TAIL) -> None:
         """Begin to read a pipe; `most` bytes are kept."""
-        self._stream, self._most, self._kept = stream, most, bytearray()
+        self._stream, self._most, self._tail = stream, most, bytearray()
         self._thread = threading.Thread(target=self._read, name="crisper-tail", daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             while piece := os.read(self._stream.fileno(), READ):
-                self._kept += piece
-                del self._kept[: -self._most]
+                self._tail += piece
+                del self._tail[: -self._most]
 
     def text(self, patience: float = 5.0) -> str:
         """Return it, once the process has ended.
@@ -48,12 +48,12 @@ class Tail:
         self._thread.join(patience)
         if not self._thread.is_alive():
             self._stream.close()
-        return bytes(self._kept).decode(errors="replace")
+        return bytes(self._tail).decode(errors="replace")
 
 
 @dataclass(frozen=True)
 class Captured:
-    """What a command did; `cut` when it printed more than may be read, and was ended."""
+    """Exit code and output of a command; `cut` if it printed too much and was ended."""
 
     returncode: int
     stdout: str
@@ -131,10 +131,10 @@ def _talk(
         selector.register(process.stdout, selectors.EVENT_READ)
         selector.register(process.stderr, selectors.EVENT_READ)
         while selector.get_map():
-            left = deadline - time.monotonic()
-            if left <= 0:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
                 raise subprocess.TimeoutExpired(process.args, timeout)
-            for key, _ in selector.select(left):
+            for key, _ in selector.select(remaining):
                 if key.fileobj is process.stdin:
                     try:
                         view = view[os.write(process.stdin.fileno(), view[:READ]) :]

@@ -32,20 +32,24 @@ def like(value: Any, sample: Any) -> Any:
     if sample is None:
         return value if _is_number(value) else None
     if isinstance(sample, list):
-        found = value if isinstance(value, list) else []
-        return [like(item, sample[0]) for item in found if fits(item, sample[0])] if sample else []
+        items = value if isinstance(value, list) else []
+        return (
+            [like(item, sample[0]) for item in items if matches(item, sample[0])] if sample else []
+        )
     if isinstance(sample, Mapping):
         found = value if isinstance(value, Mapping) else {}
         if set(sample) == {EACH}:
             each = sample[EACH]
-            return {str(key): like(item, each) for key, item in found.items() if fits(item, each)}
+            return {
+                str(key): like(item, each) for key, item in found.items() if matches(item, each)
+            }
         return {key: like(found.get(key), part) for key, part in sample.items()}
-    if not fits(value, sample):
+    if not matches(value, sample):
         return sample
     return float(value) if isinstance(sample, float) else value
 
 
-def fits(value: Any, sample: Any) -> bool:
+def matches(value: Any, sample: Any) -> bool:
     """Return whether the value is of the sample's kind; what is in it is not looked at."""
     if sample is ANY or sample is None:
         return True

@@ -90,9 +90,9 @@ def clean(value: Any, width: int = WIDTH, items: int = ITEMS, depth: int = DEPTH
 def listed(texts: Any, most: int = 20, what: str = "more") -> str:
     """Return texts as ``a, b and 3 more``; all are made printable."""
     texts = list(texts)
-    told = ", ".join(printable(text) for text in texts[:most])
+    head = ", ".join(printable(text) for text in texts[:most])
     more = len(texts) - most
-    return f"{told} and {more} {what}" if more > 0 else told
+    return f"{head} and {more} {what}" if more > 0 else head
 
 
 def _escaped(one: str) -> str:

@@ -18,7 +18,6 @@ from ansible_collections.crisper.stack.plugins.module_utils.images.context impor
 from ansible_collections.crisper.stack.plugins.module_utils.model.build import (
     compose_value,
     env_file_line,
-    find_problems,
     host_name,
     nginx_value,
     proxy_environment,
@@ -27,6 +26,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.model.build import (
     style_hashes,
     url_host,
     url_secret,
+    validate,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.model.redis_users import (
     app_password,
@@ -110,7 +110,7 @@ class FilterModule:
             "crisper_env_line": env_file_line,
             "crisper_failed_task": describe_task,
             "crisper_failure": describe_failure,
-            "crisper_findings": find_problems,
+            "crisper_findings": validate,
             "crisper_first_line": first_line,
             "crisper_host_name": host_name,
             "crisper_inputs": inputs_digests,

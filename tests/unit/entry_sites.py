@@ -29,10 +29,10 @@ def site(*locations: Any, **values: Any) -> dict[str, Any]:
 
 
 PATH = st.from_regex(entry.LOCATION, fullmatch=True).filter(
-    lambda path: entry.PATH.fits(path) and not path.startswith("/-/") and path != "/"
+    lambda path: entry.PATH.matches(path) and not path.startswith("/-/") and path != "/"
 )
 FOLDER = st.from_regex(r"/[A-Za-z0-9._-]{1,20}(/[A-Za-z0-9_-]{1,9})?", fullmatch=True).filter(
-    entry.ALIAS.fits
+    entry.ALIAS.matches
 )
 RATE = st.from_regex(guard.RATE, fullmatch=True)
 BURST = st.integers(0, guard.MAX_BURST)
@@ -67,7 +67,7 @@ REDIRECT = st.fixed_dictionaries(
     {
         "kind": st.just("redirect"),
         "path": PATH,
-        "to": st.from_regex(entry.TARGET, fullmatch=True).filter(entry.TO.fits),
+        "to": st.from_regex(entry.TARGET, fullmatch=True).filter(entry.TO.matches),
     },
     optional={"status": st.sampled_from(entry.REDIRECTS), "exact": st.booleans()},
 )
@@ -118,7 +118,7 @@ def generated_sites(count: int) -> list[str]:
     def collect(drawn: dict[str, Any]) -> None:
         values = site(*drawn.pop("locations"), **drawn)
         # Such as the same path twice.
-        if not stack.find_problems(values):
+        if not stack.validate(values):
             found.append(configuration(values))
 
     collect()

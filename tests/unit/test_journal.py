@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 def end_process() -> None:
     """Let go of the file locks that a module of its own process would have let go of."""
-    journal_module._held.clear()
+    journal_module._busy_locks.clear()
 
 
 OWNER = {"who": "ops", "controller": "laptop", "process": "1@2", "purpose": "deploy"}

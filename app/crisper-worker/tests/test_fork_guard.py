@@ -68,7 +68,7 @@ def test_a_thread_that_hears_nothing_holds_a_fork_up_only_so_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fork_guard, "PATIENCE", 0.2)
-    locks: list[threading.RLock] = []  # type: ignore[valid-type]
+    locks: list[threading.RLock] = []
     monkeypatch.setattr(fork_guard, "_locks", locks)
     lock, held, done = fork_guard.guard(), threading.Event(), threading.Event()
 

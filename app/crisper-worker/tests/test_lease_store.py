@@ -13,7 +13,7 @@ import redis as redis_py
 from celery import Celery
 from crisper_worker import install
 from crisper_worker.lease_keeper import LeaseKeeper
-from crisper_worker.lease_store import Held, LeaseStore
+from crisper_worker.lease_store import Delivery, LeaseStore
 from crisper_worker.past_limit import PastLimitRedis
 from crisper_worker.poison import judged
 from hypothesis import HealthCheck, given, settings
@@ -82,17 +82,17 @@ def test_only_the_holder_gives_back_and_only_the_expired_is_taken_over(empty: Re
     redis.execute_command(*mine.take_command(["q"]))
     assert other.give_back("tag-id") is False
     assert other.renew(["tag-id"])[1] == {"tag-id"}
-    held = other.look("tag-id")
-    assert (held.holder, held.source, held.task_id) == ("me", "q", "id")
+    delivery = other.find("tag-id")
+    assert (delivery.holder, delivery.source, delivery.task_id) == ("me", "q", "id")
     assert other.expired(before) == []
-    assert other.reclaim(held, before) is False
+    assert other.reclaim(delivery, before) is False
     now, _ = other.renew([])
     assert other.expired(now) == ["tag-id"]
     mine.renew(["tag-id"])
-    assert other.reclaim(held, now) is False  # renewed between the look and the leap
+    assert other.reclaim(delivery, now) is False  # renewed between the look and the leap
     later, _ = other.renew([])
-    assert other.reclaim(held, later) is True
-    assert other.reclaim(held, later) is False
+    assert other.reclaim(delivery, later) is True
+    assert other.reclaim(delivery, later) is False
     assert redis.llen("q") == 1
     assert redis.keys("p:*") == []
 
@@ -106,7 +106,7 @@ def test_deaths_count_only_what_was_started(empty: Redis) -> None:
         if started:
             mine.start("tag-id")
         now, _ = mine.renew([])
-        assert mine.reclaim(mine.look("tag-id"), now) is True
+        assert mine.reclaim(mine.find("tag-id"), now) is True
         assert mine.deaths("id") == deaths
     mine.start("tag-id")  # nobody holds it: nothing to mark
     assert redis.exists("p:unacked_started") == 0
@@ -138,12 +138,12 @@ def test_what_a_worker_holds_ends_at_the_memory_limit(empty: Redis, at_limit: Ca
         assert mine.was_started("tag-done")
         mine.ack("tag-done")
         assert mine.give_back("tag-given") is True
-        held = mine.look("tag-aside")
-        assert held is not None
+        delivery = mine.find("tag-aside")
+        assert delivery is not None
         assert mine.count_death("aside") == mine.deaths("aside") == 1
-        entry = judged(held, 1, 1, "tested")
+        entry = judged(delivery, 1, 1, "tested")
         assert entry is not None
-        assert mine.set_aside(held, entry)
+        assert mine.set_aside(delivery, entry)
         assert mine.requeue(entry)
     assert redis.llen("q") == 2
     assert redis.keys("p:*") == []
@@ -151,7 +151,7 @@ def test_what_a_worker_holds_ends_at_the_memory_limit(empty: Redis, at_limit: Ca
 
 def test_after_an_outage_nobody_takes_over_before_all_could_renew(empty: Redis) -> None:
     taken: list[str] = []
-    keeper = LeaseKeeper(2, lambda store, held, before: taken.append(held.tag))
+    keeper = LeaseKeeper(2, lambda store, delivery, before: taken.append(delivery.tag))
     keeper.store = store(empty, "other")
     empty.client().zadd("p:unacked_lease", {"tag-id": 0})
     keeper.tick()
@@ -170,7 +170,7 @@ def test_after_an_outage_nobody_takes_over_before_all_could_renew(empty: Redis) 
 
 
 def test_a_lost_lease_is_said_once(empty: Redis, caplog: pytest.LogCaptureFixture) -> None:
-    keeper = LeaseKeeper(2, lambda store, held, before: None)
+    keeper = LeaseKeeper(2, lambda store, delivery, before: None)
     keeper.store = store(empty)
     keeper.hold("tag-id")
     with caplog.at_level(logging.ERROR):
@@ -178,12 +178,12 @@ def test_a_lost_lease_is_said_once(empty: Redis, caplog: pytest.LogCaptureFixtur
             keeper.tick()
     assert len(caplog.records) == 1
     assert caplog.records[0].message.startswith("the lease of message tag-id expired")
-    assert keeper.held() == set()
+    assert keeper.leased_tags() == set()
 
 
 def test_what_cannot_be_said_is_held_and_said_later(empty: Redis) -> None:
     mine, redis = store(empty), empty.client()
-    keeper = LeaseKeeper(2, lambda store, held, before: None)
+    keeper = LeaseKeeper(2, lambda store, delivery, before: None)
     nobody = redis_py.Redis(port=1, retry=Retry(NoBackoff(), 0))
     keeper.store = LeaseStore(nobody, "p:", "unacked", "unacked_index", "me")
     for task_id in ("done", "left"):
@@ -196,7 +196,7 @@ def test_what_cannot_be_said_is_held_and_said_later(empty: Redis) -> None:
     keeper.tick()
     assert [json.loads(raw)["headers"]["id"] for raw in redis.lrange("q", 0, -1)] == ["left"]
     assert redis.keys("p:*") == []
-    assert keeper.held() == set()
+    assert keeper.leased_tags() == set()
 
 
 @pytest.mark.parametrize(
@@ -217,4 +217,4 @@ def test_a_bad_number_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value
 
 
 def test_a_message_of_another_protocol_has_its_tag_for_an_id() -> None:
-    assert Held("tag", {"headers": None}, "q", "me").task_id == "tag"
+    assert Delivery("tag", {"headers": None}, "q", "me").task_id == "tag"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 from celery.exceptions import TimeoutError as NotYet
-from crisper_worker.lease_store import Held
+from crisper_worker.lease_store import Delivery
 from crisper_worker.poison import failure, judged
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,7 +111,7 @@ def test_no_redis_is_one_clear_line(aside: Callable, broker: str, said: str) -> 
 
 
 held = st.builds(
-    Held,
+    Delivery,
     tag=st.text(min_size=1),
     message=st.fixed_dictionaries(
         {"headers": st.fixed_dictionaries({"id": st.uuids().map(str), "task": st.text()})}
@@ -122,7 +122,7 @@ held = st.builds(
 
 
 @given(held, st.integers(0, 20), st.integers(0, 20))
-def test_judged_by_the_number_of_deaths(message: Held, deaths: int, limit: int) -> None:
+def test_judged_by_the_number_of_deaths(message: Delivery, deaths: int, limit: int) -> None:
     entry = judged(message, deaths, limit, "why")
     assert (entry is not None) == (limit > 0 and deaths >= limit)
     if entry is not None:

@@ -1,1 +1,1 @@
-"""One deploy as a whole: its state, what verification found, what a failed one may undo."""
+"""A deploy as a whole: its state, what verification found, what a failed one may undo."""

@@ -1,4 +1,4 @@
-"""Whether a run that failed may undo anything, and what it tells: pure functions of what was seen.
+"""Decide what a failed run may undo, and word it: pure functions of the deploy state.
 
 `state` is what M(deploy_state) returned. It is empty where the server was not asked, and has
 ``failed`` or ``unreachable`` where it was asked in vain.
@@ -89,8 +89,8 @@ def deploy_outcome(
             if state["current"]
             else "nothing; the containers of this first deploy were to be removed"
         )
-        seen = not_asked(after) or str(after["serves"])
-        return f"{was}, and that failed too: {trouble}\nSeen after that: {seen}"
+        state_now = not_asked(after) or str(after["serves"])
+        return f"{was}, and that failed too: {trouble}\nSeen after that: {state_now}"
     if not state["current"]:
         return "nothing; the containers of this first deploy were removed, volumes and images stay"
     return f"release {state['current']}, put back and proved"

@@ -1,4 +1,4 @@
-"""What Redis has refused the application's user: judged from ACL LOG (no I/O).
+"""Judge from ACL LOG what Redis has refused the application's user (no I/O).
 
 Whoever reaches Redis writes into that log (a wrong name at a login), so its texts are printable and
 its size is bounded.

@@ -1,4 +1,4 @@
-"""What a deploy that failed may say: who has the lock, what it has changed, and what serves.
+"""State of a stack after a failed deploy: lock holder, changes, and what serves.
 
 Nothing here changes anything, and nothing raises: who asks has a failure to tell already.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ..journal import Journal, steps_of
 from ..proxy.upstream import Upstreams
@@ -25,7 +25,7 @@ PAGE = "live/nginx/maintenance.on"
 
 @dataclass(frozen=True)
 class DeployState:
-    """What was seen of a stack.
+    """The state of a stack.
 
     `error` says why the engine could not be asked; `missing` names the services of the current
     release that are not whole, with what there is of each; `unlinked` the proved releases whose
@@ -43,7 +43,7 @@ class DeployState:
 
     @property
     def whole(self) -> bool:
-        """Whether the current release was seen to serve, every container of it healthy."""
+        """True if the current release serves, with every container of it healthy."""
         return bool(self.current) and not (self.error or self.missing or self._elsewhere)
 
     @property
@@ -75,6 +75,14 @@ class DeployState:
         )
 
 
+class LockState(TypedDict):
+    """The lock of a stack as a run sees it."""
+
+    locked: bool
+    lock: dict[str, Any]
+    steps: list[str]
+
+
 def find_missing(
     services: Mapping[str, Mapping[str, Any]], containers: Sequence[Container], release: str
 ) -> tuple[int, list[str]]:
@@ -88,16 +96,16 @@ def find_missing(
         mine = [c for c in containers if c.service == name]
         if service["kind"] in (*ROLLED, "single"):
             mine = [c for c in mine if c.release == release]
-        fit = [c for c in mine if c.fit]
-        healthy += len(fit)
-        if len(fit) < wanted:
+        ready = [c for c in mine if c.fit]
+        healthy += len(ready)
+        if len(ready) < wanted:
             states = ", ".join(
                 f"{c.name} is {c.health if c.state == 'running' else c.state}"
                 for c in mine
                 if not c.fit
             )
-            seen = f" ({states})" if states else ""
-            missing.append(f"{name}: {len(fit)} of {wanted} containers are healthy{seen}")
+            details = f" ({states})" if states else ""
+            missing.append(f"{name}: {len(ready)} of {wanted} containers are healthy{details}")
     return healthy, missing
 
 
@@ -127,41 +135,41 @@ def _docker(docker_cli: str, *arguments: str) -> str:
     )
     # One that went away between the two questions is no reason to know nothing.
     if done.returncode != 0 and not done.stdout.strip().startswith("[{"):
-        said = (done.stderr or done.stdout).strip().splitlines() or [""]
-        raise RuntimeError(said[-1][:300])
+        output = (done.stderr or done.stdout).strip().splitlines() or [""]
+        raise RuntimeError(output[-1][:300])
     return done.stdout
 
 
-def look(root: Path, project: str, docker_cli: str) -> DeployState:
+def gather_state(root: Path, project: str, docker_cli: str) -> DeployState:
     """Return what is there of the stack in `root`."""
     current = linked(root, "current")
-    seen: dict[str, Any] = {
-        "current": current,
-        "staged": linked(root, "next"),
-        "serving": Upstreams(str(root / "live" / "nginx"), {}).serving,
-        "page": (root / PAGE).exists(),
-    }
+    state = DeployState(
+        current=current,
+        staged=linked(root, "next"),
+        serving=Upstreams(str(root / "live" / "nginx"), {}).serving,
+        page=(root / PAGE).exists(),
+    )
     if not current:
         containers, _ = ask_engine(docker_cli, project)
         running = (c.release for c in containers if c.state == "running")
-        return DeployState(**seen, unlinked=proved(root, running))
+        return replace(state, unlinked=proved(root, running))
     try:
         manifest = json.loads((root / "current" / MANIFEST).read_text())
         services = manifest.get("model", {}).get("rollout", {})
     except (OSError, ValueError, AttributeError) as error:
-        return DeployState(**seen, error=f"the manifest of the release cannot be read ({error})")
-    containers, error = ask_engine(docker_cli, project)
-    if error:
-        return DeployState(**seen, error=error)
+        return replace(state, error=f"the manifest of the release cannot be read ({error})")
+    containers, problem = ask_engine(docker_cli, project)
+    if problem:
+        return replace(state, error=problem)
     if not services:  # a release of before its model was kept
         services = {c.service: {"kind": "fixed"} for c in containers}
     healthy, missing = find_missing(services, containers, current)
     if not containers:
         missing = ["the engine has no container of this stack"]
-    return DeployState(**seen, healthy=healthy, missing=missing)
+    return replace(state, healthy=healthy, missing=missing)
 
 
-def ask_lock(root: Path, run: str) -> dict[str, Any]:
+def ask_lock(root: Path, run: str) -> LockState:
     """Return ``{locked, lock, steps}``: whether `run` has the lock, the lock, what it changed."""
     journal = Journal(root, run)
     lock = journal.lock()

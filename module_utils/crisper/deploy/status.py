@@ -1,10 +1,10 @@
-"""What a stack's status is made of: pure functions of the engine's and the journal's records."""
+"""Rows of a stack's status: pure functions of the engine's and the journal's records."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from ..celery.stale import split
 from ..journal import BEGIN, END
@@ -21,15 +21,35 @@ ASIDE: dict[str, Any] = {"task_id": "", "task": "", "source": "", "reason": ""}
 MOST_BYTES = 8_000_000
 
 
-def containers_of(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Containers of ``docker inspect``'s JSON, by service and name; those of ``compose run`` too.
+class ContainerStatus(TypedDict):
+    """A container of a stack; `since` is the time of its start or end (RFC 3339)."""
+
+    name: str
+    service: str
+    release: str
+    state: str
+    health: str
+    since: str
+    restarts: int
+    exit_code: int | None
+
+
+class LastRun(TypedDict, total=False):
+    """The newest run of the journal that ended; empty without one."""
+
+    run: str
+    purpose: str
+    who: str
+    at: str
+    result: str
+
+
+def containers_of(records: Iterable[Mapping[str, Any]]) -> list[ContainerStatus]:
+    """Return containers of ``docker inspect``'s JSON, by service and name; ``compose run``'s too.
 
     Their texts are printable: an image brings labels of its own.
-
-    Each is ``{name, service, release, state, health, since, restarts, exit_code}``; `since` is the
-    time of its start (RFC 3339, as the engine tells it), or of its end.
     """
-    found = []
+    found: list[ContainerStatus] = []
     for record in records:
         labels = (record.get("Config") or {}).get("Labels") or {}
         state = record.get("State") or {}
@@ -110,9 +130,9 @@ def queue_rows(result: Any, queues: Sequence[str]) -> list[str]:
         names = waiting[queue]
         total, part = sum(names.values()), found["partial"].get(queue)
         of = f" read of {total + part['of'] - part['read']}" if part and part["of"] else ""
-        told = listed((f"{name} {n}" for name, n in names.items()), MOST_NAMES, "more names")
+        tasks = listed((f"{name} {n}" for name, n in names.items()), MOST_NAMES, "more names")
         orphaned = "; NO WORKER CONSUMES IT" if queue in found["orphaned"] else ""
-        number = f"{total}{of} ({told})"
+        number = f"{total}{of} ({tasks})"
         if queue == "unacked":  # whether a worker has them still cannot be told from Redis
             rows.append(f"Unacked   {number}, delivered and not acknowledged")
         else:
@@ -154,8 +174,8 @@ def _more(count: int, what: str) -> list[str]:
     return [f"and {count - ROWS} more {what}"] if count > ROWS else []
 
 
-def last_run(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The newest run of the journal that ended: ``{run, purpose, who, at, result}``; or nothing."""
+def last_run(entries: Iterable[Mapping[str, Any]]) -> LastRun:
+    """Return the newest run that ended: ``{run, purpose, who, at, result}``; empty without one."""
     entries = list(entries)
     ends = [entry for entry in entries if entry["step"] == END]
     if not ends:

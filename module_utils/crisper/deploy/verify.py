@@ -1,4 +1,4 @@
-"""How verification words its findings: what is wrong, and what to do about it.
+"""Word the findings of verification: what is wrong, and what to do about it.
 
 Pure functions of the modules' results.
 """
@@ -7,15 +7,54 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
-from ..model.validators import is_address, shown
+from ..model.validators import is_address, quoted
 from ..proxy.public_url import PORTS, authority, expected_status, url_host
 from ..shapes import like
 from ..text import ROWS, printable
 
 REDIRECTS = (301, 302, 303, 307, 308)
+
+
+class PathRequest(TypedDict):
+    """A path to ask for, and the statuses that are as expected."""
+
+    path: str
+    status: list[int]
+
+
+class EntryRequest(TypedDict):
+    """The request to the entry point: see `entry_request`."""
+
+    url: str
+    host: str
+    pinned: bool
+    redirects_to: str
+    inside: bool
+    proxy_protocol: bool
+    shown: str
+
+
+class InnerAnswer(TypedDict):
+    """An answer of nginx, asked inside its container; status -1 without one."""
+
+    url: str
+    status: int
+    location: str
+    expected: list[int]
+    ok: bool
+    msg: str
+
+
+class WorkerSummary(TypedDict):
+    """A worker as the summary shows it."""
+
+    node: str
+    pool: str
+    concurrency: int
+    queues: list[str]
 
 
 def worker_request(
@@ -74,7 +113,7 @@ def known_tasks(model: Mapping[str, Any], registered: Sequence[str] = ()) -> lis
 
 
 def step_finding(step: Mapping[str, Any]) -> str:
-    """A service that is not as the release wants it; `step` is one of compose_rollout's."""
+    """Return the finding of a service unlike the release; `step` is one of compose_rollout's."""
     return (
         f"Service {step['service']}: {step['reason']}."
         f" See `docker compose ps {step['service']}` and its logs; a deploy puts it right."
@@ -83,7 +122,7 @@ def step_finding(step: Mapping[str, Any]) -> str:
 
 def request_paths(
     paths: Sequence[Any], probes: Mapping[str, Mapping[str, Any]] | None
-) -> list[dict[str, Any]]:
+) -> list[PathRequest]:
     """Return ``{path, status}`` for each of verify_paths.
 
     Args:
@@ -97,22 +136,22 @@ def request_paths(
     # Releases of before had redirects followed: that theirs is healthy was seen when they came.
     usual = [200] if probes else [200, *REDIRECTS]
     health = {probe["path"]: probe["status"] for probe in (probes or {}).values()}
-    found = []
-    for index, given in enumerate(paths):
-        entry = {"path": given} if isinstance(given, str) else given
+    found: list[PathRequest] = []
+    for index, item in enumerate(paths):
+        entry = {"path": item} if isinstance(item, str) else item
         path = entry.get("path") if isinstance(entry, Mapping) else None
         status = entry.get("status") if isinstance(entry, Mapping) else None
         expected = health.get(path, usual) if status is None else expected_status(status)
         if not isinstance(path, str) or not path.startswith("/") or not expected:
             raise ValueError(
-                f"verify_paths[{index}] is {shown(given)}: give a path such as /health, or"
+                f"verify_paths[{index}] is {quoted(item)}: give a path such as /health, or"
                 " {path: /health, status: 204}."
             )
         found.append({"path": path, "status": list(expected)})
     return found
 
 
-def entry_request(front: Mapping[str, Any], url: str, address: str) -> dict[str, Any]:
+def entry_request(front: Mapping[str, Any], url: str, address: str) -> EntryRequest:
     """Return how the site is asked for from the controller.
 
     Args:
@@ -132,24 +171,24 @@ def entry_request(front: Mapping[str, Any], url: str, address: str) -> dict[str,
     host = public.get("authority") or ""
     pinned = bool(front["tls"]) and not url
     if url:
-        asked = url.rstrip("/")
-        name = urlsplit(asked).hostname or ""
+        address_url = url.rstrip("/")
+        name = urlsplit(address_url).hostname or ""
         # A name is what another proxy goes by; an address says nothing of the site.
         host = host if is_address(name) or name == "localhost" else ""
     else:
         name = front["host"] if pinned else url_host(address)
-        asked = f"{front['scheme']}://{name}:{front['port']}"
+        address_url = f"{front['scheme']}://{name}:{front['port']}"
     return {
-        "url": asked,
+        "url": address_url,
         "host": host,
         "pinned": pinned,
         # Plainly asked, an application that knows its scheme redirects; asked by its own URL it
         # would redirect to itself for ever.
-        "redirects_to": public["url"] if in_front and asked.startswith("http:") else "",
+        "redirects_to": public["url"] if in_front and address_url.startswith("http:") else "",
         "inside": in_front,
         # What stands in front speaks it itself.
         "proxy_protocol": bool(front.get("proxy_protocol")) and not url,
-        "shown": asked if url else site_url(front, address),
+        "shown": address_url if url else site_url(front, address),
     }
 
 
@@ -185,9 +224,7 @@ def leads_to(status: int, location: str, url: str) -> bool:
     return status in REDIRECTS and bool(location) and parts[0] == parts[1]
 
 
-def inner_answers(
-    paths: Sequence[Mapping[str, Any]], url: str, out: str, err: str
-) -> list[dict[str, Any]]:
+def inner_answers(paths: Sequence[PathRequest], url: str, out: str, err: str) -> list[InnerAnswer]:
     """Return the answers that curl has printed as ``status redirect``, a line for each path.
 
     Args:
@@ -197,8 +234,8 @@ def inner_answers(
         err: curl's errors, or Docker's.
     """
     lines = re.findall(r"^([0-9]{3}) ?(.*)$", out, re.MULTILINE)
-    said = [line for line in err.splitlines() if line.strip()]
-    found = []
+    errors = [line for line in err.splitlines() if line.strip()]
+    found: list[InnerAnswer] = []
     for index, path in enumerate(paths):
         status, location = lines[index] if index < len(lines) else ("000", "")
         answered = status != "000"
@@ -209,7 +246,7 @@ def inner_answers(
                 "location": location.strip(),
                 "expected": list(path["status"]),
                 "ok": int(status) in path["status"],
-                "msg": "" if answered else (said[-1].strip() if said else "no answer"),
+                "msg": "" if answered else (errors[-1].strip() if errors else "no answer"),
             }
         )
     return found
@@ -228,9 +265,10 @@ def http_finding(answer: Mapping[str, Any], host: str = "") -> str:
     expected = " or ".join(map(str, answer.get("expected") or [200]))
     if status > 0:
         location = f", Location {printable(answer['location'])}," if answer.get("location") else ""
-        told = f" to Host {host}" if host else ""
+        to_host = f" to Host {host}" if host else ""
         text = (
-            f"{answer.get('url')}{inside} answered {status}{location}{told} (expected {expected})."
+            f"{answer.get('url')}{inside} answered {status}{location}{to_host}"
+            f" (expected {expected})."
         )
         if status == 400:
             text += (
@@ -259,12 +297,12 @@ def http_finding(answer: Mapping[str, Any], host: str = "") -> str:
 
 
 def celery_finding(finding: Mapping[str, Any]) -> str:
-    """A finding of celery_inspect or celery_canary."""
+    """Return the text of a finding of celery_inspect or celery_canary."""
     return f"{finding['message']} {finding.get('remedy', '')}".strip()
 
 
 def port_finding(port: int, address: str) -> str:
-    """A data port that answers from outside."""
+    """Return the finding of a data port that answers from outside."""
     return (
         f"Port {port} of {address} answers from the controller. No service of the stack but nginx"
         " publishes a port: find who listens (`ss -ltnp`), and close it or take the port out of"
@@ -273,12 +311,12 @@ def port_finding(port: int, address: str) -> str:
 
 
 def canary_seconds(queues: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """Seconds each queue's canary took; None for one that did not come back."""
+    """Return the seconds each queue's canary took; None for one that did not come back."""
     return {queue: entry.get("seconds") for queue, entry in queues.items()}
 
 
 def registered_tasks(nodes: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Names of the tasks that every one of the workers registers, sorted."""
+    """Return the names of the tasks that every one of the workers registers, sorted."""
     each = [
         {name.partition(" ")[0] for name in like(replies.get("registered"), [""])}
         for replies in nodes.values()
@@ -286,8 +324,8 @@ def registered_tasks(nodes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return sorted(set.intersection(*each)) if each else []
 
 
-def worker_summary(node: str, nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A worker as the summary shows it: ``{node, pool, concurrency, queues}``."""
+def worker_summary(node: str, nodes: Mapping[str, Mapping[str, Any]]) -> WorkerSummary:
+    """Return a worker as the summary shows it."""
     shape = {"stats": {"pool": {"max-concurrency": 0}}, "active_queues": [{"name": ""}]}
     replies = like(nodes.get(node), shape)
     return {
@@ -308,8 +346,8 @@ def request_counts(counted: Mapping[str, Any]) -> str:
     if not {"probed", "failed", "errors"} <= set(found):
         return ""
     kinds = ", ".join(f"{kind}: {count}" for kind, count in found["errors"].items())
-    told = f"{found['probed']} probed, {found['failed']} failed"
-    return f"{told} ({kinds})" if kinds else told
+    counts = f"{found['probed']} probed, {found['failed']} failed"
+    return f"{counts} ({kinds})" if kinds else counts
 
 
 def task_counts(counted: Mapping[str, Any]) -> str:
@@ -323,11 +361,11 @@ def task_counts(counted: Mapping[str, Any]) -> str:
         "stranded": "of these unacknowledged and known to no worker that answered",
         "refused": "refused by the broker",
     }
-    told = [
+    parts = [
         f"{found['accepted']} accepted",
         f"{found['finished']} finished",
         f"{found['lost']} lost",
         f"{found['twice']} run twice",
         *(f"{found[key]} {text}" for key, text in more.items() if found.get(key)),
     ]
-    return ", ".join(told)
+    return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Is a host fit for the stack? A pure judge of what was gathered about it (no I/O).
+"""Judge whether a host is fit for the stack, from what was gathered about it (no I/O).
 
 Runs on the target's Python (3.8 or newer).
 """
@@ -17,7 +17,7 @@ GB = 1024**3
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a host, and what to do about it."""
+    """A fault of a host, and what to do about it."""
 
     check: (
         str  # os, arch, disk, inodes, memory, port, clock, python, privilege, reach, data, firewall
@@ -51,7 +51,7 @@ class Listener:
 
 @dataclass(frozen=True)
 class Reach:
-    """What an address answered: a status, or why there was none."""
+    """The answer of an address: a status, or why there was none."""
 
     url: str
     why: str  # what needs it
@@ -60,7 +60,7 @@ class Reach:
 
 @dataclass(frozen=True)
 class Host:
-    """What was gathered."""
+    """The facts that were gathered about a host."""
 
     os_id: str
     os_version: str
@@ -78,7 +78,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Needs:
-    """What the stack needs."""
+    """The needs of the stack."""
 
     supported_os: Mapping[str, Sequence[str]]
     supported_arch: Sequence[str]
@@ -93,7 +93,7 @@ class Needs:
 
 
 def judge(host: Host, needs: Needs) -> list[Finding]:
-    """Every finding, not just the first; an empty list is a fit host."""
+    """Return every finding, not just the first; an empty list is a fit host."""
     return [
         *_system(host, needs),
         *_disk(host, needs),
@@ -178,7 +178,7 @@ def _disk(host: Host, needs: Needs) -> Iterable[Finding]:
 
 
 def by_mount(filesystems: Iterable[Filesystem]) -> list[tuple[list[str], Filesystem]]:
-    """Paths that share a filesystem are one case: its room is there once."""
+    """Group paths that share a filesystem: its room is there once."""
     groups: dict[str, tuple[list[str], Filesystem]] = {}
     for place in filesystems:
         groups.setdefault(place.device, ([], place))[0].append(place.path)
@@ -225,7 +225,7 @@ def _holder(listener: Listener) -> str:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Can two sockets not both listen on these addresses? (IPv6's any-address takes IPv4 too.)"""
+    """Return whether two sockets cannot both listen there (IPv6's any-address takes IPv4 too)."""
     first, second = _address(one), _address(other)
     if first is None or second is None:
         return True  # unknown spelling: rather a finding than a failed start
@@ -274,7 +274,7 @@ def _reach(host: Host) -> Iterable[Finding]:
 
 
 def listening(text: str) -> list[tuple[str, int, str]]:
-    """(address, port, inode) of the listening sockets in a /proc/net/tcp or tcp6 table."""
+    """Return (address, port, inode) of the listening sockets in a /proc/net/tcp or tcp6 table."""
     found = []
     for line in text.splitlines()[1:]:
         fields = line.split()
@@ -285,7 +285,7 @@ def listening(text: str) -> list[tuple[str, int, str]]:
 
 
 def proc_address(text: str) -> str:
-    """'0100007F' -> '127.0.0.1': 32-bit words in the machine's (little endian) byte order.
+    """Return '127.0.0.1' of '0100007F': 32-bit words in the machine's (little endian) order.
 
     An IPv4 address within an IPv6 one is given as itself; Pythons spell it differently.
     """
@@ -295,7 +295,7 @@ def proc_address(text: str) -> str:
 
 
 def published(text: str) -> list[tuple[str, int]]:
-    """(address, port) of 'docker ps' ports: '0.0.0.0:80->8080/tcp, :::80->8080/tcp, 5432/tcp'."""
+    """Return (address, port) of 'docker ps' ports: '0.0.0.0:80->8080/tcp, :::80->8080/tcp'."""
     found = []
     for part in (text or "").split(", "):
         outside, arrow, inside = part.partition("->")
@@ -309,7 +309,7 @@ def published(text: str) -> list[tuple[str, int]]:
 
 
 def registry_of(reference: str) -> str:
-    """'docker.io/library/redis:8.0' -> 'registry-1.docker.io', 'reg:5000/x' -> 'reg:5000'."""
+    """Return the registry: 'registry-1.docker.io' of 'redis:8.0', 'reg:5000' of 'reg:5000/x'."""
     first, slash, _rest = reference.partition("/")
     if not slash or not ("." in first or ":" in first or first == "localhost"):
         first = "docker.io"

@@ -1,4 +1,4 @@
-"""Whether the data of the release that serves is in this engine, and in nobody else's hands.
+"""Guard of the data of the release that serves: in this engine, and in nobody else's hands.
 
 An engine that was restarted with another data-root, image store or user mapping knows nothing of
 the stack: a deploy would create empty volumes, or start a second database on the folder of one that
@@ -30,7 +30,7 @@ INITS = ("docker-init", "tini", "catatonit", "dumb-init")
 
 @dataclass(frozen=True)
 class Problem:
-    """Why data services must not be started, and what to do."""
+    """A reason why data services must not be started, and what to do."""
 
     message: str
     remedy: str
@@ -38,7 +38,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Mount:
-    """One line of a process's mountinfo."""
+    """A line of a process's mountinfo."""
 
     device: str  # major:minor
     root: str  # the folder on that file system
@@ -58,7 +58,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Found:
-    """What was gathered."""
+    """The facts that were gathered about the data."""
 
     release: str = ""  # id of the current release; '' = there is none
     missing: Sequence[str] = ()  # volumes with its data that this engine does not have
@@ -154,7 +154,7 @@ def place_of(folder: str, mounts: Iterable[Mount]) -> tuple[str, str]:
 
 @dataclass
 class Proc:
-    """What /proc tells; `path` is another folder in tests."""
+    """The processes in /proc; `path` is another folder in tests."""
 
     path: str = "/proc"
     own: str = field(default="", init=False)  # mount namespace of this process
@@ -193,16 +193,16 @@ class Proc:
     def command(self, pid: int) -> str:
         """Return what a process runs, as it fits into a message."""
         words = self.read(pid, "cmdline").replace("\0", " ").split()
-        shown = " ".join(words) or self.read(pid, "comm").strip()
-        return shown if len(shown) <= 60 else shown[:60] + "…"
+        text = " ".join(words) or self.read(pid, "comm").strip()
+        return text if len(text) <= 60 else text[:60] + "…"
 
     def began_here(self, pid: int) -> bool:
         """Return whether what started a container is a process of this host's own namespace."""
-        seen = self.namespace(pid)
+        namespace = self.namespace(pid)
         for _ in range(64):
             pid = self.parent(pid)
             above = self.namespace(pid) if pid else ""
-            if above != seen or not above:
+            if above != namespace or not above:
                 return bool(above) and above == self.own
         return False
 
@@ -251,7 +251,7 @@ def users(
             continue
         if space not in known:
             mounts = parse_mounts(proc.read(pid, "mountinfo"))
-            known[space] = _held(mounts, volumes, places)
+            known[space] = _mounted_volume(mounts, volumes, places)
         name, folder = known[space]
         if not name or os.path.basename(proc.command(pid).split(" ")[0]) in INITS:
             continue
@@ -264,7 +264,7 @@ def users(
     return found
 
 
-def _held(
+def _mounted_volume(
     mounts: Sequence[Mount], volumes: Mapping[str, str], places: Mapping[str, tuple[str, str]]
 ) -> tuple[str, str]:
     """Return which volume's data is mounted, and its folder; ('', '') if none is.
@@ -276,8 +276,8 @@ def _held(
         for name, folder in volumes.items():
             if folder and mount.target == os.path.realpath(folder):
                 continue
-            same = (mount.device, mount.root) == places.get(name)
-            if same or mount.root.endswith(f"/volumes/{name}/_data"):
+            is_volume = (mount.device, mount.root) == places.get(name)
+            if is_volume or mount.root.endswith(f"/volumes/{name}/_data"):
                 return name, mount.root
     return "", ""
 
@@ -285,7 +285,7 @@ def _held(
 # --- Gathering ---------------------------------------------------------------------------
 
 
-def find_problems(
+def check_data(
     call: Call, root: Path, project: str, recreate: bool = False, proc: Proc | None = None
 ) -> list[Problem]:
     """Return everything that stands against starting the data services of a stack.
@@ -305,8 +305,8 @@ def find_problems(
     if not manifest and (root / "current").is_symlink():
         # Damaged, or its folder is gone: the data is that of any release that is kept.
         release = os.path.basename(os.readlink(root / "current"))
-        kept = map(_read_json, sorted((root / "releases").glob("*/manifest.json")))
-        wanted = sorted({name for each in kept for name in data_volumes(each, project)})
+        manifests = map(_read_json, sorted((root / "releases").glob("*/manifest.json")))
+        wanted = sorted({name for each in manifests for name in data_volumes(each, project)})
     code, out, _err = call("info", "--format", "{{json .DockerRootDir}}")
     # With a format some clients end well, with no text or an empty one, when no engine answers.
     data_root = str(json.loads(out or '""')) if code == 0 else ""

@@ -1,4 +1,4 @@
-"""What is decided about a host's Docker Engine, as functions of plain data (no I/O).
+"""Decisions about a host's Docker Engine, as functions of plain data (no I/O).
 
 Runs on the target's Python (3.8 or newer), hence the old spelling of some types.
 """
@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 # What dockerd takes over on SIGHUP (docs.docker.com, "dockerd: configuration reload
 # behavior"); a change of any other key needs a restart. Of `features`, the image store is chosen at
@@ -38,13 +38,13 @@ RELOADABLE = frozenset(
 
 
 def version(text: str) -> tuple[int, ...]:
-    """'26.1.5+dfsg1', 'v2.26.1-4' -> (26, 1, 5), (2, 26, 1); () where there is none."""
+    """Return (26, 1, 5) of '26.1.5+dfsg1', (2, 26, 1) of 'v2.26.1-4'; () where there is none."""
     match = re.search(r"\d+(?:\.\d+)*", text or "")
     return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
 def at_least(found: str, wanted: str) -> bool:
-    """Is version ``found`` known and not older than ``wanted``?"""
+    """Return whether version ``found`` is known and not older than ``wanted``."""
     return bool(version(found)) and _padded(found) >= _padded(wanted)
 
 
@@ -68,7 +68,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Host:
-    """What of the host decides which engine it can have."""
+    """The facts of a host that decide which engine it can have."""
 
     os_id: str
     codename: str
@@ -77,7 +77,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the operator asks for."""
+    """The engine that the operator's variables ask for."""
 
     source: str  # auto | docker | distro | present
     engine: str  # oldest acceptable
@@ -90,7 +90,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Decision:
-    """Where the engine comes from, and what forbids it."""
+    """The source of the engine, and what forbids it."""
 
     source: str
     install: bool
@@ -98,7 +98,7 @@ class Decision:
 
 
 def shortcomings(engine: Engine, wanted: Wanted) -> list[str]:
-    """Why this engine will not do; empty when it will."""
+    """Return why this engine will not do; empty if it will."""
     if not engine.version:
         return ["no Docker Engine was found"]
     found = []
@@ -112,7 +112,7 @@ def shortcomings(engine: Engine, wanted: Wanted) -> list[str]:
 
 
 def decide(wanted: Wanted, engine: Engine, host: Host, repository_answers: bool) -> Decision:
-    """Where the engine comes from, whether anything is to be installed, and what forbids it."""
+    """Decide where the engine comes from, whether to install anything, and what forbids it."""
     lacking = shortcomings(engine, wanted)
     source = wanted.source
     if source == "auto":
@@ -178,14 +178,31 @@ def _cannot_install(
 # --- apt's sources -----------------------------------------------------------------------
 
 
-def apt_sources(text: str, deb822: bool) -> list[dict[str, Any]]:
-    """The ``deb`` entries of a .sources (deb822) or .list file that are switched on."""
+class AptEntry(TypedDict):
+    """An entry of apt's sources."""
+
+    types: list[str]
+    uris: list[str]
+    suites: list[str]
+    components: list[str]
+    signed_by: str
+
+
+class Mirror(TypedDict):
+    """A mirror, and the keys that sign what comes from it."""
+
+    uri: str
+    signed_by: str
+
+
+def apt_sources(text: str, deb822: bool) -> list[AptEntry]:
+    """Return the ``deb`` entries of a .sources (deb822) or .list file that are switched on."""
     entries = _deb822_entries(text) if deb822 else _one_line_entries(text)
     return [entry for entry in entries if "deb" in entry["types"]]
 
 
-def _one_line_entries(text: str) -> list[dict[str, Any]]:
-    entries = []
+def _one_line_entries(text: str) -> list[AptEntry]:
+    entries: list[AptEntry] = []
     pattern = re.compile(r"^\s*(deb|deb-src)\s+(?:\[([^\]]*)\]\s*)?(\S+)\s+(\S+)\s*([^#]*)")
     for match in filter(None, map(pattern.match, text.splitlines())):
         options = dict(o.split("=", 1) for o in (match[2] or "").split() if "=" in o)
@@ -201,8 +218,8 @@ def _one_line_entries(text: str) -> list[dict[str, Any]]:
     return entries
 
 
-def _deb822_entries(text: str) -> list[dict[str, Any]]:
-    entries = []
+def _deb822_entries(text: str) -> list[AptEntry]:
+    entries: list[AptEntry] = []
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     for stanza in re.split(r"\n\s*\n", "\n".join(lines)):
         fields: dict[str, str] = {}
@@ -228,8 +245,8 @@ def _deb822_entries(text: str) -> list[dict[str, Any]]:
     return entries
 
 
-def mirror_of(entries: Sequence[Mapping[str, Any]], suite: str) -> dict[str, str] | None:
-    """{uri, signed_by} of the first entry that serves ``suite``'s main component."""
+def mirror_of(entries: Sequence[AptEntry], suite: str) -> Mirror | None:
+    """Return {uri, signed_by} of the first entry that serves ``suite``'s main component."""
     for entry in entries:
         if suite in entry["suites"] and "main" in entry["components"]:
             return {"uri": entry["uris"][0], "signed_by": entry["signed_by"]}
@@ -240,7 +257,7 @@ def mirror_of(entries: Sequence[Mapping[str, Any]], suite: str) -> dict[str, str
 
 
 def merged(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """``existing`` with ``wanted`` on top: foreign keys stay, a wanted null removes a key."""
+    """Merge ``wanted`` into ``existing``: foreign keys stay, a wanted null removes a key."""
     result = dict(existing)
     for key, value in wanted.items():
         if value is None:
@@ -253,7 +270,7 @@ def merged(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, 
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Top level keys that differ."""
+    """Return the top level keys that differ."""
     missing = object()
     return sorted(key for key in {*old, *new} if old.get(key, missing) != new.get(key, missing))
 
@@ -283,7 +300,7 @@ def action_for(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def openpgp_fingerprints(data: bytes) -> list[str]:
-    """Fingerprints of the primary (v4) keys in an armored or binary key file.
+    """Return the fingerprints of the primary (v4) keys in an armored or binary key file.
 
     Done here because a fresh server has no gpg, and apt's gpgv shows none.
     Raises ValueError for what is no key file.
@@ -326,7 +343,7 @@ def _dearmored(data: bytes) -> bytes:
 
 
 def _packet(raw: bytes, at: int) -> tuple[int, bytes, int]:
-    """(tag, body, where the next packet begins) of the OpenPGP packet at ``at`` (RFC 4880 4.2)."""
+    """Return tag, body and end of the OpenPGP packet at ``at`` (RFC 4880 4.2)."""
     try:
         first = raw[at]
         if not first & 0x80:

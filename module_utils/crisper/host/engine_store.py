@@ -1,8 +1,8 @@
-"""Which settings of dockerd decide what an engine sees: its images, containers and volumes.
+"""Settings of dockerd that decide which images, containers and volumes an engine sees.
 
 An engine that starts with another one of them starts empty, while the containers of before may go
 on, unseen (live-restore). So such a change is refused while the engine has anything. The judge is
-pure; `look` reads a data-root. Runs on the target's Python (3.8 or newer).
+pure; `find_data` reads a data-root. Runs on the target's Python (3.8 or newer).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ RUNNING_KEYS = {"exec-root": "/var/run/docker", "containerd": "", "containerd-na
 
 
 @dataclass(frozen=True)
-class Held:
-    """How much an engine has."""
+class EngineData:
+    """The number of containers, images and volumes of an engine."""
 
     containers: int = 0
     images: int = 0
@@ -61,7 +61,7 @@ class Store:
     containerd: bool = False  # containerd's image store, not a graph driver
     userns: bool = False
     running: bool = True
-    held: Held = Held()
+    data: EngineData = EngineData()
     prior_graph: bool = False  # data of a graph driver is in its data-root
 
 
@@ -72,12 +72,12 @@ class Change:
     key: str
     now: str
     wanted: str
-    asked: bool  # docker_daemon_options asks for it; otherwise it stands in the file already
+    requested: bool  # docker_daemon_options asks for it; otherwise it stands in the file already
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where settings come from: the file as it is and as it will be, and flags of the engine."""
+    """Sources of settings: the file as it is and as it will be, and flags of the engine."""
 
     old: Mapping[str, Any] = field(default_factory=dict)
     new: Mapping[str, Any] = field(default_factory=dict)
@@ -134,11 +134,11 @@ def store_of(info: Mapping[str, Any], volumes: int) -> Store:
         driver=str(info.get("Driver") or ""),
         containerd=status.get("driver-type", "").startswith("io.containerd.snapshotter"),
         userns=userns,
-        held=Held(int(info.get("Containers") or 0), int(info.get("Images") or 0), volumes),
+        data=EngineData(int(info.get("Containers") or 0), int(info.get("Images") or 0), volumes),
     )
 
 
-def look(root: str) -> tuple[Held, bool]:
+def find_data(root: str) -> tuple[EngineData, bool]:
     """Return what lies in a data-root, and whether data of a graph driver does.
 
     For an engine that does not answer. Images of containerd's store are not in it.
@@ -151,7 +151,7 @@ def look(root: str) -> tuple[Held, bool]:
     containers = len(_names(os.path.join(root, "containers")))
     # `l` is made with an empty overlay2 already.
     graph = any(set(_names(os.path.join(root, name))) - {"l"} for name in GRAPH_DRIVERS)
-    return Held(containers, images, len(volumes)), graph
+    return EngineData(containers, images, len(volumes)), graph
 
 
 def _names(folder: str) -> list[str]:
@@ -164,7 +164,7 @@ def _names(folder: str) -> list[str]:
 def stopped_store(settings: Settings) -> Store:
     """Return an engine that does not answer: what its file says, and what lies in its data-root."""
     root = str(setting("data-root", settings.old, {}) or DATA_ROOT)
-    held, graph = look(root)
+    data, graph = find_data(root)
     wanted = setting(SNAPSHOTTER, settings.old, {})
     return Store(
         data_root=root,
@@ -172,14 +172,14 @@ def stopped_store(settings: Settings) -> Store:
         containerd=bool(wanted),
         userns=bool(setting("userns-remap", settings.old, {})),
         running=False,
-        held=held,
+        data=data,
         prior_graph=graph,
     )
 
 
 def hiding(store: Store, settings: Settings) -> list[Change]:
     """Return every setting with which the engine that comes would not see what this one has."""
-    if not store.held:
+    if not store.data:
         return []
     now = flag_values(settings.flags)
     later = now if settings.keeps_flags else {}
@@ -189,14 +189,14 @@ def hiding(store: Store, settings: Settings) -> list[Change]:
         *_image_store(store, settings, later),
         *_userns(store, settings, now, later),
     ]
-    if store.running and store.held.containers:
+    if store.running and store.data.containers:
         found += _running(settings, now, later)
     return found
 
 
-def _asked(settings: Settings, key: str) -> bool:
+def _is_requested(settings: Settings, key: str) -> bool:
     """Return whether the file will say something else of a key than it does now."""
-    return setting(key, settings.old, {}) != setting(key, settings.new, {})
+    return bool(setting(key, settings.old, {}) != setting(key, settings.new, {}))
 
 
 def same_place(one: str, other: str) -> bool:
@@ -207,22 +207,22 @@ def same_place(one: str, other: str) -> bool:
 def _data_root(store: Store, settings: Settings, later: Mapping[str, Any]) -> Iterable[Change]:
     wanted = setting("data-root", settings.new, later) or DATA_ROOT
     if not same_place(wanted, store.data_root):
-        yield Change("data-root", store.data_root, wanted, _asked(settings, "data-root"))
+        yield Change("data-root", store.data_root, wanted, _is_requested(settings, "data-root"))
 
 
 def _driver(
     store: Store, settings: Settings, now: Mapping[str, Any], later: Mapping[str, Any]
 ) -> Iterable[Change]:
     wanted = setting("storage-driver", settings.new, later)
-    asked = _asked(settings, "storage-driver")
+    requested = _is_requested(settings, "storage-driver")
     if not store.driver:
         return
     if wanted is not None and wanted != store.driver:
-        yield Change("storage-driver", store.driver, wanted, asked)
+        yield Change("storage-driver", store.driver, wanted, requested)
     # Without the setting an engine looks for data of graph drivers; it does not for all.
     set_now = setting("storage-driver", settings.old, now)
     if wanted is None and set_now == store.driver and store.driver not in FOUND_AGAIN:
-        yield Change("storage-driver", store.driver, "none: the engine's own choice", asked)
+        yield Change("storage-driver", store.driver, "none: the engine's own choice", requested)
 
 
 def _image_store(store: Store, settings: Settings, later: Mapping[str, Any]) -> Iterable[Change]:
@@ -231,12 +231,12 @@ def _image_store(store: Store, settings: Settings, later: Mapping[str, Any]) -> 
         modern = settings.version.isdigit() and int(settings.version) >= CONTAINERD_BY_DEFAULT
         # A new engine keeps the graph driver whose data it finds.
         wanted = store.containerd and modern and not store.prior_graph
-        shown = "unset"
+        value = "unset"
     else:
-        shown = str(wanted).lower()
+        value = str(wanted).lower()
     if wanted != store.containerd:
         now = f"{str(store.containerd).lower()}{f' ({store.driver})' if store.driver else ''}"
-        yield Change(f"features.{SNAPSHOTTER}", now, shown, _asked(settings, SNAPSHOTTER))
+        yield Change(f"features.{SNAPSHOTTER}", now, value, _is_requested(settings, SNAPSHOTTER))
 
 
 def _userns(
@@ -245,8 +245,10 @@ def _userns(
     wanted = setting("userns-remap", settings.new, later) or ""
     before = setting("userns-remap", settings.old, now) or ""
     if bool(wanted) != store.userns or (store.userns and before and wanted != before):
-        shown = (before or "in force") if store.userns else "none"
-        yield Change("userns-remap", shown, wanted or "none", _asked(settings, "userns-remap"))
+        present = (before or "in force") if store.userns else "none"
+        yield Change(
+            "userns-remap", present, wanted or "none", _is_requested(settings, "userns-remap")
+        )
 
 
 def _running(
@@ -257,7 +259,7 @@ def _running(
         before = setting(key, settings.old, now) or default
         wanted = setting(key, settings.new, later) or default
         # What another package's engine is started with is known to its package alone.
-        if _asked(settings, key) and not same_place(before, wanted):
+        if _is_requested(settings, key) and not same_place(before, wanted):
             yield Change(key, before or "its own", wanted or "its own", True)
 
 
@@ -272,20 +274,21 @@ def refusal(store: Store, changes: Sequence[Change], path: str, restarts: bool) 
     """
     if not changes:
         return "", ""
-    asked = [change.key for change in changes if change.asked]
-    others = [f"{c.key} back to {c.now}" for c in changes if not c.asked]
-    told = "; ".join(f"{c.key} is {c.now} now and would be {c.wanted}" for c in changes)
+    requested = [change.key for change in changes if change.requested]
+    others = [f"{c.key} back to {c.now}" for c in changes if not c.requested]
+    differences = "; ".join(f"{c.key} is {c.now} now and would be {c.wanted}" for c in changes)
     text = (
-        f"{'docker_daemon_options' if asked else path} would hide what the Docker Engine of this"
-        f" host {'has' if store.running else 'has left'} ({store.held}): {told}. An engine that"
+        f"{'docker_daemon_options' if requested else path} would hide what the Docker Engine of"
+        f" this host {'has' if store.running else 'has left'} ({store.data}): {differences}."
+        " An engine that"
         " starts so sees none of it, and what runs may go on unseen, on the same data."
     )
     stay = []
-    if asked:
-        stay.append(f"take {' and '.join(asked)} out of docker_daemon_options")
+    if requested:
+        stay.append(f"take {' and '.join(requested)} out of docker_daemon_options")
     if others:
         stay.append(f"set {' and '.join(others)} in {path}")
-    if asked or restarts:
+    if requested or restarts:
         return (
             f"{text} Neither {path} nor a package was changed. To leave the data where it is:"
             f" {'; '.join(stay)}. To move it: ansible-playbook playbooks/backup.yml, then the steps"
@@ -305,17 +308,17 @@ class Endpoint:
     source: str = ""  # what points the client there: DOCKER_HOST, a context; '' = nothing
     engine: str = ""  # id of the engine
     data_root: str = ""
-    held: Held = Held()
+    data: EngineData = EngineData()
 
 
 def another_engine(reached: Endpoint, local: Endpoint) -> str:
     """Return why the engine that the client reaches is not the one that has the data; else ''."""
-    if not reached.source or not local.engine or reached.engine == local.engine or not local.held:
+    if not reached.source or not local.engine or reached.engine == local.engine or not local.data:
         return ""
     return (
         f"the Docker client reaches the engine at {reached.address} ({reached.source}), which has"
-        f" {reached.held}; the engine of this host ({local.address}, data-root {local.data_root})"
-        f" has {local.held}, none of which a deploy would see. Nothing was changed. Take"
+        f" {reached.data}; the engine of this host ({local.address}, data-root {local.data_root})"
+        f" has {local.data}, none of which a deploy would see. Nothing was changed. Take"
         f" {reached.source} away for the user that deploys ('docker context use default'), or, if"
         ' that engine is the right one, empty the other (docs/BACKUP.md, "Move the engine\'s data")'
     )

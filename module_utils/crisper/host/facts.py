@@ -1,4 +1,4 @@
-"""Whether a host is fit for the stack: what it is like, gathered there and judged."""
+"""Gather the facts of a host, and judge whether it is fit for the stack."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from urllib.error import HTTPError
 
 from ..database.versions import Misfit, find_misfits
 from . import checks as logic
-from .data_guard import find_problems
+from .data_guard import check_data
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -51,7 +51,7 @@ SPEC: dict[str, Any] = {
 
 
 def read(path: str) -> str:
-    """The text of a file; '' where it cannot be read."""
+    """Return the text of a file; '' if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -60,13 +60,13 @@ def read(path: str) -> str:
 
 
 def os_release() -> dict[str, str]:
-    """Fields of os-release."""
+    """Return the fields of os-release."""
     lines = (line.split("=", 1) for line in read("/etc/os-release").splitlines() if "=" in line)
     return {key: value.strip("\"'") for key, value in lines}
 
 
 def filesystem(path: str) -> logic.Filesystem:
-    """The filesystem a path is on, or will be: that of its nearest parent."""
+    """Return the filesystem a path is on, or will be: that of its nearest parent."""
     place = os.path.realpath(path)
     while not os.path.exists(place):
         place = os.path.dirname(place)
@@ -85,7 +85,7 @@ def filesystem(path: str) -> logic.Filesystem:
 
 
 def memory() -> int:
-    """Bytes of memory: the machine's, or the container's if this is one with a limit."""
+    """Return the bytes of memory: the machine's, or the container's if it has a limit."""
     match = re.search(r"^MemTotal:\s+(\d+) kB", read("/proc/meminfo"), re.MULTILINE)
     total = int(match[1]) * 1024 if match else 0
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
@@ -102,22 +102,22 @@ def ask_docker(module: AnsibleModule, *arguments: str) -> tuple[int, str, str]:
 
 
 def containers(module: AnsibleModule) -> list[dict[str, str]]:
-    """Running containers with their labels and ports; none where no engine answers."""
+    """Return running containers with their labels and ports; none if no engine answers."""
     rc, out, _err = ask_docker(module, "ps", "--no-trunc", "--format", "{{json .}}")
     return [json.loads(line) for line in out.splitlines()] if rc == 0 else []
 
 
 def misfits(module: AnsibleModule, params: dict[str, Any]) -> list[Misfit]:
-    """Databases whose data the wanted images cannot open."""
+    """Return the databases whose data the wanted images cannot open."""
     images = {name: {"ref": reference} for name, reference in params["databases"].items()}
     return find_misfits(lambda *words: ask_docker(module, *words), params["stack"], images)
 
 
 def misplaced(module: AnsibleModule, params: dict[str, Any]) -> list[Misfit]:
-    """Data of the current release that is not in this engine, or in other hands."""
+    """Return the data of the current release that is not in this engine, or in other hands."""
     if not params["root"]:
         return []
-    found = find_problems(
+    found = check_data(
         lambda *words: ask_docker(module, *words),
         Path(params["root"]),
         params["stack"],
@@ -127,7 +127,7 @@ def misplaced(module: AnsibleModule, params: dict[str, Any]) -> list[Misfit]:
 
 
 def sockets_of_processes() -> dict[str, str]:
-    """Socket inode -> 'name (pid n)'."""
+    """Return 'name (pid n)' by socket inode."""
     owners = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -141,7 +141,7 @@ def sockets_of_processes() -> dict[str, str]:
 
 
 def listeners(module: AnsibleModule) -> list[logic.Listener]:
-    """Listening TCP sockets and who holds them; ports Docker forwards without a proxy too."""
+    """Return listening TCP sockets and who holds them; ports that Docker forwards itself too."""
     published: dict[int, tuple[str, str]] = {}
     forwarded = []
     for container in containers(module):
@@ -178,8 +178,8 @@ def reach(url: str, why: str, timeout: int) -> logic.Reach:
     return logic.Reach(url, why, error)
 
 
-def reaches(params: dict, release: dict[str, str]) -> list[logic.Reach]:
-    """The addresses this deploy needs."""
+def reaches(params: dict[str, Any], release: dict[str, str]) -> list[logic.Reach]:
+    """Return the addresses that this deploy needs."""
     wanted = [
         (f"https://{host}/v2/", "image_source is 'registry'; 'local' needs no registry")
         for host in sorted({logic.registry_of(ref) for ref in params["registries"]})
@@ -207,7 +207,7 @@ def missing_commands() -> list[str]:
     return [name for name in ("iptables",) if not shutil.which(name, path=places)]
 
 
-def look(module: AnsibleModule, params: dict[str, Any]) -> dict[str, Any]:
+def check_host(module: AnsibleModule, params: dict[str, Any]) -> dict[str, Any]:
     """Gather and judge: ``{findings, host}``. `params` are of type `SPEC`."""
     epoch = time.time()  # first: what follows may take its time
     release = os_release()

@@ -1,4 +1,4 @@
-"""What containers of a stack must not reach, as rules of iptables; pure functions of plain data.
+"""Rules of iptables for what containers of a stack must not reach; pure functions of plain data.
 
 The rules stand in a chain of the stack's own in table ``mangle``, before any routing decision.
 There neither Docker nor ufw nor firewalld has rules: none of them can accept a packet first, a
@@ -46,7 +46,7 @@ class Bridge:
 
     @property
     def reaches_out(self) -> bool:
-        """Whether containers may go out by it, and to the ports of the host that are open."""
+        """True if containers may go out by it, and to the ports of the host that are open."""
         return not self.internal and self.key != CLIENTS
 
 
@@ -71,13 +71,13 @@ def parse_port(value: Any) -> tuple[int, str]:
     return int(match["port"]), match["protocol"] or "tcp"
 
 
-def find_problems(values: Mapping[str, Any]) -> list[str]:
+def validate(values: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with ``stack_host_ports``, one sentence each, with the remedy."""
-    given = values.get("stack_host_ports") or []
-    if isinstance(given, (str, Mapping)) or not isinstance(given, Sequence):
-        return [f"stack_host_ports is {given!r}: give a list such as [5432, '53/udp']."]
+    ports = values.get("stack_host_ports") or []
+    if isinstance(ports, (str, Mapping)) or not isinstance(ports, Sequence):
+        return [f"stack_host_ports is {ports!r}: give a list such as [5432, '53/udp']."]
     found = []
-    for index, value in enumerate(given):
+    for index, value in enumerate(ports):
         try:
             parse_port(value)
         except ValueError:
@@ -89,17 +89,17 @@ def find_problems(values: Mapping[str, Any]) -> list[str]:
 
 
 def open_ports(
-    given: Iterable[Any], published: Iterable[Any], bind_address: str
+    wanted: Iterable[Any], published: Iterable[Any], bind_address: str
 ) -> list[tuple[int, str]]:
     """Return the ports of the host that containers may reach, sorted.
 
     Args:
-        given: of the operator, see `parse_port`.
+        wanted: of the operator, see `parse_port`.
         published: those of nginx. Everybody may reach them, and applications ask their own public
             address; not where they are bound to the host's loopback.
         bind_address: the address that they are published on; empty is all.
     """
-    ports = [parse_port(value) for value in given]
+    ports = [parse_port(value) for value in wanted]
     try:
         private = ipaddress.ip_address(bind_address).is_loopback
     except ValueError:
@@ -165,10 +165,10 @@ def parse_nameservers(text: str) -> list[str]:
 def daemon_nameservers(text: str) -> list[str]:
     """Return ``dns`` of a daemon.json; nothing of a file that the engine would refuse."""
     try:
-        given = json.loads(text or "{}").get("dns") or []
+        addresses = json.loads(text or "{}").get("dns") or []
     except (ValueError, AttributeError):
         return []
-    return parse_nameservers("".join(f"nameserver {address}\n" for address in given))
+    return parse_nameservers("".join(f"nameserver {address}\n" for address in addresses))
 
 
 def render_rules(
@@ -316,8 +316,8 @@ def networks_to_create(
         existing: names of the engine's networks.
     """
     missing = []
-    for key, given in composed.items():
-        definition = given or {}
+    for key, network in composed.items():
+        definition = network or {}
         name = f"{project}_{key}"
         if name in existing or definition.get("external") or definition.get("name"):
             continue

@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import pathspec
 
@@ -27,7 +27,7 @@ class ContextError(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """One file or symbolic link of a context, its path relative and with slashes."""
+    """A file or symbolic link of a context, its path relative and with slashes."""
 
     path: str
     executable: bool
@@ -35,7 +35,7 @@ class Entry:
     sha256: str
 
 
-def ignore_rules(lines: Iterable[str]) -> pathspec.PathSpec:
+def ignore_rules(lines: Iterable[str]) -> pathspec.PathSpec[Any]:
     """Make a .dockerignore matcher: gitignore's globs, but anchored at the context's root."""
     rules = []
     for raw in lines:
@@ -56,7 +56,7 @@ def ignore_rules(lines: Iterable[str]) -> pathspec.PathSpec:
         ) from error
 
 
-def read_ignore(root: Path, dockerfile: str) -> pathspec.PathSpec:
+def read_ignore(root: Path, dockerfile: str) -> pathspec.PathSpec[Any]:
     """Read ``<dockerfile>.dockerignore``, else ``.dockerignore``, as BuildKit does."""
     for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
         try:
@@ -110,7 +110,7 @@ def read_entry(path: Path, relative: str) -> Entry | None:
 
 
 def digest(entries: Iterable[Entry], dockerfile: str, args: Mapping[str, Any]) -> str:
-    """One digest of contents, executable bits, the Dockerfile's name and the build arguments.
+    """Digest contents, executable bits, the Dockerfile's name and the build arguments.
 
     Owners, times and the other permission bits are left out: they differ between two checkouts
     of the same revision.
@@ -140,7 +140,7 @@ def time_of(sha256: str) -> int:
     return FIRST_TIME + int(sha256[:16], 16) % TIMES
 
 
-def write_archive(root: Path, entries: Iterable[Entry], target: BinaryIO) -> None:
+def write_archive(root: Path, entries: Iterable[Entry], target: IO[bytes]) -> None:
     """Write the files as tar.gz; the same files give the same bytes.
 
     Folders are members too: those that tar makes by itself get the umask of who unpacks, and an

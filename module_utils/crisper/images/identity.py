@@ -41,7 +41,7 @@ def identity(image: Mapping[str, Any]) -> str:
     return str(image.get("config") or image.get("id") or "")
 
 
-def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return whether two images of releases are one: by configuration, or by the engine's id."""
     first, second = identity(one), identity(other)
     return bool(first) and (first == second or one.get("id") == other.get("id"))

@@ -68,7 +68,7 @@ def pulled_digests(reference: str, image: Mapping[str, Any]) -> set[str]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the registry has behind a reference: a digest, or the reason why there is none."""
+    """The digest that a registry has behind a reference, or the reason why there is none."""
 
     reference: str
     digest: str = ""
@@ -77,7 +77,7 @@ class Answer:
 
 @dataclass
 class Comparison:
-    """What registries have now, against the images on the host."""
+    """Images of registries compared with those on the host."""
 
     # Reference -> digest of the other image that its registry has now.
     moved: dict[str, str] = field(default_factory=dict)
@@ -99,9 +99,9 @@ def compare(
         for reference, image in images.items()
         if not is_pinned(reference)
     }
-    asked = sorted(reference for reference, digests in known.items() if digests)
+    moving = sorted(reference for reference, digests in known.items() if digests)
     result = Comparison()
-    for answer in ask(asked) if asked else ():
+    for answer in ask(moving) if moving else ():
         if answer.problem:
             result.unanswered[answer.reference] = answer.problem
         elif answer.digest not in known[answer.reference]:
@@ -125,7 +125,7 @@ class Registries:
     """The registries that the engine of this host reaches."""
 
     def __init__(self, engine_socket: str, timeout: float) -> None:
-        """Answers are waited for `timeout` seconds, all at the same time."""
+        """Wait `timeout` seconds for answers, for all at the same time."""
         self.socket, self.timeout = engine_socket, timeout
         self.config = _client_config()
 
@@ -170,8 +170,8 @@ def parse_reply(reference: str, status: int, body: bytes) -> Answer:
     digest = str(descriptor.get("digest") or "") if isinstance(descriptor, dict) else ""
     if status == 200 and digest:
         return Answer(reference, printable(digest))
-    said = last_lines(str(content.get("message") or ""), 1)
-    return Answer(reference, problem=said or f"HTTP {status}")
+    reason = last_lines(str(content.get("message") or ""), 1)
+    return Answer(reference, problem=reason or f"HTTP {status}")
 
 
 def file_login(config: Mapping[str, Any], key: str) -> dict[str, str]:
@@ -179,7 +179,8 @@ def file_login(config: Mapping[str, Any], key: str) -> dict[str, str]:
     entries = config.get("auths")
     entries = entries if isinstance(entries, Mapping) else {}
     names = (key, f"https://{key}", f"https://{key}/v1/", f"https://{key}/v2/")
-    entry = next((entries[name] for name in names if isinstance(entries.get(name), Mapping)), {})
+    found = (entries[name] for name in names if isinstance(entries.get(name), Mapping))
+    entry: Mapping[str, Any] = next(found, {})
     if entry.get("identitytoken"):
         return {"identitytoken": entry["identitytoken"], "serveraddress": key}
     try:

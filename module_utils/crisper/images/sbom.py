@@ -1,4 +1,4 @@
-"""What is in the images of a release, as a CycloneDX bill of materials with licences.
+"""Contents of the images of a release: a CycloneDX bill of materials with licences.
 
 Pure functions of what images hold; ``library/release_sbom.py`` reads them. Texts come from images
 that others made: they are cut and made printable before they are kept.
@@ -13,7 +13,7 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import quote
 
 SPEC_VERSION = "1.6"
@@ -70,20 +70,54 @@ DEP5_LICENCE = re.compile(r"^License:[ \t]*(\S[^\n]*)", re.MULTILINE)
 COMMON = re.compile(r"/usr/share/common-licenses/([A-Za-z0-9.+-]*[A-Za-z0-9])")
 
 
+class Package(TypedDict):
+    """A package of an image; ``kind`` is pypi, deb or apk."""
+
+    kind: str
+    name: str
+    version: str
+    licences: list[str]
+
+
+class DebianPackage(Package):
+    """A package of dpkg's database."""
+
+    architecture: str
+
+
+class Contents(TypedDict):
+    """The packages of an image, and what could not be read."""
+
+    distribution: str
+    packages: list[Package]
+    unread: list[str]
+
+
+class ImageContents(Contents):
+    """The contents of an image of a release."""
+
+    ref: str
+    id: str
+
+
 def printable(text: Any) -> str:
     """Return one line of at most 200 printable characters."""
     line = " ".join(str(text or "")[: LONGEST_TEXT * 4].split())
     return "".join(c if c.isprintable() else "?" for c in line)[:LONGEST_TEXT]
 
 
-def package(kind: str, name: Any, version: Any, licences: Iterable[str] = ()) -> dict[str, Any]:
-    """Return a package: ``{kind, name, version, licences}``."""
+def package(kind: str, name: Any, version: Any, licences: Iterable[str] = ()) -> Package:
+    """Return a package; its texts are printable."""
     names = sorted({printable(licence) for licence in licences} - {""})[:40]
-    named = {"kind": kind, "name": printable(name), "version": printable(version)}
-    return {**named, "licences": names}
+    return {
+        "kind": kind,
+        "name": printable(name),
+        "version": printable(version),
+        "licences": names,
+    }
 
 
-def python_packages(output: str) -> list[dict[str, Any]] | None:
+def python_packages(output: str) -> list[Package] | None:
     """Return the packages that `SCRIPT` printed; None where it printed none of its own."""
     lines = [line for line in output.splitlines() if line.startswith(MARK)]
     try:
@@ -92,7 +126,7 @@ def python_packages(output: str) -> list[dict[str, Any]] | None:
         return None
     if not isinstance(entries, list):
         return None
-    found = {}
+    found: dict[str, Package] = {}
     for entry in entries:
         if isinstance(entry, dict) and entry.get("name"):
             # The first one on the search path is the one that is imported.
@@ -119,14 +153,14 @@ def python_licences(entry: Mapping[str, Any]) -> list[str]:
     return [name for name in names if name != "OSI Approved"]
 
 
-def dpkg_packages(status: str, licences: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+def dpkg_packages(status: str, licences: Mapping[str, Sequence[str]]) -> list[DebianPackage]:
     """Return the installed packages of dpkg's status file.
 
     Args:
         status: its text.
         licences: names of licences by package, as `debian_licences` gives them.
     """
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    found: dict[tuple[str, str], DebianPackage] = {}
     for block in re.split(r"\n\s*\n", status):
         fields = dict(re.findall(r"^([A-Za-z-]+):[ \t]*(.*)$", block, re.MULTILINE))
         name = fields.get("Package", "")
@@ -153,9 +187,9 @@ def debian_licences(text: str) -> list[str]:
     return sorted(set(COMMON.findall(text)))
 
 
-def apk_packages(text: str) -> list[dict[str, Any]]:
+def apk_packages(text: str) -> list[Package]:
     """Return the packages of Alpine's database."""
-    found = {}
+    found: dict[str, Package] = {}
     for block in text.split("\n\n"):
         fields = dict(line.split(":", 1) for line in block.splitlines() if line[1:2] == ":")
         if fields.get("P"):
@@ -173,22 +207,19 @@ def distribution(os_release: str) -> str:
     return printable(f"{name}-{version}" if name and version else name)
 
 
-def describe(contents: Mapping[str, Any]) -> dict[str, Any]:
+def describe(contents: Mapping[str, Any]) -> Contents:
     """Return the packages of an image and what could not be read.
 
     Args:
         contents: texts of the image: ``python`` (output of `SCRIPT`), ``dpkg``, ``apk``,
             ``os_release``, and ``copyright``, copyright files by package.
-
-    Returns:
-        ``{distribution, packages, unread}``.
     """
     licences = {n: debian_licences(t) for n, t in (contents.get("copyright") or {}).items()}
     packages = python_packages(contents.get("python") or "")
     unread = []
     if packages is None:
         unread.append("Python packages: no python3 (3.8 or newer) on its search path")
-    system = dpkg_packages(contents.get("dpkg") or "", licences)
+    system: list[Package] = [*dpkg_packages(contents.get("dpkg") or "", licences)]
     system += apk_packages(contents.get("apk") or "")
     if not system:
         unread.append("system packages: neither dpkg's nor apk's database is in it")
@@ -200,7 +231,7 @@ def describe(contents: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def document(
-    stack: str, release: str, images: Mapping[str, Mapping[str, Any]], moment: str
+    stack: str, release: str, images: Mapping[str, ImageContents], moment: str
 ) -> dict[str, Any]:
     """Return the bill of materials of a release, CycloneDX 1.6.
 
@@ -234,7 +265,7 @@ def document(
     }
 
 
-def _image(name: str, image: Mapping[str, Any]) -> dict[str, Any]:
+def _image(name: str, image: ImageContents) -> dict[str, Any]:
     properties = [("crisper:image:ref", image["ref"]), ("crisper:image:id", image["id"])]
     properties += [("crisper:unread", reason) for reason in image["unread"]]
     components = [_component(name, item, image["distribution"]) for item in image["packages"]]
@@ -249,7 +280,7 @@ def _image(name: str, image: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _component(image: str, item: Mapping[str, Any], system: str) -> dict[str, Any]:
+def _component(image: str, item: Package, system: str) -> dict[str, Any]:
     address = purl(item, system)
     component = {
         "type": "library",
@@ -269,19 +300,19 @@ def _licence(name: str) -> dict[str, Any]:
     return {"license": {key: name}}
 
 
-def purl(item: Mapping[str, Any], system: str) -> str:
+def purl(item: Package, system: str) -> str:
     """Return the package URL of a package of an image whose distribution is `system`."""
     name, version = item["name"], quote(item["version"], safe=".+-~")
     if item["kind"] == "pypi":
         return f"pkg:pypi/{quote(re.sub(r'[-_.]+', '-', name).lower())}@{version}"
     family = system.partition("-")[0] or {"deb": "debian", "apk": "alpine"}[item["kind"]]
-    qualifiers = [("arch", item.get("architecture", "")), ("distro", system)]
+    qualifiers = [("arch", str(item.get("architecture", ""))), ("distro", system)]
     query = "&".join(f"{key}={quote(value, safe='.-')}" for key, value in qualifiers if value)
     address = f"pkg:{item['kind']}/{quote(family)}/{quote(name, safe='+.-')}@{version}"
     return f"{address}?{query}" if query else address
 
 
-def summary(images: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def summary(images: Mapping[str, ImageContents]) -> dict[str, Any]:
     """Return what a manifest holds of it: ``{packages, images, licences, licence_names}``.
 
     ``images`` has the number of packages by kind, and ``unread``; ``licences`` the number of

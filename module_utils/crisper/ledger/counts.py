@@ -1,4 +1,4 @@
-"""What a deploy did to traffic and tasks, counted while it ran.
+"""Counters of what a deploy did to traffic and tasks while it ran.
 
 Standard library only and Python 3.8: this file also runs inside a container, together with
 ``probes.ledger``. No I/O and no clock in here.
@@ -8,13 +8,35 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import TypedDict
 
 # How many of the first answers define what is normal.
 BASELINE = 3
 TIMED_OUT = "timed out"
 # A sentinel's result is deleted when it is seen, so that a second run would be told too.
 FINAL = ("SUCCESS", "FAILURE", "REVOKED")
+
+
+class TaskCounts(TypedDict):
+    """Numbers of sentinel tasks."""
+
+    accepted: int
+    refused: int
+    finished: int
+    failed: int
+    waiting: int
+    stranded: int
+    lost: int
+    twice: int
+
+
+class RequestCounts(TypedDict):
+    """Numbers of requests; ``errors`` by kind, ``normal`` the statuses that are no failure."""
+
+    probed: int
+    failed: int
+    errors: dict[str, int]
+    normal: list[int]
 
 
 class Ledger:
@@ -34,7 +56,7 @@ class Ledger:
         self.queues[task_id] = queue
 
     def hear(self, task_id: str, state: str) -> bool:
-        """A state was stored for the task; whether it is final."""
+        """Take a state that was stored for the task; return whether it is final."""
         if state == "STARTED":
             self.starts[task_id] = self.starts.get(task_id, 0) + 1
         elif state in FINAL:
@@ -50,14 +72,14 @@ class Ledger:
         return [task_id for task_id in mine if task_id not in self.ends]
 
     def twice(self) -> list[str]:
-        """Those that ran more than once."""
+        """Return the ids of tasks that ran more than once, sorted."""
         return sorted(
             task_id
             for task_id in self.accepted
             if self.starts.get(task_id, 0) > 1 or self.ends.get(task_id, 0) > 1
         )
 
-    def summary(self, waiting: list[str], stranded: Iterable[str] = ()) -> dict[str, Any]:
+    def summary(self, waiting: list[str], stranded: Iterable[str] = ()) -> TaskCounts:
         """Return the numbers.
 
         Args:
@@ -112,7 +134,7 @@ class Requests:
         """
         return sorted(self.expected | {status for status in self.first if status < 500})
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> RequestCounts:
         """Return the numbers; a request that is still on its way is one without an answer."""
         with self.lock:
             normal = self.normal()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..remote.run import parse
-from ..shapes import ANY, EACH, fits, like
+from ..shapes import ANY, EACH, like, matches
 from ..text import printable
 
 # What M(deploy_ledger) gives to whoever ends the counting.
@@ -56,5 +56,5 @@ def end(
 def counts_of(counts: Any, shape: dict[str, Any]) -> dict[str, Any]:
     """Return the numbers that were told and are some: one that is missing is not 0."""
     found = counts if isinstance(counts, dict) else {}
-    fit = {key: part for key, part in shape.items() if fits(found.get(key, ANY), part)}
-    return {key: like(found[key], part) for key, part in fit.items() if key in found}
+    wanted = {key: part for key, part in shape.items() if matches(found.get(key, ANY), part)}
+    return {key: like(found[key], part) for key, part in wanted.items() if key in found}

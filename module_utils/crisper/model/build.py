@@ -11,29 +11,30 @@ import re
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import quote
 
 from ..backup.signature import MIN_KEY
 from ..backup.signature import SECRET as BACKUP_SECRET
-from ..host.firewall import find_problems as find_firewall_problems
+from ..host.firewall import validate as validate_host_ports
 from ..images.digests import digest_of, find_digest_problems
 from ..proxy.entry import entry_model, entry_problems
 from ..proxy.public_url import (
     HOST,
+    HealthProbe,
     health_probes,
     public_site,
     url_host,
 )
-from ..proxy.public_url import find_problems as find_public_problems
+from ..proxy.public_url import validate as validate_public_url
 from ..text import listed
 from .container_limits import (
     PIDS,
     container_limits,
     worker_pids,
 )
-from .container_limits import find_problems as find_limit_problems
-from .redis_users import find_problems as find_redis_problems
+from .container_limits import validate as validate_limits
+from .redis_users import validate as validate_redis_commands
 from .validators import (
     BOOLEAN,
     COUNT,
@@ -52,7 +53,7 @@ from .validators import (
     is_address,
     number,
     printable,
-    shown,
+    quoted,
     size_bytes,
     texts,
     whole,
@@ -116,7 +117,7 @@ RESERVED_ENV = frozenset(
 
 
 def compose_value(value: Any) -> str:
-    """A value as it stands in a compose file: JSON (which is YAML), ``$`` doubled.
+    """Return a value as it stands in a compose file: JSON (which is YAML), ``$`` doubled.
 
     Compose interpolates ``$NAME`` in every value; ``$$`` is its escape. What YAML takes for a
     line break or for unprintable is escaped; the rest stands as it is, because YAML knows no
@@ -127,7 +128,7 @@ def compose_value(value: Any) -> str:
 
 
 def env_file_line(name: str, value: Any) -> str:
-    """``NAME=value`` for Compose's ``env_file``, so that the container sees exactly `value`.
+    """Return ``NAME=value`` for Compose's ``env_file``: the container sees exactly `value`.
 
     Booleans become ``true``/``false``, lists and mappings JSON. Everything stands in double
     quotes with the escapes of compose-go's dotenv parser, the only form that can hold
@@ -147,24 +148,24 @@ def env_file_line(name: str, value: Any) -> str:
 
 
 def nginx_value(value: Any) -> str:
-    """A text as one word of an nginx configuration; ``$`` cannot be escaped there (see checks)."""
+    """Return a text as one word of nginx's configuration; ``$`` cannot be escaped (see checks)."""
     return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def style_hashes(page: str) -> str:
-    """What a Content-Security-Policy must say for a page's inline styles: ``'sha256-…' …``."""
+    """Return what a Content-Security-Policy says for a page's inline styles: ``'sha256-…' …``."""
     styles = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     digests = (b64encode(hashlib.sha256(style.encode()).digest()).decode() for style in styles)
     return " ".join(f"'sha256-{digest}'" for digest in digests)
 
 
 def pool_service(name: str) -> str:
-    """Compose service of a worker pool; the pool ``default`` is ``celery-worker``."""
+    """Return the Compose service of a worker pool; the pool ``default`` is ``celery-worker``."""
     return "celery-worker" if name == "default" else f"celery-worker-{name}"
 
 
 def required_secrets(values: Mapping[str, Any]) -> list[str]:
-    """Names of the secrets this stack cannot run without."""
+    """Return the names of the secrets this stack cannot run without."""
     names = [*SECRETS, *OWN_SECRETS]
     if values.get("mariadb_enabled"):
         names += MARIADB_SECRETS
@@ -178,8 +179,8 @@ def required_secrets(values: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def find_problems(values: Mapping[str, Any]) -> list[str]:
-    """Everything wrong with the stack's variables, one sentence each, with the remedy.
+def validate(values: Mapping[str, Any]) -> list[str]:
+    """Return everything wrong with the stack's variables, one sentence each, with the remedy.
 
     Args:
         values: the shared variables of role ``stack`` by name.
@@ -189,10 +190,10 @@ def find_problems(values: Mapping[str, Any]) -> list[str]:
         *_form_problems(values),
         *_identity_problems(values),
         *_front_problems(values),
-        *find_public_problems(values),
+        *validate_public_url(values),
         *_app_problems(values),
         *entry_problems(values),
-        *find_firewall_problems(values),
+        *validate_host_ports(values),
         *_environment_problems(values),
         *_reference_problems(values),
         *_pinning_problems(values),
@@ -204,13 +205,13 @@ def find_problems(values: Mapping[str, Any]) -> list[str]:
         *_budget_problems(values),
         *_secret_problems(values),
         *_hook_problems(values),
-        *find_redis_problems(values),
+        *validate_redis_commands(values),
     ]
     return [printable(finding) for finding in found]
 
 
 def _text_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """Texts that no file, process or URL can carry, wherever they stand."""
+    """Yield texts that no file, process or URL can carry, wherever they stand."""
     for name, value in values.items():
         for where, text in texts(value, name):
             if problem := carried(text):
@@ -223,18 +224,18 @@ def _form_problems(values: Mapping[str, Any]) -> Iterator[str]:
         section: Any = values
         for parent in parents:
             section = _mapping(section.get(parent))
-        if last in section and not form.fits(section[last]):
+        if last in section and not form.matches(section[last]):
             # On the command line a value within a mapping is given as a whole.
             is_option = form is BOOLEAN and not parents
             remedy = boolean_remedy(name, section[last]) if is_option else form.remedy
-            yield f"{name} is {shown(section[last])}: {remedy}"
+            yield f"{name} is {quoted(section[last])}: {remedy}"
 
 
 def _identity_problems(values: Mapping[str, Any]) -> Iterator[str]:
     name = values.get("stack_name", "")
     if not isinstance(name, str) or len(name) > 40 or not NAME.match(name):
         yield (
-            f"stack_name is {shown(name)}: use lower-case letters and digits, with single '-' or"
+            f"stack_name is {quoted(name)}: use lower-case letters and digits, with single '-' or"
             " '_' between them, at most 40; quote it when it is a number."
         )
         return
@@ -261,9 +262,9 @@ def _front_problems(values: Mapping[str, Any]) -> Iterator[str]:
         if source in ("own", "acme") and not value:
             yield f"{name} is not set: stack_tls '{source}' needs it (docs/SECURITY.md)."
         elif value and source not in ("own", "acme"):
-            yield f"{name} is {shown(value)}, but stack_tls is '{source}': remove it, or set own."
+            yield f"{name} is {quoted(value)}, but stack_tls is '{source}': remove it, or set own."
         elif value and not value.startswith("/"):
-            yield f"{name} is {shown(value)}: give an absolute path."
+            yield f"{name} is {quoted(value)}: give an absolute path."
     seconds = whole(values.get("stack_hsts_seconds", 0))
     if seconds and not secure:
         yield f"stack_hsts_seconds is {seconds}, but stack_tls is 'none': browsers ignore it there."
@@ -272,18 +273,18 @@ def _front_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _name_problems(names: Any, secure: bool) -> Iterator[str]:
     if not isinstance(names, Sequence) or isinstance(names, str):
-        yield f"stack_server_names is {shown(names)}: give a list of host names."
+        yield f"stack_server_names is {quoted(names)}: give a list of host names."
         return
     if secure and not names:
         yield "stack_server_names is empty: TLS needs the names that browsers ask for."
     for name in names:
         if not is_address(name) and not HOST.match(str(name)):
-            yield f"stack_server_names: {shown(name)} is neither a host name nor an address."
+            yield f"stack_server_names: {quoted(name)} is neither a host name nor an address."
 
 
 def _header_problems(headers: Any) -> Iterator[str]:
     if not isinstance(headers, Mapping):
-        yield f"stack_security_headers is {shown(headers)}: give a mapping of headers to values."
+        yield f"stack_security_headers is {quoted(headers)}: give a mapping of headers to values."
         return
     for name, value in headers.items():
         where = f"stack_security_headers.{name}"
@@ -292,7 +293,7 @@ def _header_problems(headers: Any) -> Iterator[str]:
         elif str(name).lower() == HSTS.lower():
             yield f"{where} is set: stack_hsts_seconds is its place."
         if "$" in str(value) or not str(value).isprintable():
-            yield f"{where} is {shown(value)}: use printable characters without '$'."
+            yield f"{where} is {quoted(value)}: use printable characters without '$'."
 
 
 def _app_problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -323,7 +324,7 @@ def _app_problems(values: Mapping[str, Any]) -> Iterator[str]:
             yield problem
     tasks = _mapping(app.get("celery")).get("expected_tasks") or []
     if not isinstance(tasks, (list, tuple)) or not all(isinstance(task, str) for task in tasks):
-        yield f"stack_app.celery.expected_tasks is {shown(tasks)}: give a list of task names."
+        yield f"stack_app.celery.expected_tasks is {quoted(tasks)}: give a list of task names."
 
 
 def _environment_problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -332,13 +333,14 @@ def _environment_problems(values: Mapping[str, Any]) -> Iterator[str]:
         _mapping(app.get(part)) for part in ("environment", "secret_environment")
     )
     sizes = []
-    for part, given in (("environment", plain_ones), ("secret_environment", secret_ones)):
-        for name, value in given.items():
+    for part, section in (("environment", plain_ones), ("secret_environment", secret_ones)):
+        for name, value in section.items():
             where = f"stack_app.{part}.{name}"
             if not isinstance(name, str) or not ENV_NAME.match(name):
                 yield (
-                    f"stack_app.{part}: {shown(name)} is not an environment variable name (letters,"
-                    " digits and _; quote what YAML takes for something else, such as NO)."
+                    f"stack_app.{part}: {quoted(name)} is not an environment variable name"
+                    " (letters, digits and _; quote what YAML takes for something else, such as"
+                    " NO)."
                 )
                 continue
             if name in RESERVED_ENV:
@@ -386,20 +388,20 @@ def _image_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:
         yield f"{where} has neither image nor build.context: set one of them."
     for key in ("context", "dockerfile"):
         if not isinstance(build.get(key, ""), str):
-            yield f"{where}.build.{key} is {shown(build[key])}: give a path."
+            yield f"{where}.build.{key} is {quoted(build[key])}: give a path."
 
 
 def _reference_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the references of the platform images."""
     images = values.get("image_refs", {})
     if not isinstance(images, Mapping):
-        yield f"image_refs is {shown(images)}: give a mapping of names to references."
+        yield f"image_refs is {quoted(images)}: give a mapping of names to references."
     for name in (
         _platform_images(values) if isinstance(images, Mapping) and "image_refs" in values else ()
     ):
-        if not images.get(name) or not IMAGE.fits(images[name]):
+        if not images.get(name) or not IMAGE.matches(images[name]):
             yield (
-                f"image_refs.{name} is {shown(images.get(name))}: {IMAGE.remedy} image_refs takes"
+                f"image_refs.{name} is {quoted(images.get(name))}: {IMAGE.remedy} image_refs takes"
                 " the place of all defaults."
             )
 
@@ -449,9 +451,9 @@ def _pinning_problems(values: Mapping[str, Any]) -> Iterator[str]:
     for name, reference in registry_references(values, ("registry",)).items():
         if not PINNED.search(f"{reference.partition('@')[0]}@{digest_of(reference, digests)}"):
             yield (
-                f"{name} is {shown(reference)}, which has no digest, and image_pinning is 'strict':"
-                " let playbooks/digests.yml write it into image_digests, add @sha256:… yourself, or"
-                " set image_pinning to follow."
+                f"{name} is {quoted(reference)}, which has no digest, and image_pinning is"
+                " 'strict': let playbooks/digests.yml write it into image_digests, add"
+                " @sha256:… yourself, or set image_pinning to follow."
             )
 
 
@@ -470,9 +472,9 @@ def _registry_problems(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where} has a key that nothing reads: give {', '.join(LOGIN)}, and no other."
         registry = login.get("registry")
         if not isinstance(registry, str) or not REGISTRY.match(registry):
-            told = "holds a login" if "@" in str(registry) else f"is {shown(registry)}"
+            fault = "holds a login" if "@" in str(registry) else f"is {quoted(registry)}"
             yield (
-                f"{where}.registry {told}: give a host name such as"
+                f"{where}.registry {fault}: give a host name such as"
                 " registry.example.com or registry.example.com:5000, without https:// and path."
             )
         for key in ("username", "password"):
@@ -487,8 +489,8 @@ def _registry_problems(values: Mapping[str, Any]) -> Iterator[str]:
     for name, count in names.items():
         if count > 1:
             yield (
-                f"registry_logins: {shown(name)} stands there {count} times: Docker keeps one login"
-                " per registry; remove the others."
+                f"registry_logins: {quoted(name)} stands there {count} times: Docker keeps one"
+                " login per registry; remove the others."
             )
 
 
@@ -509,33 +511,33 @@ def _pool_problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield "celery_workers is empty: without a pool no task runs; define at least one."
         return
     names = Counter(str(pool.get("name")) for pool in pools if isinstance(pool, Mapping))
-    for name, count in names.items():
+    for each, count in names.items():
         if count > 1:
-            yield f"celery_workers: {count} pools are named {shown(name)}: give each its own name."
+            yield f"celery_workers: {count} pools are named {quoted(each)}: give each its own name."
     for index, pool in enumerate(pools):
         where = f"celery_workers[{index}]"
         if not isinstance(pool, Mapping):
-            yield f"{where} is {shown(pool)}: give a mapping with name, queues and concurrency."
+            yield f"{where} is {quoted(pool)}: give a mapping with name, queues and concurrency."
             continue
         name = pool.get("name")
         if not isinstance(name, str) or not POOL.match(name):
             yield (
-                f"{where}.name is {shown(name)}: use lower-case letters, digits and '-',"
+                f"{where}.name is {quoted(name)}: use lower-case letters, digits and '-',"
                 " at most 30; quote it when it is a number."
             )
         queues = pool.get("queues")
         if not isinstance(queues, Sequence) or isinstance(queues, str) or not queues:
-            yield f"{where}.queues is {shown(queues)}: give a list with at least one queue name."
+            yield f"{where}.queues is {quoted(queues)}: give a list with at least one queue name."
         else:
             for queue in queues:
                 if not isinstance(queue, str) or not QUEUE.match(queue):
                     yield (
-                        f"{where}.queues: {shown(queue)} is not a queue name (letters, digits,"
+                        f"{where}.queues: {quoted(queue)} is not a queue name (letters, digits,"
                         " _.:-; quote what YAML takes for something else)."
                     )
         for key in ("concurrency", "replicas"):
-            if not COUNT.fits(pool.get(key, 1)):
-                yield f"{where}.{key} is {shown(pool[key])}: {COUNT.remedy}"
+            if not COUNT.matches(pool.get(key, 1)):
+                yield f"{where}.{key} is {quoted(pool[key])}: {COUNT.remedy}"
         yield from _resource_problems(where, pool)
 
 
@@ -544,7 +546,7 @@ def _limit_problems(values: Mapping[str, Any]) -> Iterator[str]:
     web = _mapping(app.get("web"))
     yield from _resource_problems("stack_app.web", web)
     if not isinstance(limits, Mapping):
-        yield f"stack_limits is {shown(limits)}: give a mapping of services to memory and cpus."
+        yield f"stack_limits is {quoted(limits)}: give a mapping of services to memory and cpus."
         return
     needed = ["nginx", "backend", "postgres", "redis", "qdrant"]
     needed += ["frontend"] if app.get("frontend") else []
@@ -555,7 +557,7 @@ def _limit_problems(values: Mapping[str, Any]) -> Iterator[str]:
         limit = limits.get(service, {})
         where = f"stack_limits.{service}"
         if not isinstance(limit, Mapping):
-            yield f"{where} is {shown(limit)}: give a mapping with memory and cpus."
+            yield f"{where} is {quoted(limit)}: give a mapping with memory and cpus."
             continue
         yield from _resource_problems(where, limit)
         for key in ("memory", "cpus") if service in needed else ():
@@ -572,20 +574,20 @@ def _limit_problems(values: Mapping[str, Any]) -> Iterator[str]:
 def _resource_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:
     if "memory" in section:
         size = size_bytes(section["memory"])
-        told = f"{where}.memory is {shown(section['memory'])}"
+        setting = f"{where}.memory is {quoted(section['memory'])}"
         if size is None:
-            yield f"{told}: give a number and a unit, such as 512m or 1g."
+            yield f"{setting}: give a number and a unit, such as 512m or 1g."
         elif size < MINIMUM_MEMORY:
-            yield f"{told}: the engine accepts no less than 6m."
+            yield f"{setting}: the engine accepts no less than 6m."
     if "cpus" in section:
         cpus = number(section["cpus"])
         if cpus is None or not 0.01 <= cpus <= 4096:
-            yield f"{where}.cpus is {shown(section['cpus'])}: give a number of CPUs, such as 0.5."
-    yield from find_limit_problems(where, section)
+            yield f"{where}.cpus is {quoted(section['cpus'])}: give a number of CPUs, such as 0.5."
+    yield from validate_limits(where, section)
 
 
 def _budget_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """The shutdown budget: each limit must leave room for the one below it."""
+    """Yield breaks of the shutdown budget: each limit must leave room for the one below it."""
     names = (
         "celery_task_soft_time_limit",
         "celery_task_time_limit",
@@ -595,10 +597,10 @@ def _budget_problems(values: Mapping[str, Any]) -> Iterator[str]:
     )
     seconds: dict[str, int] = {}
     for name in names:
-        if SECONDS.fits(values.get(name)):
+        if SECONDS.matches(values.get(name)):
             seconds[name] = whole(values[name]) or 0
         else:
-            yield f"{name} is {shown(values.get(name))}: {SECONDS.remedy}"
+            yield f"{name} is {quoted(values.get(name))}: {SECONDS.remedy}"
     for low, high, why in (
         (names[0], names[1], "a task must get its soft limit before it is killed"),
         (names[2], names[3], "Docker would kill the worker before it has put its tasks back"),
@@ -609,7 +611,7 @@ def _budget_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _secret_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """Names and remedies; a value is told by nothing but its length."""
+    """Yield names and remedies of wrong secrets; of a value nothing but its length."""
     if not isinstance(values.get("stack_secrets", {}), Mapping):
         yield "stack_secrets is no mapping: give names and values (docs/DEPLOYMENT.md)."
         return
@@ -635,7 +637,7 @@ def _secret_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _password_problems(where: str, value: str) -> Iterator[str]:
-    """What the stack's own services and their clients cannot take as a password or key."""
+    """Yield what the stack's services and their clients cannot take as a password or key."""
     if re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", value):
         yield f"{where} holds a control character: use printable characters only."
     length = len(value.encode(errors="replace"))
@@ -650,25 +652,78 @@ def _password_problems(where: str, value: str) -> Iterator[str]:
 def _hook_problems(values: Mapping[str, Any]) -> Iterator[str]:
     hooks = values.get("rollout_hooks") or {}
     if not isinstance(hooks, Mapping):
-        yield f"rollout_hooks is {shown(hooks)}: give a mapping of points to lists of commands."
+        yield f"rollout_hooks is {quoted(hooks)}: give a mapping of points to lists of commands."
         return
     for point, commands in hooks.items():
         if point not in HOOK_POINTS:
             yield f"rollout_hooks.{point}: there is no such point; choose {', '.join(HOOK_POINTS)}."
             continue
         if not isinstance(commands, Sequence) or isinstance(commands, str):
-            yield f"rollout_hooks.{point} is {shown(commands)}: give a list of commands."
+            yield f"rollout_hooks.{point} is {quoted(commands)}: give a list of commands."
             continue
         for index, hook in enumerate(commands):
             where = f"rollout_hooks.{point}[{index}]"
             if problem := command_problem(f"{where}.command", _mapping(hook).get("command")):
                 yield problem
             timeout = _mapping(hook).get("timeout", 600)
-            if not SECONDS.fits(timeout):
-                yield f"{where}.timeout is {shown(timeout)}: {SECONDS.remedy}"
+            if not SECONDS.matches(timeout):
+                yield f"{where}.timeout is {quoted(timeout)}: {SECONDS.remedy}"
 
 
-def _hooks(values: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+class Hook(TypedDict):
+    """A command of rollout_hooks; ``timeout`` in seconds."""
+
+    name: str
+    command: list[str]
+    timeout: int
+
+
+class Pool(TypedDict):
+    """A worker pool: its Compose service, and the limits of each of its containers."""
+
+    name: str
+    service: str
+    queues: list[str]
+    concurrency: int
+    replicas: int
+    memory: str
+    cpus: float
+    pids: int
+    tmp: int
+
+
+class CeleryModel(TypedDict):
+    """The properties that workers of a release must have; limits in seconds."""
+
+    app: str
+    canary_task: str
+    expected_tasks: list[str]
+    time_limit: int
+    soft_time_limit: int
+
+
+class StackModel(TypedDict):
+    """The stack as templates and roles read it; see `stack_model`."""
+
+    pools: list[Pool]
+    front: dict[str, Any]
+    probes: dict[str, HealthProbe]
+    limits: dict[str, dict[str, Any]]
+    data_services: list[str]
+    services: list[str]
+    rollout: dict[str, dict[str, Any]]
+    memory_bytes: int
+    volumes: list[str]
+    uploads: str
+    required_secrets: list[str]
+    moving_references: list[str]
+    registry_references: dict[str, str]
+    celery: CeleryModel
+    hooks: dict[str, list[Hook]]
+    queues: list[str]
+
+
+def _hooks(values: Mapping[str, Any]) -> dict[str, list[Hook]]:
     return {
         str(point): [
             {
@@ -682,8 +737,8 @@ def _hooks(values: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the templates and roles read: names and numbers derived from checked variables.
+def stack_model(values: Mapping[str, Any]) -> StackModel:
+    """Return what templates and roles read: names and numbers derived from checked variables.
 
     Returns:
         ``pools`` (each with service, memory, cpus, replicas …), ``front`` (how browsers reach it:
@@ -705,7 +760,7 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in PIDS.keys() & limits.keys():
         if size_bytes(limits[name].get("memory")):  # else a service that this stack does not have
             limits[name].update(container_limits(limits[name], PIDS[name]))
-    pools = [
+    pools: list[Pool] = [
         {
             "name": pool["name"],
             "service": pool_service(pool["name"]),
@@ -769,7 +824,7 @@ def stack_model(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _web(probe: Mapping[str, Any]) -> dict[str, Any]:
+def _web(probe: HealthProbe) -> dict[str, Any]:
     """Return how a web service is rolled out: nginx asks its containers as `probe` says."""
     return {"kind": "web", "port": probe["port"], "probe": dict(probe)}
 
@@ -778,8 +833,8 @@ def _front(values: Mapping[str, Any]) -> dict[str, Any]:
     source = str(values.get("stack_tls", "none"))
     secure = source != "none"
     names = [str(name).lower() for name in values.get("stack_server_names") or []]
-    given = values.get("stack_security_headers") or {}
-    headers = {str(name): str(value) for name, value in given.items() if value}
+    extra = values.get("stack_security_headers") or {}
+    headers = {str(name): str(value) for name, value in extra.items() if value}
     seconds = int(values.get("stack_hsts_seconds", 0))
     if seconds:
         headers[HSTS] = f"max-age={seconds}"
@@ -809,36 +864,36 @@ def proxy_environment(
         services: names that are reached without a proxy.
         own: the application's own environment; what it says of proxies counts, in either case.
     """
-    given = {name: proxies.get(name) or "" for name in PROXY_NAMES}
-    if given["http_proxy"] or given["https_proxy"]:
+    defaults = {name: proxies.get(name) or "" for name in PROXY_NAMES}
+    if defaults["http_proxy"] or defaults["https_proxy"]:
         inner = ["localhost", "127.0.0.1", "::1", *services]
-        outer = [name.strip() for name in given["no_proxy"].split(",") if name.strip()]
-        given["no_proxy"] = ",".join(dict.fromkeys([*outer, *inner]))
+        outer = [name.strip() for name in defaults["no_proxy"].split(",") if name.strip()]
+        defaults["no_proxy"] = ",".join(dict.fromkeys([*outer, *inner]))
     else:
-        given["no_proxy"] = ""
+        defaults["no_proxy"] = ""
     found: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in defaults.items():
         upper = name.upper()
-        told = own.get(upper, own.get(name, value))
-        found |= {upper: own.get(upper, told), name: own.get(name, told)}
+        either = own.get(upper, own.get(name, value))
+        found |= {upper: own.get(upper, either), name: own.get(name, either)}
     return found
 
 
 def host_name(inventory_name: str) -> str:
-    """An inventory name as it stands in a Celery node name: no ``@``, ``%``, ``$`` or space."""
+    """Return an inventory name as part of a Celery node name: no ``@``, ``%``, ``$`` or space."""
     return re.sub(r"[^A-Za-z0-9.-]", "-", inventory_name)
 
 
 def url_secret(value: str) -> str:
-    """A secret as it stands in the user-info part of a URL (RFC 3986)."""
+    """Return a secret as it stands in the user-info part of a URL (RFC 3986)."""
     return quote(value, safe="")
 
 
 def short_digest(text: str) -> str:
-    """First 12 hex digits of the SHA-256 of `text`: enough to tell two contents apart."""
+    """Return the first 12 hex digits of the SHA-256 of `text`: they tell two contents apart."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """The value when it is a mapping, else an empty one: the type itself is judged elsewhere."""
+    """Return the value if it is a mapping, else an empty one: the type is checked elsewhere."""
     return value if isinstance(value, Mapping) else {}

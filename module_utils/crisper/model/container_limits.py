@@ -1,4 +1,4 @@
-"""How many processes a container may have and how large its /tmp may become (no I/O).
+"""Limits of a container: its processes, and the size of its /tmp (no I/O).
 
 Without a limit of processes, one container that forks without end takes every process id of the
 host: nobody can log in, and no other container starts a health check. A tmpfs without a size grows
@@ -8,9 +8,9 @@ until the container's memory limit ends whatever process needs memory next.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
-from .validators import shown, size_bytes, whole
+from .validators import quoted, size_bytes, whole
 
 # Processes and threads: the kernel counts both. A start needs 4, and a health check 3 to 6.
 LEAST_PIDS, MOST_PIDS = 32, 4194304
@@ -38,7 +38,14 @@ def worker_pids(concurrency: int) -> int:
     return WORKER_PIDS + CHILD_PIDS * concurrency
 
 
-def container_limits(limit: Mapping[str, Any], pids: int) -> dict[str, int]:
+class ContainerLimits(TypedDict):
+    """Processes and threads of a container, and the size of its /tmp in bytes."""
+
+    pids: int
+    tmp: int
+
+
+def container_limits(limit: Mapping[str, Any], pids: int) -> ContainerLimits:
     """Return ``pids`` and ``tmp`` (bytes) of a service.
 
     Args:
@@ -52,23 +59,23 @@ def container_limits(limit: Mapping[str, Any], pids: int) -> dict[str, int]:
     }
 
 
-def find_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:
+def validate(where: str, section: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with ``pids`` and ``tmp`` of an entry, with the remedy."""
     if "pids" in section:
         pids = whole(section["pids"])
         if pids is None or not LEAST_PIDS <= pids <= MOST_PIDS:
             yield (
-                f"{where}.pids is {shown(section['pids'])}: give a whole number of processes and"
+                f"{where}.pids is {quoted(section['pids'])}: give a whole number of processes and"
                 f" threads from {LEAST_PIDS} to {MOST_PIDS}."
             )
     if "tmp" not in section:
         return
     size, memory = size_bytes(section["tmp"]), size_bytes(section.get("memory"))
-    told = f"{where}.tmp is {shown(section['tmp'])}"
+    setting = f"{where}.tmp is {quoted(section['tmp'])}"
     if size is None or size < LEAST_TMP:
-        yield f"{told}: give a size of 1m or more, such as 64m."
+        yield f"{setting}: give a size of 1m or more, such as 64m."
     elif memory is not None and size > memory:
         yield (
-            f"{told}, more than {where}.memory ({section['memory']}): /tmp lies in the container's"
-            " memory; lower tmp, or raise memory."
+            f"{setting}, more than {where}.memory ({section['memory']}): /tmp lies in the"
+            " container's memory; lower tmp, or raise memory."
         )

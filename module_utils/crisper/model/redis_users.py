@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from .validators import shown
+from .validators import quoted
 
 APP_USER = "app"
 # INFO says nothing that the application could not find out, and monitoring reads it.
@@ -61,17 +61,17 @@ def app_user(redis_password: str, stack: str, commands: Sequence[str] = ()) -> s
     return " ".join(["user", APP_USER, "on", f"#{digest}", *RULES, *added])
 
 
-def find_problems(values: Mapping[str, Any]) -> Iterator[str]:
+def validate(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with stack_redis_commands."""
     commands = values.get("stack_redis_commands") or []
     if isinstance(commands, (str, Mapping)) or not isinstance(commands, Sequence):
-        yield f"stack_redis_commands is {shown(commands)}: give a list of commands of Redis."
+        yield f"stack_redis_commands is {quoted(commands)}: give a list of commands of Redis."
         return
     for command in commands:
         if command not in ADDABLE:
             yield (
-                f"stack_redis_commands: {shown(command)} is none that the application may be given;"
-                f" choose of {', '.join(ADDABLE)}."
+                f"stack_redis_commands: {quoted(command)} is none that the application may be"
+                f" given; choose of {', '.join(ADDABLE)}."
             )
 
 
@@ -87,11 +87,11 @@ def with_users_of(wanted: str, live: str) -> str:
         live: configuration in force; empty for none.
     """
     known = _users(wanted).keys() | {"default"}
-    kept = [line for name, line in _users(live).items() if name not in known]
-    if not kept:
+    lines = [line for name, line in _users(live).items() if name not in known]
+    if not lines:
         return wanted
     end = "" if not wanted or wanted.endswith("\n") else "\n"
-    return f"{wanted}{end}" + "".join(f"{line}\n" for line in kept)
+    return f"{wanted}{end}" + "".join(f"{line}\n" for line in lines)
 
 
 def _users(text: str) -> dict[str, str]:

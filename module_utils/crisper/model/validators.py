@@ -46,14 +46,14 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def whole(value: Any) -> int | None:
-    """A whole number, of a number or of plain digits; None when it is neither."""
+    """Return the whole number of a number or of plain digits; None if it is neither."""
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         return None
     return int(value) if WHOLE.match(str(value)) and len(str(value)) < 20 else None
 
 
 def number(value: Any) -> float | None:
-    """A finite number that is not negative; None when it is not one."""
+    """Return a finite number that is not negative; None if the value is not one."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     text = str(value)
@@ -61,7 +61,7 @@ def number(value: Any) -> float | None:
 
 
 def size_bytes(value: Any) -> int | None:
-    """Bytes of a Docker memory size such as ``512m`` or ``1g``; None when it is not one."""
+    """Return the bytes of a Docker memory size such as ``512m`` or ``1g``; None if it is none."""
     match = SIZE.match(str(value)) if isinstance(value, str) and len(value) < 20 else None
     if match is None:
         return None
@@ -69,7 +69,7 @@ def size_bytes(value: Any) -> int | None:
 
 
 def env_text(value: Any) -> str:
-    """A value as the application sees it: booleans as in YAML, lists and mappings as JSON.
+    """Return a value as the application sees it: booleans as in YAML, lists and mappings as JSON.
 
     Raises:
         ValueError: there is no text that says just that; the message is the remedy.
@@ -92,19 +92,19 @@ def env_text(value: Any) -> str:
     raise ValueError(f"is a {type(value).__name__.strip('_')} to YAML: quote it.")
 
 
-def shown(value: Any) -> str:
-    """A value in a message: quoted, and cut when it is long."""
+def quoted(value: Any) -> str:
+    """Return a value as messages have it: quoted, and cut if it is long."""
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:100]}… ({len(text)} characters)"
 
 
 def printable(text: str) -> str:
-    """A message that any terminal and any log takes."""
+    """Return a message that any terminal and any log takes."""
     return "".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in text)
 
 
 def carried(text: str) -> str:
-    """Why no file, process or URL can carry a text; empty when all can."""
+    """Return why no file, process or URL can carry a text; empty if all can."""
     if "\0" in text:
         return "holds a NUL character: no process can receive it; remove it."
     if SURROGATE.search(text):
@@ -113,7 +113,7 @@ def carried(text: str) -> str:
 
 
 def texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Every text in a value with where it stands; keys stand where their value does."""
+    """Yield every text in a value with where it stands; keys stand where their value does."""
     if isinstance(value, str):
         yield where, value
     elif isinstance(value, Mapping):
@@ -128,12 +128,12 @@ def texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 def command_problem(where: str, command: Any) -> str:
-    """What is wrong with a command, which is a list of words; empty when nothing is."""
+    """Return what is wrong with a command, which is a list of words; empty if nothing is."""
     if isinstance(command, str) or not isinstance(command, Sequence) or not command:
-        return f"{where} is {shown(command)}: give a list, one argument each (no shell is used)."
+        return f"{where} is {quoted(command)}: give a list, one argument each (no shell is used)."
     for index, word in enumerate(command):
         if isinstance(word, bool) or not isinstance(word, (str, int, float)):
-            return f"{where}[{index}] is {shown(word)}: give a text or a number; quote it."
+            return f"{where}[{index}] is {quoted(word)}: give a text or a number; quote it."
         if len(str(word).encode(errors="replace")) >= MAX_WORD:
             return (
                 f"{where}[{index}] is longer than the {MAX_WORD - 1} bytes that the kernel gives"
@@ -144,9 +144,9 @@ def command_problem(where: str, command: Any) -> str:
 
 @dataclass(frozen=True)
 class Form:
-    """What a value must be, and what to write instead."""
+    """The form of a value: the check it must pass, and what to write instead."""
 
-    fits: Callable[[Any], bool]
+    matches: Callable[[Any], bool]
     remedy: str
 
 
@@ -155,11 +155,15 @@ def _text(pattern: re.Pattern[str], remedy: str) -> Form:
 
 
 def _between(low: int, high: int, remedy: str) -> Form:
-    return Form(lambda value: low <= (-1 if whole(value) is None else whole(value)) <= high, remedy)
+    def matches(value: Any) -> bool:
+        count = whole(value)
+        return count is not None and low <= count <= high
+
+    return Form(matches, remedy)
 
 
 def is_address(value: Any) -> bool:
-    """Whether a value is an IP address, without a zone."""
+    """Return whether a value is an IP address, without a zone."""
     try:
         return isinstance(value, str) and "%" not in value and bool(ipaddress.ip_address(value))
     except ValueError:

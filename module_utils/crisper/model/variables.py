@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ..playbook.call import nearest
-from .validators import BOOLEAN, boolean_remedy, printable, shown
+from .validators import BOOLEAN, boolean_remedy, printable, quoted
 
 # Names that no role has, but playbooks and defaults of roles refer to, such as the documented
 # `-e restore_database=true`; only those that begin like a role's own need to stand here.
@@ -100,10 +100,10 @@ def kind_problems(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, An
     found = []
     for top in sorted(values.keys() & specs.keys() - CONVERTED):
         for where, value, kind in _leaves(top, values[top], specs[top]):
-            if kind == "bool" and not BOOLEAN.fits(value):
-                found.append(f"{where} is {shown(value)}: {boolean_remedy(top, value)}")
+            if kind == "bool" and not BOOLEAN.matches(value):
+                found.append(f"{where} is {quoted(value)}: {boolean_remedy(top, value)}")
             elif kind in ("int", "float") and isinstance(value, str) and where != top:
-                found.append(f"{where} is {shown(value)}: give a number, without quotes.")
+                found.append(f"{where} is {quoted(value)}: give a number, without quotes.")
     return [printable(finding) for finding in found]
 
 
@@ -122,7 +122,7 @@ def key_problems(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any
         for where, value, wanted in _foreign_shapes(top, values[top], specs[top]):
             # Ansible takes JSON as text there, as of --extra-vars name=….
             if where != top or not isinstance(value, str):
-                found.append(f"{where} is {shown(value)}: give {wanted}.")
+                found.append(f"{where} is {quoted(value)}: give {wanted}.")
         for where, key, known in _foreign_keys(top, values[top], specs[top]):
             meant = nearest(key, known, LIKE_BEHIND)
             guess = f"did you mean {meant}?" if meant else "remove it."
@@ -136,7 +136,7 @@ def key_problems(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any
 def _foreign_keys(
     where: str, value: Any, option: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, Collection[str]]]:
-    """Keys that are not specified: where each stands, its name, and the names that there are."""
+    """Yield keys that are not specified: where each stands, its name, and the names there are."""
     options = option.get("options")
     if option.get("elements") == "dict" and isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
@@ -152,7 +152,7 @@ def _foreign_keys(
 def _foreign_shapes(
     where: str, value: Any, option: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, str]]:
-    """Values of another shape: where each stands, and what belongs there."""
+    """Yield values of another shape: where each stands, and what belongs there."""
     options = option.get("options")
     if option.get("type") == "int" and isinstance(value, float) and not math.isfinite(value):
         yield where, value, "a whole number"
@@ -174,7 +174,7 @@ def _foreign_shapes(
 
 
 def _leaves(where: str, value: Any, option: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """Single values of an option and its suboptions: where each stands, and its specified type."""
+    """Yield single values of an option and its suboptions: where each stands, and its type."""
     kind = str(option.get("type"))
     if kind == "dict" and isinstance(value, Mapping):
         for name, inner in (option.get("options") or {}).items():

@@ -1,1 +1,1 @@
-"""How a playbook is called and connects; runs on the controller alone."""
+"""Checks of how a playbook is called and connects; they run on the controller alone."""

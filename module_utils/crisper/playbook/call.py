@@ -35,23 +35,23 @@ def _likeness(name: str, candidate: str) -> float:
     return SequenceMatcher(None, candidate, name, autojunk=False).ratio()
 
 
-def tag_problem(playbook: str, option: str, given: Collection[str], known: Collection[str]) -> str:
+def tag_problem(playbook: str, option: str, tags: Collection[str], known: Collection[str]) -> str:
     """Return what is wrong with the tags of one option.
 
     Args:
         playbook: name of the playbook, for the message.
         option: ``--tags`` or ``--skip-tags``.
-        given: the tags of that option.
+        tags: the tags of that option.
         known: the tags of all tasks of the playbook.
     """
     usable = set(known) - SPECIAL_TAGS
-    unknown = sorted(set(given) - usable - SPECIAL_TAGS)
-    if FORBIDDEN.get(option) in given:
+    unknown = sorted(set(tags) - usable - SPECIAL_TAGS)
+    if FORBIDDEN.get(option) in tags:
         return (
             f"{option} {FORBIDDEN[option]}: that would run every special operation of {playbook} at"
             f" once, or none of its checks. {UNTOUCHED}\nName the tags that you mean."
         )
-    if option == "--skip-tags" and usable >= LOCKED and (stages := sorted(LOCKED & set(given))):
+    if option == "--skip-tags" and usable >= LOCKED and (stages := sorted(LOCKED & set(tags))):
         return (
             f"{option} {','.join(stages)}: that would skip the lock of {playbook} too, and nothing"
             f" would undo a failure. {UNTOUCHED}\nLeave it out: a stage that has nothing to do is"
@@ -60,8 +60,8 @@ def tag_problem(playbook: str, option: str, given: Collection[str], known: Colle
     if not unknown:
         return ""
     ordered = sort_by_likeness(unknown[0], usable)
-    tags = f"Its tags, nearest first: {', '.join(ordered)}." if ordered else "It has no tags."
-    return f"{option} {','.join(unknown)}: {playbook} has no such tag. {UNTOUCHED}\n{tags}"
+    usage = f"Its tags, nearest first: {', '.join(ordered)}." if ordered else "It has no tags."
+    return f"{option} {','.join(unknown)}: {playbook} has no such tag. {UNTOUCHED}\n{usage}"
 
 
 def inventory_problem(missing: Collection[str], present: Collection[str]) -> str:
@@ -74,10 +74,10 @@ def inventory_problem(missing: Collection[str], present: Collection[str]) -> str
     if not missing:
         return ""
     first = next(iter(missing))
-    given = " ".join(f"-i {path}" for path in missing)
+    options = " ".join(f"-i {path}" for path in missing)
     there = ", ".join(sort_by_likeness(first, present)) or "none"
     return (
-        f"{given}: there is no such file or folder. {UNTOUCHED}\n"
+        f"{options}: there is no such file or folder. {UNTOUCHED}\n"
         f"Inventories there are, nearest first: {there}.\n"
         "Give one of them with -i (a list of host names must end with a comma)."
     )

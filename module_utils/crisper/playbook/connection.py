@@ -23,7 +23,7 @@ class Target:
     become_user: str = "root"
 
     def __str__(self) -> str:
-        """``app-1 (deployer@192.0.2.7, port 22)``; the name alone when no more is known."""
+        """Return ``app-1 (deployer@192.0.2.7, port 22)``; the name alone if no more is known."""
         place = f"{self.user}@{self.address}" if self.user else self.address
         port = f", port {self.port}" if self.port else ""
         return f"{self.name} ({place}{port})" if self.address else self.name
@@ -31,7 +31,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Cause:
-    """What output shows which cause, and what to do about it."""
+    """A cause of failure: the output that shows it, and what to do about it."""
 
     pattern: re.Pattern[str]
     what: str

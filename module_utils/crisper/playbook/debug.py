@@ -1,4 +1,4 @@
-"""What of Ansible's own debug messages may be printed; runs on the controller alone."""
+"""Ansible's own debug messages without secrets; runs on the controller alone."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def without_secrets(message: str) -> str:
     if quoting is None:
         if len(message) <= LONGEST:
             return message
-        kept = message[:40].partition("\n")[0]
+        head = message[:40].partition("\n")[0]
     else:
-        kept = quoting.group(0).rstrip()
-    return f"{kept} … ({len(message) - len(kept)} characters are not shown: they may hold secrets)"
+        head = quoting.group(0).rstrip()
+    return f"{head} … ({len(message) - len(head)} characters are not shown: they may hold secrets)"
 
 
 def install(display: type) -> None:

@@ -20,12 +20,13 @@ from ..model.validators import (
     FOLDER,
     LOCATION,
     Form,
-    shown,
+    quoted,
     whole,
 )
 from ..playbook.call import nearest
 from .guard import (
     DEFAULT_BURST,
+    Limit,
     guard_model,
     guard_problems,
     limit_problems,
@@ -55,7 +56,7 @@ LIKE = 0.5
 
 
 class Field(NamedTuple):
-    """One key of a location: the kinds that have it, and what its value must be."""
+    """A key of a location: the kinds that have it, and what its value must be."""
 
     kinds: tuple[str, ...]
     form: Form
@@ -67,8 +68,8 @@ def _within(low: int, high: int) -> Callable[[Any], bool]:
 
 def _is_path(value: Any) -> bool:
     # nginx compares paths without dot segments, and with one slash for several.
-    fits = isinstance(value, str) and bool(LOCATION.match(value)) and "//" not in value
-    return fits and not {".", ".."} & set(value.split("/"))
+    plain = isinstance(value, str) and bool(LOCATION.match(value)) and "//" not in value
+    return plain and not {".", ".."} & set(value.split("/"))
 
 
 def _is_target(value: Any) -> bool:
@@ -94,7 +95,7 @@ TO = Form(
     " that URLs have, without '$'.",
 )
 ALIAS = Form(
-    FOLDER.fits,
+    FOLDER.matches,
     "give an absolute path of plain characters in the application's containers, such as"
     " /app/staticfiles.",
 )
@@ -129,15 +130,15 @@ def entry_problems(values: Mapping[str, Any]) -> list[str]:
 
 
 def _proxy_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """Whose headers are believed."""
+    """Yield what is wrong with the proxies whose headers are believed."""
     where = "stack_trusted_proxies"
     networks = values.get(where, [])
     if isinstance(networks, str) or not isinstance(networks, Sequence):
-        yield f"{where} is {shown(networks)}: give a list of addresses and networks."
+        yield f"{where} is {quoted(networks)}: give a list of addresses and networks."
         networks = ()
     for index, network in enumerate(networks):
         if problem := _network_problem(network):
-            yield f"{where}[{index}] is {shown(network)}: {problem}"
+            yield f"{where}[{index}] is {quoted(network)}: {problem}"
     if values.get("stack_proxy_protocol") is True and not networks:
         yield (
             "stack_proxy_protocol is true, but stack_trusted_proxies is empty: name the balancer's"
@@ -145,7 +146,7 @@ def _proxy_problems(values: Mapping[str, Any]) -> Iterator[str]:
         )
     log = values.get("stack_access_log", "text")
     if log not in LOG_FORMATS:
-        yield f"stack_access_log is {shown(log)}: {_choice(log, LOG_FORMATS)}"
+        yield f"stack_access_log is {quoted(log)}: {_choice(log, LOG_FORMATS)}"
 
 
 def _network_problem(value: Any) -> str:
@@ -167,25 +168,25 @@ def _network_problem(value: Any) -> str:
 
 
 def _path_problems(app: Mapping[str, Any]) -> Iterator[str]:
-    """The paths nginx sends to the backend; what nginx would refuse is refused before."""
+    """Yield what nginx would refuse of the paths that it sends to the backend."""
     where = "stack_app.backend_paths"
     paths = _backend_paths(app)
     sure = bool(app.get("locations"))
     texts = isinstance(paths, (str, bytes))
     if texts or not isinstance(paths, Sequence) or not (paths or sure):
-        yield f"{where} is {shown(paths)}: give a list of paths, such as [/api/, /admin/]."
+        yield f"{where} is {quoted(paths)}: give a list of paths, such as [/api/, /admin/]."
         return
     for index, path in enumerate(paths):
         if not isinstance(path, str) or not LOCATION.match(path):
             yield (
-                f"{where}[{index}] is {shown(path)}: give a path that begins with '/', of letters,"
+                f"{where}[{index}] is {quoted(path)}: give a path that begins with '/', of letters,"
                 " digits and -._~!&()*+,=:@ (nginx compares decoded paths from their beginning)."
             )
         elif reserved := _reserved(path):
-            yield f"{where}[{index}] is {shown(path)}: {reserved}"
+            yield f"{where}[{index}] is {quoted(path)}: {reserved}"
     for path, count in Counter(path for path in paths if isinstance(path, str)).items():
         if count > 1:
-            yield f"{where}: {shown(path)} stands there {count} times: once is enough."
+            yield f"{where}: {quoted(path)} stands there {count} times: once is enough."
     if app.get("frontend") and "/" in paths:
         yield (
             f"{where} sends '/' to the backend, and so does stack_app.frontend to the front end:"
@@ -197,9 +198,9 @@ def _backend_paths(app: Mapping[str, Any]) -> Any:
     """Return the short form as given, or its default."""
     if "backend_paths" in app:
         return app["backend_paths"]
-    given = [item for item in _sequence(app.get("locations")) if isinstance(item, Mapping)]
-    root = any(item.get("path") == "/" and item.get("exact") is not True for item in given)
-    backend = any(item.get("kind") == "backend" for item in given)
+    locations = [item for item in _sequence(app.get("locations")) if isinstance(item, Mapping)]
+    root = any(item.get("path") == "/" and item.get("exact") is not True for item in locations)
+    backend = any(item.get("kind") == "backend" for item in locations)
     return [] if root or (app.get("frontend") and backend) else ["/"]
 
 
@@ -210,24 +211,24 @@ def _reserved(path: str) -> str:
 
 
 def _location_problems(app: Mapping[str, Any]) -> Iterator[str]:
-    """Each location by itself."""
+    """Yield what is wrong with each location by itself."""
     where = "stack_app.locations"
     locations = app.get("locations", [])
     if isinstance(locations, str) or not isinstance(locations, Sequence):
-        yield f"{where} is {shown(locations)}: give a list of mappings with path and kind."
+        yield f"{where} is {quoted(locations)}: give a list of mappings with path and kind."
         return
     for index, location in enumerate(locations):
         place = f"{where}[{index}]"
         if not isinstance(location, Mapping):
-            yield f"{place} is {shown(location)}: give a mapping with path and kind."
+            yield f"{place} is {quoted(location)}: give a mapping with path and kind."
             continue
         path, kind = location.get("path"), location.get("kind")
-        if not PATH.fits(path):
-            yield f"{place}.path is {shown(path)}: {PATH.remedy}"
+        if not PATH.matches(path):
+            yield f"{place}.path is {quoted(path)}: {PATH.remedy}"
         elif reserved := _reserved(str(path)):
-            yield f"{place}.path is {shown(path)}: {reserved}"
+            yield f"{place}.path is {quoted(path)}: {reserved}"
         if not isinstance(kind, str) or kind not in KINDS:
-            yield f"{place}.kind is {shown(kind)}: {_choice(kind, KINDS)}"
+            yield f"{place}.kind is {quoted(kind)}: {_choice(kind, KINDS)}"
         else:
             yield from _kind_problems(place, location, kind, app)
 
@@ -235,53 +236,55 @@ def _location_problems(app: Mapping[str, Any]) -> Iterator[str]:
 def _kind_problems(
     place: str, location: Mapping[str, Any], kind: str, app: Mapping[str, Any]
 ) -> Iterator[str]:
-    """A location's fields, of a kind that there is."""
-    if "exact" in location and not BOOLEAN.fits(location["exact"]):
-        yield f"{place}.exact is {shown(location['exact'])}: {BOOLEAN.remedy}"
+    """Yield what is wrong with a location's fields, of a kind that there is."""
+    if "exact" in location and not BOOLEAN.matches(location["exact"]):
+        yield f"{place}.exact is {quoted(location['exact'])}: {BOOLEAN.remedy}"
     for name, field in FIELDS.items():
         if name not in location:
             continue
         if kind not in field.kinds:
             yield (
-                f"{place}.{name} is {shown(location[name])}, but its kind is '{kind}': remove it;"
+                f"{place}.{name} is {quoted(location[name])}, but its kind is '{kind}': remove it;"
                 f" {name} is for {', '.join(field.kinds)}."
             )
-        elif not field.form.fits(location[name]):
+        elif not field.form.matches(location[name]):
             remedy = field.form.remedy or _status_remedy(kind)
-            yield f"{place}.{name} is {shown(location[name])}: {remedy}"
+            yield f"{place}.{name} is {quoted(location[name])}: {remedy}"
         elif name == "status" and whole(location[name]) not in _statuses(kind):
-            yield f"{place}.status is {shown(location[name])}: {_status_remedy(kind)}"
-    if (name := REQUIRED.get(kind)) and not location.get(name):
-        yield f"{place}.{name} is missing: {FIELDS[name].form.remedy}"
+            yield f"{place}.status is {quoted(location[name])}: {_status_remedy(kind)}"
+    if (needed := REQUIRED.get(kind)) and not location.get(needed):
+        yield f"{place}.{needed} is missing: {FIELDS[needed].form.remedy}"
     if kind == "frontend" and not app.get("frontend"):
         yield f"{place}.kind is 'frontend', but stack_app.frontend is not set: choose backend."
     path = location.get("path")
     if kind == "static" and isinstance(path, str):
         one_file = location.get("exact") is True
         if one_file and path.endswith("/"):
-            yield f"{place}.path is {shown(path)}: with exact: true it is one file; remove the '/'."
+            yield (
+                f"{place}.path is {quoted(path)}: with exact: true it is one file; remove the '/'."
+            )
         elif not one_file and not path.endswith("/"):
             yield (
-                f"{place}.path is {shown(path)}: end it with '/' for a folder, or set exact: true"
+                f"{place}.path is {quoted(path)}: end it with '/' for a folder, or set exact: true"
                 " for one file."
             )
     if kind == "redirect" and location.get("to") == path:
-        yield f"{place}.to is {shown(path)}, its own path: browsers would go round in circles."
+        yield f"{place}.to is {quoted(path)}, its own path: browsers would go round in circles."
     if "rate_limit" in location:
         limit = location["rate_limit"]
         if kind not in (*PROXIED, "static"):
             yield (
-                f"{place}.rate_limit is {shown(limit)}, but its kind is '{kind}': remove it;"
+                f"{place}.rate_limit is {quoted(limit)}, but its kind is '{kind}': remove it;"
                 " nothing is asked there that would need one."
             )
         elif not isinstance(limit, Mapping):
-            yield f"{place}.rate_limit is {shown(limit)}: give a mapping with rate and burst."
+            yield f"{place}.rate_limit is {quoted(limit)}: give a mapping with rate and burst."
         else:
             yield from limit_problems(f"{place}.rate_limit", limit)
 
 
 def _duplicate_problems(app: Mapping[str, Any]) -> Iterator[str]:
-    """The same path twice, which nginx refuses."""
+    """Yield paths that stand there twice, which nginx refuses."""
     taken: dict[tuple[str, bool], str] = {}
     for index, path in enumerate(_sequence(_backend_paths(app))):
         if isinstance(path, str):
@@ -296,7 +299,7 @@ def _duplicate_problems(app: Mapping[str, Any]) -> Iterator[str]:
         key = (path, _is_exact(location))
         if key in taken:
             yield (
-                f"{place}.path is {shown(path)}, and so is that of {taken[key]}: each path stands"
+                f"{place}.path is {quoted(path)}, and so is that of {taken[key]}: each path stands"
                 f" once; remove one of them{_instead(taken[key])}."
             )
         else:
@@ -304,53 +307,54 @@ def _duplicate_problems(app: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _destination_problems(app: Mapping[str, Any]) -> Iterator[str]:
-    """Redirects that lead round in circles, and a health path that gets no service's answer."""
-    given = [
+    """Yield redirects that lead round in circles, and a health path that no service answers."""
+    locations = [
         (f"stack_app.locations[{index}]", item)
         for index, item in enumerate(_sequence(app.get("locations")))
-        if isinstance(item, Mapping) and PATH.fits(item.get("path"))
+        if isinstance(item, Mapping) and PATH.matches(item.get("path"))
     ]
     short = [p for p in _sequence(_backend_paths(app)) if isinstance(p, str)]
-    given += [("stack_app.backend_paths", {"path": path, "kind": "backend"}) for path in short]
-    for place, item in given:
-        seen, path = [item.get("path")], item.get("to")
+    locations += [("stack_app.backend_paths", {"path": path, "kind": "backend"}) for path in short]
+    for place, item in locations:
+        chain, path = [item.get("path")], item.get("to")
         if item.get("kind") != "redirect" or path == item.get("path"):
             continue
         while isinstance(path, str) and path.startswith("/"):
-            _, met = _met(given, path.partition("?")[0])
-            if met.get("kind") != "redirect":
+            _, target = _match(locations, path.partition("?")[0])
+            if target.get("kind") != "redirect":
                 break
-            if met is item:
+            if target is item:
                 yield (
-                    f"{place}.to is {shown(item['to'])}, which leads back to {item['path']}:"
+                    f"{place}.to is {quoted(item['to'])}, which leads back to {item['path']}:"
                     " browsers would go round in circles. Choose another, or set exact: true."
                 )
-            if met.get("path") in seen:
+            if target.get("path") in chain:
                 break
-            seen.append(met.get("path"))
-            path = met.get("to")
+            chain.append(target.get("path"))
+            path = target.get("to")
     health = _mapping(app.get("web")).get("health_path")
     if isinstance(health, str) and health.startswith("/"):
-        place, met = _met(given, unquote(health.partition("?")[0]))
+        place, target = _match(locations, unquote(health.partition("?")[0]))
         remedy = (
-            f"stack_app.web.health_path is {shown(health)}: a deploy asks nginx for it, and would"
+            f"stack_app.web.health_path is {quoted(health)}: a deploy asks nginx for it, and would"
             " fail. Give the health path a location of kind backend, with exact: true."
         )
         # A front end takes all other paths, and those of single-page applications answer them.
-        if not met and not app.get("frontend"):
+        if not target and not app.get("frontend"):
             yield f"No path of stack_app.locations or backend_paths is met, but {remedy}"
-        elif met and met.get("kind") in ("deny", "redirect", "static"):
-            yield f"{place}.path is {shown(met['path'])} of kind '{met['kind']}', but {remedy}"
+        elif target and target.get("kind") in ("deny", "redirect", "static"):
+            path, kind = quoted(target["path"]), target["kind"]
+            yield f"{place}.path is {path} of kind '{kind}', but {remedy}"
 
 
-def _met(
-    given: Sequence[tuple[str, Mapping[str, Any]]], path: str
+def _match(
+    locations: Sequence[tuple[str, Mapping[str, Any]]], path: str
 ) -> tuple[str, Mapping[str, Any]]:
     """Return place and location that nginx takes for a path; an empty one for none."""
-    for place, item in given:
+    for place, item in locations:
         if _is_exact(item) and item["path"] == path:
             return place, item
-    begun = [one for one in given if not _is_exact(one[1]) and path.startswith(one[1]["path"])]
+    begun = [one for one in locations if not _is_exact(one[1]) and path.startswith(one[1]["path"])]
     return max(begun, key=lambda one: len(one[1]["path"]), default=("", {}))
 
 
@@ -364,19 +368,19 @@ def _rate_problems(values: Mapping[str, Any]) -> Iterator[str]:
     where = "stack_rate_limits"
     limits = values.get(where, [])
     if isinstance(limits, str) or not isinstance(limits, Sequence):
-        yield f"{where} is {shown(limits)}: give a list of mappings with path, rate and burst."
+        yield f"{where} is {quoted(limits)}: give a list of mappings with path, rate and burst."
         return
     for index, limit in enumerate(limits):
         if not isinstance(limit, Mapping):
-            yield f"{where}[{index}] is {shown(limit)}: give a mapping with path and rate."
+            yield f"{where}[{index}] is {quoted(limit)}: give a mapping with path and rate."
             continue
-        if not PATH.fits(limit.get("path")):
-            yield f"{where}[{index}].path is {shown(limit.get('path'))}: {PATH.remedy}"
+        if not PATH.matches(limit.get("path")):
+            yield f"{where}[{index}].path is {quoted(limit.get('path'))}: {PATH.remedy}"
         yield from limit_problems(f"{where}[{index}]", limit)
     paths = Counter(str(_mapping(limit).get("path")) for limit in limits)
     for path, count in paths.items():
         if count > 1:
-            yield f"{where}: {shown(path)} stands there {count} times: give each path one limit."
+            yield f"{where}: {quoted(path)} stands there {count} times: give each path one limit."
 
 
 def _statuses(kind: str) -> tuple[int, ...]:
@@ -411,8 +415,8 @@ def entry_model(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     app = _mapping(values.get("stack_app"))
     limits = _limits(values, app)
-    given = app.get("locations") or []
-    own = [item["path"] for item in given if "rate_limit" in item and _is_exact(item)]
+    long_form = app.get("locations") or []
+    own = [item["path"] for item in long_form if "rate_limit" in item and _is_exact(item)]
     locations = [_location(item, app) for item in _given_locations(app)]
     streams: dict[tuple[Any, ...], dict[str, Any]] = {}
     for location in locations:
@@ -540,15 +544,15 @@ def _networks(networks: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(str(ipaddress.ip_network(network)) for network in networks))
 
 
-def _limits(values: Mapping[str, Any], app: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _limits(values: Mapping[str, Any], app: Mapping[str, Any]) -> list[Limit]:
     """Return the limits by path; each counts the requests that its pattern matches."""
-    given = [(dict(limit), False) for limit in values.get("stack_rate_limits") or []]
+    limits = [(dict(limit), False) for limit in values.get("stack_rate_limits") or []]
     for item in app.get("locations") or []:
         if "rate_limit" in item:
-            given.append(({**item["rate_limit"], "path": item["path"]}, _is_exact(item)))
+            limits.append(({**item["rate_limit"], "path": item["path"]}, _is_exact(item)))
     unlimited = _unlimited(app)
-    found = []
-    for index, (limit, exact) in enumerate(given):
+    found: list[Limit] = []
+    for index, (limit, exact) in enumerate(limits):
         methods = list(limit.get("methods") or [])
         found.append(
             {
@@ -571,8 +575,8 @@ def _pattern(path: str, exact: bool) -> str:
 
 def _unlimited(app: Mapping[str, Any]) -> str:
     """Return the pattern of the path that health checks and the task ledger ask."""
-    given = str(_mapping(app.get("web")).get("health_path") or "")
-    path = unquote(urlsplit(given).path)
+    health_path = str(_mapping(app.get("web")).get("health_path") or "")
+    path = unquote(urlsplit(health_path).path)
     return _pattern(path, exact=True) if LOCATION.match(path) else ""
 
 

@@ -1,4 +1,4 @@
-"""What the entry point keeps away: foreign hosts and headers, password guessing, slow clients.
+"""Protection of the entry point from foreign hosts and headers, guessing and slow clients.
 
 Pure functions. `guard_problems` judges the operator's variables; `guard_model` turns those that
 were found fit into what the template of nginx reads. ``proxy.entry`` calls both.
@@ -11,9 +11,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
-from ..model.validators import LOCATION, Form, is_address, shown, whole
+from ..model.validators import LOCATION, Form, is_address, quoted, whole
 from .maintenance_pass import SECRET
 from .public_url import HOST, parse_url, url_host
 
@@ -118,8 +118,8 @@ FORMS = {
 def guard_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the variables, one sentence each, with the remedy."""
     for name, form in FORMS.items():
-        if name in values and not form.fits(values[name]):
-            yield f"{name} is {shown(values[name])}: {form.remedy}"
+        if name in values and not form.matches(values[name]):
+            yield f"{name} is {quoted(values[name])}: {form.remedy}"
     yield from _login_problems(values)
     yield from _host_problems(values)
     yield from _header_problems(values.get("stack_security_headers"))
@@ -130,16 +130,16 @@ def limit_problems(place: str, limit: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with rate, burst and methods of one limit."""
     rate = limit.get("rate")
     if not isinstance(rate, str) or not RATE.match(rate):
-        yield f"{place}.rate is {shown(rate)}: {RATE_REMEDY}"
+        yield f"{place}.rate is {quoted(rate)}: {RATE_REMEDY}"
     if not _between(0, MAX_BURST)(limit.get("burst", DEFAULT_BURST)):
         yield (
-            f"{place}.burst is {shown(limit['burst'])}: give a whole number of requests from 0 to"
+            f"{place}.burst is {quoted(limit['burst'])}: give a whole number of requests from 0 to"
             f" {MAX_BURST}."
         )
     methods = limit.get("methods", [])
     if not isinstance(methods, (list, tuple)) or not all(one in METHODS for one in methods):
         yield (
-            f"{place}.methods is {shown(methods)}: give a list of {', '.join(METHODS)};"
+            f"{place}.methods is {quoted(methods)}: give a list of {', '.join(METHODS)};"
             " leave it out for all."
         )
 
@@ -148,39 +148,39 @@ def _login_problems(values: Mapping[str, Any]) -> Iterator[str]:
     where = "stack_login_paths"
     paths = values.get(where, [])
     if isinstance(paths, str) or not isinstance(paths, Sequence):
-        yield f"{where} is {shown(paths)}: give a list of paths, such as [/login, /admin/login]."
+        yield f"{where} is {quoted(paths)}: give a list of paths, such as [/login, /admin/login]."
         paths = ()
     for index, path in enumerate(paths):
         if not _is_login(path):
-            yield f"{where}[{index}] is {shown(path)}: {PATH_REMEDY}, other than '/'."
+            yield f"{where}[{index}] is {quoted(path)}: {PATH_REMEDY}, other than '/'."
     limit = values.get("stack_login_limit", LOGIN_LIMIT)
     if not isinstance(limit, Mapping):
-        yield f"stack_login_limit is {shown(limit)}: give a mapping with rate and burst."
+        yield f"stack_login_limit is {quoted(limit)}: give a mapping with rate and burst."
         return
     for key in limit:
         if key not in LOGIN_LIMIT:
-            yield f"stack_login_limit has the key {shown(key)}: give rate and burst, and no other."
+            yield f"stack_login_limit has the key {quoted(key)}: give rate and burst, and no other."
     yield from limit_problems("stack_login_limit", {**LOGIN_LIMIT, **_without(limit, "methods")})
 
 
-def _without(given: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in given.items() if isinstance(key, str) and key != name}
+def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if isinstance(key, str) and key != name}
 
 
 def _is_login(path: Any) -> bool:
-    fits = isinstance(path, str) and bool(LOCATION.match(path)) and "//" not in path
-    return fits and path != "/" and not {".", ".."} & set(path.split("/"))
+    plain = isinstance(path, str) and bool(LOCATION.match(path)) and "//" not in path
+    return plain and path != "/" and not {".", ".."} & set(path.split("/"))
 
 
 def _host_problems(values: Mapping[str, Any]) -> Iterator[str]:
     where = "stack_accepted_hosts"
     hosts = values.get(where, [])
     if isinstance(hosts, str) or not isinstance(hosts, Sequence):
-        yield f"{where} is {shown(hosts)}: give a list of host names."
+        yield f"{where} is {quoted(hosts)}: give a list of host names."
         return
     for index, host in enumerate(hosts):
         if not _is_host(host):
-            yield f"{where}[{index}] is {shown(host)}: {HOST_REMEDY}"
+            yield f"{where}[{index}] is {quoted(host)}: {HOST_REMEDY}"
 
 
 def _is_host(host: Any) -> bool:
@@ -191,12 +191,12 @@ def _is_host(host: Any) -> bool:
 
 
 def _header_problems(headers: Any) -> Iterator[str]:
-    """Names that are not for stack_security_headers; what no name is, is judged elsewhere."""
+    """Yield names that are not for stack_security_headers; what is no name is checked elsewhere."""
     if not isinstance(headers, Mapping):
         return
     for name in headers:
         lower = str(name).lower()
-        where = f"stack_security_headers.{shown(name)[1:-1] if isinstance(name, str) else name}"
+        where = f"stack_security_headers.{quoted(name)[1:-1] if isinstance(name, str) else name}"
         if lower in HOP_BY_HOP:
             yield f"{where}: this header is about one connection, and nginx's own; remove it."
         elif lower in FRAMING:
@@ -208,13 +208,13 @@ def _header_problems(headers: Any) -> Iterator[str]:
     for name, count in names.items():
         if count > 1:
             yield (
-                f"stack_security_headers has {shown(name)} {count} times: upper and lower case make"
-                " no other header; remove the others."
+                f"stack_security_headers has {quoted(name)} {count} times: upper and lower case"
+                " make no other header; remove the others."
             )
 
 
 def _secret_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """The token of the maintenance page is the stack's own."""
+    """Yield uses of the token of the maintenance page, which is the stack's own."""
     remedy = "is made on the server (docs/ENTRY.md): choose another name."
     secrets = values.get("stack_secrets")
     if isinstance(secrets, Mapping) and SECRET in secrets:
@@ -229,6 +229,18 @@ def _secret_problems(values: Mapping[str, Any]) -> Iterator[str]:
 # --- The model ---------------------------------------------------------------------------------
 
 
+class Limit(TypedDict):
+    """A limit of requests as the template reads it; patterns are those of nginx's map."""
+
+    name: str
+    source: str
+    pattern: str
+    unlimited: str
+    methods: list[str]
+    rate: str
+    burst: int
+
+
 def seconds_between(rate: str) -> int:
     """Return after how many seconds (at least 1) a limit lets the next request pass."""
     match = RATE.match(rate)
@@ -238,7 +250,7 @@ def seconds_between(rate: str) -> int:
 
 def guard_model(
     values: Mapping[str, Any],
-    limits: Sequence[Mapping[str, Any]],
+    limits: Sequence[Limit],
     logins: Collection[str],
     exempt: Collection[str],
 ) -> dict[str, Any]:
@@ -313,8 +325,8 @@ def accepted_hosts(values: Mapping[str, Any]) -> list[str]:
     app = values.get("stack_app")
     web = app.get("web") if isinstance(app, Mapping) else None
     health = str(web.get("health_host") or "") if isinstance(web, Mapping) else ""
-    asked = parse_url(f"http://{health}") if health else None
-    names += [asked[1]] if asked else []
+    parts = parse_url(f"http://{health}") if health else None
+    names += [parts[1]] if parts else []
     return list(dict.fromkeys(name.rstrip(".") for name in (*names, *extra)))
 
 

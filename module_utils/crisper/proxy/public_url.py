@@ -1,4 +1,4 @@
-"""How browsers reach the site, and which answer its health checks expect.
+"""The URL by which browsers reach the site, and the answer that its health checks expect.
 
 Pure functions of the operator's variables. ``model.build`` calls them for its findings and for
 the model.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
-from ..model.validators import is_address, shown, whole
+from ..model.validators import is_address, quoted, whole
 
 # ASCII: else `[a-z]` takes the Kelvin sign and the long s, too, when case is ignored.
 CASELESS = re.ASCII | re.IGNORECASE
@@ -67,19 +67,20 @@ def _host(text: str) -> str | None:
     return name if HOST.match(name) else None
 
 
-def find_problems(values: Mapping[str, Any]) -> Iterator[str]:
+def validate(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the public URL and the health check's host and status."""
     url = values.get("stack_public_url", "")
     parsed = parse_url(url)
     if url not in (None, "") and parsed is None:
         yield (
-            f"stack_public_url is {shown(url)}: give scheme and host as browsers have them, such as"
-            " https://app.example.com or https://app.example.com:8443, without a path."
+            f"stack_public_url is {quoted(url)}: give scheme and host as browsers have them, such"
+            " as https://app.example.com or https://app.example.com:8443, without a path."
         )
     elif parsed and parsed[0] == "http" and values.get("stack_tls", "none") != "none":
         yield (
-            f"stack_public_url is {shown(url)}, but stack_tls is {shown(values.get('stack_tls'))}:"
-            " nginx redirects plain HTTP to HTTPS. Give the https URL."
+            f"stack_public_url is {quoted(url)}, but stack_tls is"
+            f" {quoted(values.get('stack_tls'))}: nginx redirects plain HTTP to HTTPS."
+            " Give the https URL."
         )
     elif (
         parsed
@@ -88,7 +89,7 @@ def find_problems(values: Mapping[str, Any]) -> Iterator[str]:
         and values.get("stack_trusted_proxies", True) in (None, "", [])
     ):
         yield (
-            f"stack_public_url is {shown(url)} and stack_tls is 'none', so something in front of"
+            f"stack_public_url is {quoted(url)} and stack_tls is 'none', so something in front of"
             " nginx ends TLS, but stack_trusted_proxies is empty: nginx would tell the application"
             " that browsers use http. List the addresses that its requests come from."
         )
@@ -99,12 +100,12 @@ def find_problems(values: Mapping[str, Any]) -> Iterator[str]:
     host = web.get("health_host", "")
     if host not in (None, "") and not _is_authority(host):
         yield (
-            f"stack_app.web.health_host is {shown(host)}: give a host name or an address that the"
+            f"stack_app.web.health_host is {quoted(host)}: give a host name or an address that the"
             " application accepts, such as app.example.com or 127.0.0.1:8000."
         )
     if (status := web.get("health_status")) is not None and not expected_status(status):
         yield (
-            f"stack_app.web.health_status is {shown(status)}: give a status from 100 to 599, or a"
+            f"stack_app.web.health_status is {quoted(status)}: give a status from 100 to 599, or a"
             " list of such, such as 200 or [200, 204]."
         )
 
@@ -120,11 +121,32 @@ def expected_status(value: Any) -> list[int]:
     """Return the statuses of a health check, sorted; empty when the value holds another thing."""
     many = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
     found = [whole(item) for item in (value if many else [value])]
-    fit = [status for status in found if status is not None and 100 <= status <= 599]
-    return sorted(set(fit)) if len(fit) == len(found) else []
+    valid = [status for status in found if status is not None and 100 <= status <= 599]
+    return sorted(set(valid)) if len(valid) == len(found) else []
 
 
-def public_site(values: Mapping[str, Any], front: Mapping[str, Any]) -> dict[str, Any]:
+class PublicSite(TypedDict):
+    """The site as browsers reach it; see `public_site`."""
+
+    scheme: str
+    host: str
+    port: int
+    authority: str
+    url: str
+    in_front: bool
+
+
+class HealthProbe(TypedDict):
+    """The request of a health check, and the statuses that are healthy."""
+
+    path: str
+    host: str
+    status: list[int]
+    scheme: str
+    port: int
+
+
+def public_site(values: Mapping[str, Any], front: Mapping[str, Any]) -> PublicSite:
     """Return how browsers reach the site.
 
     Args:
@@ -151,7 +173,7 @@ def public_site(values: Mapping[str, Any], front: Mapping[str, Any]) -> dict[str
     }
 
 
-def health_probes(app: Mapping[str, Any], public: Mapping[str, Any]) -> dict[str, Any]:
+def health_probes(app: Mapping[str, Any], public: PublicSite) -> dict[str, HealthProbe]:
     """Return what the health checks of web and front end ask, by service.
 
     Args:
@@ -163,13 +185,13 @@ def health_probes(app: Mapping[str, Any], public: Mapping[str, Any]) -> dict[str
         the client), `scheme` is sent as X-Forwarded-Proto, `status` lists what is healthy.
     """
     web = app["web"]
-    given = web.get("health_status")
+    statuses = web.get("health_status")
     host = web.get("health_host") or public["authority"] or f"127.0.0.1:{int(web['port'])}"
-    found = {
+    found: dict[str, HealthProbe] = {
         "backend": {
             "path": str(web["health_path"]),
             "host": str(host),
-            "status": [OK] if given is None else expected_status(given),
+            "status": [OK] if statuses is None else expected_status(statuses),
             "scheme": public["scheme"],
             "port": int(web["port"]),
         }

@@ -70,7 +70,7 @@ def entry_resources(
     # Two for each request: the client's and the backend's.
     connections = min(max(math.ceil(2 * requests / workers), MIN_CONNECTIONS), MAX_CONNECTIONS)
     capacity = min(requests, workers * connections // 2)
-    own = [given["body_size"] for given in locations if given.get("request_buffering")]
+    own = [location["body_size"] for location in locations if location.get("request_buffering")]
     sizes = [body_bytes(size) for size in [max_body_size, *own] if size != ""]
     bodies = BODIES_DISK // max(sizes) if all(sizes) else MIN_BODIES
     return {

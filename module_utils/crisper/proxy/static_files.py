@@ -75,14 +75,14 @@ class StaticFiles:
         if not self.folder.is_dir():
             return []
         serving = Upstreams(str(self.root / "live" / "nginx"), {}).serving
-        wanted = {self.release, serving, *self._kept()}
+        wanted = {self.release, serving, *self._releases()}
         return sorted(
             path.name
             for path in self.folder.iterdir()
             if path.name.removesuffix(SUFFIX) not in wanted
         )
 
-    def _kept(self) -> list[str]:
+    def _releases(self) -> list[str]:
         """Return the ids of the releases on the server, newest first: an id begins with a time."""
         try:
             found = [path.name for path in (self.root / "releases").iterdir() if path.is_dir()]
@@ -105,7 +105,7 @@ class StaticFiles:
 
     def _others(self) -> Iterator[tuple[Path, Mapping[str, int]]]:
         """Yield trees and own files of the other kept releases, newest first."""
-        for release in self._kept():
+        for release in self._releases():
             if release != self.release:
                 yield self.folder / release, self._own(release)
 

@@ -62,12 +62,12 @@ subjectAltName = {names}
 
 
 class TlsError(RuntimeError):
-    """There is no certificate to work with, and why."""
+    """The reason why there is no certificate to work with."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What of a certificate counts here; moments in seconds since 1970."""
+    """The parts of a certificate that count here; moments in seconds since 1970."""
 
     names: tuple[str, ...]
     begins: float
@@ -77,11 +77,11 @@ class Certificate:
 
     @property
     def made_here(self) -> bool:
-        """Whether it is a self-signed one of this module."""
+        """True for a self-signed certificate of this module."""
         return self.subject == self.issuer and MARK in self.subject
 
     def covers(self, name: str) -> bool:
-        """Whether a browser takes it for `name` (RFC 6125: `*` stands for one whole label)."""
+        """Return whether browsers take it for `name` (RFC 6125: `*` stands for one whole label)."""
         wanted = canonical(name)
         return any(
             own == wanted or (own.startswith("*.") and own[2:] == wanted.partition(".")[2])
@@ -90,7 +90,7 @@ class Certificate:
 
 
 def canonical(name: str) -> str:
-    """A name or address as two spellings of it compare equal."""
+    """Return a name or address so that two spellings of it compare equal."""
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:
@@ -98,7 +98,7 @@ def canonical(name: str) -> str:
 
 
 def parse(text: str) -> Certificate:
-    """A certificate in the words of ``openssl x509 -subject -issuer -dates -ext …``.
+    """Return a certificate from the words of ``openssl x509 -subject -issuer -dates -ext …``.
 
     Raises:
         ValueError: the text is something else.
@@ -119,14 +119,14 @@ def parse(text: str) -> Certificate:
 
 
 def blocks(pem: str) -> tuple[list[str], list[str]]:
-    """Certificates and private keys of a PEM text, in their order; all else is left out."""
+    """Return certificates and private keys of a PEM text, in their order, and nothing else."""
     found = [(m[1], m[0] + "\n") for m in BLOCK.finditer(pem.replace("\r\n", "\n"))]
     certificates = [text for kind, text in found if kind == "CERTIFICATE"]
     return certificates, [text for kind, text in found if kind.endswith("PRIVATE KEY")]
 
 
 def judge(chain: Sequence[Certificate], names: Iterable[str], now: float, where: str) -> list[str]:
-    """What is wrong with a certificate and its chain, one sentence each, with the remedy."""
+    """Return what is wrong with a certificate and its chain, one sentence each, with the remedy."""
     leaf = chain[0]
     problems = []
     if leaf.ends <= now:
@@ -150,21 +150,21 @@ def judge(chain: Sequence[Certificate], names: Iterable[str], now: float, where:
     return problems
 
 
-def wanted(
+def choose_action(
     source: str,
     installed: Certificate | None,
-    given: bool,
+    supplied: bool,
     names: Iterable[str],
     now: float,
     renew_days: float,
 ) -> str:
-    """What becomes of the installed certificate: ``given``, ``make`` a self-signed one, ``keep``.
+    """Return what to do with the installed certificate: take the ``given``, ``make`` one, ``keep``.
 
-    Until an ACME client has brought a certificate (`given`), a self-signed one stands in, unless
+    Until an ACME client has brought a certificate (`supplied`), a self-signed one stands in, unless
     a real one is there from before. An expired one is none: with it no deploy could be verified,
     and without a deploy nginx would answer no challenge.
     """
-    if given:
+    if supplied:
         return "given"
     if installed is None:
         return "make"
@@ -207,12 +207,12 @@ def find_concerns(
         ]
     # A short-lived one is renewed in its last third, and overdue in its last sixth.
     days, part = (warn_days, 6) if source == "acme" else (renew_days, 3)
-    left = (leaf.ends - now) / DAY
-    if leaf.made_here or left >= min(days, (leaf.ends - leaf.begins) / DAY / part):
+    days_left = (leaf.ends - now) / DAY
+    if leaf.made_here or days_left >= min(days, (leaf.ends - leaf.begins) / DAY / part):
         return []
     what = f"The certificate for {', '.join(leaf.names)}"
-    when = f"{'expires' if left > 0 else 'expired'} on {day(leaf.ends)}"
-    when += f", in {left:.0f} days" if left > 0 else ""
+    when = f"{'expires' if days_left > 0 else 'expired'} on {day(leaf.ends)}"
+    when += f", in {days_left:.0f} days" if days_left > 0 else ""
     if source == "acme":
         return [
             f"{what} {when}, and the ACME client has not renewed it: look for the reason in its"
@@ -222,7 +222,7 @@ def find_concerns(
 
 
 def day(moment: float) -> str:
-    """A moment as people read it: its UTC date."""
+    """Return a moment as people read it: its UTC date."""
     return time.strftime("%Y-%m-%d", time.gmtime(moment))
 
 
@@ -230,7 +230,7 @@ def day(moment: float) -> str:
 
 
 def openssl(*arguments: str, data: str = "") -> str:
-    """What an openssl command says.
+    """Return what an openssl command prints.
 
     Raises:
         TlsError: it failed, or there is none.
@@ -247,17 +247,17 @@ def openssl(*arguments: str, data: str = "") -> str:
 
 
 def read(certificate: str) -> Certificate:
-    """One certificate (PEM).
+    """Return the data of a certificate (PEM).
 
     Raises:
         TlsError: openssl cannot read it.
     """
-    shown = ("-noout", "-nameopt", "RFC2253", "-subject", "-issuer", "-dates")
-    return parse(openssl("x509", *shown, "-ext", "subjectAltName", data=certificate))
+    options = ("-noout", "-nameopt", "RFC2253", "-subject", "-issuer", "-dates")
+    return parse(openssl("x509", *options, "-ext", "subjectAltName", data=certificate))
 
 
-def fits(pem: str) -> str:
-    """Why a server cannot use certificate and key of a PEM text; empty when it can."""
+def pair_problem(pem: str) -> str:
+    """Return why a server cannot use certificate and key of a PEM text; empty if it can."""
     with tempfile.NamedTemporaryFile("w", prefix="crisper-tls-") as stream:  # mode 0600
         stream.write(pem)
         stream.flush()
@@ -277,7 +277,7 @@ def fits(pem: str) -> str:
 def pair(
     certificate: str, key: str, names: Iterable[str], now: float, where: str
 ) -> tuple[str, Certificate]:
-    """Certificate and key of somebody else as one PEM text, and what it says.
+    """Return certificate and key of somebody else as one PEM text, and the data of it.
 
     Args:
         certificate: PEM of the certificate and its chain.
@@ -297,7 +297,7 @@ def pair(
     pem = "".join([*certificates, *keys])
     chain = [read(text) for text in certificates]
     problems = judge(chain, names, now, where)
-    unfit = fits(pem)
+    unfit = pair_problem(pem)
     if unfit:
         problems.append(f"{where}: {unfit}.")
     if problems:
@@ -306,7 +306,7 @@ def pair(
 
 
 def self_signed(names: Sequence[str], days: int) -> str:
-    """A new certificate with its key, PEM; ECDSA on P-256, for all the names."""
+    """Make a certificate with its key, PEM; ECDSA on P-256, for all the names."""
     spelled = [f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in names]
     text = REQUEST.format(
         mark=MARK.replace("=", " = "), name=names[0][:64], names=", ".join(spelled)
@@ -329,7 +329,7 @@ def _is_address(name: str) -> bool:
 
 
 def installed(folder: Path) -> str:
-    """What nginx reads (PEM, with the key); empty when there is nothing yet."""
+    """Return what nginx reads (PEM, with the key); empty if there is nothing yet."""
     try:
         return (folder / FRONT).read_text()
     except FileNotFoundError:
@@ -366,15 +366,15 @@ def between_deploys(root: Path, patience: float) -> Iterator[None]:
     deadline = time.monotonic() + patience
     with contextlib.ExitStack() as stack:
         while True:
-            left = deadline - time.monotonic()
+            remaining = deadline - time.monotonic()
             try:
-                guard = take(root / ".lock", fcntl.LOCK_EX, max(0.0, left))
+                guard = take(root / ".lock", fcntl.LOCK_EX, max(0.0, remaining))
             except LockedError as error:
                 print(
                     f"The lock of deploys was not waited for any longer: {error}.", file=sys.stderr
                 )
                 break
-            if left <= 0 or not deploying(root / "lock"):
+            if remaining <= 0 or not deploying(root / "lock"):
                 stack.enter_context(guard)
                 break
             guard.close()
@@ -430,12 +430,12 @@ def renewed(settings: Mapping[str, Any]) -> str:
             install(folder, pem, settings["uid"])
         # Also when nothing changed: whoever put it there may have failed to reload nginx.
         done = reload_nginx(settings)
-        said = (done.stderr or done.stdout).strip()[-500:]
+        output = (done.stderr or done.stdout).strip()[-500:]
         if done.returncode == REFUSED and before:
             install(folder, before, settings["uid"])
-            raise TlsError(f"nginx refuses {where}; the certificate from before stays. {said}")
+            raise TlsError(f"nginx refuses {where}; the certificate from before stays. {output}")
     if done.returncode != 0:
-        raise TlsError(f"nginx did not read {where}: start it, or run this hook again. {said}")
+        raise TlsError(f"nginx did not read {where}: start it, or run this hook again. {output}")
     return f"in force: {', '.join(leaf.names)} until {day(leaf.ends)}"
 
 

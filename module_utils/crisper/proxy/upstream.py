@@ -1,4 +1,4 @@
-"""Which release nginx sends requests to: a symbolic link that is read on each request.
+"""The release that nginx sends requests to: a symbolic link that is read on each request.
 
 Below nginx's live folder (``/etc/crisper`` in its container):
 
@@ -35,12 +35,14 @@ def address(service: str, release: str, port: int) -> str:
     return f"{service}-{release}:{port}"
 
 
-def probe_line(service: str, given: Mapping[str, Any]) -> str:
+def probe_line(service: str, service_plan: Mapping[str, Any]) -> str:
     """Return ``<replicas> <host> <scheme> <status,…> <path>``, as upstreams.sh reads it."""
-    probe = {**PROBE, **(given.get("probe") or {})}
+    probe = {**PROBE, **(service_plan.get("probe") or {})}
     host = probe.get("host") or service
     statuses = ",".join(str(status) for status in probe["status"])
-    return f"{given.get('replicas', 1)} {host} {probe['scheme']} {statuses} {probe['path']}\n"
+    return (
+        f"{service_plan.get('replicas', 1)} {host} {probe['scheme']} {statuses} {probe['path']}\n"
+    )
 
 
 def accept_queue(table: str) -> int:
@@ -71,7 +73,11 @@ class Upstreams:
 
     def __init__(self, folder: str, services: Mapping[str, Mapping[str, Any]]) -> None:
         self.folder = Path(folder)
-        self.services = {name: given for name, given in services.items() if given.get("port")}
+        self.services = {
+            name: service_plan
+            for name, service_plan in services.items()
+            if service_plan.get("port")
+        }
 
     @property
     def serving(self) -> str:
@@ -91,11 +97,11 @@ class Upstreams:
         make_folder(target)
         # A path of the container: on the server the link leads nowhere.
         _link(target / "static", f"{STATIC_TREES}/{release}")
-        for name, given in self.services.items():
-            place = address(name, release, int(given["port"]))
+        for name, service_plan in self.services.items():
+            place = address(name, release, int(service_plan["port"]))
             make_folder(target / place)
             _link(target / name, place)
-            _write(target / f"{name}.probe", probe_line(name, given))
+            _write(target / f"{name}.probe", probe_line(name, service_plan))
 
     def switch(self, release: str) -> None:
         """Send all requests to a release that was prepared, from now on."""

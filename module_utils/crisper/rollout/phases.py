@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..controller import orphaned
 from ..docker.client import Begun, Engine, Watch, shown
 from ..docker.diagnosis import Report, compose_error, describe
-from ..host.data_guard import DATA_SERVICES, find_problems
+from ..host.data_guard import DATA_SERVICES, check_data
 from ..host.firewall import networks_to_join
 from ..journal import NotOwnerError, note
 from ..output import last_lines
@@ -371,7 +371,7 @@ class Rollout:
         if not wanted:
             return
         root = Path(self.folder).resolve().parent.parent  # <root>/releases/<release>
-        for each in find_problems(self.engine.call, root, self.params["project_name"])[:1]:
+        for each in check_data(self.engine.call, root, self.params["project_name"])[:1]:
             self.fail(f"{', '.join(wanted)} cannot be started: {each.message}. {each.remedy}.")
 
     def swap(self, steps: list[Step]) -> None:

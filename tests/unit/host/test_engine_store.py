@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.host import engine_store as logic
 from ansible_collections.crisper.stack.plugins.module_utils.host.engine_store import (
     Endpoint,
-    Held,
+    EngineData,
     Settings,
     Store,
     hiding,
@@ -18,9 +18,9 @@ from ansible_collections.crisper.stack.plugins.module_utils.host.engine_store im
 from hypothesis import given
 from hypothesis import strategies as st
 
-SOME = Held(8, 7, 5)
-GRAPH = Store(driver="overlay2", held=SOME, prior_graph=True)
-CONTAINERD = Store(driver="overlayfs", containerd=True, held=SOME)
+SOME = EngineData(8, 7, 5)
+GRAPH = Store(driver="overlay2", data=SOME, prior_graph=True)
+CONTAINERD = Store(driver="overlayfs", containerd=True, data=SOME)
 ON, OFF = ({"features": {"containerd-snapshotter": on}} for on in (True, False))
 DEBIAN = ["-H", "fd://", "--containerd=/run/containerd/containerd.sock"]
 
@@ -41,19 +41,19 @@ ROOT, STORE, DRIVER = "data-root", "features.containerd-snapshotter", "storage-d
         (GRAPH, {"new": {"data-root": "/var/lib/docker"}}, []),
         (GRAPH, {"new": {"data-root": "/var/lib/docker/"}}, []),
         (
-            Store(data_root="/srv/d", driver="overlay2", held=SOME),
+            Store(data_root="/srv/d", driver="overlay2", data=SOME),
             {"flags": ["--data-root=/srv/d"]},
             [],
         ),
-        (Store(data_root="/srv/d", driver="overlay2", held=SOME), {"flags": ["-g", "/srv/d"]}, []),
-        (Store(data_root="/srv/d", driver="overlay2", held=SOME), {"new": {"graph": "/srv/d"}}, []),
+        (Store(data_root="/srv/d", driver="overlay2", data=SOME), {"flags": ["-g", "/srv/d"]}, []),
+        (Store(data_root="/srv/d", driver="overlay2", data=SOME), {"new": {"graph": "/srv/d"}}, []),
         (GRAPH, {"new": {"storage-driver": "overlay2", **OFF}}, []),
         (CONTAINERD, {"old": ON, "new": ON}, []),
         # data-root
         (GRAPH, {"new": {"data-root": "/srv"}}, [(ROOT, "/var/lib/docker", "/srv")]),
         (GRAPH, {"new": {"graph": "/srv"}}, [(ROOT, "/var/lib/docker", "/srv")]),
         (
-            Store(data_root="/srv", driver="overlay2", held=SOME),
+            Store(data_root="/srv", driver="overlay2", data=SOME),
             {"old": {"data-root": "/srv"}},
             [(ROOT, "/srv", "/var/lib/docker")],
         ),
@@ -65,7 +65,7 @@ ROOT, STORE, DRIVER = "data-root", "features.containerd-snapshotter", "storage-d
         ),
         # The engine of another source has flags of its own.
         (
-            Store(data_root="/srv", driver="overlay2", held=SOME),
+            Store(data_root="/srv", driver="overlay2", data=SOME),
             {"flags": ["--data-root", "/srv"], "keeps_flags": False},
             [(ROOT, "/srv", "/var/lib/docker")],
         ),
@@ -73,12 +73,12 @@ ROOT, STORE, DRIVER = "data-root", "features.containerd-snapshotter", "storage-d
         (GRAPH, {"new": {"storage-driver": "vfs"}}, [(DRIVER, "overlay2", "vfs")]),
         (GRAPH, {"old": {"storage-driver": "overlay2"}}, []),  # found again by its data
         (
-            Store(driver="vfs", held=SOME),
+            Store(driver="vfs", data=SOME),
             {"old": {"storage-driver": "vfs"}},
             [(DRIVER, "vfs", "none: the engine's own choice")],
         ),
-        (Store(driver="vfs", held=SOME), {}, []),  # it was its own choice before
-        (Store(driver="vfs", held=SOME), {"flags": ["-s", "vfs"]}, []),
+        (Store(driver="vfs", data=SOME), {}, []),  # it was its own choice before
+        (Store(driver="vfs", data=SOME), {"flags": ["-s", "vfs"]}, []),
         # Image store
         (GRAPH, {"new": ON}, [(STORE, "false (overlay2)", "true")]),
         (
@@ -93,19 +93,19 @@ ROOT, STORE, DRIVER = "data-root", "features.containerd-snapshotter", "storage-d
         (CONTAINERD, {"version": "28", "old": ON}, [(STORE, "true (overlayfs)", "unset")]),
         (CONTAINERD, {"version": "", "old": ON}, [(STORE, "true (overlayfs)", "unset")]),
         (
-            Store(driver="overlayfs", containerd=True, held=SOME, prior_graph=True),
+            Store(driver="overlayfs", containerd=True, data=SOME, prior_graph=True),
             {"version": "29", "old": ON},
             [(STORE, "true (overlayfs)", "unset")],
         ),
         # userns-remap
         (GRAPH, {"new": {"userns-remap": "default"}}, [("userns-remap", "none", "default")]),
         (
-            Store(driver="overlay2", userns=True, held=SOME),
+            Store(driver="overlay2", userns=True, data=SOME),
             {"old": {"userns-remap": "default"}},
             [("userns-remap", "default", "none")],
         ),
         (
-            Store(driver="overlay2", userns=True, held=SOME),
+            Store(driver="overlay2", userns=True, data=SOME),
             {"old": {"userns-remap": "default"}, "new": {"userns-remap": "app"}},
             [("userns-remap", "default", "app")],
         ),
@@ -113,7 +113,7 @@ ROOT, STORE, DRIVER = "data-root", "features.containerd-snapshotter", "storage-d
         (GRAPH, {"new": {"exec-root": "/x"}}, [("exec-root", "/var/run/docker", "/x")]),
         (GRAPH, {"new": {"containerd-namespace": "x"}}, [("containerd-namespace", "moby", "x")]),
         (GRAPH, {"new": {"containerd": "/x.sock"}}, [("containerd", "its own", "/x.sock")]),
-        (Store(driver="overlay2", held=Held(0, 3, 1)), {"new": {"exec-root": "/x"}}, []),
+        (Store(driver="overlay2", data=EngineData(0, 3, 1)), {"new": {"exec-root": "/x"}}, []),
         # More than one.
         (
             GRAPH,
@@ -133,7 +133,7 @@ STORES = st.builds(
     containerd=st.booleans(),
     userns=st.booleans(),
     running=st.booleans(),
-    held=st.sampled_from([Held(), SOME, Held(0, 0, 1)]),
+    data=st.sampled_from([EngineData(), SOME, EngineData(0, 0, 1)]),
     prior_graph=st.booleans(),
 )
 CONFIGS = st.fixed_dictionaries(
@@ -157,7 +157,7 @@ def test_only_an_engine_that_has_something_can_lose_it(
     problem, warning = refusal(store, found, "/etc/docker/daemon.json", restarts)
     assert not (problem and warning)
     assert bool(problem or warning) == bool(found)
-    if not store.held:
+    if not store.data:
         assert not found
     if found and restarts:
         assert problem
@@ -208,7 +208,7 @@ def test_what_others_wrote_into_the_file_is_refused_before_our_restart_and_told_
                 "Containers": 8,
                 "Images": 7,
             },
-            Store(driver="overlay2", held=SOME),
+            Store(driver="overlay2", data=SOME),
         ),
         (
             {
@@ -219,9 +219,9 @@ def test_what_others_wrote_into_the_file_is_refused_before_our_restart_and_told_
                 "Containers": 8,
                 "Images": 7,
             },
-            Store("/srv/docker", "overlayfs", True, True, held=SOME),
+            Store("/srv/docker", "overlayfs", True, True, data=SOME),
         ),
-        ({}, Store(held=Held(0, 0, 5))),
+        ({}, Store(data=EngineData(0, 0, 5))),
     ],
 )
 def test_what_an_engine_says_of_itself(info: dict[str, Any], expected: Store) -> None:
@@ -229,7 +229,7 @@ def test_what_an_engine_says_of_itself(info: dict[str, Any], expected: Store) ->
 
 
 def test_the_data_root_of_an_engine_that_does_not_answer_is_looked_at(tmp_path: Path) -> None:
-    assert logic.look(str(tmp_path / "none")) == (Held(), False)
+    assert logic.find_data(str(tmp_path / "none")) == (EngineData(), False)
     for name in (
         "containers/1",
         "volumes/demo_postgres/_data",
@@ -240,9 +240,9 @@ def test_the_data_root_of_an_engine_that_does_not_answer_is_looked_at(tmp_path: 
     ):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "volumes" / "metadata.db").touch()
-    assert logic.look(str(tmp_path)) == (Held(1, 2, 1), False)
+    assert logic.find_data(str(tmp_path)) == (EngineData(1, 2, 1), False)
     (tmp_path / "overlay2" / "abc").mkdir()
-    assert logic.look(str(tmp_path))[1]
+    assert logic.find_data(str(tmp_path))[1]
     settings = Settings(old={"data-root": str(tmp_path)}, new={"data-root": "/elsewhere"})
     store = logic.stopped_store(settings)
     found = hiding(store, settings)
@@ -256,12 +256,12 @@ def test_the_data_root_of_an_engine_that_does_not_answer_is_looked_at(tmp_path: 
         (Endpoint("unix:///run/user/1000/docker.sock", "DOCKER_HOST", "A"), ("B", SOME), True),
         (Endpoint("tcp://x", "docker context 'far'", ""), ("B", SOME), True),  # it does not answer
         (Endpoint("unix:///run/docker.sock", "DOCKER_HOST", "B"), ("B", SOME), False),  # the same
-        (Endpoint("tcp://x", "DOCKER_HOST", "A"), ("B", Held()), False),  # nothing to lose
-        (Endpoint("tcp://x", "DOCKER_HOST", "A"), ("", Held()), False),  # no engine here
+        (Endpoint("tcp://x", "DOCKER_HOST", "A"), ("B", EngineData()), False),  # nothing to lose
+        (Endpoint("tcp://x", "DOCKER_HOST", "A"), ("", EngineData()), False),  # no engine here
         (Endpoint("unix:///var/run/docker.sock", "", "A"), ("B", SOME), False),
     ],
 )
-def test_another_engine(reached: Endpoint, local: tuple[str, Held], refused: bool) -> None:
+def test_another_engine(reached: Endpoint, local: tuple[str, EngineData], refused: bool) -> None:
     here = Endpoint("unix:///var/run/docker.sock", "", local[0], "/var/lib/docker", local[1])
     problem = logic.another_engine(reached, here)
     assert bool(problem) is refused

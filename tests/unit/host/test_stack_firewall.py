@@ -16,7 +16,7 @@ import stack_firewall
 import yaml
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.host import firewall
-from ansible_collections.crisper.stack.plugins.module_utils.model.build import find_problems
+from ansible_collections.crisper.stack.plugins.module_utils.model.build import validate
 from hypothesis import given
 from hypothesis import strategies as st
 from rendering import Inventory
@@ -140,15 +140,15 @@ def test_what_nginx_publishes_to_everybody_is_open(
 )
 def test_what_is_no_port_is_refused_by_name(value: Any) -> None:
     (finding,) = [
-        each for each in find_problems(GOOD | {"stack_host_ports": [22, value]}) if "host" in each
+        each for each in validate(GOOD | {"stack_host_ports": [22, value]}) if "host" in each
     ]
     assert finding.startswith("stack_host_ports[1] is ")
     assert "give a port from 1 to 65535" in finding
 
 
 def test_variables_of_another_kind_are_refused() -> None:
-    assert "stack_host_ports is '22'" in " ".join(find_problems(GOOD | {"stack_host_ports": "22"}))
-    said = " ".join(find_problems(GOOD | {"stack_isolation": "no"}))
+    assert "stack_host_ports is '22'" in " ".join(validate(GOOD | {"stack_host_ports": "22"}))
+    said = " ".join(validate(GOOD | {"stack_isolation": "no"}))
     assert "stack_isolation is 'no': give true or false" in said
 
 

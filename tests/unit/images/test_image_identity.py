@@ -16,7 +16,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.images import identi
 from ansible_collections.crisper.stack.plugins.module_utils.images.identity import (
     config_digest,
     identity,
-    same,
+    is_same,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import (
     fingerprint,
@@ -128,8 +128,8 @@ OTHER = {"ref": "docker.io/library/nginx:1.26", "id": "sha256:bb", "config": "sh
     ],
 )
 def test_images_of_releases(one: dict[str, str], other: dict[str, str], expected: bool) -> None:
-    assert same(one, other) is expected
-    assert same(other, one) is expected
+    assert is_same(one, other) is expected
+    assert is_same(other, one) is expected
 
 
 def test_a_release_has_the_same_fingerprint_in_both_stores() -> None:

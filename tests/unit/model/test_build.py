@@ -54,8 +54,8 @@ def changed(path: str, value: object) -> dict:
     ],
 )
 def test_a_bad_front_door_is_named_with_its_remedy(values, said):
-    assert stack.find_problems(OWN) == []
-    assert any(said in finding for finding in stack.find_problems(values))
+    assert stack.validate(OWN) == []
+    assert any(said in finding for finding in stack.validate(values))
 
 
 def test_the_model_tells_how_browsers_reach_it():
@@ -86,7 +86,7 @@ def test_inline_styles_are_allowed_by_their_hash():
 
 
 def test_good_values_have_no_findings():
-    assert stack.find_problems(GOOD) == []
+    assert stack.validate(GOOD) == []
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_good_values_have_no_findings():
     ],
 )
 def test_a_bad_value_is_named_with_its_remedy(path, value, said):
-    findings = stack.find_problems(changed(path, value))
+    findings = stack.validate(changed(path, value))
     assert findings
     assert all(any(text in finding for finding in findings) for text in said), findings
 
@@ -134,23 +134,23 @@ def test_a_bad_value_is_named_with_its_remedy(path, value, said):
 )
 def test_an_inconsistent_shutdown_budget_names_both_values(low, high):
     values = GOOD | {low: 7000, high: 7000}
-    finding = next(text for text in stack.find_problems(values) if low in text and high in text)
+    finding = next(text for text in stack.validate(values) if low in text and high in text)
     assert "7000" in finding
 
 
 def test_all_findings_come_at_once():
     values = changed("celery_workers.0.memory", "x") | {"stack_name": "No", "image_source": "no"}
-    assert len(stack.find_problems(values)) == 3
+    assert len(stack.validate(values)) == 3
 
 
 def test_duplicate_pools_are_found():
     values = GOOD | {"celery_workers": GOOD["celery_workers"] * 2}
-    assert "2 pools are named 'default'" in " ".join(stack.find_problems(values))
+    assert "2 pools are named 'default'" in " ".join(stack.validate(values))
 
 
 def test_a_secret_value_is_never_in_a_finding():
     values = changed("stack_secrets", {"redis_password": "s3cr3t-value\x01"})
-    assert "s3cr3t-value" not in " ".join(stack.find_problems(values))
+    assert "s3cr3t-value" not in " ".join(stack.validate(values))
 
 
 def test_the_model_counts_memory_of_every_container():
@@ -188,13 +188,11 @@ def test_the_key_of_backups_is_made_or_given_and_never_demanded():
     vault = GOOD | {"stack_secrets_generate": False}
     assert name not in stack.stack_model(vault)["required_secrets"]
     assert name in stack.stack_model(GOOD)["required_secrets"]
-    assert stack.find_problems(GOOD | {"stack_secrets": {**given, name: "k" * 32}}) == []
-    (short,) = stack.find_problems(GOOD | {"stack_secrets": {**given, name: "short"}})
+    assert stack.validate(GOOD | {"stack_secrets": {**given, name: "k" * 32}}) == []
+    (short,) = stack.validate(GOOD | {"stack_secrets": {**given, name: "short"}})
     assert short.startswith(f"stack_secrets.{name} has 5 characters: give 32 or more")
     app = {**GOOD["stack_app"], "secret_environment": {"SIGNS": name}}
-    (leak,) = stack.find_problems(
-        GOOD | {"stack_app": app, "stack_secrets": {**given, name: "k" * 32}}
-    )
+    (leak,) = stack.validate(GOOD | {"stack_app": app, "stack_secrets": {**given, name: "k" * 32}})
     assert f"stack_app.secret_environment.SIGNS is {name}, which signs backup sets" in leak
 
 
@@ -210,7 +208,7 @@ def test_the_key_of_backups_is_made_or_given_and_never_demanded():
     st.sampled_from(sorted(GOOD)),
 )
 def test_no_value_makes_the_check_itself_fail(value, name):
-    findings = stack.find_problems(GOOD | {name: value})
+    findings = stack.validate(GOOD | {name: value})
     assert all(isinstance(finding, str) for finding in findings)
 
 
@@ -317,8 +315,8 @@ REGISTRY = {"registry": "registry.example.com:5000", "username": "u", "password"
     ],
 )
 def test_a_bad_login_of_a_registry_is_named_without_its_password(logins, said):
-    assert stack.find_problems(GOOD | {"registry_logins": [REGISTRY]}) == []
-    findings = stack.find_problems(GOOD | {"registry_logins": logins})
+    assert stack.validate(GOOD | {"registry_logins": [REGISTRY]}) == []
+    findings = stack.validate(GOOD | {"registry_logins": logins})
     assert any(said in finding for finding in findings), findings
     assert "p4ssw0rd" not in str(findings)
     assert "987654" not in str(findings)
@@ -333,37 +331,35 @@ def pinned(**values):
 
 
 def test_strict_pinning_names_each_reference_without_digest():
-    assert stack.find_problems(pinned()) == []  # all is built here
-    findings = stack.find_problems(pinned(image_source="registry"))
+    assert stack.validate(pinned()) == []  # all is built here
+    findings = stack.validate(pinned(image_source="registry"))
     names = [finding.partition(" ")[0] for finding in findings]
     assert names == [f"image_refs.{n}" for n in ("nginx", "postgres", "redis", "qdrant", "python")]
     assert "'r/redis:1'" in findings[2]
     assert "@sha256" in findings[2]
     assert "image_pinning" in findings[2]
     app = GOOD["stack_app"] | {"image": "r/app:latest"}
-    (finding,) = stack.find_problems(pinned(stack_app=app))
+    (finding,) = stack.validate(pinned(stack_app=app))
     assert finding.startswith("stack_app.image is 'r/app:latest'")
     app["image"] += DIGEST
     refs = {name: ref + DIGEST for name, ref in pinned()["image_refs"].items() if name != "python"}
     refs["python"] = "r/python:1"  # nothing is built on it
-    assert (
-        stack.find_problems(pinned(stack_app=app, image_source="registry", image_refs=refs)) == []
-    )
-    assert "choose follow or strict" in str(stack.find_problems(GOOD | {"image_pinning": "x"}))
+    assert stack.validate(pinned(stack_app=app, image_source="registry", image_refs=refs)) == []
+    assert "choose follow or strict" in str(stack.validate(GOOD | {"image_pinning": "x"}))
 
 
 def test_digests_of_the_inventory_pin_references():
     refs = {name: f"r/{name}:1" for name in ("nginx", "postgres", "redis", "qdrant", "python")}
     digests = {ref: DIGEST[1:] for ref in refs.values()}
     values = pinned(image_source="registry", image_refs=refs, image_digests=digests)
-    assert stack.find_problems(values) == []
+    assert stack.validate(values) == []
     assert stack.moving_references(values) == []
     assert stack.registry_references(values, ("registry",))["image_refs.redis"] == "r/redis:1"
     del digests["r/redis:1"]
-    (finding,) = stack.find_problems(values)
+    (finding,) = stack.validate(values)
     assert finding.startswith("image_refs.redis is 'r/redis:1'")
     assert "playbooks/digests.yml" in finding
-    (finding,) = stack.find_problems(GOOD | {"image_digests": {"r/redis:1": "latest"}})
+    (finding,) = stack.validate(GOOD | {"image_digests": {"r/redis:1": "latest"}})
     assert finding.startswith("image_digests['r/redis:1'] is 'latest'")
 
 

@@ -64,7 +64,7 @@ def test_a_pool_has_as_many_as_its_children_need() -> None:
         {"name": "default", "queues": ["a"], "concurrency": 100},
         {"name": "own", "queues": ["b"], "pids": 77, "tmp": "64m", "memory": "2g"},
     ]
-    assert stack.find_problems(values) == []
+    assert stack.validate(values) == []
     first, second = stack.stack_model(values)["pools"]
     assert (first["pids"], first["tmp"]) == (limits.worker_pids(100), 512 * MIB)
     assert (second["pids"], second["tmp"]) == (77, 64 * MIB)
@@ -74,7 +74,7 @@ def test_an_operator_sets_them_beside_memory_and_cpus() -> None:
     values = copy.deepcopy(GOOD)
     values["stack_limits"]["redis"] |= {"pids": 100, "tmp": "1m"}
     values["stack_app"]["web"] |= {"pids": 5000, "tmp": "128m"}
-    assert stack.find_problems(values) == []
+    assert stack.validate(values) == []
     found = stack.stack_model(values)["limits"]
     assert (found["redis"]["pids"], found["redis"]["tmp"]) == (100, MIB)
     assert (found["backend"]["pids"], found["backend"]["tmp"]) == (5000, 128 * MIB)
@@ -95,5 +95,5 @@ def test_an_operator_sets_them_beside_memory_and_cpus() -> None:
 def test_what_does_not_fit_is_told_with_the_remedy(given: dict[str, Any], said: str) -> None:
     values = copy.deepcopy(GOOD)
     values["stack_limits"]["redis"] = {"memory": "512m", "cpus": 1, **given}
-    (finding,) = stack.find_problems(values)
+    (finding,) = stack.validate(values)
     assert said in finding

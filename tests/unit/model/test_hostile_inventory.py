@@ -125,7 +125,7 @@ def site() -> dict[str, Any]:
         {"path": "/own/d", "kind": "deny"},
     ]
     values["rollout_hooks"] = {"after_switch": [{"name": "warm", "command": ["true"]}]}
-    assert stack.find_problems(values) == []
+    assert stack.validate(values) == []
     return values
 
 
@@ -157,7 +157,7 @@ def baseline() -> dict[str, str]:
 
 def refused(place: str, value: Any) -> list[str]:
     """The findings when one value stands in one place; each is one clear sentence."""
-    findings = stack.find_problems(changed(place, value))
+    findings = stack.validate(changed(place, value))
     for finding in findings:
         assert finding.isprintable(), finding
         assert len(finding) < 600, finding

@@ -44,7 +44,7 @@ def site(web: dict[str, Any] | None = None, **values: Any) -> dict[str, Any]:
     ],
 )
 def test_a_public_url_that_is_none_is_refused(url: Any):
-    (finding,) = stack.find_problems(site(stack_public_url=url))
+    (finding,) = stack.validate(site(stack_public_url=url))
     assert finding.startswith("stack_public_url is "), finding
     assert "https://app.example.com" in finding
 
@@ -60,7 +60,7 @@ def test_a_public_url_that_is_none_is_refused(url: Any):
     ],
 )
 def test_a_public_url_has_scheme_host_and_port(url: str, parsed: tuple[str, str, int]):
-    assert stack.find_problems(site(stack_public_url=url)) == []
+    assert stack.validate(site(stack_public_url=url)) == []
     assert public.parse_url(url) == parsed
 
 
@@ -75,23 +75,23 @@ def test_what_is_told_of_a_url_reads_back(scheme: str, host: str, port: int):
 
 
 def test_a_public_url_without_tls_contradicts_a_certificate():
-    (finding,) = stack.find_problems(OWN | {"stack_public_url": "http://app.example"})
+    (finding,) = stack.validate(OWN | {"stack_public_url": "http://app.example"})
     assert "stack_tls is 'own'" in finding
-    assert stack.find_problems(OWN | {"stack_public_url": "https://app.example"}) == []
+    assert stack.validate(OWN | {"stack_public_url": "https://app.example"}) == []
 
 
 @pytest.mark.parametrize(
     "host", ["app example", "app.example/x", "a\r\nX: y", 5, "a:0", '"', "[x]"]
 )
 def test_a_health_host_that_is_none_is_refused(host: Any):
-    (finding,) = stack.find_problems(site({"health_host": host}))
+    (finding,) = stack.validate(site({"health_host": host}))
     assert finding.startswith("stack_app.web.health_host is "), finding
 
 
 @given(st.text(max_size=40) | st.from_regex(public.AUTHORITY))
 def test_a_health_host_that_is_fit_is_one_header(host: str):
     """It stands in a request as it is: nothing that is taken may end the line."""
-    if not stack.find_problems(site({"health_host": host})):
+    if not stack.validate(site({"health_host": host})):
         told = stack.stack_model(site({"health_host": host}))["probes"]["backend"]["host"]
         assert told.isascii()
         assert told.isprintable()
@@ -100,7 +100,7 @@ def test_a_health_host_that_is_fit_is_one_header(host: str):
 
 @pytest.mark.parametrize("status", [0, 99, 600, "ok", [], [200, "x"], True, {200: 1}, b"\xc8", 2.5])
 def test_a_health_status_that_is_none_is_refused(status: Any):
-    (finding,) = stack.find_problems(site({"health_status": status}))
+    (finding,) = stack.validate(site({"health_status": status}))
     assert finding.startswith("stack_app.web.health_status is "), finding
 
 
@@ -126,7 +126,7 @@ def test_a_health_status_that_is_none_is_refused(status: Any):
 )
 def test_the_health_check_asks_for_the_host_that_browsers_ask_for(web, values, host):
     values = site(web, **values)
-    assert stack.find_problems(values) == []
+    assert stack.validate(values) == []
     assert stack.stack_model(values)["probes"]["backend"]["host"] == host
 
 
@@ -139,7 +139,7 @@ def test_the_model_says_which_status_is_healthy(given, status):
     values = site(web)
     values["stack_app"]["frontend"] = {"image": "r/x:1", "port": 8080, "health_path": "/up"}
     values["stack_app"]["backend_paths"] = ["/api/"]
-    assert stack.find_problems(values) == []
+    assert stack.validate(values) == []
     assert stack.stack_model(values)["probes"] == {
         "backend": {
             "path": "/health",

@@ -113,27 +113,27 @@ def test_addresses_are_covered_in_any_spelling(address):
     st.booleans(),
 )
 def test_what_is_given_always_wins_and_something_is_always_there(source, installed, given_):
-    what = tls.wanted(source, installed, given_, ["a"], NOW, 30)
+    what = tls.choose_action(source, installed, given_, ["a"], NOW, 30)
     assert (what == "given") == given_
     assert what != "keep" or installed is not None
 
 
 def test_a_self_signed_one_is_kept_until_it_ends_soon_or_the_names_change():
     kept = leaf("a", here=True)
-    assert tls.wanted("self_signed", kept, False, ["a"], NOW, 30) == "keep"
-    assert tls.wanted("self_signed", kept, False, ["a", "b"], NOW, 30) == "make"
-    assert tls.wanted("self_signed", kept, False, ["a"], NOW, 91) == "make"
-    assert tls.wanted("self_signed", leaf("a"), False, ["a"], NOW, 30) == "make"
+    assert tls.choose_action("self_signed", kept, False, ["a"], NOW, 30) == "keep"
+    assert tls.choose_action("self_signed", kept, False, ["a", "b"], NOW, 30) == "make"
+    assert tls.choose_action("self_signed", kept, False, ["a"], NOW, 91) == "make"
+    assert tls.choose_action("self_signed", leaf("a"), False, ["a"], NOW, 30) == "make"
 
 
 def test_a_real_certificate_stays_until_the_acme_client_has_one():
-    assert tls.wanted("acme", leaf("a"), False, ["a"], NOW, 30) == "keep"
-    assert tls.wanted("acme", leaf("a", here=True), False, ["a"], NOW, 30) == "keep"
+    assert tls.choose_action("acme", leaf("a"), False, ["a"], NOW, 30) == "keep"
+    assert tls.choose_action("acme", leaf("a", here=True), False, ["a"], NOW, 30) == "keep"
 
 
 def test_an_expired_certificate_of_an_acme_client_is_replaced_by_a_stand_in():
     """Regression guard: with an expired one no deploy was verified, so none got its challenge."""
-    assert tls.wanted("acme", leaf("a", ends=NOW - 1), False, ["a"], NOW, 30) == "make"
+    assert tls.choose_action("acme", leaf("a", ends=NOW - 1), False, ["a"], NOW, 30) == "make"
 
 
 def concerns(certificate, source="acme", **arguments):
@@ -216,7 +216,7 @@ def test_one_made_here_covers_every_name_and_its_key_fits(names):
     read = tls.read(certificate)
     assert all(map(read.covers, names))
     assert read.made_here
-    assert tls.fits(pem) == ""
+    assert tls.pair_problem(pem) == ""
     loaded = x509.load_pem_x509_certificate(certificate.encode())
     assert loaded.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
 

@@ -1,4 +1,4 @@
-"""What a Celery worker in a container lacks: proof of life, an end in time, and a lease.
+"""Additions to a Celery worker in a container: proof of life, an end in time, and a lease.
 
     from celery import Celery
     from crisper_worker import install
@@ -77,13 +77,13 @@ def install(
     return app
 
 
-def _number(name: str, given: float | None, default: float, least: float = 0) -> float:
-    """The parameter, else the environment's variable `name`, else the default.
+def _number(name: str, argument: float | None, default: float, least: float = 0) -> float:
+    """Return the argument, else the environment's variable `name`, else the default.
 
     Raises:
         ValueError: neither 0 nor a finite number of at least `least`.
     """
-    value = os.environ.get(name) or default if given is None else given
+    value = os.environ.get(name) or default if argument is None else argument
     try:
         number = float(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What was set aside: list it, put it back into its queue, or drop it.
+"""List the tasks that were set aside, put them back into their queues, or drop them.
 
     python -m crisper_worker.aside --app project list [--json]
     python -m crisper_worker.aside --app project requeue ID [ID ...]
@@ -24,7 +24,7 @@ from crisper_worker.lease_store import Aside, LeaseStore
 
 
 def described(entry: Aside) -> str:
-    """One line for people."""
+    """Return one line for people."""
     at = datetime.fromtimestamp(entry.at, UTC).isoformat(timespec="seconds")
     return f"{entry.task_id}  {at}  {entry.task}  queue {entry.source}: {entry.reason}"
 
@@ -64,7 +64,7 @@ def act(app: Celery, store: LeaseStore, action: str, ids: Sequence[str]) -> list
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     top = argparse.ArgumentParser(prog="python -m crisper_worker.aside", description=__doc__)
     top.formatter_class = argparse.RawDescriptionHelpFormatter
     top.add_argument("--app", "-A", required=True, help="the Celery application, as for celery -A")

@@ -19,7 +19,7 @@ from celery import signals
 
 
 def arm_deadline(seconds: float) -> None:
-    """At `seconds` after the first sign of a shutdown, end it the cold way."""
+    """End a shutdown the cold way `seconds` after its first sign."""
 
     @signals.worker_shutting_down.connect(weak=False)
     def _shutting_down(how: str = "", **_kwargs: Any) -> None:

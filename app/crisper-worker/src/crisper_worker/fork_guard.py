@@ -15,11 +15,11 @@ import time
 # Seconds that a fork waits for a thread: more than a round takes while Redis answers.
 PATIENCE = 5.0
 
-_locks: list[threading.RLock] = []  # type: ignore[valid-type]  # a function, for the type checker
+_locks: list[threading.RLock] = []
 _forking = threading.local()
 
 
-def guard() -> threading.RLock:  # type: ignore[valid-type]
+def guard() -> threading.RLock:
     """Return a lock for one thread to hold while it talks to somebody: forks wait until then."""
     lock = threading.RLock()
     _locks.append(lock)

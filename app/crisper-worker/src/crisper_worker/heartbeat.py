@@ -57,7 +57,7 @@ class HeartbeatStep(bootsteps.StartStopStep):
         self.complaint = ""
 
     def start(self, parent: Any) -> None:
-        """The connection is up: beat from the event loop's first round on, when it consumes."""
+        """Start when the connection is up: beat from the first round of its event loop."""
         self.timers = [
             parent.timer.call_after(0, self.beat, (parent,)),
             parent.timer.call_repeatedly(INTERVAL, self.beat, (parent,)),
@@ -74,14 +74,14 @@ class HeartbeatStep(bootsteps.StartStopStep):
             HeartbeatStep.watchdog.start()
 
     def stop(self, parent: Any) -> None:
-        """The consumer stops: because the worker drains, or because the connection is away."""
+        """Stop with the consumer: the worker drains, or the connection is away."""
         for timer in self.timers:
             timer.cancel()
         self.timers = []
         write(self.path, DRAINING if self.beats.draining else BROKER_DOWN)
 
     def shutdown(self, parent: Any) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
     def beat(self, parent: Any) -> None:
         """Write a fresh line, unless the worker should consume and does not."""
@@ -96,7 +96,7 @@ class HeartbeatStep(bootsteps.StartStopStep):
 
 
 def mark_draining(path: str) -> None:
-    """From the first sign of a shutdown on, the state is ``draining``."""
+    """Write the state ``draining`` from the first sign of a shutdown on."""
 
     @signals.worker_shutting_down.connect(weak=False)
     def _shutting_down(**_kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""All that touches the insides of kombu and Celery: pinned to 5.7.0, to be read at each upgrade.
+"""Code that touches the insides of kombu and Celery 5.7.0: read it at each upgrade.
 
 What is relied on, and by what it is replaced:
 
@@ -46,7 +46,7 @@ import os
 import secrets
 import time
 from queue import Empty
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kombu.exceptions
 import kombu.transport
@@ -65,7 +65,7 @@ from kombu.utils.json import dumps, loads
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from crisper_worker.lease_keeper import LeaseKeeper
-from crisper_worker.lease_store import Held, LeaseStore
+from crisper_worker.lease_store import Delivery, LeaseStore
 from crisper_worker.past_limit import (
     INCOMING,
     OPEN,
@@ -75,6 +75,13 @@ from crisper_worker.past_limit import (
     past_limit,
 )
 from crisper_worker.poison import failure, judged
+
+# What the mixins are mixed into; at run time the class beside them brings it.
+if TYPE_CHECKING:
+    from celery.worker.request import Request as RequestBase
+    from kombu.transport.redis import Channel as ChannelBase
+else:
+    ChannelBase = RequestBase = object
 
 log = logging.getLogger(__name__)
 WAIT = 0.25  # seconds; messages in other lists than the one waited on are seen after that
@@ -118,7 +125,7 @@ def arm_lease(app: Celery, seconds: float, max_deliveries: int) -> None:
 
 
 def open_store(channel: Any, holder: str) -> LeaseStore:
-    """A store with connections of its own, which outlive the channel's."""
+    """Return a store with connections of its own, which outlive the channel's."""
     pool = channel._get_pool()
     for timeout in ("socket_timeout", "socket_connect_timeout"):
         if pool.connection_kwargs.get(timeout, SOCKET_TIMEOUT) is None:
@@ -128,7 +135,7 @@ def open_store(channel: Any, holder: str) -> LeaseStore:
 
 
 def open_app_store(app: Celery) -> LeaseStore:
-    """The store of an application's broker, for a process that holds nothing.
+    """Return the store of an application's broker, for a process that holds nothing.
 
     Raises:
         RedisError: Redis is away.
@@ -159,7 +166,8 @@ class QoS(kombu_redis.QoS):
     def ack(self, delivery_tag: str) -> None:
         """End a delivery, whatever has become of the connection that it came by."""
         if delivery_tag not in self.leased:
-            return super().ack(delivery_tag)
+            super().ack(delivery_tag)
+            return
         self.leased.discard(delivery_tag)
         self.channel.keeper.ack(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
@@ -167,25 +175,27 @@ class QoS(kombu_redis.QoS):
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """End a delivery, or put it to the end of its queue."""
         if delivery_tag not in self.leased:
-            return super().reject(delivery_tag, requeue=requeue)
+            super().reject(delivery_tag, requeue=requeue)
+            return
         if not requeue:
-            return self.ack(delivery_tag)
+            self.ack(delivery_tag)
+            return
         self.leased.discard(delivery_tag)
         self.channel.keeper.give_back([delivery_tag], last=True)
         virtual.QoS.ack(self, delivery_tag)
 
     def restore_unacked(self, client: Any = None) -> None:
-        """The channel is closed in good order: others may run what is left."""
-        left = [tag for tag in self._delivered if tag in self.leased]
-        for tag in left:
+        """Give back what is left when the channel is closed in good order: others may run it."""
+        pending = [tag for tag in self._delivered if tag in self.leased]
+        for tag in pending:
             del self._delivered[tag]
         self.leased.clear()
-        if left:
-            self.channel.keeper.give_back(left)
+        if pending:
+            self.channel.keeper.give_back(pending)
         super().restore_unacked(client)
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Kombu's sweep, for messages without a lease; not while others may not have renewed."""
+        """Run kombu's sweep, for messages without a lease; not while others may be late."""
         keeper = getattr(self.channel, "keeper", None)
         if keeper is None or keeper.is_calm():
             super().restore_visible(*args, **kwargs)
@@ -199,7 +209,7 @@ class PrefixedClient(kombu_redis.PrefixedStrictRedis, PastLimitRedis):
     """A client with kombu's prefix that goes past the memory limit."""
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> PrefixedPipeline:
-        """Commands that travel together."""
+        """Return commands that travel together."""
         return PrefixedPipeline(
             self.connection_pool,
             self.response_callbacks,
@@ -216,7 +226,7 @@ class Results(celery_redis.RedisBackend):
         return PastLimitRedis
 
     def exception_safe_to_retry(self, exc: Exception) -> bool:
-        """Whether to wait and store it again, with ``result_backend_always_retry``."""
+        """Return whether to wait and store it again, with ``result_backend_always_retry``."""
         return is_refusal(exc) or super().exception_safe_to_retry(exc)
 
 
@@ -224,10 +234,13 @@ class SentinelResults(Results, celery_redis.SentinelBackend):
     """The same behind Sentinel."""
 
 
-class LeaseMixin:
+class LeaseMixin(ChannelBase):
     """A channel that takes messages under a lease if all its consumers acknowledge."""
 
     QoS = QoS
+    # kombu sets both to None first.
+    _brpop_sent_at: Any
+    _in_poll: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.keeper: LeaseKeeper | None = None
@@ -270,31 +283,38 @@ class LeaseMixin:
     def _brpop_start(self, timeout: float | None = None) -> None:
         self._asked_kombus_way = self.keeper is None
         if self.keeper is None:
-            return super()._brpop_start(timeout)
+            super()._brpop_start(timeout)
+            return
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
-            return None
+            return
         lists = [
             self.global_keyprefix + self._q_for_pri(queue, priority)
             for priority in self.priority_steps
             for queue in queues
         ]
         if self._waits and self._refused:
-            command = ["XREAD", "BLOCK", int(WAIT * 1000), "STREAMS", "unacked_nothing", "$"]
+            command: list[Any] = [
+                "XREAD",
+                "BLOCK",
+                int(WAIT * 1000),
+                "STREAMS",
+                "unacked_nothing",
+                "$",
+            ]
         elif self._waits:
             command = ["BLMOVE", lists[0], lists[0], "RIGHT", "RIGHT", WAIT]
         else:
-            command = self.keeper.store.take_command(lists)
+            command = self.keeper.opened_store().take_command(lists)
         self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()
         self.client.connection.send_command(*command)
-        return None
 
     def _brpop_read(self, **options: Any) -> bool:
         # Mingle waits for answers on this channel before it has a keeper. One that comes after
         # Mingle's time answers its BRPOP: read as the script's, it ended the worker.
         if self.keeper is None or self._asked_kombus_way:
-            return super()._brpop_read(**options)
+            return bool(super()._brpop_read(**options))
         try:
             answer, refused = None, False
             try:
@@ -351,7 +371,7 @@ class SentinelTransport(kombu_redis.SentinelTransport):
 
 @functools.cache
 def holder_name() -> str:
-    """This worker's name as a holder; a restarted worker is another holder."""
+    """Return this worker's name as a holder; a restarted worker is another holder."""
     return f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
@@ -368,7 +388,7 @@ class LeaseConsumer(Consumer):
         return p(*args, **kwargs)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """The connection is lost; the pool goes on."""
+        """Take the loss of the connection; the pool goes on."""
         self._lost = True
         for channel in list(self.connection.transport.channels):
             channel.do_restore = False
@@ -381,7 +401,7 @@ class LeaseConsumer(Consumer):
         if self._lost and keeper is not None and keeper.store is not None:
             self._lost = False
             running = {request.message.delivery_tag for request in tuple(state.active_requests)}
-            keeper.give_back(keeper.held() - running)
+            keeper.give_back(keeper.leased_tags() - running)
 
     def update_strategies(self) -> None:
         """Let every request count the deaths of its processes."""
@@ -390,13 +410,24 @@ class LeaseConsumer(Consumer):
         super().update_strategies()
 
 
-class Counted:
+def own_store() -> LeaseStore:
+    """Return the store of this worker.
+
+    Raises:
+        RuntimeError: it takes no messages under a lease.
+    """
+    if Lease.keeper is None:
+        raise RuntimeError("this worker has no leases")
+    return Lease.keeper.opened_store()
+
+
+class Counted(RequestBase):
     """Part of a request class: a task that kills its processes is set aside."""
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> None:
-        """The task failed, or its process died."""
+        """Handle the failure of a task, or the death of its process."""
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
@@ -418,17 +449,17 @@ class Counted:
         )
 
     def _set_aside(self, cause: str) -> ExceptionInfo | None:
-        keeper = Lease.keeper
         try:
-            held = keeper.store.look(self.message.delivery_tag)
-            if held is None:
+            store = own_store()
+            delivery = store.find(self.message.delivery_tag)
+            if delivery is None:
                 return None
-            deaths = keeper.store.count_death(self.id)
+            deaths = store.count_death(self.id)
             limit = Lease.max_deliveries
             if self._celery_gives_up():
                 limit = min(limit, deaths)
-            entry = judged(held, deaths, limit, cause)
-            if entry is None or not keeper.store.set_aside(held, entry):
+            entry = judged(delivery, deaths, limit, cause)
+            if entry is None or not store.set_aside(delivery, entry):
                 return None
         except RedisError as problem:
             log.warning("%s[%s]: its death cannot be counted: %s", self.name, self.id, problem)
@@ -436,7 +467,7 @@ class Counted:
         return raised(failure(entry))
 
     def _celery_gives_up(self) -> bool:
-        """Whether Celery's own tries (``task_retry_on_worker_lost``) are used up."""
+        """Return whether Celery's own tries (``task_retry_on_worker_lost``) are used up."""
         task, retries = self.task, self._context.retries
         return bool(
             task.retry_on_worker_lost
@@ -446,14 +477,14 @@ class Counted:
 
 
 def is_away(reason: Any) -> bool:
-    """Whether a task was rejected because the broker does not take its retry."""
+    """Return whether a task was rejected because the broker does not take its retry."""
     if not isinstance(reason, kombu.exceptions.OperationalError | ConnectionError | RedisError):
         return False
     return not isinstance(reason, ResponseError) or is_refusal(reason)
 
 
 def raised(error: Exception) -> ExceptionInfo:
-    """An error as the pool hands it over."""
+    """Return an error as the pool hands it over."""
     try:
         raise error
     except Exception:
@@ -462,14 +493,14 @@ def raised(error: Exception) -> ExceptionInfo:
 
 @functools.cache
 def counted(request: type) -> type:
-    """The request class that also counts deaths."""
+    """Return the request class that also counts deaths."""
     if issubclass(request, Counted):
         return request
     return type(request.__name__, (Counted, request), {})
 
 
 def why_not_consuming(consumer: Any) -> str:
-    """Why a worker that should consume does not; empty if it does."""
+    """Return why a worker that should consume does not; empty if it does."""
     task_consumer = consumer.task_consumer
     channel = task_consumer.channel
     active = task_consumer._active_tags
@@ -480,14 +511,14 @@ def why_not_consuming(consumer: Any) -> str:
         return f"not consumed: {', '.join(missing)}"
     keeper = getattr(channel, "keeper", None)
     if keeper is not None and active and channel.qos.can_consume():
-        asked = channel._brpop_sent_at
-        if asked is not None and time.monotonic() - asked > SILENCE:
+        request_time = channel._brpop_sent_at
+        if request_time is not None and time.monotonic() - request_time > SILENCE:
             return "no message was asked for in a while"
     return ""
 
 
 def broker_answers(app: Celery) -> bool:
-    """Whether the broker could be consumed from now."""
+    """Return whether the broker could be consumed from now."""
     keeper = Lease.keeper
     try:
         if keeper is not None and keeper.store is not None:
@@ -501,48 +532,50 @@ def broker_answers(app: Celery) -> bool:
 
 
 def shut_down(consumer: Any) -> None:
-    """What SIGTERM does, but for the exit code."""
+    """Shut down as SIGTERM does, but for the exit code."""
     signals.worker_shutting_down.send(
         sender=consumer.hostname, sig="STUCK", how="Warm", exitcode=STUCK
     )
     state.should_stop = STUCK
 
 
-def take_over(app: Celery, store: LeaseStore, held: Held, before: float) -> None:
+def take_over(app: Celery, store: LeaseStore, delivery: Delivery, before: float) -> None:
     """Put a message back whose worker is gone, or set it aside if that was once too often."""
     entry = None
-    if store.was_started(held.tag):
-        deaths = store.deaths(held.task_id) + 1
-        cause = f"its worker {held.holder} is gone"
-        entry = judged(held, deaths, Lease.max_deliveries, cause)
+    if store.was_started(delivery.tag):
+        deaths = store.deaths(delivery.task_id) + 1
+        cause = f"its worker {delivery.holder} is gone"
+        entry = judged(delivery, deaths, Lease.max_deliveries, cause)
     if entry is not None:
         error = failure(entry)
         # First the result: a worker that dies between the two does both again.
-        app.backend.mark_as_failure(held.task_id, error, request=context(held))
-        if store.set_aside(held, entry, before):
+        app.backend.mark_as_failure(delivery.task_id, error, request=context(delivery))
+        if store.set_aside(delivery, entry, before):
             log.error("%s", error)
-    elif store.reclaim(held, before):
+    elif store.reclaim(delivery, before):
         log.warning(
             "%s[%s] goes back to its queue: its worker %s has not renewed its lease for %g s",
-            held.task,
-            held.task_id,
-            held.holder,
+            delivery.task,
+            delivery.task_id,
+            delivery.holder,
             Lease.seconds,
         )
 
 
-def context(held: Held) -> Context:
-    """What the result backend wants to know of a task: its chord and its errbacks."""
+def context(delivery: Delivery) -> Context:
+    """Return what the result backend needs of a task: its chord and its errbacks."""
     embed: dict[str, Any] = {}
     try:
-        embed = kombu_redis.Channel.Message(held.message, channel=_Decoder()).payload[2] or {}
+        embed = kombu_redis.Channel.Message(delivery.message, channel=_Decoder()).payload[2] or {}
     except Exception as error:  # whatever its serializer makes of a message that it cannot read
-        log.warning("%s[%s]: the message is not readable: %s", held.task, held.task_id, error)
-    return Context({**(held.message.get("headers") or {}), **embed})
+        log.warning(
+            "%s[%s]: the message is not readable: %s", delivery.task, delivery.task_id, error
+        )
+    return Context({**(delivery.message.get("headers") or {}), **embed})
 
 
 class _Decoder:
-    """As much of a channel as a message needs to decode its body."""
+    """The part of a channel that a message needs to decode its body."""
 
     no_ack_consumers = None
     decode_body = virtual.Channel.decode_body
@@ -553,7 +586,7 @@ _own_store: list[LeaseStore] = []
 
 
 def _started(task: Any = None, **_kwargs: Any) -> None:
-    """In the process that runs a task: note that it starts."""
+    """Note, in the process that runs a task, that it starts."""
     tag = (getattr(task.request, "properties", None) or {}).get("delivery_tag")
     if tag is None or Lease.seconds == 0:
         return  # called in place, not delivered

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from redis.exceptions import RedisError
 
 from crisper_worker.fork_guard import guard
-from crisper_worker.lease_store import Held, LeaseStore
+from crisper_worker.lease_store import Delivery, LeaseStore
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +29,13 @@ class LeaseKeeper:
     """
 
     def __init__(
-        self, seconds: float, take_over: Callable[[LeaseStore, Held, float], None]
+        self, seconds: float, take_over: Callable[[LeaseStore, Delivery, float], None]
     ) -> None:
         self.seconds = seconds
         self.interval = min(2.0, seconds / 10)
         self.store: LeaseStore | None = None
         self._take_over = take_over
-        self._held: set[str] = set()
+        self._tags: set[str] = set()
         self._suspects: set[str] = set()  # not ours at the last renewal
         self._unsaid: dict[str, Callable[[LeaseStore, str], object]] = {}
         # Guards the sets; never held during a command, which may wait for a socket.
@@ -52,7 +52,8 @@ class LeaseKeeper:
                 arguments = (round_, interval)
                 threading.Thread(target=self._repeat, args=arguments, daemon=True).start()
 
-    def _opened(self) -> LeaseStore:
+    def opened_store(self) -> LeaseStore:
+        """Return the store; raise RuntimeError if the keeper was not started."""
         if self.store is None:
             raise RuntimeError("the keeper was not started")
         return self.store
@@ -60,25 +61,25 @@ class LeaseKeeper:
     def hold(self, tag: str) -> None:
         """Renew the lease of `tag` from now on."""
         with self._lock:
-            self._held.add(tag)
+            self._tags.add(tag)
 
     def holds(self, tag: str) -> bool:
-        """Whether Redis, asked now, has `tag` as ours."""
-        return tag not in self._opened().renew([tag])[1]
+        """Ask Redis whether it has `tag` as ours."""
+        return tag not in self.opened_store().renew([tag])[1]
 
     def ack(self, tag: str) -> None:
-        """The task of `tag` has ended; said as soon as Redis hears it."""
+        """Acknowledge `tag`, whose task has ended, as soon as Redis answers."""
         self._say(tag, LeaseStore.ack)
 
     def give_back(self, tags: Iterable[str], *, last: bool = False) -> None:
-        """Others may run the tasks of `tags`; said as soon as Redis hears it."""
+        """Give the tasks of `tags` back, for others to run, as soon as Redis answers."""
         for tag in tags:
             self._say(tag, lambda store, tag: store.give_back(tag, last=last))
 
-    def held(self) -> set[str]:
-        """The tags whose leases are renewed, less those that only wait to be given up."""
+    def leased_tags(self) -> set[str]:
+        """Return the tags whose leases are renewed, without those that only wait to be given up."""
         with self._lock:
-            return self._held - self._unsaid.keys()
+            return self._tags - self._unsaid.keys()
 
     def _say(self, tag: str, what: Callable[[LeaseStore, str], object]) -> None:
         # Held and renewed until it is said: while Redis is away, nobody may start the task again.
@@ -90,9 +91,9 @@ class LeaseKeeper:
             log.warning("message %s is given up as soon as Redis answers: %s", tag, error)
 
     def _say_one(self, tag: str, what: Callable[[LeaseStore, str], object]) -> None:
-        what(self._opened(), tag)
+        what(self.opened_store(), tag)
         with self._lock:
-            self._held.discard(tag)
+            self._tags.discard(tag)
             if self._unsaid.get(tag) is what:
                 del self._unsaid[tag]
 
@@ -111,14 +112,14 @@ class LeaseKeeper:
                 log.exception("leases: unexpected error")
 
     def tick(self) -> None:
-        """One round: renew, and say what is unsaid.
+        """Run one round: renew, and say what is unsaid.
 
         Raises:
             RedisError: Redis is away; the next round tries again.
         """
-        store = self._opened()
+        store = self.opened_store()
         with self._lock:
-            tags, unsaid = list(self._held), list(self._unsaid.items())
+            tags, unsaid = list(self._tags), list(self._unsaid.items())
         now, lost = store.renew(tags)
         self._drop_lost(lost)
         self._watch_calm(now)
@@ -126,29 +127,29 @@ class LeaseKeeper:
             self._say_one(tag, what)
 
     def sweep(self) -> None:
-        """One round: take over what expired.
+        """Run one round: take over what expired.
 
         Raises:
             RedisError: Redis is away; the next round tries again.
         """
-        store = self._opened()
+        store = self.opened_store()
         # By the time of the last renewal: the network may stand still right here, and then the
         # others' renewals are as late as the answer.
         before = self._server_time - self.seconds
         if not self.is_calm():
             return
         for tag in store.expired(before):
-            held = store.look(tag)
+            delivery = store.find(tag)
             # Without a holder it is the rest of a message that kombu itself restored.
-            self._take_over(store, held or Held(tag, {}, "", ""), before)
+            self._take_over(store, delivery or Delivery(tag, {}, "", ""), before)
 
     def _drop_lost(self, lost: set[str]) -> None:
         with self._lock:
             # Once may be an acknowledgement on its way; twice is a lease that another one has.
-            gone = lost & self._suspects & self._held
-            self._suspects = (lost & self._held) - gone
-            self._held -= gone
-        for tag in gone:
+            expired = lost & self._suspects & self._tags
+            self._suspects = (lost & self._tags) - expired
+            self._tags -= expired
+        for tag in expired:
             log.error(
                 "the lease of message %s expired while this worker ran its task: the host stood"
                 " still or Redis was out of reach for %g s; it runs a second time",
@@ -157,14 +158,14 @@ class LeaseKeeper:
             )
 
     def _watch_calm(self, server_time: float) -> None:
-        """After an outage or a standstill the other holders need time to renew theirs first."""
+        """Watch for an outage or a standstill: other holders need time to renew theirs first."""
         jumped = server_time - self._server_time > self.interval + self.seconds / 2
         if self._calm_since is None or jumped:
             self._calm_since = time.monotonic()
         self._server_time = server_time
 
     def is_calm(self) -> bool:
-        """Whether Redis has answered for so long that every living holder has renewed."""
+        """Return whether Redis has answered for so long that every living holder has renewed."""
         return self._calm_since is not None and (
             time.monotonic() - self._calm_since >= self.seconds
         )

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from crisper_worker.past_limit import OPEN, PastLimitRedis
 
@@ -135,7 +135,7 @@ return 1
 
 
 @dataclass(frozen=True)
-class Held:
+class Delivery:
     """A message that some worker holds, as Redis has it."""
 
     tag: str
@@ -154,7 +154,7 @@ class Held:
         return str((self.message.get("headers") or {}).get("task") or "unknown")
 
     def again(self) -> str:
-        """The message as it goes back, marked as kombu marks it."""
+        """Return the message as it goes back, marked as kombu marks it."""
         message = json.loads(json.dumps(self.message))
         message.setdefault("headers", {})["redelivered"] = True
         properties = message.setdefault("properties", {})
@@ -175,7 +175,7 @@ class Aside:
     message: dict[str, Any] = field(repr=False)
 
     def dump(self) -> str:
-        """As it stands in Redis."""
+        """Return it as it stands in Redis."""
         return json.dumps(self.__dict__)
 
 
@@ -208,12 +208,12 @@ class LeaseStore:
         self._requeue = redis.register_script(REQUEUE)
 
     def take_command(self, lists: Iterable[str]) -> list[str]:
-        """The command that takes the first message there is in `lists` and registers it."""
+        """Return the command that takes the first message in `lists` and registers it."""
         keys = [self.unacked, self.index, self.lease, self.holders, *lists]
         return ["EVAL", TAKE, str(len(keys)), *keys, self.holder]
 
     def deaths_key(self, task_id: str) -> str:
-        """The counter of a task's deaths."""
+        """Return the key of the counter of a task's deaths."""
         return f"{self.unacked}_deaths:{task_id}"
 
     def renew(self, tags: list[str]) -> tuple[float, set[str]]:
@@ -235,8 +235,11 @@ class LeaseStore:
     def ack(self, tag: str) -> None:
         """Forget a message: its task has ended."""
         with self.redis.pipeline() as pipe:
-            pipe.hdel(self.unacked, tag).zrem(self.index, tag).zrem(self.lease, tag)
-            pipe.hdel(self.holders, tag).srem(self.started, tag)
+            pipe.hdel(self.unacked, tag)
+            pipe.zrem(self.index, tag)
+            pipe.zrem(self.lease, tag)
+            pipe.hdel(self.holders, tag)
+            pipe.srem(self.started, tag)
             pipe.execute()
 
     def start(self, tag: str) -> None:
@@ -244,62 +247,73 @@ class LeaseStore:
         self._start(keys=[self.lease, self.started], args=[tag])
 
     def deaths(self, task_id: str) -> int:
-        """How often the worker or process of a task died."""
+        """Return how often the worker or process of a task died."""
         return int(self.redis.get(self.deaths_key(task_id)) or 0)
 
     def count_death(self, task_id: str) -> int:
         """Count one more, and say how many they are."""
         with self.redis.pipeline() as pipe:
-            pipe.incr(self.deaths_key(task_id)).expire(self.deaths_key(task_id), DEATHS_KEPT)
+            pipe.incr(self.deaths_key(task_id))
+            pipe.expire(self.deaths_key(task_id), DEATHS_KEPT)
             return int(pipe.execute()[0])
 
-    def look(self, tag: str) -> Held | None:
-        """The message of a tag, if a worker holds it by a lease."""
+    def find(self, tag: str) -> Delivery | None:
+        """Return the message of a tag, if a worker holds it by a lease."""
         with self.redis.pipeline() as pipe:
-            raw, entry = pipe.hget(self.unacked, tag).hget(self.holders, tag).execute()
+            pipe.hget(self.unacked, tag)
+            pipe.hget(self.holders, tag)
+            raw, entry = pipe.execute()
         if entry is None:
             return None
         holder, _, source = entry.decode().partition("\n")
         message = json.loads(raw)[0] if raw is not None else {}
-        return Held(tag, message, source, holder)
+        return Delivery(tag, message, source, holder)
 
     def was_started(self, tag: str) -> bool:
-        """Whether the task of a message was started."""
+        """Return whether the task of a message was started."""
         return bool(self.redis.sismember(self.started, tag))
 
     def expired(self, before: float) -> list[str]:
-        """Tags that were not renewed since the time `before`."""
+        """Return tags that were not renewed since the time `before`."""
         tags = self.redis.zrangebyscore(self.lease, "-inf", before, start=0, num=BATCH)
-        return [tag.decode() for tag in tags]
+        return [tag.decode() for tag in cast(list[bytes], tags)]
 
     def give_back(self, tag: str, *, last: bool = False) -> bool:
         """Put an own message back into its list, as the next one or as the `last`."""
-        held = self.look(tag)
-        if held is None:
+        delivery = self.find(tag)
+        if delivery is None:
             return False
         side = "LPUSH" if last else "RPUSH"
-        return self._moved(held, f"={self.holder}", side, held.again())
+        return self._moved(delivery, f"={self.holder}", side, delivery.again())
 
-    def reclaim(self, held: Held, before: float) -> bool:
+    def reclaim(self, delivery: Delivery, before: float) -> bool:
         """Put somebody's message back, if not renewed since `before`; counts a death."""
-        return self._moved(held, f"<{before!r}", "RPUSH", held.again(), counts=True)
+        return self._moved(delivery, f"<{before!r}", "RPUSH", delivery.again(), counts=True)
 
-    def set_aside(self, held: Held, entry: Aside, before: float | None = None) -> bool:
+    def set_aside(self, delivery: Delivery, entry: Aside, before: float | None = None) -> bool:
         """Set an own message aside, or somebody's that was not renewed since `before`."""
         whose = f"={self.holder}" if before is None else f"<{before!r}"
-        return self._moved(held, whose, "HSET", entry.dump())
+        return self._moved(delivery, whose, "HSET", entry.dump())
 
     def _moved(
-        self, held: Held, whose: str, command: str, value: str, *, counts: bool = False
+        self, delivery: Delivery, whose: str, command: str, value: str, *, counts: bool = False
     ) -> bool:
         keys = [self.unacked, self.index, self.lease, self.holders, self.started]
-        keys += [held.source, self.deaths_key(held.task_id), self.aside]
+        keys += [delivery.source, self.deaths_key(delivery.task_id), self.aside]
         counted = "1" if counts else "0"
-        args = [held.tag, whose, command, value, held.task_id, counted, DEATHS_KEPT]
+        args: list[str | int] = [
+            delivery.tag,
+            whose,
+            command,
+            value,
+            delivery.task_id,
+            counted,
+            DEATHS_KEPT,
+        ]
         return bool(self._move(keys=keys, args=args))
 
     def set_aside_entries(self) -> dict[str, Aside]:
-        """What was set aside, by task id, the oldest first."""
+        """Return the tasks that were set aside, by task id, the oldest first."""
         entries = [Aside(**json.loads(raw)) for raw in self.redis.hvals(self.aside)]
         return {entry.task_id: entry for entry in sorted(entries, key=lambda entry: entry.at)}
 

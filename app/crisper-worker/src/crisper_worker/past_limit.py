@@ -37,12 +37,12 @@ INCOMING = "LPUSH"
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether Redis lives and takes no writes for now: no memory, no disk, still loading."""
+    """Return whether Redis lives and takes no writes for now: no memory, no disk, still loading."""
     if isinstance(error, OutOfMemoryError):
         return True
     # Of a pipeline redis-py says first which command, with its arguments.
-    told = str(error).rpartition(" of pipeline caused error: ")[2]
-    return isinstance(error, ResponseError) and told.startswith(("OOM ", "MISCONF "))
+    answer = str(error).rpartition(" of pipeline caused error: ")[2]
+    return isinstance(error, ResponseError) and answer.startswith(("OOM ", "MISCONF "))
 
 
 def past_limit(client: Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
@@ -56,7 +56,8 @@ def past_limit(client: Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
         RedisError: one of them failed; Redis is away.
     """
     words = [word for command in commands for word in (len(command), *command)]
-    return Redis(connection_pool=client.connection_pool).eval(PASS, 0, *words)
+    answers: list[Any] = Redis(connection_pool=client.connection_pool).eval(PASS, 0, *words)
+    return answers
 
 
 class PastLimitRedis(Redis):
@@ -72,7 +73,7 @@ class PastLimitRedis(Redis):
             return past_limit(self, [args])[0]
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> PastLimitPipeline:
-        """Commands that travel together."""
+        """Return commands that travel together."""
         callbacks = self.response_callbacks
         return PastLimitPipeline(self.connection_pool, callbacks, transaction, shard_hint)
 
@@ -83,7 +84,10 @@ class PastLimitPipeline(Pipeline):
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Run what was collected; a second time past the limit if that refuses a transaction."""
         commands = [args for args, _ in self.command_stack]
-        whole = self.transaction or self.explicit_transaction
+        # redis-py lays an attribute over its method `transaction`.
+        whole = bool(
+            self.transaction or self.explicit_transaction  # type: ignore[truthy-function]
+        )
         try:
             return super().execute(raise_on_error)
         except OutOfMemoryError:

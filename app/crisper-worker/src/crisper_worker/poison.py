@@ -8,30 +8,30 @@ from __future__ import annotations
 
 import time
 
-from crisper_worker.lease_store import Aside, Held
+from crisper_worker.lease_store import Aside, Delivery
 
 
 class SetAsideError(Exception):
     """The result of a task that was set aside."""
 
 
-def judged(held: Held, deaths: int, limit: int, cause: str) -> Aside | None:
-    """What is set aside after the `deaths`-th death, or None if the task gets another try."""
+def judged(delivery: Delivery, deaths: int, limit: int, cause: str) -> Aside | None:
+    """Return what is set aside after the `deaths`-th death; None if the task gets another try."""
     if not limit or deaths < limit:
         return None
     return Aside(
-        task_id=held.task_id,
-        task=held.task,
+        task_id=delivery.task_id,
+        task=delivery.task,
         reason=f"died {deaths} times while it ran, the last time: {cause}",
         deliveries=deaths,
         at=time.time(),
-        source=held.source,
-        message=held.message,
+        source=delivery.source,
+        message=delivery.message,
     )
 
 
 def failure(entry: Aside) -> SetAsideError:
-    """The error that stands as the task's result."""
+    """Return the error that stands as the task's result."""
     return SetAsideError(
         f"{entry.task}[{entry.task_id}] was set aside: it {entry.reason}. It waits for"
         " `python -m crisper_worker.aside requeue` or `drop`."

@@ -21,7 +21,7 @@ TURNS = 5  # rounds without a turn of the event loop, and it stands still
 
 @dataclass
 class Beats:
-    """What the consumer's event loop counts."""
+    """Counters of the consumer's event loop."""
 
     turns: int = 0  # rounds of the event loop, good or bad
     good: int = 0  # heartbeats
@@ -57,7 +57,7 @@ class Watchdog:
         self.leave = leave
         self.silent = 0  # rounds
         self.standing = 0  # rounds
-        self._seen = Beats()
+        self._last_beats = Beats()
 
     def start(self) -> None:
         """Watch, from a thread."""
@@ -71,13 +71,13 @@ class Watchdog:
                     return
 
     def ended(self) -> bool:
-        """One round; whether the worker is on its way out."""
-        beats, seen = self.beats, self._seen
+        """Run one round; return whether the worker is on its way out."""
+        beats, last = self.beats, self._last_beats
         if beats.draining:
             return True  # it has a deadline of its own
-        self.standing = 0 if beats.turns != seen.turns else self.standing + 1
-        beat = beats.good == 0 or beats.good != seen.good
-        self._seen = Beats(beats.turns, beats.good)
+        self.standing = 0 if beats.turns != last.turns else self.standing + 1
+        beat = beats.good == 0 or beats.good != last.good
+        self._last_beats = Beats(beats.turns, beats.good)
         if beat or not self.answers():
             self.silent = 0
             return False
@@ -92,5 +92,5 @@ class Watchdog:
 
 
 def leave(code: int) -> Callable[[], None]:
-    """The way out that nothing can hold up: what runs starts again elsewhere."""
+    """Return the way out that nothing can hold up: what runs starts again elsewhere."""
     return lambda: os._exit(code)

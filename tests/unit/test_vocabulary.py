@@ -1,0 +1,446 @@
+"""The language of the project: names, docstrings and task names that a stranger recognises.
+
+What is not clean yet stands in `UNCLEAN_FILES` and `UNCLEAN_ROLES`. Both only shrink: a file or
+role that has become clean must leave its list. `python tests/unit/test_vocabulary.py` prints the
+lists as they would have to be now; with the name of a file or role it prints what is wrong there.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# A name must say what it holds: "the lock holder", not "held".
+PARTICIPLES = words(
+    "asked fit fits gave given gone heard held kept left look met said same seen shown told"
+)
+# Names of the language of before, by whole name.
+FORMER = {
+    "Begun": "BackgroundCommand",
+    "Book": "DrainTracker",
+    "Held": "the noun of what is held",
+    "Kept": "ReleaseStore",
+    "Room": "ControlClient",
+    "Watch": "EventWatcher",
+    "find_problems": "validate",
+}
+# What a function's docstring begins with: "Return …". A property may begin with a noun.
+VERBS = words(
+    """
+    Acknowledge Acquire Add Answer Append Apply Archive Ask Back Become Begin Bring Build Cancel
+    Capture Change Check Choose Clean Close Collect Compare Complete Compute Confirm Connect
+    Consume Copy Count Create Debug Decide Declare Delete Deploy Describe Detect Diagnose Digest
+    Discard Do Drill Drop Dump Empty End Ensure Exchange Exit Extract Fail Feed Fetch Fill Find
+    Fit Follow Force Forget Format Gather Get Give Group Guard Hand Handle Hash Have Hold Ignore
+    Import Include Init Insert Install Join Judge Keep Kill Lay Leave Let Limit Link List Load
+    Lock Log Look Make Map Mark Match Measure Merge Migrate Move Name Note Open Parse Patch Pin
+    Ping Point Pop Prepare Print Probe Provide Prune Publish Pull Push Put Queue Quote Raise Read
+    Reap Receive Record Recreate Redact Refresh Refuse Register Release Reload Remember Remove
+    Rename Render Renew Repair Repeat Replace Report Requeue Reset Resolve Restart Restore Retain
+    Retire Retry Return Revert Roll Run Save Scan Send Separate Serve Set Show Shut Sign Skip Sort
+    Split Stage Start Stop Store Strip Supplement Switch Sync Tag Take Tell Test Trim Try Undo
+    Unpack Update Upgrade Use Validate Verify Wait Warn Watch Word Wrap Write Yield
+    """
+)
+# What no docstring begins with: no subject and no verb, or a subject that is nobody.
+RIDDLES = words(
+    """
+    All And As At Does Done Everybody Everyone Everything Had Has He Here How If In Is It Its No
+    Nobody Nothing Of One Others She Since Somebody Someone Something That Their There These They
+    This Those Until We What When Where Whether Which While Who Whoever Whom Whose Why
+    """
+)
+# Tasks say what they do. Other than for a function, nothing is "told" or "looked at".
+NO_TASK_VERBS = frozenset({"Have", "Lay", "Let", "Look", "Tell"})
+TASK_WORDS = range(3, 9)
+
+PYTHON = ("module_utils", "library", "plugins", "app/crisper-worker/src", "scripts")
+
+# Not clean yet; take out what you clean.
+UNCLEAN_FILES: frozenset[str] = words(
+    """
+    library/apt_key_pinned.py
+    library/backup_set.py
+    library/build_ca_bundle.py
+    library/build_context.py
+    library/celery_drain.py
+    library/celery_skew.py
+    library/container_diagnosis.py
+    library/container_exec.py
+    library/container_users.py
+    library/data_guard.py
+    library/data_secrets.py
+    library/database_identity.py
+    library/database_roles.py
+    library/deploy_ledger.py
+    library/deploy_state.py
+    library/docker_daemon_config.py
+    library/docker_engine_facts.py
+    library/front_certificate.py
+    library/front_probe.py
+    library/host_check.py
+    library/image_facts.py
+    library/kept_releases.py
+    library/nginx_probe.py
+    library/redis_refusals.py
+    library/release.py
+    library/release_sbom.py
+    library/stack_firewall.py
+    library/stack_gate.py
+    library/stack_plan.py
+    library/stack_secrets.py
+    library/stack_status.py
+    library/static_files.py
+    library/volume_owner.py
+    module_utils/crisper/backup/archive.py
+    module_utils/crisper/backup/backends.py
+    module_utils/crisper/backup/cipher.py
+    module_utils/crisper/backup/drill.py
+    module_utils/crisper/backup/free_space.py
+    module_utils/crisper/backup/manifest.py
+    module_utils/crisper/backup/restore_mark.py
+    module_utils/crisper/backup/set.py
+    module_utils/crisper/backup/throwaway.py
+    module_utils/crisper/backup/timer.py
+    module_utils/crisper/celery/busy.py
+    module_utils/crisper/celery/drain.py
+    module_utils/crisper/celery/judge.py
+    module_utils/crisper/celery/settings.py
+    module_utils/crisper/celery/skew.py
+    module_utils/crisper/celery/stranded.py
+    module_utils/crisper/database/catalog.py
+    module_utils/crisper/database/fresh_cluster.py
+    module_utils/crisper/database/mariadb_accounts.py
+    module_utils/crisper/database/migration.py
+    module_utils/crisper/database/migration_plan.py
+    module_utils/crisper/database/planted.py
+    module_utils/crisper/database/roles.py
+    module_utils/crisper/database/upgrade.py
+    module_utils/crisper/database/versions.py
+    module_utils/crisper/docker/client.py
+    module_utils/crisper/docker/diagnosis.py
+    module_utils/crisper/docker/one_off.py
+    module_utils/crisper/probes/__init__.py
+    module_utils/crisper/probes/drain.py
+    module_utils/crisper/probes/health.py
+    module_utils/crisper/probes/inspect.py
+    module_utils/crisper/probes/ledger.py
+    module_utils/crisper/probes/queue_head.py
+    module_utils/crisper/probes/rollout.py
+    module_utils/crisper/probes/skew.py
+    module_utils/crisper/probes/stranded.py
+    module_utils/crisper/release/manifest.py
+    module_utils/crisper/release/retention.py
+    module_utils/crisper/release/rollback_check.py
+    module_utils/crisper/remote/probe.py
+    module_utils/crisper/remote/run.py
+    module_utils/crisper/remote/session.py
+    module_utils/crisper/rollout/distrust.py
+    module_utils/crisper/rollout/phases.py
+    module_utils/crisper/rollout/plan.py
+    module_utils/crisper/rollout/workers.py
+    plugins/action/stack_secrets.py
+    plugins/callback/crisper_call.py
+    plugins/callback/crisper_debug.py
+    plugins/callback/crisper_payloads.py
+    plugins/callback/crisper_stages.py
+    plugins/filter/crisper.py
+    plugins/filter/crisper_images.py
+    plugins/lookup/crisper_address.py
+    plugins/lookup/crisper_argument_specs.py
+    plugins/lookup/crisper_given.py
+    plugins/lookup/crisper_run.py
+    plugins/lookup/crisper_unreadable.py
+    plugins/lookup/crisper_variables.py
+    scripts/audit
+    scripts/docs
+    """
+)
+UNCLEAN_ROLES: frozenset[str] = words(
+    """
+    backup
+    database
+    docker
+    finish
+    firewall
+    gate
+    images
+    ledger
+    maintenance
+    playbooks
+    preflight
+    readable
+    release
+    restore
+    rollback
+    rollout
+    stack
+    status
+    teardown
+    tls
+    verify
+    """
+)
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """Return the files of the repository that git has or would take, by patterns of git."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# Python ------------------------------------------------------------------------------------------
+
+
+def name_problem(name: str) -> str:
+    bare = name.strip("_")
+    if bare in FORMER:
+        return f"{name}: write {FORMER[bare]}"
+    if bare in PARTICIPLES:
+        return f"{name}: a bare participle; write the noun of what it holds"
+    return ""
+
+
+def names_of(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield functions, classes, parameters and variables with their lines.
+
+    Not the keys of a TypedDict: they are those of JSON, whose readers are elsewhere.
+    """
+    keys = {
+        id(field.target)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(base, ast.Name) and base.id == "TypedDict" for base in node.bases)
+        for field in node.body
+        if isinstance(field, ast.AnnAssign)
+    }
+    for node in ast.walk(tree):
+        if id(node) in keys:
+            continue
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.alias) and node.asname:
+            yield 0, node.asname
+
+
+def first_word(docstring: str) -> str:
+    return re.split(r"[\s,.:;]", docstring, maxsplit=1)[0]
+
+
+def is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
+
+
+def docstring_problems(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        text = ast.get_docstring(node)
+        if not text:
+            continue
+        line, word = getattr(node, "lineno", 1), first_word(text)
+        acts = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_property(node)
+        if acts and word not in VERBS:
+            yield f"{line}: docstring begins with {word!r}, which is no verb of VERBS"
+        elif word in RIDDLES:
+            yield f"{line}: docstring begins with {word!r}: begin with a noun or a verb"
+
+
+def python_problems(source: str) -> list[str]:
+    """Return what is wrong with the words of a Python file, a line each."""
+    tree = ast.parse(source)
+    found = {f"{line}: {problem}" for line, n in names_of(tree) if (problem := name_problem(n))}
+    return sorted(found | set(docstring_problems(tree)), key=lambda text: int(text.split(":")[0]))
+
+
+def python_files() -> list[Path]:
+    scripts = {p for p in tracked("scripts") if not p.suffix}
+    return [
+        p
+        for p in tracked(*PYTHON)
+        if p.suffix == ".py" or (p in scripts and "python" in p.open().readline())
+    ]
+
+
+@pytest.mark.parametrize("path", python_files(), ids=named)
+def test_the_words_of_a_python_file(path):
+    problems = python_problems(path.read_text())
+    if (problem := name_problem(path.stem)) and path.suffix:
+        problems.append(f"0: file {problem}")
+    if named(path) in UNCLEAN_FILES:
+        assert problems, f"{named(path)} is clean: take it out of UNCLEAN_FILES"
+    else:
+        assert problems == []
+
+
+# Tasks -------------------------------------------------------------------------------------------
+
+
+def task_problem(name: str) -> str:
+    """Return what is wrong with the name of a task, without the prefix of its file."""
+    text = re.sub(r"\{\{.*?\}\}", "X", name).split(" | ", 1)[-1]
+    words = text.split()
+    if not words or words[0].strip(",") not in VERBS - NO_TASK_VERBS:
+        return f"{name!r} begins with no verb of VERBS"
+    if len(words) not in TASK_WORDS:
+        return f"{name!r} has {len(words)} words: {TASK_WORDS[0]} to {TASK_WORDS[-1]}"
+    return ""
+
+
+def task_names(tasks: Any) -> Iterator[str]:
+    for task in tasks or []:
+        if "name" in task:
+            yield str(task["name"])
+        for key in ("block", "rescue", "always", "pre_tasks", "tasks", "post_tasks", "handlers"):
+            yield from task_names(task.get(key))
+
+
+def is_task_file(path: Path) -> bool:
+    return path.suffix == ".yml" and path.parent.name in ("tasks", "handlers", "playbooks")
+
+
+def names_in(path: Path) -> list[str]:
+    return list(task_names(yaml.load(path.read_text(), yaml.CSafeLoader)))
+
+
+def task_files() -> dict[str, list[Path]]:
+    """Return the files with tasks, by role; those of playbooks by ``playbooks``."""
+    groups: dict[str, list[Path]] = {}
+    for path in tracked("roles", "playbooks", "deploy.yml"):
+        if path.name == "deploy.yml" or is_task_file(path):
+            parts = path.relative_to(ROOT).parts
+            groups.setdefault(parts[1] if parts[0] == "roles" else "playbooks", []).append(path)
+    return groups
+
+
+def role_problems(files: list[Path]) -> list[str]:
+    return [
+        f"{named(path)}: {problem}"
+        for path in files
+        for name in names_in(path)
+        if (problem := task_problem(name))
+    ]
+
+
+@pytest.mark.parametrize("role", sorted(task_files()))
+def test_the_names_of_tasks(role):
+    problems = role_problems(task_files()[role])
+    if role in UNCLEAN_ROLES:
+        assert problems, f"{role} is clean: take it out of UNCLEAN_ROLES"
+    else:
+        assert problems == []
+
+
+# The lists and the judges themselves -------------------------------------------------------------
+
+
+def test_the_lists_name_what_there_is():
+    assert set(map(named, python_files())) >= UNCLEAN_FILES
+    assert set(task_files()) >= UNCLEAN_ROLES
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Stop the old workers",
+        "Migrate | Dump the database",
+        "Remove the containers of {{ stack_name | default('x y z') }}",
+    ],
+)
+def test_a_name_of_a_task_that_is_taken(name):
+    assert task_problem(name) == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "It is told",
+        "Timer | It is gone",
+        "What was seen is known",
+        "Tell what happened",
+        "Build images",
+        "Write the digests of all of the images into the inventory",
+    ],
+)
+def test_a_name_of_a_task_that_is_refused(name):
+    assert task_problem(name)
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("def told():\n    pass", "1: told"),
+        ("def f(seen):\n    pass", "1: seen"),
+        ("async def _look():\n    pass", "1: _look"),
+        ("class Room:\n    pass", "1: Room: write ControlClient"),
+        ("held = 1", "1: held"),
+        ("for left in ():\n    pass", "1: left"),
+        ("self.kept = 1", "1: kept"),
+        ("class A:\n    given: int = 1", "2: given"),
+        ("from a import b as shown", "0: shown"),
+        ('def f():\n    """What there is."""', "1: docstring"),
+        ('def f():\n    """Number of things."""', "1: docstring"),
+        ('"""Whether it is."""', "1: docstring"),
+        ('class A:\n    """What there is."""', "1: docstring"),
+    ],
+)
+def test_words_that_are_refused(source, problem):
+    assert [text.startswith(problem) for text in python_problems(source)] == [True]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'def f(params):\n    """Return; raise."""\n    seen_at = 1',
+        'class A:\n    """A lease."""\n    @property\n    def f(self):\n        """The name."""',
+        'class A:\n    @functools.cached_property\n    def f(self):\n        """The name."""',
+        "def f(values):\n    return values.given or other.seen",
+        "class A(TypedDict):\n    shown: str",
+    ],
+)
+def test_words_that_are_taken(source):
+    assert python_problems(source) == []
+
+
+def main(arguments: list[str]) -> int:
+    """Print the lists as they would have to be, or what is wrong with what is named."""
+    files = {named(p): p for p in python_files()}
+    roles = task_files()
+    for name in arguments:
+        found = python_problems(files[name].read_text()) if name in files else []
+        print("\n".join(f"{name}:{text}" for text in found or role_problems(roles.get(name, []))))
+    if not arguments:
+        print(*(n for n, p in sorted(files.items()) if python_problems(p.read_text())), sep="\n")
+        print()
+        print(*(name for name in sorted(roles) if role_problems(roles[name])), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
