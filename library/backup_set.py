@@ -210,7 +210,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     NotOwnerError,
     note,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.text import printable_lines
+from ansible_collections.crisper.stack.plugins.module_utils.text import composed
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -296,9 +296,9 @@ def main() -> None:
     try:
         module.exit_json(**act(module.params, module.check_mode, module.warn))
     except UntouchedError as error:
-        module.fail_json(msg=str(error), untouched=True)
+        module.fail_json(msg=composed(str(error)), untouched=True)
     except (BackupError, NotOwnerError) as error:
-        module.fail_json(msg=printable_lines(str(error)))
+        module.fail_json(msg=composed(str(error)))
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     NotOwnerError,
     note,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.text import printable_lines
+from ansible_collections.crisper.stack.plugins.module_utils.text import composed
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -171,7 +171,7 @@ def main() -> None:
             module.exit_json(**upgrade.fit(params["upgrade"], params["rebuild"]))
         module.exit_json(**upgrade.upgrade())
     except (BackupError, NotOwnerError) as error:
-        module.fail_json(msg=printable_lines(str(error)))
+        module.fail_json(msg=composed(str(error)))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from typing import IO, Any
 from urllib.parse import quote
 
 from ..process import MOST, Tail, capture_bytes
-from ..text import printable
+from ..text import printable, quote_output, sql_identifier
 from .archive import Expected, copy_safely
 from .manifest import BackupError
 
@@ -334,8 +334,6 @@ KINDS = {
 }
 # Characters that mean themselves wherever they are.
 _SAFE = frozenset(string.ascii_letters + string.digits + "_-")
-# Needs no quotes where SQL takes a name of an extension.
-_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 _TEMPORARY = re.compile("pg_(toast_)?temp")
 # Of a list in an error.
 MOST_NAMES = 10
@@ -456,7 +454,7 @@ class Docker:
         if cut:
             raise BackupError(f"{command} printed more than {MOST >> 20} MiB, and was ended")
         if code != 0:
-            why = (err or out).decode(errors="replace").strip()[-1000:]
+            why = quote_output((err or out).decode(errors="replace").strip()[-1000:])
             raise BackupError(f"{command} failed: {why}")
         return out.decode(errors="replace")
 
@@ -553,7 +551,7 @@ class Docker:
         if ended.returncode != 0:
             late = f" within {self.timeout} s" if ended.returncode == 124 else ""
             why = (ended.said if said is None else said) or f"exit code {ended.returncode}"
-            raise BackupError(f"{what}{late}: {explained(why)}")
+            raise BackupError(f"{what}{late}: {explained(quote_output(why))}")
 
 
 def explained(said: str) -> str:
@@ -862,7 +860,7 @@ def find_hidden(
 def refuse_hidden(found: Iterable[tuple[str, str, str]]) -> None:
     """Raise BackupError for kind, quoted name and extension of what is hidden, if anything."""
     listed = [
-        (kind, printable(name), printable(_quoted(of)))
+        (kind, _printable_name(name), sql_identifier(of))
         for kind, name, of in itertools.islice(found, MOST_NAMES)
     ]
     if listed:
@@ -915,10 +913,10 @@ def refuse_misplaced(found: Sequence[tuple[str, str]]) -> None:
     """Raise BackupError for the extensions that no restore could make again, if any."""
     if found:
         listed = ", ".join(
-            f"{printable(_quoted(name))} (in {printable(_quoted(schema))})"
+            f"{sql_identifier(name)} (in {sql_identifier(schema)})"
             for name, schema in found[:MOST_NAMES]
         )
-        name = printable(_quoted(found[0][0]))
+        name = sql_identifier(found[0][0])
         raise BackupError(
             "A superuser has put extensions into schemas of PostgreSQL's own, where no restore may"
             f" make them again: {listed}. PostgreSQL was not dumped. As superuser move each to a"
@@ -934,8 +932,12 @@ def misplaced_extensions(docker: Docker, container: str) -> list[tuple[str, str]
         return _misplaced(session, available)
 
 
-def _quoted(name: str) -> str:
-    return name if _PLAIN.fullmatch(name) else '"' + name.replace('"', '""') + '"'
+def _printable_name(name: str) -> str:
+    """Return a name as PostgreSQL quotes it (``a."b c"``), so that it can be printed and pasted."""
+    if name.isprintable():
+        return name
+    parts = re.findall(r'"((?:[^"]|"")*)"|([^".]+)', name)
+    return ".".join(sql_identifier(quoted.replace('""', '"') or plain) for quoted, plain in parts)
 
 
 def allowed_extensions(listed: Iterable[str], present: Rows, available: Rows) -> str:

@@ -24,15 +24,15 @@ from ..backup.cipher import written
 from ..backup.drill import READY
 from ..backup.manifest import BackupError, differences, set_id
 from ..backup.throwaway import TMPFS_OPTIONS, tmpfs_options
-from ..text import printable, quoted_lines
+from ..text import printable, quote_output, sql_identifier
 from .catalog import Catalog, builtin, parse_array, read_catalog
-from .planted import identifier, not_restorable
+from .planted import not_restorable
 from .roles import SUFFIX, Roles
 from .versions import (
     Misfit,
     data_version,
     find_misfits,
-    parse_version,
+    loose_psql,
     text_of,
     volume_name,
     wanted_version,
@@ -56,8 +56,6 @@ REPLACE = (
     + COPY
     + "; rm /to/upgrade-in-progress; sync"
 )
-# First minor versions whose psql runs no command (`\!`) that a dump brings (CVE-2025-8714).
-RESTRICTED = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 Note = Callable[[str], None]
 
 
@@ -319,7 +317,7 @@ class Upgrade:
             )
         misplaced = [
             f"the extension {printable(name)} is in the schema {printable(schema)} of PostgreSQL's"
-            f" own. To move it: ALTER EXTENSION {printable(identifier(name))} SET SCHEMA public"
+            f" own. To move it: ALTER EXTENSION {sql_identifier(name)} SET SCHEMA public"
             for name, schema in data.misplaced_extensions(self.docker, running)
         ]
         if left := [*misplaced, *not_restorable(catalog)]:
@@ -373,7 +371,8 @@ class Upgrade:
             if distrusted:
                 self.refuse_loose_psql(container)
             with dump.open("rb") as source:
-                data.restore_postgres(docker, container, source)
+                # Besides, no extension is made but those that PostgreSQL trusts.
+                data.restore_postgres(docker, container, source, "", facts["extensions"])
             found = data.postgres_state(docker, container)
             if problems := differences(facts, found):
                 raise BackupError(f"The new cluster differs from the old: {'; '.join(problems)}.")
@@ -388,13 +387,8 @@ class Upgrade:
         Raises:
             BackupError: the image is older than that.
         """
-        told = self.docker.version("postgres", container)
-        major, minor, *_ = (*parse_version(told), 0, 0)
-        if minor < RESTRICTED.get(major, 0):
-            raise BackupError(
-                f"psql {major}.{minor} of image_refs.postgres runs programs that a dump names"
-                f" (CVE-2025-8714): take an image of {major}.{RESTRICTED[major]} or newer."
-            )
+        if problem := loose_psql(self.docker.version("postgres", container)):
+            raise BackupError(f"{problem}.")
 
     def apply_roles(self, container: str) -> None:
         """Give the roles of a new cluster their passwords, as the deploy does.
@@ -462,7 +456,7 @@ class Upgrade:
             state = self.docker.inspect(container)["State"]["Status"]
             if state != "running" or time.monotonic() > deadline:
                 _code, out, err = self.call("logs", "--tail", "10", container)
-                said = "\n" + quoted_lines((out + err).strip()[-5000:]) + "\n"
+                said = quote_output((out + err).strip()[-5000:])
                 raise BackupError(f"PostgreSQL did not start ({state}): {said}.")
             time.sleep(0.3)
 
