@@ -204,7 +204,9 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.set import (
     make,
     missing_database,
     restore,
+    services,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.database.versions import loose_psql
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
     NotOwnerError,
@@ -280,11 +282,29 @@ def act(
         if state == "checked" and (sentence := missing_database(settings)):
             warn(sentence)
         fits(settings, manifest)
+        judge_psql(settings, manifest, warn if state == "checked" else lambda _: None)
     if state == "restored" and not check_mode:
         result |= restore(settings, manifest, identity, noted)
     if state == "drilled":
         result["report"] = {} if check_mode else drill(settings, manifest, identity, noted)
     return result
+
+
+def judge_psql(settings: Settings, manifest: dict[str, Any], warn: Callable[[str], None]) -> None:
+    """Refuse an old psql for a set of somebody else, and warn of it for one of this stack.
+
+    The application can bring such lines into the names of its own objects, too; but the way back
+    to a backup stays open where no newer image is at hand.
+
+    Raises:
+        BackupError: the set is foreign. Nothing was touched.
+    """
+    container = services(settings).get("postgres")
+    problem = loose_psql(settings.docker.version("postgres", container)) if container else ""
+    if problem and manifest["foreign"]:
+        raise BackupError(f"{problem}, deploy, and restore again. Nothing was touched.")
+    if problem:
+        warn(f"{problem}, and deploy. The set is of this stack, and is restored all the same.")
 
 
 def main() -> None:

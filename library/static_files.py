@@ -154,7 +154,8 @@ class Image:
             msg=composed(
                 f"The static files in {folder} cannot be copied out of {self.reference}:"
                 f" {quote_last_lines(output, 5)}. The image must have that folder: run"
-                " collectstatic, or such, when it is built, or correct the alias in stack_app.locations."
+                " collectstatic, or such, when it is built, or correct the alias in"
+                " stack_app.locations."
             )
         )
         raise AssertionError  # fail_json has ended the process

@@ -91,7 +91,7 @@ DUMP_POSTGRES = FIND_SUPERUSER + (
     ' exec pg_dump --username "$superuser" --format custom'
     f" --exclude-schema 'crisper_restore_{'[0-9a-f]' * 16}'"
     " --exclude-schema pg_catalog --exclude-schema information_schema"
-    ' ${SNAPSHOT:+--snapshot "$SNAPSHOT"} "$POSTGRES_DB"'
+    ' --lock-wait-timeout "$LOCK_WAIT" ${SNAPSHOT:+--snapshot "$SNAPSHOT"} "$POSTGRES_DB"'
 )
 # Whoever was superuser may have planted in pg_catalog what matches a question better than what
 # PostgreSQL has: a cast, an operator, a format(text, name). So whatever a superuser's statement
@@ -297,6 +297,22 @@ OPEN_DATABASE = (
 )
 # Until a session that was told to end has done so.
 SESSION_SECONDS = 30.0
+# Until a table is waited for no longer that a dump or a count has to read: whoever may lock one
+# (LOCK TABLE … IN ACCESS EXCLUSIVE MODE) would hold up a backup, and a deploy, for backup_timeout.
+LOCK_SECONDS = 300
+# pg_dump says which query, whose beginning may be cut off.
+LOCKED_OUT = re.compile(r"due to (lock|statement) timeout|IN ACCESS SHARE MODE\s*\Z")
+# Who holds a lock in the database that nobody can read beside. A text, and no number, is compared.
+HOLDERS = (
+    "COPY (SELECT a.pid, a.usename, a.state, a.application_name, pg_catalog.to_char("
+    "a.xact_start, 'YYYY-MM-DD HH24:MI:SS TZ'::pg_catalog.text), a.query"
+    " FROM pg_catalog.pg_stat_activity a"
+    " WHERE a.pid IN (SELECT l.pid FROM pg_catalog.pg_locks l"
+    " WHERE l.locktype = 'relation'::pg_catalog.text AND l.granted"
+    " AND l.mode = 'AccessExclusiveLock'::pg_catalog.text AND l.database = (SELECT oid"
+    " FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))"
+    " ORDER BY a.xact_start LIMIT '3') TO STDOUT"
+)
 # Rows are counted by COPY alone, which plans nothing and compares nothing: a function, cast or
 # operator that a former superuser has planted is not called. The planner evaluates functions of
 # partial indexes, and whoever counts rows by a SELECT runs them. COPY refuses what became a view
@@ -770,10 +786,57 @@ def _heads(docker: Docker, container: str, name: str = "", snapshot: str = "") -
 
 def postgres_state(docker: Docker, container: str) -> dict[str, Any]:
     """``{rows: {table: count}, migration_head: [...]}`` of a database."""
-    with postgres_session(docker, container) as session:
+    with name_lock_holders(docker, container), postgres_session(docker, container) as session:
+        session.ask(f"SET lock_timeout = '{lock_seconds(docker)}s'")
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         rows = _rows(session)
     return {"rows": rows, "migration_head": _heads(docker, container)}
+
+
+def lock_seconds(docker: Docker) -> int:
+    """Return for how many seconds a dump waits for a table."""
+    return max(1, min(LOCK_SECONDS, docker.timeout // 2))
+
+
+@contextmanager
+def name_lock_holders(docker: Docker, container: str) -> Iterator[None]:
+    """Say who holds the lock that a dump has waited for in vain.
+
+    Raises:
+        BackupError: as within; with the sessions and the remedy, if that was it.
+    """
+    try:
+        yield
+    except BackupError as error:
+        if not LOCKED_OUT.search(str(error)):
+            raise
+        raise BackupError(f"{error}. {_lock_holders(docker, container)}") from error
+
+
+def _lock_holders(docker: Docker, container: str) -> str:
+    """Return which sessions keep others from reading tables, and what to do about them."""
+    try:
+        with postgres_session(docker, container) as session:
+            found = [[unescape(each) for each in line.split("\t")] for line in session.ask(HOLDERS)]
+    except BackupError:
+        found = []
+    # As many columns as are asked for.
+    sessions = [
+        f"session {printable(pid)} of {printable(user)} ({printable(state)}, {printable(name)!r},"
+        f" transaction open since {printable(since)}): {printable(' '.join(query.split()))}"
+        for pid, user, state, name, since, query in (each for each in found if len(each) == 6)
+    ]
+    if not sessions:
+        return (
+            f"A session had locked a table for more than {lock_seconds(docker)} s (ACCESS"
+            " EXCLUSIVE), and has ended since: run this again"
+        )
+    ends = "; ".join(f"SELECT pg_terminate_backend({int(each[0])})" for each in found)
+    return (
+        f"A table is locked for more than {lock_seconds(docker)} s (ACCESS EXCLUSIVE): by"
+        f" {'; by '.join(sessions)}. If that is a migration or VACUUM FULL, wait for its end; else"
+        f" end it as superuser ({ends}), and run this again"
+    )
 
 
 def dump_postgres(
@@ -786,7 +849,11 @@ def dump_postgres(
     rows: dict[str, int] = {}
     head: list[str] = []
     extensions: list[str] = []
-    with postgres_session(docker, container, name) as session:
+    with (
+        name_lock_holders(docker, container),
+        postgres_session(docker, container, name) as session,
+    ):
+        session.ask(f"SET lock_timeout = '{lock_seconds(docker)}s'")
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot = "".join(session.ask("SELECT pg_export_snapshot()"))
         if snapshot:  # else the session has ended, and tells why when it is left
@@ -797,7 +864,8 @@ def dump_postgres(
                 (kind, unescape("".join(session.ask(NAME.format(number)))), of)
                 for kind, number, of in hidden
             )
-            command = docker.inside(container, DUMP_POSTGRES, SNAPSHOT=snapshot, **_named(name))
+            environment = {"SNAPSHOT": snapshot, "LOCK_WAIT": f"{lock_seconds(docker)}s"}
+            command = docker.inside(container, DUMP_POSTGRES, **environment, **_named(name))
             docker.out_of("PostgreSQL was not dumped", command, target)
             rows = _rows(session)
             head = _heads(docker, container, name, snapshot)

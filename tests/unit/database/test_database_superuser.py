@@ -69,7 +69,7 @@ def test_superuser_statements_leave_no_choice_of_function_or_operator() -> None:
     identity = library.partition("IDENTITY = (")[2].partition("\n)")[0]
     helper = data.RESTORE_PREPARATION.replace("@helper@", "h")
     questions = (data.EXTENSIONS, data.AVAILABLE, data.MEMBERS, data.RELATIONS, data.ROLES)
-    questions += (data.PLACES, data.SCHEMAS, data.DATABASE, data.MAKE_DATABASE)
+    questions += (data.PLACES, data.SCHEMAS, data.DATABASE, data.MAKE_DATABASE, data.HOLDERS)
     texts = (
         *(helper, data.RESTORE_CLEANUP, data.COLUMNS, data.END_SESSIONS, *questions, identity),
         *(roles.TRANSFER, roles.CARRY, roles.DROP_CARRIED, roles.OBJECTS),
