@@ -258,19 +258,50 @@ class Upgrade:
             docker.run("volume", "create", "--label", f"crisper.stack={self.project}", kept)
             self.between(self.volume, kept, COPY, "The old data was not copied")
         except BaseException as error:
-            with contextlib.suppress(BackupError):
+            problem = ""
+            try:
                 docker.run("start", running)
+            except BackupError as second:
+                problem = str(second)
             self.clean(kept)
             self.forget()
             if isinstance(error, BackupError):
+                state = f"It does not run: {sentence(problem)}" if problem else "It runs."
                 raise BackupError(
-                    f"{sentence(error)} The data is PostgreSQL {old}, as it was, and it runs."
+                    f"{sentence(error)} The data is PostgreSQL {old}, as it was, in the volume"
+                    f" {self.volume}. {state}{self.dump_words(dump)}"
                 ) from error
             raise
         self.exchange(record, running)
         self.clean("")
         told = {"kept": kept, "dump": str(dump), "rows": facts["rows"], "settings": settings}
         return {"changed": True, "from": old, "to": new, **told}
+
+    @staticmethod
+    def dump_words(dump: Path) -> str:
+        """Return that a dump is kept, as the end of a message; empty when it is not there."""
+        return f" Its dump is {dump}." if dump.is_file() else ""
+
+    def look(self, kept: str, dump: str) -> dict[str, Any]:
+        """Return what there is after an upgrade whose release failed, in words.
+
+        Args:
+            kept: the volume with the old data that the upgrade made.
+            dump: its dump.
+
+        Returns:
+            ``{changed, words}``.
+        """
+        now = text_of(data_version(self.call, "postgres", self.volume)[:1]) or "unknown"
+        there, _out, _err = self.call("volume", "inspect", "--format", "{{.Name}}", kept)
+        words = [
+            f"the volume {self.volume} has data of PostgreSQL {now}",
+            f"the data from before the upgrade is kept in the volume {kept}"
+            if there == 0
+            else f"there is no volume {kept} any more",
+            f"its dump is {dump}" if Path(dump).is_file() else f"its dump {dump} is not there",
+        ]
+        return {"changed": False, "words": "; ".join(words)}
 
     def start_old(self) -> str:
         """Return the container with the old data, started when it does not run; empty without."""
@@ -483,11 +514,13 @@ class Upgrade:
                     f"{sentence(error)} The old data could not be put back either:"
                     f" {sentence(second)} {kept}"
                     " Run the upgrade again: it begins by putting the old data back."
+                    f"{self.dump_words(Path(record.dump))}"
                 ) from error
             self.clean(record.kept)
             self.forget()
             raise BackupError(
-                f"{sentence(error)} The data is PostgreSQL {record.old}, put back, and it runs."
+                f"{sentence(error)} The data is PostgreSQL {record.old}, put back in the volume"
+                f" {self.volume}, and it runs.{self.dump_words(Path(record.dump))}"
             ) from error
 
     def between(self, source: str, target: str, script: str, what: str) -> None:
