@@ -287,7 +287,8 @@ def not_restorable(catalog: Catalog) -> list[str]:
 
 def _parameter(name: str) -> str:
     """Return the name of a setting for a statement; a dot separates its parts."""
-    return ".".join(sql_identifier(part) for part in name.split("."))
+    plain = re.fullmatch("[a-z_][a-z0-9_]*", name)
+    return name if plain else ".".join(sql_identifier(part) for part in name.split("."))
 
 
 def _where(catalog: Catalog) -> str:
