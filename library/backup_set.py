@@ -205,13 +205,15 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.set import (
     copy_away,
     expire,
     make,
+    services,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.database.versions import loose_psql
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
     NotOwnerError,
     note,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.text import printable_lines
+from ansible_collections.crisper.stack.plugins.module_utils.text import composed
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -281,11 +283,29 @@ def act(
         if state == "checked" and (sentence := missing_database(settings)):
             warn(sentence)
         fits(settings, manifest)
+        judge_psql(settings, manifest, warn if state == "checked" else lambda _: None)
     if state == "restored" and not check_mode:
         result |= restore(settings, manifest, identity, noted)
     if state == "drilled":
         result["report"] = {} if check_mode else drill(settings, manifest, identity, noted)
     return result
+
+
+def judge_psql(settings: Settings, manifest: dict[str, Any], warn: Callable[[str], None]) -> None:
+    """Refuse an old psql for a set of somebody else, and warn of it for one of this stack.
+
+    The application can bring such lines into the names of its own objects, too; but the way back
+    to a backup stays open where no newer image is at hand.
+
+    Raises:
+        BackupError: the set is foreign. Nothing was touched.
+    """
+    container = services(settings).get("postgres")
+    problem = loose_psql(settings.docker.version("postgres", container)) if container else ""
+    if problem and manifest["foreign"]:
+        raise BackupError(f"{problem}, deploy, and restore again. Nothing was touched.")
+    if problem:
+        warn(f"{problem}, and deploy. The set is of this stack, and is restored all the same.")
 
 
 def main() -> None:
@@ -297,9 +317,9 @@ def main() -> None:
     try:
         module.exit_json(**act(module.params, module.check_mode, module.warn))
     except UntouchedError as error:
-        module.fail_json(msg=str(error), untouched=True)
+        module.fail_json(msg=composed(str(error)), untouched=True)
     except (BackupError, NotOwnerError) as error:
-        module.fail_json(msg=printable_lines(str(error)))
+        module.fail_json(msg=composed(str(error)))
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.host.container_users
     Process,
     find_shared,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.text import quote_output
 
 
 def identity(pid: int) -> tuple[int, int] | None:
@@ -106,7 +107,7 @@ def main() -> None:
     label = f"label=com.docker.compose.project={module.params['project']}"
     code, out, err = module.run_command([cli, "ps", "--quiet", "--filter", label])
     if code != 0:
-        module.fail_json(msg=f"The containers of the stack were not listed: {err.strip()}")
+        module.fail_json(msg=f"The containers of the stack were not listed: {quote_output(err)}")
     records: list[dict[str, Any]] = []
     if out.split():
         # One that went away meanwhile is told as an error beside the others.

@@ -80,7 +80,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     NotOwnerError,
     note,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.text import printable_lines
+from ansible_collections.crisper.stack.plugins.module_utils.text import composed
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["restored"], "default": "restored"},
@@ -118,10 +118,10 @@ def main() -> None:
         note(module.params, "restore_database", backup=module.params["path"])
         module.exit_json(**act(module.params))
     except NotOwnerError as error:
-        module.fail_json(msg=printable_lines(str(error)))
+        module.fail_json(msg=composed(str(error)))
     except BackupError as error:
         what = f"The database was not restored ({module.params['path']})"
-        module.fail_json(msg=f"{what}: {error}")
+        module.fail_json(msg=composed(f"{what}: {error}"))
 
 
 if __name__ == "__main__":

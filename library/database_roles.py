@@ -128,7 +128,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     NotOwnerError,
     note,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.text import printable_lines
+from ansible_collections.crisper.stack.plugins.module_utils.text import composed
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "project": {"type": "str", "required": True},
@@ -209,7 +209,7 @@ def main() -> None:
         module.fail_json(msg=str(error))
     except BackupError as error:
         module.fail_json(
-            msg=printable_lines(
+            msg=composed(
                 f"The accounts of the databases were not put in order: {error}. The next deploy"
                 " tries again."
             )

@@ -15,7 +15,8 @@ description:
     comparison of row counts and migration head; then the old data is copied into the volume
     C(<project>_postgres_<old version>_<time>) and the new cluster takes its place. What fails
     leaves the old data in its place, and the old server running.
-  - An upgrade that was cut off is put in order by the next call of either.
+  - C(seen) only looks, after the release of an upgrade has failed.
+  - An upgrade that was cut off is put in order by the next call of the first two.
 extends_documentation_fragment: [crisper]
 options:
   root:
@@ -33,7 +34,7 @@ options:
   state:
     description: What to make true.
     type: str
-    choices: [fitted, upgraded]
+    choices: [fitted, upgraded, seen]
     default: fitted
   upgrade:
     description: With C(fitted), whether a need to upgrade is returned and no failure.
@@ -46,6 +47,14 @@ options:
         that a former superuser has planted. The new cluster is not put back by a deploy that fails.
     type: bool
     default: false
+  kept:
+    description: With C(seen), the volume with the old data that the upgrade has made.
+    type: str
+    default: ""
+  dump:
+    description: With C(seen), the dump of the upgrade.
+    type: path
+    default: ""
   timeout:
     description: Seconds that one step may take.
     type: int
@@ -115,6 +124,11 @@ rows:
   returned: with O(state=upgraded)
   type: dict
   sample: {public.items: 120}
+words:
+  description: Which data there is now, and what is left of the upgrade, as a part of a sentence.
+  returned: with O(state=seen)
+  type: str
+  sample: the volume crisper_postgres has data of PostgreSQL 17; its dump is /opt/crisper/backups/a
 settings:
   description:
     - Settings that the new server does not have (C(ALTER SYSTEM), C(ALTER ROLE … SET),
@@ -137,15 +151,17 @@ from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     NotOwnerError,
     note,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.text import printable_lines
+from ansible_collections.crisper.stack.plugins.module_utils.text import composed
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
     "project": {"type": "str", "required": True},
     "release": {"type": "path", "required": True},
-    "state": {"type": "str", "choices": ["fitted", "upgraded"], "default": "fitted"},
+    "state": {"type": "str", "choices": ["fitted", "upgraded", "seen"], "default": "fitted"},
     "upgrade": {"type": "bool", "default": False},
     "rebuild": {"type": "bool", "default": False},
+    "kept": {"type": "str", "default": ""},
+    "dump": {"type": "path", "default": ""},
     "timeout": {"type": "int", "default": 3600},
     "docker_cli": {"type": "str", "default": "docker"},
     "run": RUN_SPEC,
@@ -169,9 +185,11 @@ def main() -> None:
     try:
         if params["state"] == "fitted":
             module.exit_json(**upgrade.fit(params["upgrade"], params["rebuild"]))
+        if params["state"] == "seen":
+            module.exit_json(**upgrade.look(params["kept"], params["dump"]))
         module.exit_json(**upgrade.upgrade())
     except (BackupError, NotOwnerError) as error:
-        module.fail_json(msg=printable_lines(str(error)))
+        module.fail_json(msg=composed(str(error)))
 
 
 if __name__ == "__main__":

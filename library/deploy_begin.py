@@ -196,6 +196,11 @@ database_behind:
   returned: always
   type: str
   sample: ""
+page:
+  description: Whether nginx shows the maintenance page.
+  returned: always
+  type: bool
+  sample: false
 unfinished:
   description: The last deploy, when it was cut off or could not be undone.
   returned: always
@@ -236,6 +241,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.migration i
     end_sessions,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.database.migration_plan import REPLACING
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.state import PAGE
 from ansible_collections.crisper.stack.plugins.module_utils.docker.client import Engine, shown
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 from ansible_collections.crisper.stack.plugins.module_utils.docker.one_off import (
@@ -552,6 +558,7 @@ def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, 
         "held": {},
         "unfinished": left,
         "database_behind": behind,
+        "page": (root / PAGE).exists(),
         "current": manifest.get("id", ""),
         "queues": worker_queues(containers, manifest, params["host"]) if left else {},
         "containers": shown(containers),

@@ -180,7 +180,7 @@ from ansible_collections.crisper.stack.plugins.module_utils import http as https
 from ansible_collections.crisper.stack.plugins.module_utils.celery import skew
 from ansible_collections.crisper.stack.plugins.module_utils.ledger import counts as ledger
 from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import end
-from ansible_collections.crisper.stack.plugins.module_utils.output import last_lines
+from ansible_collections.crisper.stack.plugins.module_utils.output import quote_last_lines
 from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import ledger as ledger_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import queue_head
@@ -330,7 +330,7 @@ def begin(module: AnsibleModule, name: str) -> str:
     code, out, err = module.run_command(
         [params["docker_cli"], *command, program(modules, request)], cwd=params["project_src"]
     )
-    return last_lines(err or out, 5) or f"exit code {code}" if code != 0 else ""
+    return quote_last_lines(err or out, 5) or f"exit code {code}" if code != 0 else ""
 
 
 def main() -> None:

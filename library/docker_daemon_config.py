@@ -69,7 +69,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
 from ansible_collections.crisper.stack.plugins.module_utils.host import engine as engine_logic
-from ansible_collections.crisper.stack.plugins.module_utils.output import last_lines
+from ansible_collections.crisper.stack.plugins.module_utils.output import quote_last_lines
 
 SPEC = {
     "config": {"type": "dict", "required": True},
@@ -109,7 +109,7 @@ def validate(module: AnsibleModule, text: str, flags: list[str]) -> tuple[str, b
         module.fail_json(
             msg=(
                 f"dockerd refuses the configuration for {module.params['path']}, which was left "
-                f"as it is: {last_lines(err or out)} - see docker_daemon_options"
+                f"as it is: {quote_last_lines(err or out)} - see docker_daemon_options"
             ),
             stdout=out,
             stderr=err,

@@ -111,7 +111,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.images.registry impo
     is_pinned,
     pulled_digests,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.output import last_lines
+from ansible_collections.crisper.stack.plugins.module_utils.output import quote_last_lines
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "references": {"type": "list", "elements": "str", "required": True},
@@ -141,7 +141,7 @@ def inspect(cli: str, reference: str) -> dict[str, Any] | None:
         return None
     raise RuntimeError(
         f"'{cli} image inspect {reference}' failed ({answer.returncode}): "
-        f"{last_lines(answer.stderr, 5)}"
+        f"{quote_last_lines(answer.stderr, 5)}"
     )
 
 

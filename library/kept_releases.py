@@ -140,7 +140,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.journal import (
 from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import SPEC as LEDGER_SPEC
 from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import end
 from ansible_collections.crisper.stack.plugins.module_utils.lock import LockedError
-from ansible_collections.crisper.stack.plugins.module_utils.output import last_lines
+from ansible_collections.crisper.stack.plugins.module_utils.output import quote_last_lines
 from ansible_collections.crisper.stack.plugins.module_utils.release.retention import annotate, prune
 from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import (
     Kept,
@@ -206,7 +206,7 @@ class Releases:
             code, _, err = self.docker("image", "tag", source, reference)
             if code != 0:
                 self.module.fail_json(
-                    msg=f"{reference} cannot be named again: {last_lines(err, 5)}"
+                    msg=f"{reference} cannot be named again: {quote_last_lines(err, 5)}"
                 )
         return {"changed": changed, "release": release}
 

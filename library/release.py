@@ -188,7 +188,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.journal import (
 )
 from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import SPEC as LEDGER_SPEC
 from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import end
-from ansible_collections.crisper.stack.plugins.module_utils.output import last_lines
+from ansible_collections.crisper.stack.plugins.module_utils.output import quote_last_lines
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.maintenance_pass import place
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import (
     DRAFT,
@@ -204,6 +204,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.release.retention im
 from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import (
     known_images,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.text import composed
 
 # What containers mount, and who may enter it: nginx is another user than root.
 LIVE = {".": 0o700, "nginx": 0o755}
@@ -450,8 +451,10 @@ class Releases:
             code, out, err = answer.result()
             if code != 0:
                 self.module.fail_json(
-                    msg=f"{what} was refused: {last_lines(err) or last_lines(out)}"
-                    " Nothing was changed; the release folder was not kept.",
+                    msg=composed(
+                        f"{what} was refused: {quote_last_lines(err) or quote_last_lines(out)}."
+                        " Nothing was changed; the release folder was not kept."
+                    ),
                     cmd=" ".join([cli, *commands[what]]),
                 )
 

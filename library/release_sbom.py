@@ -111,6 +111,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.release.retention im
     annotate,
     manifests,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.text import quote_output
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -178,7 +179,7 @@ class Reader:
             *("create", "--name", name, "--label", label, *HARMLESS, image_id, "-c", SCRIPT)
         )
         if code != 0:
-            raise UnreadableError(f"docker create: {err}")
+            raise UnreadableError(f"docker create: {quote_output(err)}")
         try:
             status = self.texts(name, "/var/lib/dpkg/status")
             status = status or self.texts(name, "/var/lib/dpkg/status.d")

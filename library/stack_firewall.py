@@ -129,6 +129,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.host.firewall import
     render_script,
     render_unit,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.text import quote_output
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "project": {"type": "str", "required": True},
@@ -171,7 +172,9 @@ class Firewall:
         """Return exit code and output of a command."""
         code, out, err = self.module.run_command(list(command))
         if code != 0 and check:
-            self.fail(f"`{' '.join(command[:4])} …` failed: {(err or out).strip()[-1000:]}")
+            self.fail(
+                f"`{' '.join(command[:4])} …` failed: {quote_output((err or out).strip()[-1000:])}"
+            )
         return code, out
 
     def networks(self) -> list[dict[str, Any]]:

@@ -90,8 +90,9 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.output import last_lines
+from ansible_collections.crisper.stack.plugins.module_utils.output import quote_last_lines
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.static_files import StaticFiles
+from ansible_collections.crisper.stack.plugins.module_utils.text import composed
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -118,8 +119,10 @@ class Image:
         )
         if code != 0:
             self.module.fail_json(
-                msg=f"No container of {self.reference} can be made for its static files:"
-                f" {last_lines(err, 5)}. Deploy again: the images are looked at first."
+                msg=composed(
+                    f"No container of {self.reference} can be made for its static files:"
+                    f" {quote_last_lines(err, 5)}. Deploy again: the images are looked at first."
+                )
             )
         self.container = out.strip()
         return self
@@ -139,18 +142,21 @@ class Image:
                     pass
             except (OSError, tarfile.TarError) as error:
                 copying.kill()
-                said = errors.read().decode(errors="replace").strip()
-                self.fail(folder, said or str(error))
-            said = errors.read().decode(errors="replace").strip()
+                output = errors.read().decode(errors="replace").strip()
+                self.fail(folder, output or str(error))
+            output = errors.read().decode(errors="replace").strip()
             if copying.wait() != 0:
-                self.fail(folder, said)
+                self.fail(folder, output)
 
-    def fail(self, folder: str, said: str) -> NoReturn:
+    def fail(self, folder: str, output: str) -> NoReturn:
         """End with a folder that cannot be copied."""
         self.module.fail_json(
-            msg=f"The static files in {folder} cannot be copied out of {self.reference}:"
-            f" {last_lines(said, 5)}. The image must have that folder: run collectstatic, or such,"
-            " when it is built, or correct the alias in stack_app.locations."
+            msg=composed(
+                f"The static files in {folder} cannot be copied out of {self.reference}:"
+                f" {quote_last_lines(output, 5)}. The image must have that folder: run"
+                " collectstatic, or such, when it is built, or correct the alias in"
+                " stack_app.locations."
+            )
         )
         raise AssertionError  # fail_json has ended the process
 

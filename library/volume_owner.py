@@ -66,6 +66,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.crisper.stack.plugins.module_utils.text import composed, quote_output
 
 USER = re.compile(r"(\d+)(?::(\d+))?\Z")
 # $0: the folder, $1: user, $2: group. Its own owner says last that all is done.
@@ -94,7 +95,7 @@ class Volumes:
         """Return the release as Compose reads it."""
         code, out, err = self.call(*self.compose, "config", "--format", "json")
         if code != 0:
-            self.module.fail_json(msg=f"Compose refuses the release: {err.strip()}")
+            self.module.fail_json(msg=f"Compose refuses the release: {quote_output(err)}")
         model: dict[str, Any] = json.loads(out)
         return model
 
@@ -117,8 +118,10 @@ class Volumes:
         code, out, err = self.inside(service, ["stat", "-c", "%u", folder])
         if code != 0 or not out.strip().isdigit():
             self.module.fail_json(
-                msg=f"The owner of volume {volume} is not known: {(err or out).strip()}"
-                " Nothing was changed."
+                msg=composed(
+                    f"The owner of volume {volume} is not known: {quote_output(err or out)}."
+                    " Nothing was changed."
+                )
             )
         return int(out)
 
@@ -136,7 +139,7 @@ class Volumes:
         code, out, err = self.inside(service, ["sh", "-c", GIVE, folder, str(uid), str(gid)])
         if code == 0:
             return ""
-        return (err or out).strip()[-1000:] or f"exit code {code}"
+        return quote_output((err or out).strip()[-1000:]) or f"exit code {code}"
 
     def stop(self, service: str) -> list[str]:
         """Stop the containers of a service; return those that ran."""
@@ -147,7 +150,7 @@ class Volumes:
         if code == 0 and out.split():
             code, _out, err = self.call("stop", *out.split())
         if code != 0:
-            self.module.fail_json(msg=f"{service} was not stopped: {err.strip()}")
+            self.module.fail_json(msg=f"{service} was not stopped: {quote_output(err)}")
         return out.split()
 
     def fit(self, service: str, definition: dict[str, Any], names: dict[str, Any]) -> Any:
@@ -175,10 +178,14 @@ class Volumes:
                 told = told if back else f"Its files belong to user id {before} again."
             if ran:
                 code, _out, err = self.call("start", *ran)
-                told += " It runs again." if code == 0 else f" It was not started: {err.strip()}"
+                told += (
+                    " It runs again." if code == 0 else f" It was not started: {quote_output(err)}"
+                )
             self.module.fail_json(
-                msg=f"The files of volume {volume} were not given to user id {uid}, as which"
-                f" {service} is to run: {why}. {told}"
+                msg=composed(
+                    f"The files of volume {volume} were not given to user id {uid}, as which"
+                    f" {service} is to run: {why}. {told}"
+                )
             )
         return done
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .text import printable, printable_lines, quoted_lines
+from .text import composed, printable, quote_output, quoted_lines
 
 LINES = 20
 LARGEST = 1_000_000  # characters of the end of an output that are looked at
@@ -39,6 +39,14 @@ def last_lines(text: str, count: int = LINES) -> str:
     # Progress bars return the carriage: what they show last counts.
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in lines]
     return "\n".join(printable(line.replace("\t", "    "), WIDTH) for line in lines)
+
+
+def quote_last_lines(text: str, count: int = LINES) -> str:
+    """Return the last lines of somebody else's output as a part of a message.
+
+    Several are marked, each on a line of its own: none of them passes for one of ours.
+    """
+    return quote_output(last_lines(text, count))
 
 
 def is_failure(result: Mapping[str, Any]) -> bool:
@@ -94,7 +102,7 @@ def describe_task(result: Mapping[str, Any], name: str) -> str:
     if isinstance(result.get("results"), list) or message in EMPTY_MESSAGES:
         message_of_command = describe_failure({**result, "failed": True}, f"The task '{name}'")
         return message_of_command or f"The task '{name}' failed and did not say why."
-    return f"{name}: {printable_lines(message)}"
+    return f"{name}: {composed(message)}"
 
 
 def first_line(text: str, width: int = WIDTH) -> str:
@@ -120,7 +128,7 @@ def _reason(result: Mapping[str, Any], timeout: float) -> str:
     words = "failed" if code in (None, 0, "0") else f"failed with exit code {code}"
     if message in EMPTY_MESSAGES or (code not in (None, 0, "0") and message in _output(result)):
         return words
-    return f"{words}: {last_lines(message, 5).rstrip('.')}"
+    return f"{words}: {quote_last_lines(message, 5).rstrip('.')}"
 
 
 def _output(result: Mapping[str, Any]) -> str:

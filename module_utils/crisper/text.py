@@ -19,6 +19,8 @@ from typing import Any
 WIDTH, LINE_WIDTH, ITEMS, DEPTH = 200, 2000, 20_000, 12
 # Rows of one kind in a summary.
 ROWS = 50
+# Of our own sentence, behind lines of somebody else: those begin with a mark.
+_PUNCTUATION = re.compile(r"(?m)^[.;,] *|^ (?=\S)")
 # What Python takes for printable and a terminal shows as nothing: fillers, joiners and selectors.
 INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
@@ -60,6 +62,41 @@ def printable_lines(text: str, width: int = LINE_WIDTH) -> str:
 def quoted_lines(text: str) -> str:
     """Return the lines of somebody else's log, each marked as one: none can pass for ours."""
     return "\n".join(f"| {line}" for line in printable_lines(text).split("\n"))
+
+
+def quote_output(text: str) -> str:
+    """Return what somebody else printed, as a part of one of our sentences.
+
+    A single line stays in the sentence. Several get lines of their own, each marked as in
+    :func:`quoted_lines`, and the sentence goes on below them: :func:`composed` ends the message.
+    """
+    text = text.strip()
+    if "\n" not in text:
+        return printable(text.replace("\t", "    "), LINE_WIDTH)
+    return f"\n{quoted_lines(text)}\n"
+
+
+def composed(text: str) -> str:
+    """Return a message that has parts of :func:`quote_output`, as printable lines.
+
+    What ends the sentence before lines of somebody else (``.``, ``;``) has no line of its own.
+    """
+    return printable_lines(_PUNCTUATION.sub("", text).rstrip("\n"))
+
+
+def sql_identifier(name: str) -> str:
+    """Return a name as SQL takes it, quoted and printable: nothing in it ends the statement.
+
+    What is not printable is written as PostgreSQL's Unicode escapes, so that it is the same name.
+    """
+    quoted = name.replace('"', '""')
+    if quoted.isprintable() and not INVISIBLE.search(quoted):
+        return f'"{quoted}"'
+    escaped = "".join(
+        one if one.isprintable() and not INVISIBLE.match(one) else f"\\+{ord(one):06x}"
+        for one in quoted.replace("\\", "\\\\")
+    )
+    return f'U&"{escaped}"'
 
 
 def clean(value: Any, width: int = WIDTH, items: int = ITEMS, depth: int = DEPTH) -> Any:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import postgres_locks
 from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.postgres import (
     dump_postgres,
     postgres_state,
@@ -124,6 +128,42 @@ def test_whether_a_restore_has_replaced_the_database_is_seen_in_it(
     restore_postgres(docker, "container", dump, SESSION)
     assert not _same_schema(settings, running, before)
     assert not _same_schema(settings, running, "")
+
+
+@pytest.mark.usefixtures("items")
+def test_a_locked_table_ends_a_dump_in_time_and_is_told(
+    sql: Sql, docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: LOCK TABLE of the application's role held up a backup for backup_timeout."""
+    monkeypatch.setattr(postgres_locks, "LOCK_SECONDS", 1)
+    lock = "BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(60) /* \x1b[2J\n */"
+    sleeping = "FROM pg_stat_activity WHERE query ~ '^BEGIN; LOCK' AND wait_event = 'PgSleep'"
+
+    def hold() -> None:
+        with suppress(RuntimeError):  # it is ended
+            sql(lock)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        while sql(f"SELECT count(*) {sleeping}") != "1":
+            time.sleep(0.05)
+        began = time.monotonic()
+        for ask in (
+            lambda: dump_postgres(docker, "x", io.BytesIO()),
+            lambda: postgres_state(docker, "x"),
+        ):
+            with pytest.raises(BackupError) as caught:
+                ask()
+            told = str(caught.value)
+            assert f"of {NAME} (active, 'psql', transaction open since" in told
+            assert "LOCK TABLE items IN ACCESS EXCLUSIVE MODE" in told
+            assert f"(SELECT pg_terminate_backend({sql(f'SELECT pid {sleeping}')}))" in told
+            assert "\x1b" not in told
+        assert time.monotonic() - began < 20
+    finally:
+        sql(f"SELECT pg_terminate_backend(pid) {sleeping}")
+        holder.join()
 
 
 @pytest.mark.usefixtures("items")

@@ -26,9 +26,15 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.database import roles as module
+from ansible_collections.crisper.stack.plugins.module_utils.database.catalog import read_catalog
+from ansible_collections.crisper.stack.plugins.module_utils.database.planted import (
+    of_cluster,
+    of_superusers,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.database.roles import (
     Roles,
     matches,
+    of_roles,
     scram_verifier,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
@@ -498,6 +504,42 @@ def test_the_applications_role_makes_nothing_in_other_databases(docker: Docker) 
                     server.sql(statement, "shop", database)
                 with pytest.raises(RuntimeError, match=r"permission denied|must be owner"):
                     server.sql(f"SET ROLE shop; {statement}", "postgres", database)
+
+
+def test_a_remedy_that_is_pasted_does_what_it_says(docker: Docker) -> None:
+    """Regression: names of functions, casts and languages were printed without quotes."""
+    evil = 'f"(); DROP TABLE kept; --\x1b[2J\\\n\u3164'
+    name = '"' + evil.replace('"', '""') + '"'
+    with running_postgres("postgres", "shop", "x") as server:
+        Roles(docker, "x", "shop").apply(SECRET, OWN, [])
+        server.sql("CREATE TABLE kept (id int)", "shop")
+        server.sql(f"CREATE ROLE {name} REPLICATION; CREATE SCHEMA {name}", "postgres")
+        server.sql(
+            f"CREATE DOMAIN {name}.{name} AS int;"
+            f" CREATE FUNCTION {name}.{name}({name}.{name}, int[]) RETURNS int LANGUAGE internal"
+            " AS 'int4abs';"
+            f" CREATE FUNCTION {name}.f() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';"
+            f" CREATE EVENT TRIGGER {name} ON ddl_command_start EXECUTE FUNCTION {name}.f();"
+            " CREATE CAST (box AS text) WITH INOUT;"
+            f" CREATE TEXT SEARCH TEMPLATE {name}.{name} (LEXIZE = dsimple_lexize);"
+            f" CREATE LANGUAGE {name} HANDLER plpgsql_call_handler;"
+            f" ALTER ROLE shop IN DATABASE shop SET session_preload_libraries = {name}",
+            "postgres",
+        )
+
+        def dangers() -> list[str]:
+            catalog = read_catalog(docker, "x", "shop")
+            state = Roles(docker, "x", "shop").state()
+            return [*of_roles(state), *of_superusers(catalog, False), *of_cluster(catalog, "shop")]
+
+        found = dangers()
+        assert len(found) == 7, found
+        assert all(line.isprintable() for line in found)
+        for line in found:
+            remedy = line.rpartition("If it is not yours: ")[2]
+            server.sql(remedy[remedy.index("ALTER ") if "RESET" in remedy else 0 :], "postgres")
+        assert dangers() == []
+        assert server.sql("SELECT count(*) FROM kept", "shop") == "0"
 
 
 @pytest.mark.parametrize("first", ["postgres", "shop"])

@@ -329,6 +329,13 @@ def test_an_extension_that_only_a_superuser_makes_is_told_with_its_variable(stac
     assert "exit code 1. Name the extension in database_extensions:" in answer["msg"]
 
 
+def test_a_migration_that_hangs_is_ended_in_time(stack: Stack) -> None:
+    answer = stack.result(stack.migration(command=["sleep", "1000"], timeout=1))
+    assert answer["failed"] is True
+    assert "did not end within its time limit of 1 s" in answer["msg"]
+    assert stack.commands() == ""
+
+
 def test_a_migration_that_fails_says_so_and_keeps_no_secret_in_its_record(stack: Stack) -> None:
     failing = [
         "sh",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Any
 
@@ -14,10 +15,13 @@ from ansible_collections.crisper.stack.plugins.module_utils.shapes import ANY, E
 from ansible_collections.crisper.stack.plugins.module_utils.text import (
     WIDTH,
     clean,
+    composed,
     listed,
     printable,
     printable_lines,
+    quote_output,
     quoted_lines,
+    sql_identifier,
 )
 from harmless_text import harmless, texts_of
 from hostile_replies import NAMES, VALUES
@@ -98,6 +102,42 @@ def test_lines_of_others_cannot_pass_for_ours() -> None:
     lines = quoted_lines(log).split("\n")
     assert lines == [r"| ok\r", "| SUMMARY one", r"| \x1b[1AService   backend running"]
     assert printable_lines("a\n\tb") == "a\n    b"
+
+
+@given(st.text(max_size=100), st.text(max_size=100))
+def test_no_line_of_somebody_elses_output_passes_for_ours(first: str, second: str) -> None:
+    """Regression: what a service printed was in failures of backup and restore without a mark."""
+    said = f"{first}\n{second}"
+    lines = composed(f"It failed: {quote_output(said)}. Do that.").split("\n")
+    assert all(harmless(line) for line in lines)
+    own = [line for line in lines if not line.startswith("| ")]
+    if len(lines) == 1:
+        assert "\n" not in said.strip()
+    else:
+        assert own == ["It failed: ", "Do that."], lines
+
+
+def test_a_single_line_of_somebody_else_stays_in_its_sentence() -> None:
+    assert composed(f"It failed: {quote_output(' no space left ')}. Do that.") == (
+        "It failed: no space left. Do that."
+    )
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=63))
+def test_a_name_is_one_identifier_of_sql_and_can_be_printed(name: str) -> None:
+    """Regression: a remedy that was printed and pasted could run a second statement."""
+    shown = sql_identifier(name)
+    assert harmless(shown)
+    plain, escaped = shown.startswith('"'), shown.startswith('U&"')
+    assert plain or escaped
+    inner = shown[1 if plain else 3 : -1]
+    assert '"' not in inner.replace('""', "")
+    read = inner.replace('""', '"')
+    if escaped:
+        read = re.sub(
+            r"\\(?:\\|\+([0-9a-f]{6}))", lambda m: chr(int(m[1], 16)) if m[1] else "\\", read
+        )
+    assert read == name
 
 
 def test_a_list_of_names_is_bounded() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from ..docker.exec import Docker
 from ..files import make_folder
 from ..process import capture_bytes
-from ..text import printable_lines
+from ..text import quote_output
 from .backends import mariadb, postgres, qdrant, redis, uploads
 from .backends.versions import service_version
 from .cipher import measured, written
@@ -287,6 +287,6 @@ def copy_away(settings: Settings, name: str) -> list[str]:
     if cut:
         raise BackupError(f"{failed}: it printed more than {MOST_SAID >> 20} MiB, and was ended")
     if code != 0:
-        said = (err or out).decode(errors="replace").strip()[-1000:]
-        raise BackupError(f"{failed}: {printable_lines(said)}")
+        said = quote_output((err or out).decode(errors="replace").strip()[-1000:])
+        raise BackupError(f"{failed}: {said}")
     return command

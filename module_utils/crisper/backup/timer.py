@@ -16,6 +16,7 @@ from typing import Any
 
 from ..journal import BACKUP, Journal, NotOwnerError
 from ..lock import LockedError
+from ..text import composed
 from .manifest import BackupError
 from .set import Settings, copy_away, expire, make
 
@@ -72,7 +73,7 @@ def main() -> int:
     try:
         print(back_up(json.loads(Path(sys.argv[1]).read_text())))
     except (BackupError, NotOwnerError, LockedError) as error:
-        print(error, file=sys.stderr)
+        print(composed(str(error)), file=sys.stderr)
         return 1
     return 0
 

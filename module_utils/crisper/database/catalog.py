@@ -18,6 +18,7 @@ from ..backup.backends.postgres_sql import FIND_SUPERUSER
 from ..backup.backends.psql import unescape
 from ..backup.manifest import BackupError
 from ..docker.exec import Docker
+from ..text import sql_identifier
 
 # Objects of initdb have smaller numbers.
 FIRST_OF_USERS = 16384
@@ -247,6 +248,8 @@ READ = FIND_SUPERUSER + (
 )
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _ARRAY = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,{}"]+)', re.DOTALL)
+# Needs no quotes in SQL.
+_PLAIN = re.compile(r"[a-z_][a-z0-9_$]*\Z")
 Row = Mapping[str, Any]
 
 
@@ -345,6 +348,10 @@ class Catalog:
                 row["oid"]: self.qualified(row[f"{prefix}namespace"], row[column])
                 for row in rows[table]
             }
+        self._sql_types = {
+            row["oid"]: self.sql_name(row["typnamespace"], row["typname"])
+            for row in rows["pg_type"]
+        }
         names["pg_opfamily"] = {
             row["oid"]: f"{self.qualified(row['opfnamespace'], row['opfname'])} USING"
             f" {names['pg_am'].get(row['opfmethod'], '?')}"
@@ -369,9 +376,22 @@ class Catalog:
                 self.internal.add(row["objid"])
 
     def qualified(self, schema: str, name: str) -> str:
-        """Return a name with its schema's, which PostgreSQL's own do not need."""
+        """Return a name with its schema's, which PostgreSQL's own do not need.
+
+        A name that is not plain has its quotes: no two objects are called the same.
+        """
         told = self.names["pg_namespace"].get(schema, "?")
-        return name if told == "pg_catalog" else f"{told}.{name}"
+        return _shown(name) if told == "pg_catalog" else f"{_shown(told)}.{_shown(name)}"
+
+    def sql_name(self, schema: str, name: str) -> str:
+        """Return the name of an object for a statement: quoted, printable, with its schema."""
+        place = sql_identifier(self.names["pg_namespace"].get(schema, "?"))
+        return f"{place}.{sql_identifier(name)}"
+
+    def sql_types(self, numbers: str | None) -> str:
+        """Return the names of types, given as ``23 25``, for a statement."""
+        found = re.findall(r"\d+", numbers or "")
+        return ", ".join(self._sql_types.get(number, '"?"') for number in found)
 
     def types(self, numbers: str | None) -> str:
         """Return the names of types, given as ``23 25`` or ``{23,25}``."""
@@ -384,6 +404,16 @@ class Catalog:
             (row["extname"], row["extversion"], self.names["pg_namespace"][row["extnamespace"]])
             for row in self.rows["pg_extension"]
         )
+
+
+def _shown(name: str) -> str:
+    """Return a name for people, with quotes where SQL asks for them."""
+    return name if _PLAIN.match(name) else identifier(name)
+
+
+def identifier(text: str) -> str:
+    """Return a name as an identifier of SQL."""
+    return '"' + text.replace('"', '""') + '"'
 
 
 def builtin(number: str | None) -> bool:

@@ -21,12 +21,12 @@ from ..backup.manifest import BackupError
 from ..backup.throwaway import service_options, service_user
 from ..docker.exec import Docker
 from ..text import quoted_lines
-from .catalog import read_catalog
-from .planted import Measure, access, identifier, measure, roles_of
+from .catalog import identifier, read_catalog
+from .planted import Measure, access, measure, roles_of
 
 FILE = "postgres-measure.json"
 # Counts up when what is kept has another form.
-EDITION = 1
+EDITION = 2
 SECONDS = 120
 # A cluster of initdb's has 40 MB, and 16 of its log.
 SIZE = "size=512m,mode=0700"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from ..backup.backends.mariadb import RESTORE_MARIADB
 from ..docker.exec import Docker
@@ -38,6 +39,7 @@ SELECT 'function', name, dl FROM mysql.func;
 _OWN = re.compile(
     r"'(?:root'@'(?:localhost|127\.0\.0\.1|::1)|(?:mysql|mariadb\.sys)'@'localhost)'\Z"
 )
+_ESCAPE, _ESCAPES = re.compile(r"\\(.)", re.DOTALL), {"n": "\n", "t": "\t", "0": "\0"}
 # Longest list of one kind in a summary.
 MOST = 10
 
@@ -62,24 +64,57 @@ def find_planted(docker: Docker, container: str, application: str) -> list[str]:
             if not _OWN.match(name) and not name.startswith(f"'{application}'@"):
                 found.setdefault(kind, []).append(
                     f"MariaDB: the account {shown} has rights over the server ({other}). If it is"
-                    f" not yours: DROP USER {shown}"
+                    f" not yours{_remedy('DROP USER', _account(name), '@')}"
                 )
         elif kind in ("plugin", "function"):
             found.setdefault(kind, []).append(
-                f"MariaDB: the server loads {other} for {shown}. If it is not yours:"
-                f" {'UNINSTALL PLUGIN' if kind == 'plugin' else 'DROP FUNCTION'} {shown}"
+                f"MariaDB: the server loads {other} for {shown}. If it is not yours"
+                + _remedy(
+                    "UNINSTALL PLUGIN" if kind == "plugin" else "DROP FUNCTION", [_plain(name)]
+                )
             )
         else:
             user, _, host = what.rpartition("@")
             if f"'{user}'@'{host}'" in powerful:
                 found.setdefault(kind, []).append(
                     f"MariaDB: the {kind} {shown} runs with the rights of {other}, whoever calls"
-                    f" it. If it is not yours: DROP"
-                    f" {'FUNCTION (or PROCEDURE)' if kind == 'routine' else kind.upper()} {shown}"
+                    " it. If it is not yours"
+                    + _remedy(
+                        f"DROP {'FUNCTION' if kind == 'routine' else kind.upper()}",
+                        _plain(name).split("."),
+                        "." if name.count(".") == 1 else "",
+                    )
+                    + (" (or DROP PROCEDURE)" if kind == "routine" else "")
                 )
     more = sum(max(0, len(each) - MOST) for each in found.values())
     sentences = [sentence for each in found.values() for sentence in each[:MOST]]
     return sentences + ([f"MariaDB: and {more} more of these"] if more else [])
+
+
+def _plain(name: str) -> str:
+    """Return a name as it is, which ``mariadb --batch`` has written with escapes."""
+    return _ESCAPE.sub(lambda match: _ESCAPES.get(match[1], match[1]), name)
+
+
+def _account(grantee: str) -> list[str]:
+    """Return user and host of ``'user'@'host'``, in which nothing is escaped."""
+    user, _, host = _plain(grantee)[1:-1].rpartition("'@'")
+    return [user, host]
+
+
+def _remedy(statement: str, parts: Sequence[str], separator: str = "") -> str:
+    """Return what follows "If it is not yours": a statement that can do nothing else, if possible.
+
+    Args:
+        statement: its first words.
+        parts: those of the name.
+        separator: what is between them; empty where that is not known.
+    """
+    safe = all(each and printable(each) == each for each in parts)
+    if not safe or (len(parts) > 1 and not separator):
+        return ": drop it as root; its name cannot be printed as a part of a statement"
+    quoted = separator.join("`" + each.replace("`", "``") + "`" for each in parts)
+    return f": {statement} {quoted}"
 
 
 def find_excess(docker: Docker, container: str, application: str) -> list[str]:

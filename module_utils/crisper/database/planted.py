@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..text import printable
+from ..text import printable, sql_identifier
 from .catalog import (
     SUPERUSER_OID,
     TABLES,
@@ -34,6 +34,8 @@ DANGEROUS_SETTING = re.compile(
 )
 # An application sets these for itself; for a superuser's sessions it must not.
 OWN_SETTING = re.compile(r"(?:search_path|role|local_preload_libraries)\Z")
+# Characters of a statement in a message.
+MOST_STATEMENT = 1000
 # Whatever the catalog says.
 NEVER_TRUSTED = ("c", "internal")
 # Schemas in which every name is PostgreSQL's.
@@ -283,6 +285,12 @@ def not_restorable(catalog: Catalog) -> list[str]:
     return [sentence for sentences in found for sentence in sentences]
 
 
+def _parameter(name: str) -> str:
+    """Return the name of a setting for a statement; a dot separates its parts."""
+    plain = re.fullmatch("[a-z_][a-z0-9_]*", name)
+    return name if plain else ".".join(sql_identifier(part) for part in name.split("."))
+
+
 def _where(catalog: Catalog) -> str:
     return f"in the database {printable(catalog.database)}"
 
@@ -301,9 +309,21 @@ def _event_triggers(catalog: Catalog) -> list[str]:
     return [
         f"the event trigger {printable(row['evtname'])} {_where(catalog)} runs a function whenever"
         f" a superuser {'logs in' if row['evtevent'] == 'login' else 'changes a schema'}. If it is"
-        f" not yours: DROP EVENT TRIGGER {printable(identifier(row['evtname']))}"
+        f" not yours: DROP EVENT TRIGGER {sql_identifier(row['evtname'])}"
         for row in _own(catalog, "pg_event_trigger")
     ]
+
+
+def _drop_routine(catalog: Catalog, row: Mapping[str, Any]) -> str:
+    """Return the remedy for a function that is not the operator's."""
+    name = catalog.sql_name(row["pronamespace"], row["proname"])
+    statement = f"DROP ROUTINE {name}({catalog.sql_types(row['proargtypes'])})"
+    if len(statement) > MOST_STATEMENT:  # cut, it would be another one
+        return (
+            "If it is not yours, drop it as superuser: its name is too long for this message, and"
+            f" its oid in pg_proc is {int(row['oid'])}"
+        )
+    return f"If it is not yours: {statement}"
 
 
 def _untrusted(catalog: Catalog) -> list[str]:
@@ -314,8 +334,7 @@ def _untrusted(catalog: Catalog) -> list[str]:
     }
     return [
         f"the function {name} {_where(catalog)} is in a language that is not trusted: it reads"
-        " files and runs programs of the database server. If it is not yours: DROP ROUTINE"
-        f" {name}"
+        f" files and runs programs of the database server. {_drop_routine(catalog, row)}"
         for row in _own(catalog, "others_proc")
         # An aggregate is what its functions are; those of a range type come with the type.
         if row["prolang"] not in trusted
@@ -328,7 +347,7 @@ def _untrusted(catalog: Catalog) -> list[str]:
 def _definers(catalog: Catalog, transferred: bool) -> list[str]:
     return [
         f"the function {name} {_where(catalog)} runs with the rights of the superuser who owns it"
-        f" (SECURITY DEFINER), whoever calls it. If it is not yours: DROP ROUTINE {name}"
+        f" (SECURITY DEFINER), whoever calls it. {_drop_routine(catalog, row)}"
         for row in _own(catalog, "others_proc")
         if row["prosecdef"] == "t"
         and row["proowner"] in catalog.superusers
@@ -343,7 +362,8 @@ def _casts(catalog: Catalog) -> list[str]:
 
     return [
         f"the cast {pair} {_where(catalog)} is between types of PostgreSQL, and its function runs"
-        f" wherever one becomes the other. If it is not yours: DROP CAST {pair}"
+        " wherever one becomes the other. If it is not yours: DROP CAST"
+        f" ({catalog.sql_types(row['castsource'])} AS {catalog.sql_types(row['casttarget'])})"
         for row in _own(catalog, "pg_cast")
         if not own(row["castsource"]) and not own(row["casttarget"])
         for pair in [printable(label(catalog, "pg_cast", row).removeprefix("cast "))]
@@ -354,15 +374,20 @@ def _code_of_others(catalog: Catalog) -> list[str]:
     found = []
     for table, word in SUPERUSERS_ONLY.items():
         for row in _own(catalog, table):
-            name = label(catalog, table, row).removeprefix(f"{KINDS[table][0]} ")
+            _word, name, schema = KINDS[table]
+            quoted = (
+                catalog.sql_name(row[schema], row[name]) if schema else sql_identifier(row[name])
+            )
             found.append(
-                f"the {KINDS[table][0]} {printable(name)} {_where(catalog)} runs code of its maker."
-                f" If it is not yours: DROP {word} {printable(name)}"
+                f"the {printable(label(catalog, table, row))} {_where(catalog)} runs code of its"
+                f" maker. If it is not yours: DROP {word} {quoted}"
             )
     for row in _own(catalog, "pg_transform"):
         told = printable(label(catalog, "pg_transform", row))
         found.append(
-            f"the {told} {_where(catalog)} runs code of its maker. If it is not yours: DROP {told}"
+            f"the {told} {_where(catalog)} runs code of its maker. If it is not yours: DROP"
+            f" TRANSFORM FOR {catalog.sql_types(row['trftype'])} LANGUAGE"
+            f" {sql_identifier(catalog.names['pg_language'].get(row['trflang'], '?'))}"
         )
     return found
 
@@ -393,11 +418,11 @@ def _without_password(catalog: Catalog) -> list[str]:
         if any(re.match(r"password_required=(f|n|of|0)", each) for each in options):
             server = catalog.names["pg_foreign_server"].get(row["umserver"], "?")
             name = catalog.roles.get(row["umuser"])
-            role = printable(identifier(name) if name else "PUBLIC")
+            role = sql_identifier(name) if name else "PUBLIC"
             found.append(
                 f"{role} {_where(catalog)} reaches the server {printable(server)} without a"
                 " password (password_required=false), also as superuser. If it is not yours: DROP"
-                f" USER MAPPING FOR {role} SERVER {printable(identifier(server))}"
+                f" USER MAPPING FOR {role} SERVER {sql_identifier(server)}"
             )
     return found
 
@@ -415,11 +440,11 @@ def of_cluster(catalog: Catalog, application: str) -> list[str]:
         for right in sorted(rights("", row["paracl"], catalog.super_names)):
             grantee, _, letter = right.rpartition("=")
             verb = {"s": "SET", "A": "ALTER SYSTEM"}.get(letter, letter)
-            who = printable(identifier(grantee)) if grantee else "PUBLIC"
-            parameter = printable(row["parname"])
+            who = sql_identifier(grantee) if grantee else "PUBLIC"
             found.append(
-                f"{who} may change the setting {parameter} ({verb}). If that is not yours: REVOKE"
-                f" {verb} ON PARAMETER {parameter} FROM {who}"
+                f"{who} may change the setting {printable(row['parname'])} ({printable(verb)}). If"
+                f" that is not yours: REVOKE {verb} ON PARAMETER {_parameter(row['parname'])}"
+                f" FROM {who}"
             )
     for row in rows["file_settings"]:
         word = row["name"] or ""
@@ -430,7 +455,7 @@ def of_cluster(catalog: Catalog, application: str) -> list[str]:
         setting = printable(f"{word} = {row['setting']}")
         found.append(
             f"the server runs what ALTER SYSTEM has set: {setting}. If it is not yours: ALTER"
-            f" SYSTEM RESET {word}"
+            f" SYSTEM RESET {_parameter(word)}"
             if automatic
             else f"the server runs what {file} has: {setting}. If it is not yours, remove the line"
         )
@@ -449,21 +474,21 @@ def of_cluster(catalog: Catalog, application: str) -> list[str]:
                 captures or (DANGEROUS_SETTING.match(word) and word != "local_preload_libraries")
             ):
                 continue
-            of = f"ROLE {identifier(role)}" if role else "ROLE ALL"
-            within = f" IN DATABASE {identifier(database)}" if database else ""
-            alter = f"DATABASE {identifier(database)}" if database and not role else of + within
+            of = f"ROLE {sql_identifier(role)}" if role else "ROLE ALL"
+            within = f" IN DATABASE {sql_identifier(database)}" if database else ""
+            alter = f"DATABASE {sql_identifier(database)}" if database and not role else of + within
             whose = "a superuser's sessions" if role in (None, superuser) else f"sessions of {role}"
             found.append(
-                f"{printable(whose)} start with {printable(setting)}: ALTER {printable(alter)}"
-                f" RESET {printable(word)}"
+                f"{printable(whose)} start with {printable(setting)}: ALTER {alter}"
+                f" RESET {_parameter(word)}"
             )
     for row in rows["pg_subscription"]:
         if row["subowner"] in catalog.superusers:
             database = printable(databases.get(row["subdbid"], "?"))
-            name = printable(row["subname"])
             found.append(
-                f"the subscription {name} in the database {database} writes into tables as"
-                f" superuser. If it is not yours: DROP SUBSCRIPTION {identifier(name)}"
+                f"the subscription {printable(row['subname'])} in the database {database} writes"
+                " into tables as superuser. If it is not yours: DROP SUBSCRIPTION"
+                f" {sql_identifier(row['subname'])}"
             )
     for row in rows["pg_database"]:
         if row["datname"] == "template0" and row["datallowconn"] == "t":
@@ -513,8 +538,3 @@ def of_files(catalog: Catalog, hba: Iterable[str], roles: Iterable[str]) -> list
             f"a role of PostgreSQL's own has more than in a new cluster: {printable(each)}"
         )
     return found
-
-
-def identifier(text: str) -> str:
-    """Return a name as an identifier of SQL."""
-    return '"' + text.replace('"', '""') + '"'

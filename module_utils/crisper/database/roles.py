@@ -24,13 +24,12 @@ from typing import Any
 from ..backup.backends.postgres_sql import ASK_POSTGRES, FIND_SUPERUSER, HELPER, RESTORE_CLEANUP
 from ..backup.manifest import BackupError
 from ..docker.exec import Docker
-from ..text import printable
-from .catalog import SUPERUSER_OID, Catalog, builtin, read_catalog
+from ..text import printable, sql_identifier
+from .catalog import SUPERUSER_OID, Catalog, builtin, identifier, read_catalog
 from .fresh_cluster import Fresh, key_of
 from .planted import (
     REBUILD,
     compared,
-    identifier,
     measure,
     of_cluster,
     of_files,
@@ -555,7 +554,7 @@ def of_roles(state: State) -> list[str]:
     """Return which other roles have powers, a sentence each."""
     return [
         f"the role {printable(role)} has powers ({printable(powers)}). If it is not yours:"
-        f" DROP ROLE {printable(identifier(role))}"
+        f" DROP ROLE {sql_identifier(role)}"
         for role, powers in state.powerful
     ]
 
@@ -707,7 +706,7 @@ class Roles:
                     "moved": False,
                     "done": [],
                     "postponed": f"{'; '.join(holders.splitlines()) or 'a session'} holds a lock"
-                    f" ({str(error)[-200:]})",
+                    f" ({printable(' '.join(str(error).split())[-200:])})",
                 }
             result["moved"] = True
             state = self.state()

@@ -27,15 +27,15 @@ from ..backup.drill import READY
 from ..backup.manifest import BackupError, differences, set_id
 from ..backup.throwaway import TMPFS_OPTIONS, tmpfs_options
 from ..docker.exec import HARDENED, Docker
-from ..text import printable, quoted_lines
+from ..text import printable, quote_output, sql_identifier
 from .catalog import Catalog, builtin, parse_array, read_catalog
-from .planted import identifier, not_restorable
+from .planted import not_restorable
 from .roles import SUFFIX, Roles
 from .versions import (
     Misfit,
     data_version,
     find_misfits,
-    parse_version,
+    loose_psql,
     text_of,
     volume_name,
     wanted_version,
@@ -59,8 +59,6 @@ REPLACE = (
     + COPY
     + "; rm /to/upgrade-in-progress; sync"
 )
-# First minor versions whose psql runs no command (`\!`) that a dump brings (CVE-2025-8714).
-RESTRICTED = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 Note = Callable[[str], None]
 
 
@@ -261,19 +259,50 @@ class Upgrade:
             docker.run("volume", "create", "--label", f"crisper.stack={self.project}", kept)
             self.between(self.volume, kept, COPY, "The old data was not copied")
         except BaseException as error:
-            with contextlib.suppress(BackupError):
+            problem = ""
+            try:
                 docker.run("start", running)
+            except BackupError as second:
+                problem = str(second)
             self.clean(kept)
             self.forget()
             if isinstance(error, BackupError):
+                state = f"It does not run: {sentence(problem)}" if problem else "It runs."
                 raise BackupError(
-                    f"{sentence(error)} The data is PostgreSQL {old}, as it was, and it runs."
+                    f"{sentence(error)} The data is PostgreSQL {old}, as it was, in the volume"
+                    f" {self.volume}. {state}{self.dump_words(dump)}"
                 ) from error
             raise
         self.exchange(record, running)
         self.clean("")
         told = {"kept": kept, "dump": str(dump), "rows": facts["rows"], "settings": settings}
         return {"changed": True, "from": old, "to": new, **told}
+
+    @staticmethod
+    def dump_words(dump: Path) -> str:
+        """Return that a dump is kept, as the end of a message; empty when it is not there."""
+        return f" Its dump is {dump}." if dump.is_file() else ""
+
+    def look(self, kept: str, dump: str) -> dict[str, Any]:
+        """Return what there is after an upgrade whose release failed, in words.
+
+        Args:
+            kept: the volume with the old data that the upgrade made.
+            dump: its dump.
+
+        Returns:
+            ``{changed, words}``.
+        """
+        now = text_of(data_version(self.call, "postgres", self.volume)[:1]) or "unknown"
+        there, _out, _err = self.call("volume", "inspect", "--format", "{{.Name}}", kept)
+        words = [
+            f"the volume {self.volume} has data of PostgreSQL {now}",
+            f"the data from before the upgrade is kept in the volume {kept}"
+            if there == 0
+            else f"there is no volume {kept} any more",
+            f"its dump is {dump}" if Path(dump).is_file() else f"its dump {dump} is not there",
+        ]
+        return {"changed": False, "words": "; ".join(words)}
 
     def start_old(self) -> str:
         """Return the container with the old data, started when it does not run; empty without."""
@@ -320,7 +349,7 @@ class Upgrade:
             )
         misplaced = [
             f"the extension {printable(name)} is in the schema {printable(schema)} of PostgreSQL's"
-            f" own. To move it: ALTER EXTENSION {printable(identifier(name))} SET SCHEMA public"
+            f" own. To move it: ALTER EXTENSION {sql_identifier(name)} SET SCHEMA public"
             for name, schema in postgres.misplaced_extensions(self.docker, running)
         ]
         if left := [*misplaced, *not_restorable(catalog)]:
@@ -374,7 +403,8 @@ class Upgrade:
             if distrusted:
                 self.refuse_loose_psql(container)
             with dump.open("rb") as source:
-                postgres.restore_postgres(docker, container, source)
+                # Besides, no extension is made but those that PostgreSQL trusts.
+                postgres.restore_postgres(docker, container, source, "", facts["extensions"])
             found = postgres.postgres_state(docker, container)
             if problems := differences(facts, found):
                 raise BackupError(f"The new cluster differs from the old: {'; '.join(problems)}.")
@@ -389,13 +419,8 @@ class Upgrade:
         Raises:
             BackupError: the image is older than that.
         """
-        told = service_version(self.docker, "postgres", container)
-        major, minor, *_ = (*parse_version(told), 0, 0)
-        if minor < RESTRICTED.get(major, 0):
-            raise BackupError(
-                f"psql {major}.{minor} of image_refs.postgres runs programs that a dump names"
-                f" (CVE-2025-8714): take an image of {major}.{RESTRICTED[major]} or newer."
-            )
+        if problem := loose_psql(service_version(self.docker, "postgres", container)):
+            raise BackupError(f"{problem}.")
 
     def apply_roles(self, container: str) -> None:
         """Give the roles of a new cluster their passwords, as the deploy does.
@@ -463,7 +488,7 @@ class Upgrade:
             state = self.docker.inspect(container)["State"]["Status"]
             if state != "running" or time.monotonic() > deadline:
                 _code, out, err = self.call("logs", "--tail", "10", container)
-                said = "\n" + quoted_lines((out + err).strip()[-5000:]) + "\n"
+                said = quote_output((out + err).strip()[-5000:])
                 raise BackupError(f"PostgreSQL did not start ({state}): {said}.")
             time.sleep(0.3)
 
@@ -490,11 +515,13 @@ class Upgrade:
                     f"{sentence(error)} The old data could not be put back either:"
                     f" {sentence(second)} {kept}"
                     " Run the upgrade again: it begins by putting the old data back."
+                    f"{self.dump_words(Path(record.dump))}"
                 ) from error
             self.clean(record.kept)
             self.forget()
             raise BackupError(
-                f"{sentence(error)} The data is PostgreSQL {record.old}, put back, and it runs."
+                f"{sentence(error)} The data is PostgreSQL {record.old}, put back in the volume"
+                f" {self.volume}, and it runs.{self.dump_words(Path(record.dump))}"
             ) from error
 
     def between(self, source: str, target: str, script: str, what: str) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 Call = Callable[..., "tuple[int, str, str]"]
 NUMBERS = re.compile(r"\d+(?:\.\d+)*")
 TAG = re.compile(r"[^/]*?:(?:v)?(\d+(?:\.\d+)*)(?:[-.].*)?$")
+# First minor versions whose psql runs no command (`\!`) that a dump brings (CVE-2025-8714, -8715).
+RESTRICTED = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,21 @@ class Misfit:
     service: str
     message: str
     remedy: str
+
+
+def loose_psql(version: str) -> str:
+    """Return why a dump of somebody else must not be fed to an image's psql; empty when it may.
+
+    Args:
+        version: that of PostgreSQL, which psql comes with.
+    """
+    major, minor, *_ = (*parse_version(version), 0, 0)
+    if minor >= RESTRICTED.get(major, 0):
+        return ""
+    return (
+        f"psql {major}.{minor} of image_refs.postgres runs programs that a dump names"
+        f" (CVE-2025-8714): take an image of {major}.{RESTRICTED[major]} or newer"
+    )
 
 
 def parse_version(text: str) -> tuple[int, ...]:

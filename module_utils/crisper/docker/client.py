@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..output import last_lines
+from ..output import quote_last_lines
 from ..process import capture
 from ..rollout.plan import Container, parse_inspect, recreated
 from .diagnosis import LOG_LINES, Report, report
@@ -52,10 +52,10 @@ class Engine:
             self.refused(arguments, err or out)
         return out
 
-    def refused(self, arguments: Sequence[str], said: str) -> NoReturn:
+    def refused(self, arguments: Sequence[str], output: str) -> NoReturn:
         """End with a Docker command that failed."""
         self.module.fail_json(
-            msg=f"`docker {' '.join(arguments[:3])} …` failed: {last_lines(said)}",
+            msg=f"`docker {' '.join(arguments[:3])} …` failed: {quote_last_lines(output)}",
             cmd=" ".join([self.cli, *arguments]),
             **self.seen(),
         )
@@ -130,7 +130,7 @@ class Engine:
         code, out, err = self.call(*command, folder=folder)
         if code != 0:
             self.module.fail_json(
-                msg=f"Compose refuses the release: {last_lines(err or out)}", **self.seen()
+                msg=f"Compose refuses the release: {quote_last_lines(err or out)}", **self.seen()
             )
         return [running[name] for name in recreated(err + out) if name in running]
 
@@ -155,9 +155,9 @@ class Begun:
 
     def end(self) -> None:
         """Until it has ended; it must have succeeded."""
-        said = self.wait()
+        output = self.wait()
         if self.process.returncode != 0:
-            self.engine.refused(self.arguments, said)
+            self.engine.refused(self.arguments, output)
 
 
 class Watch:

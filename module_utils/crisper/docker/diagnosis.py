@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..output import KILLED, PROGRESS, last_lines
+from ..output import KILLED, PROGRESS, last_lines, quote_last_lines
 from ..text import printable, printable_lines, quoted_lines
 
 LOG_LINES = 20
@@ -121,8 +121,8 @@ def health_words(state: Mapping[str, Any]) -> str:
         code, output = entry.get("ExitCode"), last_lines(str(entry.get("Output") or ""), 5)
         if code != 0:
             # Further lines are marked: none of them can pass for one of ours.
-            said = output.replace("\n", "\n| ")
-            line = f"exit code {code}" + (f": {said}" if said else "")
+            marked = output.replace("\n", "\n| ")
+            line = f"exit code {code}" + (f": {marked}" if marked else "")
             told = [*(text for text in told if text != line), line]
     return "\n".join(told[-HEALTH_CHECKS:])
 
@@ -200,4 +200,4 @@ def describe(reports: Iterable[Report]) -> str:
 def compose_error(text: str) -> str:
     """Return what Compose said went wrong, without the progress that it prints meanwhile."""
     lines = [line for line in text.splitlines() if line.strip() and not PROGRESS.match(line)]
-    return last_lines("\n".join(lines), 5) or last_lines(text, 2)
+    return quote_last_lines("\n".join(lines), 5) or quote_last_lines(text, 2)

@@ -15,6 +15,7 @@ from typing import IO, Any
 from ..backup.backends.remedies import explained
 from ..backup.manifest import BackupError
 from ..process import MOST, Tail, capture_bytes
+from ..text import quote_output
 
 # Bytes that a service may say to a question, and that a session of PostgreSQL answers to one: names
 # of 100,000 tables have a tenth.
@@ -51,7 +52,7 @@ class Docker:
         if cut:
             raise BackupError(f"{command} printed more than {MOST >> 20} MiB, and was ended")
         if code != 0:
-            why = (err or out).decode(errors="replace").strip()[-1000:]
+            why = quote_output((err or out).decode(errors="replace").strip()[-1000:])
             raise BackupError(f"{command} failed: {why}")
         return out.decode(errors="replace")
 
@@ -139,7 +140,7 @@ class Docker:
         if ended.returncode != 0:
             late = f" within {self.timeout} s" if ended.returncode == 124 else ""
             why = (ended.said if said is None else said) or f"exit code {ended.returncode}"
-            raise BackupError(f"{what}{late}: {explained(why)}")
+            raise BackupError(f"{what}{late}: {explained(quote_output(why))}")
 
 
 @contextmanager

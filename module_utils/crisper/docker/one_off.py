@@ -20,7 +20,7 @@ from typing import Any
 
 from ..journal import BUSY
 from ..lock import PATIENCE, LockedError, take
-from ..output import KILLED, TIMEOUT, describe_failure, last_lines
+from ..output import KILLED, TIMEOUT, describe_failure, quote_last_lines
 
 CHECK, MIGRATE, HOOK = "check", "migrate", "hook"
 LABEL = "crisper.command"
@@ -224,7 +224,9 @@ class Commands:
         asked = ("ps", "--all", "--quiet", "--no-trunc", "--filter", label)
         code, out, err = self.docker(*asked, "--filter", f"label={LABEL}")
         if code != 0:
-            raise CommandError(f"The engine does not tell its containers: {last_lines(err, 5)}")
+            raise CommandError(
+                f"The engine does not tell its containers: {quote_last_lines(err, 5)}"
+            )
         if not (ids := out.split()):
             return []
         _code, out, _err = self.docker("container", "inspect", *ids)
@@ -317,7 +319,7 @@ class Commands:
             if "no such container" in err.lower():
                 return {}
             if time.monotonic() > deadline:
-                raise CommandError(f"The engine does not answer: {last_lines(err, 5)}")
+                raise CommandError(f"The engine does not answer: {quote_last_lines(err, 5)}")
             time.sleep(1)
 
     def remove(self, command: Command) -> None:

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from ..output import last_lines
+from ..text import quoted_lines
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,9 @@ def describe_connection_failure(target: Target, output: str) -> str:
     goal = become if outside != text or BECOME_FAILED.search(text) else "connect to"
     reason = text or "it printed nothing"
     remedy = OTHER if target.address else OTHER_PLUGIN
-    return f"{_sentence(target, goal, 'the reason is quoted below', remedy)}\n{reason}"
+    return (
+        f"{_sentence(target, goal, 'the reason is quoted below', remedy)}\n{quoted_lines(reason)}"
+    )
 
 
 def describe_lost_host(host: str, task: str, locked: bool) -> str:

@@ -28,9 +28,11 @@ from typing import Any
 try:
     from ..lock import LockedError, take
     from ..process import Captured, capture
+    from ..text import quote_output
 except ImportError:  # in the folder of the hook, which is no package
     from ..lock import LockedError, take
     from ..process import Captured, capture
+    from ..text import quote_output
 
 FRONT = "front.pem"
 # How certificates that were made here are known again.
@@ -430,7 +432,7 @@ def renewed(settings: Mapping[str, Any]) -> str:
             install(folder, pem, settings["uid"])
         # Also when nothing changed: whoever put it there may have failed to reload nginx.
         done = reload_nginx(settings)
-        output = (done.stderr or done.stdout).strip()[-500:]
+        output = quote_output((done.stderr or done.stdout).strip()[-500:])
         if done.returncode == REFUSED and before:
             install(folder, before, settings["uid"])
             raise TlsError(f"nginx refuses {where}; the certificate from before stays. {output}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,9 +18,12 @@ from ..docker.diagnosis import Report, compose_error, describe
 from ..host.data_guard import DATA_SERVICES, check_data
 from ..host.firewall import networks_to_join
 from ..journal import NotOwnerError, note
-from ..output import last_lines
+from ..output import quote_last_lines
+from ..process import capture
 from ..proxy.upstream import Upstreams, waiting_connections
 from ..remote.run import ShipError
+from ..text import composed
+from .distrust import ID_WIDTH
 from .plan import (
     CREATE,
     KEEP,
@@ -46,8 +50,14 @@ STARTING_PER_PROCESSOR = 4
 PROXY = "nginx"
 SCRIPT = "upstreams.sh"
 UPSTREAMS = ("sh", f"/etc/crisper/{SCRIPT}")
+TEST = ("nginx", "-t", "-c", "/etc/crisper/nginx.conf")
 # Where no release with that script has been yet: going back to one of before.
 RELOAD = 'nginx -t -c /etc/crisper/nginx.conf && kill -HUP "$(cat /tmp/nginx.pid)"'
+# Until a command in nginx's container has ended: `ready` asks each container three times for 5 s,
+# `reload` waits 10 s for nginx. A container whose processes somebody stops never answers.
+PROXY_COMMAND_SECONDS = 120
+# Exit codes of `docker exec` where the container, and not nginx, has ended the command.
+NO_ANSWER = (125, 126, 127, 137, 143)
 # Until an nginx that is replaced is killed. It takes no new connection while it waits for what is
 # under way, and streams never end by themselves: all users would wait for stop_grace_period.
 PROXY_SECONDS = 5
@@ -136,7 +146,7 @@ class Rollout:
 
     def fail(self, message: str, **more: Any) -> NoReturn:
         """End with what is known."""
-        self.module.fail_json(msg=message, **{**self.seen(), **more})
+        self.module.fail_json(msg=composed(message), **{**self.seen(), **more})
         raise AssertionError  # fail_json has ended the process
 
     def note(self, step: str) -> None:
@@ -384,7 +394,9 @@ class Rollout:
         if old := list(chain.from_iterable(self.beats.values())):
             self.ending = self.engine.begin("stop", *old)
         if any(step.service == PROXY for step in wanted):
-            self.switch(*self.plan())  # it begins with the release's configuration
+            # It begins with the release's configuration. The one that it replaces may be broken or
+            # compromised: what it says refuses nothing.
+            self.switch(*self.plan(), replaced=True)
         fixed = [step.service for step in wanted if step.kind == "fixed"]
         wait = ("--wait", "--wait-timeout", str(self.params["wait_timeout"]))
         if PROXY in fixed:
@@ -449,10 +461,15 @@ class Rollout:
                 )
             self.rest()
 
-    def switch(self, steps: list[Step], containers: list[Container]) -> None:
+    def switch(
+        self, steps: list[Step], containers: list[Container], replaced: bool = False
+    ) -> None:
         """Have nginx send all requests to the release from now on.
 
         Containers that get none any more finish those that they have.
+
+        Args:
+            replaced: whether nginx's container is about to be replaced.
         """
         upstreams = self.upstreams
         if upstreams is None:
@@ -462,7 +479,8 @@ class Rollout:
             script = [*UPSTREAMS, "reload"]
             command = script if (upstreams.folder / SCRIPT).is_file() else ["sh", "-c", RELOAD]
             for proxy in proxies:
-                self.proxy(proxy, "nginx does not take the configuration", *command)
+                what = "nginx does not take the configuration"
+                self.proxy(proxy, what, *command, instead=TEST if replaced else None)
         if not upstreams.services or upstreams.serving == self.release:
             return
         missing = not_ready(step for step in steps if step.kind == "web")
@@ -476,14 +494,14 @@ class Rollout:
         self.join(proxies, containers)
         upstreams.prepare(self.release)
         for proxy in proxies:
-            self.proxy(
-                proxy, "nginx finds no healthy containers", *UPSTREAMS, "ready", self.release
-            )
+            what, ready = "nginx finds no healthy containers", (*UPSTREAMS, "ready", self.release)
+            self.proxy(proxy, what, *ready, instead=ready if replaced else None)
         upstreams.switch(self.release)
         self.result |= {"changed": True, "serving": self.release}
         # Replicas of the release that served may have been out of the rotation.
         for proxy in proxies:
-            self.proxy(proxy, "nginx does not take up the replicas", *UPSTREAMS, "release")
+            what = "nginx does not take up the replicas"
+            self.proxy(proxy, what, *UPSTREAMS, "release", instead=() if replaced else None)
 
     def join(self, proxies: Sequence[str], containers: Sequence[Container]) -> None:
         """Have nginx reach web containers whose networks another edition of it is not on.
@@ -504,15 +522,78 @@ class Rollout:
                 for network in networks_to_join(record, asked, self.release):
                     self.engine.run("network", "connect", network, proxy)
 
-    def proxy(self, container: str, what: str, *command: str) -> None:
-        """Run a command in nginx's container."""
-        code, out, err = self.engine.call("exec", container, *command)
-        if code != 0:
-            serving = self.upstreams.serving if self.upstreams else ""
-            self.fail(
-                f"{what} of release {self.release}; requests go to release {serving or 'none'}:"
-                f" {last_lines(err or out)}"
+    def proxy(
+        self, container: str, what: str, *command: str, instead: Sequence[str] | None = None
+    ) -> None:
+        """Run a command in nginx's container.
+
+        Args:
+            what: what its failure means.
+            instead: what nginx of the release is asked where the container, which is about to be
+                replaced, gives no answer or a bad one; nothing where that does not matter. None
+                where the container stays.
+        """
+        why, unanswered = self.run_in_proxy(container, *command)
+        if not why:
+            return
+        name, remedy = container[:ID_WIDTH], ""
+        if instead is not None:
+            trouble = self.run_in_new_proxy(instead) if instead else ""
+            if not trouble:
+                self.module.warn(
+                    composed(
+                        f"Of the container of nginx that is replaced now ({name}), {what}: {why}."
+                        " nginx of the release was asked instead."
+                    )
+                )
+                return
+            why, unanswered = trouble, False
+        if unanswered:
+            remedy = (
+                f". Look at what runs in nginx's container (docker top {name}). If something in it"
+                " kills or stops what is run there, put another in its place: docker restart"
+                f" {name}, which cuts requests off for a second, then deploy again"
             )
+        serving = self.upstreams.serving if self.upstreams else ""
+        self.fail(
+            f"{what} of release {self.release}; requests go to release {serving or 'none'}:"
+            f" {why}{remedy}"
+        )
+
+    def run_in_proxy(self, container: str, *command: str) -> tuple[str, bool]:
+        """Run a command in nginx's container; return why it failed, and whether nothing answered.
+
+        A container whose processes something stops or kills costs a run PROXY_COMMAND_SECONDS.
+        """
+        try:
+            done = capture(
+                [self.engine.cli, "exec", container, *command], "", PROXY_COMMAND_SECONDS
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            late = isinstance(error, subprocess.TimeoutExpired)
+            why = f"no end within {PROXY_COMMAND_SECONDS} s" if late else str(error)
+            return f"`{' '.join(command[:3])}`: {why}", late
+        if done.cut or done.returncode == 0:
+            return ("it printed without an end" if done.cut else ""), done.cut
+        output = quote_last_lines(done.stderr or done.stdout) or f"exit code {done.returncode}"
+        return output, done.returncode in NO_ANSWER
+
+    def run_in_new_proxy(self, command: Sequence[str]) -> str:
+        """Run a command in a container that is made for it as the release's nginx; return why not.
+
+        It is on the same networks, and has the same configuration.
+        """
+        name = f"{self.params['project_name']}-{PROXY}-check"
+        words = ["compose", "--project-name", self.params["project_name"], "run", "--rm"]
+        words += ["--no-deps", "--no-TTY", "--name", name, "--entrypoint", command[0], PROXY]
+        try:
+            done = capture(
+                [self.engine.cli, *words, *command[1:]], "", PROXY_COMMAND_SECONDS, self.folder
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            self.engine.call("rm", "--force", name)
+            return str(error)
+        return (compose_error(done.stderr or done.stdout) or "failed") if done.returncode else ""
 
     def accept(self, containers: list[Container]) -> None:
         """Wait until web containers that are to stop have accepted every connection.

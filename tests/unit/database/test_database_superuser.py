@@ -90,6 +90,7 @@ def test_superuser_statements_leave_no_choice_of_function_or_operator() -> None:
         postgres_sql.SCHEMAS,
         postgres_sql.DATABASE,
         postgres_sql.MAKE_DATABASE,
+        postgres_sql.HOLDERS,
     )
     texts = (
         *(

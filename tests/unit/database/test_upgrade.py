@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.database import upgrade
 
-FACTS = {"rows": {"public.items": 3}, "migration_head": ["8"]}
+FACTS = {"rows": {"public.items": 3}, "migration_head": ["8"], "extensions": ["hstore"]}
 
 
 class Engine:

@@ -58,5 +58,28 @@ def test_a_new_cluster_that_cannot_be_made_is_not_tried_again_by_the_rollback(
     told = deployed.deploy(playbook="playbooks/upgrade.yml", database_rebuild="true")
 
     told.failed("full", f"What serves: release {before}")
+    told.said('The upgrade: see docs/UPGRADE.md, "What can go wrong"')
     assert (host.serving, host.current, host.lock) == (before, before, {})
     assert host.points.count("database_upgrade:upgraded") == 1
+
+
+def test_what_is_left_of_an_upgrade_is_told_when_its_release_fails(deployed: Site) -> None:
+    """Regression: the failure named neither the volume with the old data nor the dump."""
+    host = deployed.one
+    before = host.current
+    deployed.script({"point": "compose_rollout:swap", "do": "fail", "answer": {"msg": "no room"}})
+
+    told = deployed.deploy(playbook="playbooks/upgrade.yml", database_rebuild="true")
+
+    told.failed("no room", f"What serves: release {before}, put back and proved")
+    told.said('The upgrade: volume v, dump d; see docs/UPGRADE.md, "What can go wrong"')
+    assert (host.serving, host.lock) == (before, {})
+
+
+def test_a_deploy_that_changes_nothing_tells_of_the_page(deployed: Site) -> None:
+    """Regression: it looked healthy while visitors saw the maintenance page."""
+    (deployed.one.root / "live/nginx/maintenance.on").touch()
+
+    told = deployed.deploy()
+
+    told.succeeded("(unchanged: the same inputs", "visitors see the maintenance page; to take it")

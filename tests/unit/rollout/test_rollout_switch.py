@@ -32,7 +32,12 @@ def rollout(tmp_path: Path, run_module: Any) -> Callable[..., tuple[dict[str, An
     """Run the module before a Docker client that writes down commands and where requests go."""
 
     def run(
-        *containers: dict[str, Any], refused: str = "", broken: str = "", **given: Any
+        *containers: dict[str, Any],
+        refused: str = "",
+        broken: str = "",
+        proxy: str = "",
+        new_proxy: str = "",
+        **given: Any,
     ) -> tuple[dict[str, Any], list[str]]:
         client, told = tmp_path / "docker", tmp_path / "told"
         for container in containers:
@@ -47,8 +52,11 @@ case "$1 $2" in
         shift 2; separator="["
         for id; do echo "$separator"; cat "$id.json"; separator=,; done
         echo "]";;
-    "compose --project-name") [ -z "{broken}" ] || {{ echo "{broken}" >&2; exit 1; }};;
-    "exec proxy") [ -z "{refused}" ] || {{ echo "{refused}" >&2; exit 1; }};;
+    "compose --dry-run") echo " DRY-RUN MODE -  Container proxy  Recreate";;
+    "compose --project-name") {new_proxy or "true"};
+        [ -z "{broken}" ] || {{ echo "{broken}" >&2; exit 1; }};;
+    "exec proxy") {proxy or "true"};
+        [ -z "{refused}" ] || {{ echo "{refused}" >&2; exit 1; }};;
 esac
 """
         )
@@ -163,6 +171,53 @@ def test_a_release_that_became_sick_since_gets_no_request(rollout: Any, live: Up
     )
     assert live.serving == "r1"
     assert not [line for line in told if line.startswith("stop")]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the warnings; an nginx that does not answer is waited for half a second."""
+    warned: list[str] = []
+    monkeypatch.setattr(phases, "PROXY_COMMAND_SECONDS", 0.5)
+    monkeypatch.setattr(compose_rollout.AnsibleModule, "warn", lambda _, text: warned.append(text))
+    return warned
+
+
+@pytest.mark.parametrize(
+    "proxy", ["exit 137", "exec sleep 20", "echo no >&2; exit 1"], ids=["kills", "stops", "lies"]
+)
+@pytest.mark.parametrize("new", ["", "case $* in *' run '*) echo sick >&2; exit 1;; esac"])
+def test_an_nginx_that_is_replaced_refuses_no_release(
+    rollout: Any, live: Upstreams, impatient: list[str], proxy: str, new: str
+) -> None:
+    """Regression: what killed or stopped commands in the old nginx ended, or hung, every deploy."""
+    containers = (NGINX, OLD, record("new", "backend", "r2"))
+    answer, told = rollout(*containers, phases=["swap"], proxy=proxy, new_proxy=new)
+    (asked,) = [line for line in told if " run --rm " in line]
+    assert asked.startswith("compose --project-name demo run --rm --no-deps --no-TTY --name demo-")
+    assert asked.endswith("--entrypoint sh nginx /etc/crisper/upstreams.sh ready r2 [r1]")
+    if new:
+        assert answer["msg"] == (
+            "nginx finds no healthy containers of release r2; requests go to release r1: sick"
+        )
+        assert live.serving == "r1"
+        return
+    assert not answer.get("failed"), answer
+    assert live.serving == "r2"
+    assert any(" up --detach" in line and line.endswith("[r2]") for line in told)
+    assert len(impatient) == 2
+    assert all("the container of nginx that is replaced now (proxy)" in text for text in impatient)
+
+
+@pytest.mark.parametrize("proxy", ["exit 137", "exec sleep 20"], ids=["kills", "stops"])
+def test_an_nginx_that_stays_and_gives_no_answer_is_told_in_time(
+    rollout: Any, live: Upstreams, impatient: list[str], proxy: str
+) -> None:
+    answer, told = rollout(NGINX, OLD, record("new", "backend", "r2"), proxy=proxy)
+    assert "requests go to release r1" in answer["msg"]
+    assert "docker restart proxy" in answer["msg"]
+    assert live.serving == "r1"
+    assert not [line for line in told if line.startswith("stop")]
+    assert impatient == []
 
 
 def test_a_server_with_a_queue_is_not_stopped_before_it_has_accepted_all(

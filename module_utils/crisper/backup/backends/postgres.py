@@ -23,6 +23,7 @@ from .postgres_extensions import (
     refuse_misplaced,
     trusted_extensions,
 )
+from .postgres_locks import lock_seconds, name_lock_holders
 from .postgres_sql import (
     ASK_APPLICATION,
     ASK_TEMPLATE,
@@ -161,7 +162,8 @@ def _heads(docker: Docker, container: str, name: str = "", snapshot: str = "") -
 
 def postgres_state(docker: Docker, container: str) -> dict[str, Any]:
     """``{rows: {table: count}, migration_head: [...]}`` of a database."""
-    with postgres_session(docker, container) as session:
+    with name_lock_holders(docker, container), postgres_session(docker, container) as session:
+        session.ask(f"SET lock_timeout = '{lock_seconds(docker)}s'")
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         rows = _rows(session)
     return {"rows": rows, "migration_head": _heads(docker, container)}
@@ -177,7 +179,11 @@ def dump_postgres(
     rows: dict[str, int] = {}
     head: list[str] = []
     extensions: list[str] = []
-    with postgres_session(docker, container, name) as session:
+    with (
+        name_lock_holders(docker, container),
+        postgres_session(docker, container, name) as session,
+    ):
+        session.ask(f"SET lock_timeout = '{lock_seconds(docker)}s'")
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot = "".join(session.ask("SELECT pg_export_snapshot()"))
         if snapshot:  # else the session has ended, and tells why when it is left
@@ -188,7 +194,8 @@ def dump_postgres(
                 (kind, unescape("".join(session.ask(NAME.format(number)))), of)
                 for kind, number, of in hidden
             )
-            command = docker.inside(container, DUMP_POSTGRES, SNAPSHOT=snapshot, **named(name))
+            environment = {"SNAPSHOT": snapshot, "LOCK_WAIT": f"{lock_seconds(docker)}s"}
+            command = docker.inside(container, DUMP_POSTGRES, **environment, **named(name))
             docker.out_of("PostgreSQL was not dumped", command, target)
             rows = _rows(session)
             head = _heads(docker, container, name, snapshot)

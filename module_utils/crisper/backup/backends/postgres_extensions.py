@@ -7,7 +7,7 @@ import re
 import string
 from collections.abc import Iterable, Sequence
 
-from ...text import printable
+from ...text import sql_identifier
 from ..manifest import BackupError
 from .psql import unescape
 
@@ -17,8 +17,6 @@ KINDS = {
 }
 # Characters that mean themselves wherever they are.
 _SAFE = frozenset(string.ascii_letters + string.digits + "_-")
-# Needs no quotes where SQL takes a name of an extension.
-_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 _TEMPORARY = re.compile("pg_(toast_)?temp")
 # Of a list in an error.
 MOST_NAMES = 10
@@ -70,7 +68,7 @@ def find_hidden(
 def refuse_hidden(found: Iterable[tuple[str, str, str]]) -> None:
     """Raise BackupError for kind, quoted name and extension of what is hidden, if anything."""
     listed = [
-        (kind, printable(name), printable(_quoted(of)))
+        (kind, _printable_name(name), sql_identifier(of))
         for kind, name, of in itertools.islice(found, MOST_NAMES)
     ]
     if listed:
@@ -117,10 +115,10 @@ def refuse_misplaced(found: Sequence[tuple[str, str]]) -> None:
     """Raise BackupError for the extensions that no restore could make again, if any."""
     if found:
         listed = ", ".join(
-            f"{printable(_quoted(name))} (in {printable(_quoted(schema))})"
+            f"{sql_identifier(name)} (in {sql_identifier(schema)})"
             for name, schema in found[:MOST_NAMES]
         )
-        name = printable(_quoted(found[0][0]))
+        name = sql_identifier(found[0][0])
         raise BackupError(
             "A superuser has put extensions into schemas of PostgreSQL's own, where no restore may"
             f" make them again: {listed}. PostgreSQL was not dumped. As superuser move each to a"
@@ -129,8 +127,12 @@ def refuse_misplaced(found: Sequence[tuple[str, str]]) -> None:
         )
 
 
-def _quoted(name: str) -> str:
-    return name if _PLAIN.fullmatch(name) else '"' + name.replace('"', '""') + '"'
+def _printable_name(name: str) -> str:
+    """Return a name as PostgreSQL quotes it (``a."b c"``), so that it can be printed and pasted."""
+    if name.isprintable():
+        return name
+    parts = re.findall(r'"((?:[^"]|"")*)"|([^".]+)', name)
+    return ".".join(sql_identifier(quoted.replace('""', '"') or plain) for quoted, plain in parts)
 
 
 def allowed_extensions(listed: Iterable[str], present: Rows, available: Rows) -> str:

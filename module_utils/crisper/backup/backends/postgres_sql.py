@@ -65,7 +65,7 @@ DUMP_POSTGRES = FIND_SUPERUSER + (
     ' exec pg_dump --username "$superuser" --format custom'
     f" --exclude-schema 'crisper_restore_{'[0-9a-f]' * 16}'"
     " --exclude-schema pg_catalog --exclude-schema information_schema"
-    ' ${SNAPSHOT:+--snapshot "$SNAPSHOT"} "$POSTGRES_DB"'
+    ' --lock-wait-timeout "$LOCK_WAIT" ${SNAPSHOT:+--snapshot "$SNAPSHOT"} "$POSTGRES_DB"'
 )
 # Whoever was superuser may have planted in pg_catalog what matches a question better than what
 # PostgreSQL has: a cast, an operator, a format(text, name). So whatever a superuser's statement
@@ -302,3 +302,14 @@ HEADS = {
         " GROUP BY app",
     }.items()
 }
+# Who holds a lock in the database that nobody can read beside. A text, and no number, is compared.
+HOLDERS = (
+    "COPY (SELECT a.pid, a.usename, a.state, a.application_name, pg_catalog.to_char("
+    "a.xact_start, 'YYYY-MM-DD HH24:MI:SS TZ'::pg_catalog.text), a.query"
+    " FROM pg_catalog.pg_stat_activity a"
+    " WHERE a.pid IN (SELECT l.pid FROM pg_catalog.pg_locks l"
+    " WHERE l.locktype = 'relation'::pg_catalog.text AND l.granted"
+    " AND l.mode = 'AccessExclusiveLock'::pg_catalog.text AND l.database = (SELECT oid"
+    " FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))"
+    " ORDER BY a.xact_start LIMIT '3') TO STDOUT"
+)

@@ -14,6 +14,8 @@ def answer(module: Any) -> dict[str, Any]:
         module.point("upgraded")
         made = {"kept": "v", "dump": "d", "rows": {"public.items": 3}, "settings": []}
         return {"changed": True, **versions, **made}
+    if module.params["state"] == "seen":
+        return {"words": f"volume {module.params['kept']}, dump {module.params['dump']}"}
     wanted = module.params["upgrade"] and module.params["rebuild"]
     return {"needed": wanted, "put_back": "", **versions}
 
