@@ -187,6 +187,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.versions import (
+    service_version,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.backup.check import check, fits
 from ansible_collections.crisper.stack.plugins.module_utils.backup.drill import drill
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import (
@@ -301,7 +304,9 @@ def judge_psql(settings: Settings, manifest: dict[str, Any], warn: Callable[[str
         BackupError: the set is foreign. Nothing was touched.
     """
     container = services(settings).get("postgres")
-    problem = loose_psql(settings.docker.version("postgres", container)) if container else ""
+    problem = ""
+    if container:
+        problem = loose_psql(service_version(settings.docker, "postgres", container))
     if problem and manifest["foreign"]:
         raise BackupError(f"{problem}, deploy, and restore again. Nothing was touched.")
     if problem:

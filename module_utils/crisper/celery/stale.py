@@ -34,7 +34,7 @@ LOST = 11.0
 ENDED = ("SUCCESS", "FAILURE")
 
 
-def entry_key(entry: Mapping[str, Any]) -> tuple:
+def entry_key(entry: Mapping[str, Any]) -> tuple[str, float | None, int | None]:
     """Return what tells an entry from all others of its worker.
 
     A task that is delivered again to the same worker has its id twice.
@@ -50,7 +50,7 @@ def started(entry: Mapping[str, Any]) -> float | None:
     return float(since)
 
 
-def split(active: Iterable[Any], stats: Any) -> tuple[list, list, list]:
+def split(active: Iterable[Any], stats: Any) -> tuple[list[Any], list[Any], list[Any]]:
     """Return the entries of one answer that may run, those that ended, those whose process is gone.
 
     Args:
@@ -81,7 +81,7 @@ def split(active: Iterable[Any], stats: Any) -> tuple[list, list, list]:
     return running, ended, gone
 
 
-def pool_processes(stats: Any) -> set | None:
+def pool_processes(stats: Any) -> set[int] | None:
     """Return the process ids of a pool `prefork`; None for every other pool or answer."""
     pool = stats.get("pool") if isinstance(stats, Mapping) else None
     if not isinstance(pool, Mapping) or pool.get("implementation") != PREFORK:

@@ -67,7 +67,8 @@ class Docker:
 
     def inspect(self, container: str) -> dict[str, Any]:
         """What the engine knows of a container."""
-        return json.loads(self.run("container", "inspect", container))[0]
+        record: dict[str, Any] = json.loads(self.run("container", "inspect", container))[0]
+        return record
 
     def inside(self, container: str, script: str, **environment: str) -> list[str]:
         """The `docker exec` command of a script in a container.
