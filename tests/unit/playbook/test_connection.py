@@ -109,7 +109,7 @@ def test_what_is_not_known_is_quoted():
     assert message.splitlines()[0].startswith("Cannot connect to app-1: the reason is quoted below")
     assert "Check ansible_connection" in message
     assert "ssh -p 2222 deployer@192.0.2.7" in describe_connection_failure(HOST, "reset")
-    assert message.endswith("\nkex_exchange_identification: reset")
+    assert message.endswith("\n| kex_exchange_identification: reset")
     assert "it printed nothing" in describe_connection_failure(Target("app-1"), " \n")
 
 
