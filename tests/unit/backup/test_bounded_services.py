@@ -68,10 +68,10 @@ def test_messages_without_an_end_stay_off_the_disk() -> None:
 def test_the_end_of_messages_is_all_that_is_kept() -> None:
     with docker_exec.started(flood("stderr", 8), stdout=subprocess.DEVNULL) as running:
         tail = next(t for t in threading.enumerate() if t.name == "crisper-tail")
-        kept = tail._target.__self__  # type: ignore[attr-defined]
+        reader = tail._target.__self__  # type: ignore[attr-defined]
         running.wait()
         tail.join()
-        assert len(kept._kept) == TAIL
+        assert len(reader._tail) == TAIL
     assert running.said.endswith("the last words")
     assert len(running.said) <= 1000
 
