@@ -249,7 +249,8 @@ READ = FIND_SUPERUSER + (
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _ARRAY = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,{}"]+)', re.DOTALL)
 # Needs no quotes in SQL.
-_PLAIN = re.compile(r"[a-z_][a-z0-9_$]*\Z")
+# Also an operator's: it is of these characters alone, and has no quotes in SQL.
+_PLAIN = re.compile(r"(?:[a-z_][a-z0-9_$]*|[-+*/<>=~!@#%^&|`?]+)\Z")
 Row = Mapping[str, Any]
 
 
