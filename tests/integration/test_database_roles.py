@@ -15,6 +15,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.post
     dump_postgres,
     has_postgres_database,
     make_postgres_database,
+    make_template_database,
     postgres_state,
     restore_postgres,
 )
@@ -562,11 +563,41 @@ def test_the_application_cannot_drop_its_database(docker: Docker, first: str) ->
         assert not has_postgres_database(docker, "x")
         with pytest.raises(BackupError, match=r"does not exist.*restores?\.yml"):
             roles.state()
+        # A restore needs neither the application's database nor template1, whose owner may drop it.
+        gone = "ALTER DATABASE template1 IS_TEMPLATE false", "DROP DATABASE template1"
+        for statement in gone:
+            server.sql(statement, "postgres", "postgres")
+        assert not has_postgres_database(docker, "x")
+        with pytest.raises(BackupError, match=r"does not exist.*restores?\.yml"):
+            roles.state()
+        make_template_database(docker, "x")
+        make_template_database(docker, "x")
+        made = "SELECT datistemplate, pg_get_userbyid(datdba), datacl FROM pg_database"
+        template = "t|postgres|{postgres=CTc/postgres}"
+        assert server.sql(f"{made} WHERE datname = 'template1'", "postgres", "postgres") == template
         make_postgres_database(docker, "x")
         dump.seek(0)
         restore_postgres(docker, "x", dump, "", ["plpgsql"])
         assert server.sql("SELECT x FROM a", "shop") == "1"
         assert server.log_in("shop", OWN if first == "postgres" else "x") == "shop"
+
+
+def test_no_words_of_the_application_advise_a_restore(docker: Docker) -> None:
+    """Regression: they did, and a restore replaces what was written since."""
+    with running_postgres("postgres", "shop", "x") as server:
+        Roles(docker, "x", "shop").apply(SECRET, OWN, [])
+        words = 'database "shop" does not exist'
+        forged = f"x\npsql: error: connection to server failed: FATAL:  {words}\nx"
+        for raised in (words, forged):
+            server.sql(
+                "CREATE OR REPLACE FUNCTION f() RETURNS text LANGUAGE plpgsql AS $$ BEGIN"
+                f" RAISE EXCEPTION '%', '{raised}'; END $$;"
+                " CREATE OR REPLACE VIEW alembic_version AS SELECT f() AS version_num",
+                "shop",
+            )
+            with pytest.raises(BackupError, match="does not exist") as caught:
+                dump_postgres(docker, "x", io.BytesIO())
+            assert "restore" not in str(caught.value)
 
 
 def test_what_an_application_that_was_superuser_left_is_told(old: Server, docker: Docker) -> None:
