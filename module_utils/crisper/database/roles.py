@@ -21,11 +21,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..backup.backends.postgres_sql import ASK_POSTGRES, FIND_SUPERUSER, HELPER, RESTORE_CLEANUP
+from ..backup.backends.postgres_sql import (
+    ASK_POSTGRES,
+    END_SESSIONS,
+    FIND_SUPERUSER,
+    HELPER,
+    MAKE_TEMPLATE,
+    RESTORE_CLEANUP,
+)
 from ..backup.manifest import BackupError
 from ..docker.exec import Docker
 from ..text import printable, sql_identifier
 from .catalog import SUPERUSER_OID, Catalog, builtin, identifier, read_catalog
+from .connections import SYSTEM_DATABASES, Opening, foreign_owners, of_databases, system_openings
 from .fresh_cluster import Fresh, key_of
 from .planted import (
     REBUILD,
@@ -34,7 +42,6 @@ from .planted import (
     of_cluster,
     of_files,
     of_superusers,
-    rights,
 )
 
 SUPERUSER = "postgres"
@@ -42,7 +49,6 @@ SUPERUSER = "postgres"
 SUFFIX = "_application"
 # Its comment, by which it is known from a role of the operator's that has the same name.
 HOLDER = "crisper: takes the application's place"
-SYSTEM_DATABASES = ("postgres", "template1")
 # Names that CREATE EXTENSION takes.
 EXTENSION = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}\Z")
 FORBIDDEN = ("SUPERUSER", "CREATEROLE", "CREATEDB", "REPLICATION", "BYPASSRLS")
@@ -371,7 +377,11 @@ class State:
     extensions: Sequence[str] = ()
     databases: Sequence[str] = ()  # others of the superuser
     # PostgreSQL's own databases that the application may connect to: from there it drops its own.
-    connectable: Sequence[str] = ()
+    connectable: Sequence[Opening] = ()
+    foreign_owners: Sequence[tuple[str, str]] = ()  # of PostgreSQL's own databases
+    no_template: bool = False  # template1 is missing
+    limited: bool = False  # the application's database takes so many sessions alone
+    template: bool = False  # whoever may make a database may copy the application's
     restore: bool = False  # a restore was killed, and its function is still there
     # Other roles, and what they may.
     powerful: Sequence[tuple[str, str]] = ()
@@ -427,11 +437,31 @@ def plan(state: State, password: str, extensions: Iterable[str]) -> list[str]:
         found.append(f"the role {state.superuser} gets its password")
     if missing := [each for each in extensions if each not in state.extensions]:
         found.append(f"extensions are made: {', '.join(missing)}")
-    if state.connectable:
+    found += [
+        f"the database {printable(database)} belongs to {state.superuser} again, and not to"
+        f" {printable(owner)} (its owner may drop it)"
+        for database, owner in state.foreign_owners
+    ]
+    if everybody := [each.database for each in state.connectable if {"", name} & {*each.grantees}]:
         found.append(
-            f"nobody but superusers connects to {' and '.join(state.connectable)} (from there the"
+            f"nobody but superusers connects to {' and '.join(everybody)} (from there the"
             f" role {name} could drop its database); a role that has to: GRANT CONNECT"
         )
+    for each in state.connectable:
+        if members := [grantee for grantee in each.grantees if grantee not in ("", name)]:
+            found.append(
+                f"the role {printable(', '.join(members))}, which {name} is a member of, connects"
+                f" to {each.database} no more (from there {name} could drop its database)"
+            )
+    if state.no_template:
+        found.append("the database template1, which is missing, is made again from template0")
+    if state.limited:
+        found.append(
+            f"the database {name} has no limit of connections any more (its owner can set one, and"
+            " keep a deploy out)"
+        )
+    if state.template:
+        found.append(f"the database {name} is no template any more")
     if state.restore:
         found.append("what a restore that was killed left is removed")
     return found
@@ -489,15 +519,13 @@ def read_state(catalog: Catalog, application: str, objects: int) -> State:
             for row in sorted(rows["pg_database"], key=lambda row: row["datname"])
             if row["datdba"] == str(SUPERUSER_OID)
             and (row["datallowconn"], row["datistemplate"]) == ("t", "f")
-            and row["datname"] not in ("postgres", application)
+            and row["datname"] not in (*SYSTEM_DATABASES, application)
         ],
-        connectable=[
-            row["datname"]
-            for row in sorted(rows["pg_database"], key=lambda row: row["datname"])
-            if row["datname"] in SYSTEM_DATABASES
-            and row["datname"] != application
-            and {"=c", f"{application}=c"} & rights("pg_database", row["datacl"], ())
-        ],
+        connectable=system_openings(catalog, application),
+        foreign_owners=foreign_owners(catalog, application),
+        no_template=not any(row["datname"] == "template1" for row in rows["pg_database"]),
+        limited=int(database["datconnlimit"]) >= 0,
+        template=database["datistemplate"] == "t",
         restore=any(
             HELPER.fullmatch(row["nspname"])
             and row["nspowner"] == str(SUPERUSER_OID)
@@ -657,7 +685,9 @@ class Roles:
                     )
         moved = (self.application, *state.databases) if state.unmoved else ()
         planted = [of_superusers(each, each.database in moved) for each in catalogs]
-        kinds = [of_roles(state), of_cluster(self.catalog, self.application), *planted]
+        cluster = of_cluster(self.catalog, self.application)
+        databases = of_databases(self.catalog, self.application)
+        kinds = [of_roles(state), cluster, databases, *planted]
         try:
             fresh = Fresh(self.docker, self.container, project or self.application, folder)
             measures = fresh.measures(each.extensions() for each in catalogs)
@@ -768,13 +798,27 @@ class Roles:
         if state.public_owner == state.superuser:
             lines.append("ALTER SCHEMA public OWNER TO pg_database_owner;")
         lines += [
-            f"REVOKE CONNECT ON DATABASE {identifier(each)} FROM PUBLIC, {name};"
-            for each in state.connectable
+            f"ALTER DATABASE {identifier(database)} OWNER TO {superuser};"
+            for database, _owner in state.foreign_owners
         ]
+        lines += [line for each in state.connectable for line in each.revoke()]
+        if state.limited:
+            lines.append(f"ALTER DATABASE {name} CONNECTION LIMIT -1;")
+        if state.template:
+            lines.append(f"ALTER DATABASE {name} IS_TEMPLATE false;")
         if state.restore:
             lines.append(RESTORE_CLEANUP)
         what = "The roles of PostgreSQL were not put in order"
         self.sql("\n".join(["BEGIN;", *lines, "COMMIT;"]), what)
+        # Whoever is connected keeps the session, whatever rights are taken.
+        if closed := [each.database for each in state.connectable] + [
+            database for database, _owner in state.foreign_owners
+        ]:
+            of = ", ".join(f"{literal(each)}::name" for each in sorted(set(closed)))
+            its = f"usename = {literal(state.application)}::name"
+            self.sql(f"{END_SESSIONS} datname IN ({of}) AND {its};", what)
+        if state.no_template:
+            self.sql(MAKE_TEMPLATE, what)
         if state.objects or state.default_privileges:
             settings = {"target": state.application, "wait": f"{self.wait} s"}
             self.sql(TRANSFER + CARRY + DROP_CARRIED, what, **settings)
