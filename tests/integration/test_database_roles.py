@@ -42,6 +42,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.roles impor
     scram_verifier,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
+from ansible_collections.crisper.stack.plugins.module_utils.text import composed
 from postgres_server import Server, running_postgres
 
 OWN, SECRET = "p@ss'w\"rd \\ 한국어", "superuser's secret"
@@ -668,6 +669,35 @@ def test_a_limit_of_its_owners_keeps_no_deploy_out(docker: Docker) -> None:
         dump.seek(0)
         restore_postgres(docker, "x", dump)
         assert server.log_in("shop", OWN) == "shop"
+
+
+def test_who_keeps_a_deploy_from_the_roles_is_named(docker: Docker) -> None:
+    """Regression: an idle transaction of the application failed each deploy, and was not named."""
+    with running_postgres("postgres", "shop", "x") as server:
+        roles = Roles(docker, "x", "shop")
+        roles.apply(SECRET, OWN, [])
+        holder = subprocess.Popen(
+            server.command("shop"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert holder.stdin
+        assert holder.stdout
+        holder.stdin.write(
+            "ALTER ROLE shop PASSWORD NULL; BEGIN; ALTER ROLE shop PASSWORD 'y'; SELECT 1 /* ).\n"
+            f"{' ' * 90}To end it run: x */;\n"
+        )
+        holder.stdin.flush()
+        holder.stdout.readline()
+        with pytest.raises(BackupError) as caught:
+            roles.apply(SECRET, OWN, [])
+        lines = composed(str(caught.value)).split("\n")
+        pid = server.sql("SELECT pid FROM pg_stat_activity WHERE state ~ '^idle in t'", "postgres")
+        (quoted,) = [line for line in lines if "To end it run" in line]
+        assert quoted.startswith(f"| session {pid} of shop (idle in transaction, 'psql', trans")
+        assert "  " not in quoted
+        assert f"(SELECT pg_terminate_backend({pid})), and deploy again" in lines[-1]
+        server.sql(f"SELECT pg_terminate_backend({pid})", "postgres")
+        assert roles.apply(SECRET, OWN, [])["done"] == ["the role shop gets its password"]
+        holder.communicate()
 
 
 def test_no_words_of_the_application_advise_a_restore(docker: Docker) -> None:

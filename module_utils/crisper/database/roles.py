@@ -15,20 +15,24 @@ import hmac
 import os
 import re
 import stringprep
+import threading
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..backup.backends.postgres_locks import end_statements, tell_sessions
 from ..backup.backends.postgres_sql import (
     ASK_POSTGRES,
+    AWAITED,
     END_SESSIONS,
     FIND_SUPERUSER,
     HELPER,
     MAKE_TEMPLATE,
     RESTORE_CLEANUP,
 )
+from ..backup.backends.psql import postgres_session, unescape
 from ..backup.manifest import BackupError
 from ..docker.exec import Docker
 from ..text import printable, sql_identifier
@@ -57,6 +61,8 @@ VERIFIER = re.compile(r"SCRAM-SHA-256\$(\d+):([^$]+)\$([^:]+):(.+)\Z")
 VERIFIERS = re.compile(r"(?:SCRAM-SHA-256\$|md5)[A-Za-z0-9+/=:$]{20,}")
 # Longest that a request waits behind a change of owner that cannot have its lock yet.
 LOCK_MILLISECONDS = 500
+# For so long a change that had to wait is made again, to see whom it waits for.
+WATCHED_SECONDS = 3
 
 # Whatever the bootstrap superuser (role 10) owns and a plain role may own. Objects of initdb have
 # numbers below 16384, a large object has whatever its maker says. Members of an extension stay with
@@ -809,7 +815,7 @@ class Roles:
         if state.restore:
             lines.append(RESTORE_CLEANUP)
         what = "The roles of PostgreSQL were not put in order"
-        self.sql("\n".join(["BEGIN;", *lines, "COMMIT;"]), what)
+        self.watched("\n".join(["BEGIN;", *lines, "COMMIT;"]), what)
         # Whoever is connected keeps the session, whatever rights are taken.
         if closed := [each.database for each in state.connectable] + [
             database for database, _owner in state.foreign_owners
@@ -821,10 +827,56 @@ class Roles:
             self.sql(MAKE_TEMPLATE, what)
         if state.objects or state.default_privileges:
             settings = {"target": state.application, "wait": f"{self.wait} s"}
-            self.sql(TRANSFER + CARRY + DROP_CARRIED, what, **settings)
+            self.watched(TRANSFER + CARRY + DROP_CARRIED, what, **settings)
         for each in extensions:
             if each not in state.extensions:
                 self.create_extension(each)
+
+    def watched(self, script: str, what: str, **settings: str) -> None:
+        """Run statements as :meth:`sql`; who keeps a lock from them is named.
+
+        No session is ended: one that holds such a lock may be a migration of the application's.
+
+        Raises:
+            BackupError: one of them failed.
+        """
+        try:
+            self.sql(script, what, **settings)
+            return
+        except BackupError as error:
+            if LOCKED not in str(error):
+                raise
+        # Again, and watched: whom a statement waits for is known while it waits.
+        name, failed = f"crisper-roles-{os.urandom(8).hex()}", []
+        again = f"SET application_name = {literal(name)};\n{script}"
+        if "wait" in settings:
+            settings["wait"] = f"{WATCHED_SECONDS} s"
+        else:  # nothing of the application's queues behind a lock on its role
+            again = f"SET lock_timeout = '{WATCHED_SECONDS}s';\n{again}"
+
+        def run() -> None:
+            try:
+                self.sql(again, what, **settings)
+            except BackupError as error:
+                failed.append(error)
+
+        found: list[list[str]] = []
+        waiter = threading.Thread(target=run)
+        with postgres_session(self.docker, self.container) as session:
+            waiter.start()
+            while waiter.is_alive() and not found:
+                lines = session.ask(AWAITED.format(name))
+                found = [[unescape(value) for value in line.split("\t")] for line in lines]
+                waiter.join(0.1)
+        waiter.join()
+        if not failed:
+            return
+        if LOCKED not in str(failed[0]) or not found:
+            raise failed[0]
+        raise BackupError(
+            f"{failed[0]}. It waits for{tell_sessions(found)} If that is a migration, wait for its"
+            f" end; else end it as superuser ({end_statements(found)}), and deploy again"
+        ) from failed[0]
 
     def create_extension(self, name: str) -> None:
         """Make an extension, which belongs to the superuser then."""

@@ -93,6 +93,7 @@ def test_superuser_statements_leave_no_choice_of_function_or_operator() -> None:
         postgres_sql.MAKE_TEMPLATE,
         postgres_sql.OPEN,
         postgres_sql.HOLDERS,
+        postgres_sql.AWAITED,
     )
     texts = (
         *(

@@ -322,10 +322,21 @@ HEADS = {
         " GROUP BY app",
     }.items()
 }
+_SESSION = (
+    "a.pid, a.usename, a.state, a.application_name, pg_catalog.to_char("
+    "a.xact_start, 'YYYY-MM-DD HH24:MI:SS TZ'::pg_catalog.text), a.query"
+)
+# Whom the session of a name waits for.
+AWAITED = (
+    f"COPY (SELECT {_SESSION}"  # noqa: S608
+    " FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_stat_activity w"
+    " WHERE w.application_name = '{}'::pg_catalog.text"
+    " AND a.pid = ANY (pg_catalog.pg_blocking_pids(w.pid))"
+    " ORDER BY a.xact_start LIMIT '3') TO STDOUT"
+)
 # Who holds a lock in the database that nobody can read beside. A text, and no number, is compared.
 HOLDERS = (
-    "COPY (SELECT a.pid, a.usename, a.state, a.application_name, pg_catalog.to_char("
-    "a.xact_start, 'YYYY-MM-DD HH24:MI:SS TZ'::pg_catalog.text), a.query"
+    f"COPY (SELECT {_SESSION}"  # noqa: S608
     " FROM pg_catalog.pg_stat_activity a"
     " WHERE a.pid IN (SELECT l.pid FROM pg_catalog.pg_locks l"
     " WHERE l.locktype = 'relation'::pg_catalog.text AND l.granted"
