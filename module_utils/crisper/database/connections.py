@@ -1,4 +1,4 @@
-"""Who may connect to which database of a PostgreSQL, found by reading catalogs.
+"""Rights to connect to the databases of a PostgreSQL, found by reading its catalogs.
 
 The owner of a database may drop it from every other database: so the application's role connects
 to its own alone. A right may be PUBLIC's, the role's own, or that of a role that it is a member of,
@@ -7,9 +7,8 @@ directly or not, and whoever is a member of the application's role has its right
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from ..text import printable, sql_identifier
 from .catalog import SUPERUSER_OID, Catalog, builtin, identifier
@@ -33,7 +32,7 @@ class Opening:
     owner: str
     acl: str | None
 
-    def revoke(self, quote: Any = identifier) -> list[str]:
+    def revoke(self, quote: Callable[[str], str] = identifier) -> list[str]:
         """Return the statements that take CONNECT from all of them.
 
         A superuser takes back what the owner of the database has granted. What somebody else has
@@ -78,10 +77,10 @@ def openings(catalog: Catalog, role: str, own: str) -> list[Opening]:
         if row["datname"] == own:
             continue
         owner = catalog.roles.get(row["datdba"], "?")
-        given: Iterable[Grant] = grants(row["datacl"], "pg_database")
+        rights: Iterable[Grant] = grants(row["datacl"], "pg_database")
         grantees = {
             each.grantee
-            for each in given
+            for each in rights
             if "c" in each.letters and each.grantee in names and each.grantee != owner
         }
         # A superuser may give the right as he likes.
@@ -134,9 +133,10 @@ def of_databases(catalog: Catalog, application: str) -> list[str]:
     if not role or role in catalog.superusers:
         return []
     own, owner = printable(application), catalog.roles.get(str(SUPERUSER_OID), "postgres")
-    found, known = [], set()
+    found: list[str] = []
+    databases = set()
     for each in openings(catalog, role, application):
-        known.add(each.database)
+        databases.add(each.database)
         if each.database not in SYSTEM_DATABASES:
             found.append(
                 f"the role {own} may connect to the database {printable(each.database)}, and can"
@@ -161,7 +161,7 @@ def of_databases(catalog: Catalog, application: str) -> list[str]:
                 f" {printable(each.database)}: from there it can drop the database {own}. If that"
                 f" is not yours: {_remedy(each, owner)}"
                 for each in openings(catalog, number, application)
-                if each.database not in known
+                if each.database not in databases
             ]
     return found
 

@@ -847,7 +847,8 @@ class Roles:
             if LOCKED not in str(error):
                 raise
         # Again, and watched: whom a statement waits for is known while it waits.
-        name, failed = f"crisper-roles-{os.urandom(8).hex()}", []
+        name = f"crisper-roles-{os.urandom(8).hex()}"
+        failed: list[BackupError] = []
         again = f"SET application_name = {literal(name)};\n{script}"
         if "wait" in settings:
             settings["wait"] = f"{WATCHED_SECONDS} s"
