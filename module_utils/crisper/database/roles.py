@@ -304,8 +304,7 @@ ATTRIBUTES = {**POWERS, "CREATEDB": "rolcreatedb", "login": "rolcanlogin"}
 # A line for each; the values that it compares are of one type, which leaves PostgreSQL no choice.
 OBJECTS = f"COPY (SELECT kind FROM ({_OBJECTS}) objects) TO STDOUT;"  # noqa: S608
 BLOCKERS = (
-    "SELECT format('session %s of %s (%s, transaction open for %s s)', pid, usename,"
-    " coalesce(nullif(application_name, ''), 'without a name'),"
+    "SELECT format('session %s of %s (transaction open for %s s)', pid, usename,"
     " extract(epoch FROM now() - xact_start)::int) FROM pg_stat_activity"
     " WHERE xact_start < now() - interval '2 s' AND pid <> pg_backend_pid()"
     " AND backend_type = 'client backend' ORDER BY xact_start LIMIT 3"
@@ -738,10 +737,11 @@ class Roles:
                     "PostgreSQL did not answer",
                     self.docker.inside(self.container, f'{ASK_POSTGRES} --command "{BLOCKERS}"'),
                 )
+                sessions = printable("; ".join(holders.splitlines())) or "a session"
                 return {
                     "moved": False,
                     "done": [],
-                    "postponed": f"{'; '.join(holders.splitlines()) or 'a session'} holds a lock"
+                    "postponed": f"{sessions} holds a lock"
                     f" ({printable(' '.join(str(error).split())[-200:])})",
                 }
             result["moved"] = True
