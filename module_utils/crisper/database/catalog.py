@@ -81,7 +81,9 @@ TABLES: dict[str, Table] = {
         )
     ),
     "pg_auth_members": Table(_words("roleid:pg_authid member:pg_authid admin_option")),
-    "pg_database": Table(_words("oid datname datdba datistemplate datallowconn datacl")),
+    "pg_database": Table(
+        _words("oid datname datdba datistemplate datallowconn datconnlimit datacl")
+    ),
     "pg_db_role_setting": Table(_words("setdatabase setrole setconfig")),
     "pg_shdescription": Table(
         _words("objoid classoid description"), where="classoid = '1260'"
