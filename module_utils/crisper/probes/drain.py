@@ -47,7 +47,7 @@ class Room:
     def __init__(self, app, timeout):
         from kombu import Consumer
 
-        from .inspect import connected
+        from .inspect import connected, ignored
         from .leftovers import Replies
 
         self.connection = connected(app, timeout)
@@ -63,6 +63,7 @@ class Room:
         self.consumer = Consumer(
             self.channel, [self.mailbox.reply_queue], no_ack=True, on_message=self._on_message
         )
+        self.consumer.on_decode_error = ignored
         self.consumer.consume()
 
     def send(self, method, arguments, nodes, ticket=None):
@@ -112,6 +113,8 @@ class Room:
 
         Those of `others` are not waited for; what they have sent is read all the same.
         """
+        from .inspect import UNREADABLE
+
         deadline = time.monotonic() + seconds
         read_at = time.monotonic()
         while True:
@@ -127,7 +130,7 @@ class Room:
                 read_at = time.monotonic()
             except socket.timeout:
                 self.look_at_broker()
-            except (KeyError, ValueError, TypeError, AttributeError):
+            except UNREADABLE:
                 continue  # no message of Celery's: somebody else has put it there
         reports, self.reports = self.reports, []
         return reports
@@ -208,10 +211,11 @@ def look_at_results(app, connection, book):
     Only Redis is looked at. Without an answer the tasks count as running.
     """
     from ..celery.drain import MOST_HELD
+    from ..celery.stale import word
     from .inspect import held
     from .stranded import Unacked, results, unix
 
-    running = {str(entry.get("id")) for _node, _key, entry in book.unacknowledged()}
+    running = {word(entry.get("id")) for _node, _key, entry in book.unacknowledged()}
     if not running or connection.transport.driver_type != "redis":
         return
     try:

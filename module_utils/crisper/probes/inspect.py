@@ -32,6 +32,11 @@ MOST_HELD = 1000
 # A worker of 5,000 tasks answers `registered` with 0.3 MB, one with 50,000 revoked ids with 2 MB.
 # What is larger is not read, and neither is more than this of all workers together.
 MOST_OF_ONE, MOST_OF_ALL, MOST_REPLIES = 4_000_000, 24_000_000, 20_000
+# What kombu raises at a message that is none of Celery's. No reason to end: whoever may write into
+# Redis would end every deploy with it. Of compression errors the consumer tells `ignored`.
+UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, RecursionError)
+# Lists and mappings within each other: `clean` keeps 12.
+MOST_DEPTH = 40
 METHODS = {
     "ping": {},
     "active": {},
@@ -73,17 +78,26 @@ def secrets_of(environment):
     return sorted(found, key=len, reverse=True)
 
 
-def redact(value, secrets):
+def redact(value, secrets, depth=MOST_DEPTH):
     """The value without secrets, in whatever depth they stand."""
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, "***")
         return re.sub(r"://[^/@\s]*@", "://***@", value)
+    if isinstance(value, (dict, list, tuple)) and depth <= 0:
+        return "(too deep)"
     if isinstance(value, dict):
-        return {redact(str(key), secrets): redact(item, secrets) for key, item in value.items()}
+        return {
+            redact(str(key), secrets): redact(item, secrets, depth - 1)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [redact(item, secrets) for item in value]
+        return [redact(item, secrets, depth - 1) for item in value]
     return value
+
+
+def ignored(*_):
+    """Take a message that cannot be decoded: it answers nothing."""
 
 
 def shown_conf(conf):
@@ -141,7 +155,10 @@ def held(connection):
     channel = connection.default_channel
     # Kombu's own client adds its prefix to some commands only.
     client = redis.Redis(connection_pool=channel.pool)
-    return client.hlen((getattr(channel, "global_keyprefix", "") or "") + channel.unacked_key)
+    try:
+        return client.hlen((getattr(channel, "global_keyprefix", "") or "") + channel.unacked_key)
+    except redis.ResponseError:  # no hash, or a user without the right to read it
+        return None
 
 
 def restarted(connection):
@@ -239,7 +256,10 @@ def inspect(app, request):
         )
     from kombu import Consumer
 
-    consumer = Consumer(channel, [mailbox.reply_queue], no_ack=True, on_message=on_message)
+    consumer = Consumer(
+        *(channel, [mailbox.reply_queue]),
+        **{"no_ack": True, "on_message": on_message, "on_decode_error": ignored},
+    )
     last = started
     with consumer:
         while not too_much():
@@ -255,7 +275,7 @@ def inspect(app, request):
                 last = time.monotonic()
             except socket.timeout:
                 continue
-            except (KeyError, ValueError, TypeError, AttributeError):
+            except UNREADABLE:
                 taken["replies"] += 1  # no message of Celery's: somebody else has put it there
     own.close()
     for reply in replies.get("conf", []):
@@ -353,11 +373,11 @@ def await_canaries(app, results, sent, deadline, pools=None, exact=True):
     while sent and time.monotonic() < deadline:
         for queue, since in list(sent.items()):
             entry = results[queue]
-            meta = app.backend.get_task_meta(entry["task_id"])
-            entry["state"] = str(meta.get("status"))
+            meta = result_of(app, entry["task_id"])
+            entry["state"] = meta["status"]
             if entry["state"] in ("SUCCESS", "FAILURE", "REVOKED"):
                 entry["seconds"] = round(time.monotonic() - since, 4)
-                entry["result"] = plain(meta.get("result"))
+                entry["result"] = meta["result"]
                 app.backend.forget(entry["task_id"])
                 del sent[queue]
         if sent and pools and look_at <= time.monotonic() < deadline - LOOK_INTERVAL:
@@ -369,6 +389,18 @@ def await_canaries(app, results, sent, deadline, pools=None, exact=True):
                 return
         elif sent:
             time.sleep(0.01)
+
+
+def result_of(app, task_id):
+    """Return what the backend stored; of what cannot be read, a failure that says so."""
+    try:
+        meta = app.backend.get_task_meta(task_id)
+        return {"status": str(meta.get("status")), "result": plain(meta.get("result"))}
+    except (OSError, *getattr(app.backend, "connection_errors", ())):
+        raise  # the backend is away
+    except Exception as error:  # somebody else has stored it
+        why = "(a result that cannot be read: " + type(error).__name__ + ")"
+        return {"status": "FAILURE", "result": why}
 
 
 def explain(entry, verdict, waited):

@@ -132,7 +132,7 @@ class Unacked:
                 continue
             try:
                 payload, lists = self._again(raw)
-            except (ValueError, TypeError, KeyError, AttributeError, LookupError, RecursionError):
+            except Exception:
                 unreadable += 1  # whoever has put it there: the others go back all the same
                 continue
             if not lists:
@@ -187,7 +187,7 @@ def asked(app, request, questions):
     from kombu import Consumer, Producer
 
     from ..celery.stranded import BEAT
-    from .inspect import connected, read_reply
+    from .inspect import UNREADABLE, connected, ignored, read_reply
     from .leftovers import Replies
 
     connection = connected(app, request["timeout"])
@@ -224,13 +224,14 @@ def asked(app, request, questions):
                 return False
             return all(len(replies[q]) >= len(workers) for q in questions if q != "ping")
 
-        with Consumer(channel, [mailbox.reply_queue], no_ack=True, on_message=on_message):
+        options = {"no_ack": True, "on_message": on_message, "on_decode_error": ignored}
+        with Consumer(channel, [mailbox.reply_queue], **options):
             while time.monotonic() < deadline and not complete():
                 try:
                     connection.drain_events(timeout=max(0.01, deadline - time.monotonic()))
                 except socket.timeout:
                     break
-                except (KeyError, ValueError, TypeError, AttributeError):
+                except UNREADABLE:
                     continue  # no message of Celery's: somebody else has put it there
     finally:
         own.close()
