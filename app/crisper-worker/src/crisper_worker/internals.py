@@ -341,7 +341,7 @@ class LeaseMixin(ChannelBase):
             waited, self._waits = self._waits, not self._waits and not answer
             if waited or not answer:
                 raise Empty
-            source, raw, registered = answer
+            source, raw, registered = answer[:3]
             queue = bytes_to_str(source)[len(self.global_keyprefix) :].rsplit(self.sep, 1)[0]
             message = loads(bytes_to_str(raw))
             if registered:
