@@ -404,8 +404,8 @@ class LeaseStore:
             UnreadableError: what stands there is no message, or the holder is none.
         """
         with self.redis.pipeline() as pipe:
-            pipe.hget(self.unacked, bytes_of(tag))  # type: ignore[arg-type]
-            pipe.hget(self.holders, bytes_of(tag))  # type: ignore[arg-type]
+            pipe.hget(self.unacked, bytes_of(tag))
+            pipe.hget(self.holders, bytes_of(tag))
             raw, entry = pipe.execute()
         if entry is None:
             if raw is not None:
@@ -427,7 +427,7 @@ class LeaseStore:
 
     def is_kombus(self, tag: str) -> bool:
         """Return whether kombu itself can restore the message of a tag, after its timeout."""
-        raw = self.redis.hget(self.unacked, bytes_of(tag))  # type: ignore[arg-type]
+        raw = self.redis.hget(self.unacked, bytes_of(tag))
         try:
             message, exchange, key = json.loads(cast(bytes, raw))
             return not misshapen(message) and isinstance(exchange, str) and isinstance(key, str)
@@ -442,8 +442,8 @@ class LeaseStore:
     def shelve(self, tag: str, why: str, before: float | None = None) -> bool:
         """Set an own message aside that cannot be read, or one not renewed since `before`."""
         with self.redis.pipeline() as pipe:
-            pipe.hget(self.unacked, bytes_of(tag))  # type: ignore[arg-type]
-            pipe.hget(self.holders, bytes_of(tag))  # type: ignore[arg-type]
+            pipe.hget(self.unacked, bytes_of(tag))
+            pipe.hget(self.holders, bytes_of(tag))
             raw, entry = pipe.execute()
         source = (entry or b"").partition(b"\n")[2].decode("utf-8", "backslashreplace")
         delivery = Delivery(tag, stand_in(raw or b""), source, "")
@@ -452,13 +452,13 @@ class LeaseStore:
 
     def shelve_unleased(self, tag: str, why: str) -> bool:
         """Set aside what kombu itself cannot restore; return whether it was there."""
-        raw = cast("bytes | None", self.redis.hget(self.unacked, bytes_of(tag)))  # type: ignore[arg-type]
+        raw = cast("bytes | None", self.redis.hget(self.unacked, bytes_of(tag)))
         if raw is None:
             return False
         name = ascii(tag)[1:-1]
         with self.redis.pipeline() as pipe:
             pipe.hset(self.aside, name, unreadable_entry(name, raw, "", why).dump())
-            pipe.hdel(self.unacked, bytes_of(tag))  # type: ignore[arg-type]
+            pipe.hdel(self.unacked, bytes_of(tag))
             pipe.zrem(self.index, bytes_of(tag))
             pipe.execute()
         return True
@@ -471,7 +471,7 @@ class LeaseStore:
 
     def was_started(self, tag: str) -> bool:
         """Return whether the task of a message was started."""
-        return bool(self.redis.sismember(self.started, bytes_of(tag)))  # type: ignore[arg-type]
+        return bool(self.redis.sismember(self.started, bytes_of(tag)))
 
     def expired(self, before: float, start: int = 0) -> list[str]:
         """Return tags that were not renewed since the time `before`, without the first `start`."""
@@ -538,4 +538,4 @@ class LeaseStore:
     def drop(self, entry: Aside) -> bool:
         """Forget a message that was set aside."""
         self.redis.delete(bytes_of(self.deaths_key(entry.task_id)))
-        return bool(self.redis.hdel(self.aside, bytes_of(entry.task_id)))  # type: ignore[arg-type]
+        return bool(self.redis.hdel(self.aside, bytes_of(entry.task_id)))
