@@ -471,7 +471,7 @@ class LeaseStore:
 
     def was_started(self, tag: str) -> bool:
         """Return whether the task of a message was started."""
-        return bool(self.redis.sismember(self.started, bytes_of(tag)))
+        return bool(self.redis.sismember(self.started, bytes_of(tag)))  # type: ignore[arg-type]
 
     def expired(self, before: float, start: int = 0) -> list[str]:
         """Return tags that were not renewed since the time `before`, without the first `start`."""
