@@ -471,6 +471,7 @@ class LeaseStore:
 
     def was_started(self, tag: str) -> bool:
         """Return whether the task of a message was started."""
+        # redis-py takes bytes there, its annotation text alone.
         return bool(self.redis.sismember(self.started, bytes_of(tag)))  # type: ignore[arg-type]
 
     def expired(self, before: float, start: int = 0) -> list[str]:
