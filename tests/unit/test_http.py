@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import deploy_ledger
-import front_probe
+import http_probe
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils import http as https
 from ansible_collections.crisper.stack.plugins.module_utils.http import connect, trusting
@@ -103,15 +103,15 @@ def test_the_front_door_is_asked_by_its_name_at_its_address(run_module, secure, 
         "retries": 0,
     }
     port = secure.server_address[1]
-    good = run_module(front_probe, url=f"https://{NAME}:{port}", **arguments)
+    good = run_module(http_probe, url=f"https://{NAME}:{port}", **arguments)
     assert [answer["status"] for answer in good["answers"]] == [200, 200]
-    bad = run_module(front_probe, url=f"https://other.example:{port}", **arguments)
+    bad = run_module(http_probe, url=f"https://other.example:{port}", **arguments)
     assert {answer["status"] for answer in bad["answers"]} == {-1}
     assert "Hostname mismatch" in bad["answers"][0]["msg"]
 
 
 def test_an_address_without_certificates_is_refused(run_module):
-    result = run_module(front_probe, url="https://x", connect_to="127.0.0.1")
+    result = run_module(http_probe, url="https://x", connect_to="127.0.0.1")
     assert "certificates" in result["msg"]
 
 

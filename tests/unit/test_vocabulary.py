@@ -92,9 +92,8 @@ UNCLEAN_FILES: frozenset[str] = words(
     library/deploy_state.py
     library/docker_daemon_config.py
     library/docker_engine_facts.py
-    library/front_certificate.py
-    library/front_probe.py
     library/host_check.py
+    library/http_probe.py
     library/image_facts.py
     library/kept_releases.py
     library/nginx_probe.py
@@ -105,6 +104,7 @@ UNCLEAN_FILES: frozenset[str] = words(
     library/stack_plan.py
     library/stack_secrets.py
     library/stack_status.py
+    library/tls_certificate.py
     library/volume_owner.py
     module_utils/crisper/backup/archive.py
     module_utils/crisper/backup/backends/__init__.py

@@ -256,7 +256,7 @@ def http_finding(answer: Mapping[str, Any], host: str = "") -> str:
     """Return the finding for an answer through nginx that is not as expected.
 
     Args:
-        answer: of front_probe or nginx_probe: ``{url, status, location, expected, msg, inside}``,
+        answer: of http_probe or nginx_probe: ``{url, status, location, expected, msg, inside}``,
             status -1 without an answer.
         host: the Host header that was sent; empty for that of the URL.
     """

@@ -140,11 +140,11 @@ def test_secrets_by_the_plugin_are_those_of_the_module(tmp_path: Path, content: 
     assert '"generated": []' in again.stdout or "generated: []" in again.stdout
 
 
-def test_bad_options_of_the_front_probe_are_told(tmp_path: Path) -> None:
-    bad = play(tmp_path, *LOCAL, "-m", "front_probe", "-a", "url=ftp://x")
+def test_bad_options_of_the_http_probe_are_told(tmp_path: Path) -> None:
+    bad = play(tmp_path, *LOCAL, "-m", "http_probe", "-a", "url=ftp://x")
     assert bad.returncode != 0
     assert "give http" in bad.stdout
-    assert play(tmp_path, *LOCAL, "-m", "front_probe", "-a", "url=http://x ports=a").returncode != 0
+    assert play(tmp_path, *LOCAL, "-m", "http_probe", "-a", "url=http://x ports=a").returncode != 0
 
 
 def test_the_specification_of_roles_is_that_of_each(tmp_path: Path) -> None:

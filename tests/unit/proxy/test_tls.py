@@ -11,8 +11,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import front_certificate
 import pytest
+import tls_certificate
 from ansible_collections.crisper.stack.plugins.module_utils.proxy import tls
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -55,7 +55,7 @@ def issued(*names: str, days: float = 90, begins: float = -1, by: str = "") -> t
 
 def put(run_module, path, check=False, **arguments):
     given_ = {"path": str(path), "state": "present", "names": ["a.example"], **arguments}
-    return run_module(front_certificate, check_mode=check, **given_)
+    return run_module(tls_certificate, check_mode=check, **given_)
 
 
 # --- Judging ----------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def test_a_self_signed_one_is_made_once(run_module, tmp_path):
     assert (path / tls.FRONT).stat().st_mode & 0o777 == 0o400
     assert path.stat().st_mode & 0o777 == 0o700
     assert "PRIVATE KEY" not in json.dumps(again)
-    info = run_module(front_certificate, path=str(path))
+    info = run_module(tls_certificate, path=str(path))
     assert info["trusted"] == again["trusted"]
     assert not info["changed"]
 
@@ -302,9 +302,7 @@ def test_an_expired_one_is_refused(run_module, tmp_path):
 
 def test_one_that_expires_soon_is_warned_of(run_module, tmp_path, monkeypatch):
     warned: list[str] = []
-    monkeypatch.setattr(
-        front_certificate.AnsibleModule, "warn", lambda _, text: warned.append(text)
-    )
+    monkeypatch.setattr(tls_certificate.AnsibleModule, "warn", lambda _, text: warned.append(text))
     certificate, key = issued("a.example", days=12.5, begins=-60)
     result = put(run_module, tmp_path / "tls", source="own", certificate=certificate, key=key)
     assert "in 12 days: renew it" in warned[0]
@@ -340,7 +338,7 @@ def test_a_self_signed_one_stands_in_until_the_acme_client_is_done(run_module, t
 @pytest.fixture
 def warned(monkeypatch):
     texts: list[str] = []
-    monkeypatch.setattr(front_certificate.AnsibleModule, "warn", lambda _, text: texts.append(text))
+    monkeypatch.setattr(tls_certificate.AnsibleModule, "warn", lambda _, text: texts.append(text))
     return texts
 
 
@@ -348,15 +346,15 @@ def test_who_only_looks_is_warned_as_well(run_module, tmp_path, acme, warned):
     put(run_module, tmp_path / "tls", **acme)
     assert "no ACME client has written" in warned.pop()
     info = {"path": str(tmp_path / "tls"), **acme}
-    assert run_module(front_certificate, **info)["concerns"] == warned
+    assert run_module(tls_certificate, **info)["concerns"] == warned
     assert len(warned) == 1
     certificate, key = issued("a.example", days=10, begins=-80)
     bring(acme, certificate, key)
-    assert "hook" in run_module(front_certificate, **info)["concerns"][0]
+    assert "hook" in run_module(tls_certificate, **info)["concerns"][0]
     put(run_module, tmp_path / "tls", **acme)
-    result = run_module(front_certificate, **info)
+    result = run_module(tls_certificate, **info)
     assert "has not renewed it" in result["concerns"][0]
-    assert run_module(front_certificate, path=info["path"])["concerns"] == []
+    assert run_module(tls_certificate, path=info["path"])["concerns"] == []
 
 
 def hook(tmp_path, acme, reload, **more):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: front_certificate
+module: tls_certificate
 short_description: Put the certificate that nginx serves in place, and tell what it is
 description:
   - Certificate, chain and key are one file, C(front.pem), that only nginx's user reads and that is
@@ -84,7 +84,7 @@ author: Crisper
 
 EXAMPLES = r"""
 - name: The certificate is in place
-  front_certificate:
+  tls_certificate:
     path: /opt/crisper/live/tls
     state: present
     source: self_signed

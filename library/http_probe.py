@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: front_probe
-short_description: Which paths of the front door and which TCP ports answer
+module: http_probe
+short_description: Which paths of the entry point and which TCP ports answer
 description:
   - Asks for all paths and connects to all ports at once. To a port nothing is sent.
   - Proxies of the environment are not used, and redirects are not followed - what is asked for is
@@ -14,7 +14,7 @@ description:
     of many ports are open without failing or waiting for one after the other.
 options:
   url:
-    description: The front door, without a path.
+    description: The entry point, without a path.
     type: str
     required: true
   paths:
@@ -89,8 +89,8 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: The front door and the data ports are tried from here
-  front_probe:
+- name: The entry point and the data ports are tried from here
+  http_probe:
     url: https://app1.example.com
     connect_to: 192.0.2.10
     certificates: "{{ front.trusted }}"

@@ -28,7 +28,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         folder = Path(str(self._templar.template((task_vars or {})["scripted_folder"])))
         world = World(folder, os.getppid())
-        answer = world.reach("front_probe", self._task.args)
+        answer = world.reach("http_probe", self._task.args)
         if answer == KILL:
             os.kill(os.getpid(), signal.SIGKILL)
         if answer and answer != UNREACHABLE:

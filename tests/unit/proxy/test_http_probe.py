@@ -1,4 +1,4 @@
-"""front_probe against a real server on the loopback."""
+"""http_probe against a real server on the loopback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import front_probe
+import http_probe
 import nginx_probe
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import (
@@ -105,7 +105,7 @@ def test_paths_and_ports_are_told(run_module, port):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: refused
         result = run_module(
-            front_probe,
+            http_probe,
             url=f"http://127.0.0.1:{port}",
             paths=["/ok", "/late", "/broken", "/pass"],
             maintenance_pass="verify",
@@ -125,7 +125,7 @@ def test_no_proxy_of_the_environment_stands_between(run_module, port, monkeypatc
         for other in ("no_proxy", "NO_PROXY"):
             monkeypatch.delenv(other, raising=False)
         url = f"http://127.0.0.1:{port}"
-        result = run_module(front_probe, url=url, paths=["/ok"], retries=0)
+        result = run_module(http_probe, url=url, paths=["/ok"], retries=0)
     assert result["answers"][0]["status"] == 200, result["answers"]
 
 
@@ -133,14 +133,14 @@ def test_no_answer_is_told_with_its_reason(run_module):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        result = run_module(front_probe, url=url, paths=["/"], retries=0)
+        result = run_module(http_probe, url=url, paths=["/"], retries=0)
     (answer,) = result["answers"]
     assert answer["status"] == -1
     assert "refused" in answer["msg"]
 
 
 def test_only_http_is_asked(run_module):
-    result = run_module(front_probe, url="file:///etc/passwd", paths=["/"])
+    result = run_module(http_probe, url="file:///etc/passwd", paths=["/"])
     assert result["failed"]
     assert "give http://" in result["msg"]
 
@@ -158,7 +158,7 @@ def test_a_site_that_the_controller_does_not_reach_is_a_finding_with_a_way_out()
 def test_a_redirect_is_not_followed(run_module, port):
     """Regression: verify followed redirects, and called what it found elsewhere the answer."""
     url = f"http://127.0.0.1:{port}"
-    (answer,) = run_module(front_probe, url=url, paths=["/moved"], retries=0)["answers"]
+    (answer,) = run_module(http_probe, url=url, paths=["/moved"], retries=0)["answers"]
     assert (answer["status"], answer["location"], answer["ok"]) == (302, "/ok", False)
     assert Handler.asked == ["/moved"]
     finding = http_finding(answer)
@@ -169,21 +169,21 @@ def test_a_redirect_is_not_followed(run_module, port):
 def test_each_path_is_held_against_its_own_status(run_module, port):
     paths = ["/none", {"path": "/none", "status": [200, 204]}, {"path": "/moved", "status": [302]}]
     url = f"http://127.0.0.1:{port}"
-    result = run_module(front_probe, url=url, paths=paths, retries=0)
+    result = run_module(http_probe, url=url, paths=paths, retries=0)
     assert [answer["ok"] for answer in result["answers"]] == [False, True, True]
-    result = run_module(front_probe, url=url, paths=paths, status=[204], retries=0)
+    result = run_module(http_probe, url=url, paths=paths, status=[204], retries=0)
     assert [answer["ok"] for answer in result["answers"]] == [True, True, True]
-    assert "failed" in run_module(front_probe, url=url, paths=[{"status": [1]}])
+    assert "failed" in run_module(http_probe, url=url, paths=[{"status": [1]}])
 
 
 def test_the_site_is_asked_for_by_its_host(run_module, port):
     """Regression: Django answers 400 to the address of the server."""
     url = f"http://127.0.0.1:{port}"
-    (answer,) = run_module(front_probe, url=url, paths=["/django"], retries=0)["answers"]
+    (answer,) = run_module(http_probe, url=url, paths=["/django"], retries=0)["answers"]
     assert (answer["status"], answer["ok"]) == (400, False)
     assert "ALLOWED_HOSTS" in http_finding(answer)
     headers = {"Host": "app.example", "X-Forwarded-Proto": "https"}
-    result = run_module(front_probe, url=url, paths=["/django"], headers=headers, retries=0)
+    result = run_module(http_probe, url=url, paths=["/django"], headers=headers, retries=0)
     assert result["answers"][0]["ok"]
 
 
@@ -191,9 +191,9 @@ def test_a_redirect_to_the_site_itself_says_that_the_application_answers(run_mod
     """Regression: TLS ended in front; verify followed the redirect, and undid the deploy."""
     given = {"url": f"http://127.0.0.1:{port}", "headers": {"Host": "app.example"}, "retries": 0}
     paths = ["/django", "/elsewhere"]
-    result = run_module(front_probe, **given, paths=paths, redirects_to=SITE)
+    result = run_module(http_probe, **given, paths=paths, redirects_to=SITE)
     assert [answer["ok"] for answer in result["answers"]] == [True, False]
-    result = run_module(front_probe, **given, paths=paths)
+    result = run_module(http_probe, **given, paths=paths)
     assert [answer["ok"] for answer in result["answers"]] == [False, False]
 
 
@@ -211,7 +211,7 @@ def test_a_redirect_to_the_site_itself_says_that_the_application_answers(run_mod
 )
 def test_what_is_no_whole_answer_is_told_with_its_reason(run_module, raw, said, seconds, why):
     url = f"http://127.0.0.1:{raw(said, seconds)}"
-    result = run_module(front_probe, url=url, paths=["/"], retries=0, timeout=0.5)
+    result = run_module(http_probe, url=url, paths=["/"], retries=0, timeout=0.5)
     (answer,) = result["answers"]
     assert (answer["status"], answer["ok"]) == (-1, False)
     assert why in answer["msg"]
