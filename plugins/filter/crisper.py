@@ -15,29 +15,31 @@ from ansible_collections.crisper.stack.plugins.module_utils.images.context impor
     hash_file,
     scan,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.model.build import (
+from ansible_collections.crisper.stack.plugins.module_utils.model.build import stack_model
+from ansible_collections.crisper.stack.plugins.module_utils.model.environment import (
+    proxy_environment,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.model.file_values import (
     compose_value,
     env_file_line,
-    host_name,
     nginx_value,
-    proxy_environment,
     short_digest,
-    stack_model,
     style_hashes,
-    url_host,
     url_secret,
-    validate,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.model.redis_users import (
     app_password,
     app_user,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
 from ansible_collections.crisper.stack.plugins.module_utils.model.validators import size_bytes
+from ansible_collections.crisper.stack.plugins.module_utils.model.workers import host_name
 from ansible_collections.crisper.stack.plugins.module_utils.output import (
     describe_failure,
     describe_task,
     first_line,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.public_url import url_host
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.resources import entry_resources
 
 # What of this repository decides how a release is made and rolled out.

@@ -16,7 +16,7 @@ import stack_firewall
 import yaml
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.host import firewall
-from ansible_collections.crisper.stack.plugins.module_utils.model.build import validate
+from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
 from hypothesis import given
 from hypothesis import strategies as st
 from rendering import Inventory
