@@ -74,10 +74,7 @@ PYTHON = ("module_utils", "library", "plugins", "app/crisper-worker/src", "scrip
 # Not clean yet; take out what you clean.
 UNCLEAN_FILES: frozenset[str] = words(
     """
-    library/apt_key_pinned.py
     library/backup_set.py
-    library/build_ca_bundle.py
-    library/build_context.py
     library/celery_drain.py
     library/celery_skew.py
     library/container_diagnosis.py
@@ -90,21 +87,14 @@ UNCLEAN_FILES: frozenset[str] = words(
     library/deploy_begin.py
     library/deploy_ledger.py
     library/deploy_state.py
-    library/docker_daemon_config.py
-    library/docker_engine_facts.py
     library/front_certificate.py
     library/front_probe.py
-    library/host_check.py
     library/image_facts.py
     library/kept_releases.py
     library/nginx_probe.py
     library/redis_refusals.py
     library/release.py
     library/release_sbom.py
-    library/stack_firewall.py
-    library/stack_plan.py
-    library/stack_secrets.py
-    library/stack_status.py
     library/volume_owner.py
     module_utils/crisper/backup/archive.py
     module_utils/crisper/backup/backends/__init__.py
