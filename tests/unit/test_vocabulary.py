@@ -157,21 +157,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/rollout/plan.py
     module_utils/crisper/rollout/report.py
     module_utils/crisper/rollout/workers.py
-    plugins/action/stack_secrets.py
-    plugins/callback/crisper_call.py
-    plugins/callback/crisper_debug.py
-    plugins/callback/crisper_payloads.py
-    plugins/callback/crisper_stages.py
-    plugins/filter/crisper.py
-    plugins/filter/crisper_images.py
-    plugins/lookup/crisper_address.py
-    plugins/lookup/crisper_argument_specs.py
-    plugins/lookup/crisper_given.py
-    plugins/lookup/crisper_run.py
-    plugins/lookup/crisper_unreadable.py
-    plugins/lookup/crisper_variables.py
-    scripts/audit
-    scripts/docs
     """
 )
 UNCLEAN_ROLES: frozenset[str] = words(
@@ -187,12 +172,10 @@ UNCLEAN_ROLES: frozenset[str] = words(
     maintenance
     playbooks
     preflight
-    readable
     release
     restore
     rollback
     rollout
-    stack
     status
     teardown
     tls
