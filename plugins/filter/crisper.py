@@ -69,9 +69,9 @@ def inputs_digests(
     code, sources = _code_digest(root), _sources_digest(contexts, bundle)
     digests = {}
     for name, stage in values.items():
-        whole = code.copy()
+        whole = hashlib.sha256(code)
         if name not in sourceless:
-            whole.update(sources.digest())
+            whole.update(sources)
         # Paths below the repository are other ones on a colleague's controller, and mean the same.
         text = json.dumps(stage, sort_keys=True, default=str)
         whole.update(text.replace(f"{root}/", "<repository>/").encode())
@@ -79,7 +79,7 @@ def inputs_digests(
     return digests
 
 
-def _code_digest(root: Path) -> hashlib._Hash:
+def _code_digest(root: Path) -> bytes:
     """Digest the code of the repository that decides how a release is made."""
     files = [
         path
@@ -90,10 +90,10 @@ def _code_digest(root: Path) -> hashlib._Hash:
     whole = hashlib.sha256()
     for path in files:
         whole.update(f"{path.relative_to(root)} {hash_file(path)}\n".encode())
-    return whole
+    return whole.digest()
 
 
-def _sources_digest(contexts: Iterable[Mapping[str, Any]], bundle: str) -> hashlib._Hash:
+def _sources_digest(contexts: Iterable[Mapping[str, Any]], bundle: str) -> bytes:
     """Digest the build contexts and the CA bundle; see `inputs_digests`."""
     sources = hashlib.sha256()
     for build in contexts:
@@ -102,7 +102,7 @@ def _sources_digest(contexts: Iterable[Mapping[str, Any]], bundle: str) -> hashl
         sources.update(digest(entries, dockerfile, build.get("args") or {}).encode())
     if bundle and Path(bundle).is_file():
         sources.update(hash_file(Path(bundle)).encode())
-    return sources
+    return sources.digest()
 
 
 def services_digest(compose: str, services: Iterable[str]) -> str:
