@@ -210,7 +210,7 @@ def test_all_findings_are_one_step_with_the_others(tmp_path):
     assert told[4].startswith("begin_enabled is 'no'")
     assert told[5].startswith("docker_live_restore is 'false'")
     assert any(finding.startswith("stack_http_port is 0") for finding in told)
-    assert output.count("TASK [stack : The stack's variables are fit]") == 1
+    assert output.count("TASK [stack : Model | Check the stack's variables]") == 1
 
 
 def test_documented_texts_of_the_command_line_are_taken():
