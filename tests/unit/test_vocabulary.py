@@ -186,27 +186,7 @@ UNCLEAN_FILES: frozenset[str] = words(
 )
 UNCLEAN_ROLES: frozenset[str] = words(
     """
-    backup
-    begin
-    database
-    docker
-    finish
-    firewall
-    images
-    ledger
-    maintenance
-    playbooks
-    preflight
     readable
-    release
-    restore
-    rollback
-    rollout
-    stack
-    status
-    teardown
-    tls
-    verify
     """
 )
 
