@@ -159,25 +159,6 @@ UNCLEAN_FILES: frozenset[str] = words(
 )
 UNCLEAN_ROLES: frozenset[str] = words(
     """
-    backup
-    begin
-    database
-    docker
-    finish
-    firewall
-    images
-    ledger
-    maintenance
-    playbooks
-    preflight
-    release
-    restore
-    rollback
-    rollout
-    status
-    teardown
-    tls
-    verify
     """
 )
 

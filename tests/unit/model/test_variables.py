@@ -294,7 +294,7 @@ def test_numbers_of_the_command_line_are_numbers_to_the_timer_of_backups(tmp_pat
 
 def test_numbers_that_are_texts_are_compared_as_numbers():
     """Regression: '30' >= '397' compares texts, and '30' >= 397 is an error of Python's."""
-    text = (ROOT / "roles/tls/tasks/look.yml").read_text()
+    text = (ROOT / "roles/tls/tasks/check.yml").read_text()
     assert "tls_renew_days | int >= tls_days | int" in text
 
 
