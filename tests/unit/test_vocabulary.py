@@ -93,7 +93,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     library/docker_daemon_config.py
     library/docker_engine_facts.py
     library/host_check.py
-    library/http_probe.py
     library/image_facts.py
     library/kept_releases.py
     library/nginx_probe.py
@@ -104,7 +103,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     library/stack_plan.py
     library/stack_secrets.py
     library/stack_status.py
-    library/tls_certificate.py
     library/volume_owner.py
     module_utils/crisper/backup/archive.py
     module_utils/crisper/backup/backends/__init__.py
@@ -142,7 +140,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/database/roles.py
     module_utils/crisper/database/upgrade.py
     module_utils/crisper/database/versions.py
-    module_utils/crisper/deploy/fact.py
     module_utils/crisper/docker/client.py
     module_utils/crisper/docker/diagnosis.py
     module_utils/crisper/docker/exec.py
