@@ -87,9 +87,7 @@ UNCLEAN_FILES: frozenset[str] = words(
     library/data_secrets.py
     library/database_identity.py
     library/database_roles.py
-    library/deploy_begin.py
     library/deploy_ledger.py
-    library/deploy_state.py
     library/docker_daemon_config.py
     library/docker_engine_facts.py
     library/host_check.py
