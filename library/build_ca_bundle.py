@@ -59,7 +59,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.proxy.tls import blocks
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.certificate import blocks
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "sources": {"type": "list", "elements": "path", "required": True},

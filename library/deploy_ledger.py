@@ -185,7 +185,8 @@ from ansible_collections.crisper.stack.plugins.module_utils.probes import inspec
 from ansible_collections.crisper.stack.plugins.module_utils.probes import ledger as ledger_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import queue_head
 from ansible_collections.crisper.stack.plugins.module_utils.probes import skew as skew_probe
-from ansible_collections.crisper.stack.plugins.module_utils.proxy.tls import blocks, installed
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.certificate import blocks
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.certificate_files import installed
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import MANIFEST
 from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import running
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import (

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Who has the lock of a stack, what a run has changed, and what serves."""
+"""Lock of a stack, changes of a run, and the release that serves."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: Look at the stack before anything is undone
+- name: Read the state of the stack
   deploy_state:
     root: /opt/crisper
     project: crisper

@@ -1,11 +1,11 @@
 #!/usr/bin/python
-"""What of a stack answers, seen from where the module runs."""
+"""HTTP answers and open ports of a stack, seen from where the module runs."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: http_probe
-short_description: Which paths of the entry point and which TCP ports answer
+short_description: Ask paths of the entry point, and try TCP ports
 description:
   - Asks for all paths and connects to all ports at once. To a port nothing is sent.
   - Proxies of the environment are not used, and redirects are not followed - what is asked for is
@@ -89,7 +89,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: The entry point and the data ports are tried from here
+- name: Ask the entry point, and try the data ports from here
   http_probe:
     url: https://app1.example.com
     connect_to: 192.0.2.10
@@ -168,7 +168,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
 
 
 def own_address() -> str:
-    """This machine's address on its default route; nothing is sent to find it."""
+    """Return this machine's address on its default route; nothing is sent to find it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # TEST-NET-1 (RFC 5737): routed, never reached
@@ -178,7 +178,7 @@ def own_address() -> str:
 
 
 def is_open(address: str, port: int, timeout: float) -> bool:
-    """Whether the port accepts a connection."""
+    """Return whether the port accepts a connection."""
     try:
         with socket.create_connection((address, port), timeout=timeout):
             return True
@@ -208,9 +208,9 @@ def ask(path: str, expected: list[int], params: dict[str, Any]) -> dict[str, Any
     url = params["url"] + path
     status, location, why = -1, "", ""
     try:
-        asked = urlsplit(params["url"]).path + path
+        target = urlsplit(params["url"]).path + path
         headers = {**params["headers"], HEADER: header_value(params["maintenance_pass"])}
-        status, location = get(open_connection(params), asked, headers)
+        status, location = get(open_connection(params), target, headers)
     except (OSError, ValueError, http.client.HTTPException) as error:
         why = reason(error)
     site = params["redirects_to"]
@@ -227,18 +227,18 @@ def ask(path: str, expected: list[int], params: dict[str, Any]) -> dict[str, Any
 
 def persist(path: Any, params: dict[str, Any]) -> dict[str, Any]:
     """Ask until the answer is as expected or the retries are used up."""
-    given = {"path": path} if isinstance(path, str) else path
-    expected = [int(status) for status in given.get("status") or params["status"]]
-    for left in range(params["retries"], -1, -1):
-        answer = ask(str(given["path"]), expected, params)
-        if answer["ok"] or left == 0:
+    request = {"path": path} if isinstance(path, str) else path
+    expected = [int(status) for status in request.get("status") or params["status"]]
+    for retries in range(params["retries"], -1, -1):
+        answer = ask(str(request["path"]), expected, params)
+        if answer["ok"] or retries == 0:
             break
         time.sleep(1)
     return answer
 
 
 def probe(params: dict[str, Any]) -> dict[str, Any]:
-    """The module's result; without `changed`, with `failed` for options that do not fit."""
+    """Return the module's result, with `failed` for options that contradict each other."""
     if not params["url"].startswith(("http://", "https://")):
         return {"failed": True, "msg": f"url is {params['url']!r}: give http://… or https://…."}
     if params["connect_to"] and not params["certificates"]:
@@ -253,11 +253,11 @@ def probe(params: dict[str, Any]) -> dict[str, Any]:
     ports = params["ports"]
     address = params["address"] or own_address()
     with ThreadPoolExecutor(max_workers=16) as pool:
-        asked = [pool.submit(persist, path, params) for path in params["paths"]]
-        tried = [pool.submit(is_open, address, port, params["port_timeout"]) for port in ports]
-        found = [port for port, answer in zip(ports, tried, strict=True) if answer.result()]
-        answers = [answer.result() for answer in asked]
-    return {"answers": answers, "address": address, "open": found}
+        requests = [pool.submit(persist, path, params) for path in params["paths"]]
+        attempts = [pool.submit(is_open, address, port, params["port_timeout"]) for port in ports]
+        open_ports = [port for port, one in zip(ports, attempts, strict=True) if one.result()]
+        answers = [request.result() for request in requests]
+    return {"answers": answers, "address": address, "open": open_ports}
 
 
 def main() -> None:

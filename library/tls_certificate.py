@@ -83,7 +83,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: The certificate is in place
+- name: Put the certificate in place
   tls_certificate:
     path: /opt/crisper/live/tls
     state: present
@@ -146,13 +146,16 @@ from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     NotOwnerError,
     note,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.proxy.tls import (
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.certificate import (
     DAY,
-    TlsError,
+    Renewal,
     blocks,
     choose_action,
     day,
     find_concerns,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.certificate_files import (
+    TlsError,
     install,
     installed,
     pair,
@@ -178,8 +181,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
 }
 
 
-def given(params: dict[str, Any], now: float) -> str:
-    """Certificate and key that somebody else made, as one PEM text; empty when there are none.
+def supplied_pair(params: dict[str, Any], now: float) -> str:
+    """Return certificate and key that somebody else made, as one PEM text; empty without them.
 
     Raises:
         TlsError: they are unfit.
@@ -199,8 +202,8 @@ def given(params: dict[str, Any], now: float) -> str:
     return pair(certificate, key, params["names"], now, where)[0]
 
 
-def look(pem: str) -> dict[str, Any]:
-    """What the module tells of a certificate."""
+def describe(pem: str) -> dict[str, Any]:
+    """Return the part of the result that is about a certificate."""
     certificates = blocks(pem)[0]
     if not certificates:
         return {"made_here": False, "names": [], "expires": "", "days_left": 0}
@@ -221,38 +224,37 @@ def warn(module: AnsibleModule, pem: str) -> list[str]:
     newer = ""
     if params["source"] == "acme" and Path(params["certificate_file"]).exists():
         newer = "".join(blocks(Path(params["certificate_file"]).read_text())[0][:1])
-    concerns = find_concerns(
-        read(certificates[0]),
+    renewal = Renewal(
         params["source"],
-        time.time(),
         params["renew_days"],
         params["warn_days"],
         params["certificate_file"] or "",
-        read(newer) if newer and newer != certificates[0] else None,
     )
+    unused = read(newer) if newer and newer != certificates[0] else None
+    concerns = find_concerns(read(certificates[0]), renewal, time.time(), unused)
     for concern in concerns:
         module.warn(concern)
     return concerns
 
 
 def put(module: AnsibleModule, before: str, now: float) -> str:
-    """What is to be in place (PEM); it is put there, unless it is or in check mode.
+    """Install what is to be in place, unless it is there or in check mode; return it (PEM).
 
     In check mode a certificate that would be made is not: the text is empty then.
 
     Raises:
-        TlsError: what was given is unfit.
+        TlsError: the supplied certificate cannot be used.
     """
     params = module.params
-    pem = given(params, now)
+    pem = supplied_pair(params, now)
     old = read(blocks(before)[0][0]) if before else None
     source, names, renew = params["source"], params["names"], params["renew_days"]
-    what = choose_action(source, old, bool(pem), names, now, renew)
-    if what == "keep":
+    action = choose_action(source, old, bool(pem), names, now, renew)
+    if action == "keep":
         pem = before
-    elif what == "make" and module.check_mode:
+    elif action == "make" and module.check_mode:
         return ""
-    elif what == "make":
+    elif action == "make":
         pem = self_signed(names, params["days"])
     if pem != before and not module.check_mode:
         note(params, "certificate")
@@ -275,9 +277,9 @@ def main() -> None:
         after = before
         if module.params["state"] == "present":
             after = put(module, before, time.time())
-        shown = look(after)
+        facts = describe(after)
         if not after and module.params["state"] == "present":
-            shown.update(made_here=True, names=module.params["names"])
+            facts.update(made_here=True, names=module.params["names"])
         concerns = warn(module, after)
     except TlsError as error:
         module.fail_json(msg=f"{error} No certificate was changed.")
@@ -285,8 +287,8 @@ def main() -> None:
         module.fail_json(msg=str(error))
     certificates = [*blocks(before)[0], *blocks(after)[0]]
     due = module.params["state"] == "present" and (after != before or not after)
-    shown.update(trusted="".join(dict.fromkeys(certificates)), concerns=concerns)
-    module.exit_json(changed=due, due=due, **shown)
+    facts.update(trusted="".join(dict.fromkeys(certificates)), concerns=concerns)
+    module.exit_json(changed=due, due=due, **facts)
 
 
 if __name__ == "__main__":

@@ -84,9 +84,7 @@ UNCLEAN_FILES: frozenset[str] = words(
     library/data_secrets.py
     library/database_identity.py
     library/database_roles.py
-    library/deploy_begin.py
     library/deploy_ledger.py
-    library/deploy_state.py
     library/image_facts.py
     library/kept_releases.py
     library/nginx_probe.py
@@ -130,7 +128,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/database/roles.py
     module_utils/crisper/database/upgrade.py
     module_utils/crisper/database/versions.py
-    module_utils/crisper/deploy/fact.py
     module_utils/crisper/docker/client.py
     module_utils/crisper/docker/diagnosis.py
     module_utils/crisper/docker/exec.py

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.model.build import stack_model
 from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
+from ansible_collections.crisper.stack.plugins.module_utils.model.validators import LOCATION
 from ansible_collections.crisper.stack.plugins.module_utils.proxy import entry
 from entry_sites import generated_sites, site
 from front_files import blocks, nginx
@@ -241,7 +242,7 @@ def test_the_health_path_is_not_limited():
     assert not re.search(pattern, "/health/x")
 
 
-@given(st.from_regex(entry.LOCATION, fullmatch=True), st.from_regex(entry.LOCATION, fullmatch=True))
+@given(st.from_regex(LOCATION, fullmatch=True), st.from_regex(LOCATION, fullmatch=True))
 def test_a_limit_matches_the_paths_below_its_own(path: str, other: str) -> None:
     (limit,) = entry.entry_model(
         {"stack_app": GOOD["stack_app"], "stack_rate_limits": [{"path": path, "rate": "1r/s"}]}
