@@ -188,8 +188,8 @@ left:
   description:
     - What came of C(leave) - C(queues) (node name to those it was told to leave, of old workers
       that were not stopped since), C(left_at) (Unix time), C(drained), C(unfinished),
-      C(scheduled), C(longest), C(silent) as M(celery_drain) has them, and C(findings) over the new
-      workers, with which the module fails.
+      C(scheduled), C(longest), C(silent) as M(celery_drain) has them, C(consuming), those that did
+      not leave their queues, and C(findings) over the new workers, with which the module fails.
   returned: in phase C(leave), also on failure
   type: dict
   sample: {queues: {}, left_at: 1795212000.5, drained: [], unfinished: [], findings: []}

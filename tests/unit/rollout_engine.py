@@ -37,23 +37,27 @@ GOOD: dict[str, Any] = {
 LISTS = ("active", "reserved", "scheduled", "revoked")
 
 CLIENT = """
-import json, os, sys, time
-from pathlib import Path
-folder, words = Path(FOLDER), sys.argv[1:]
-with (folder / "commands").open("a") as log:
+import json, os, sys
+words = sys.argv[1:]
+os.chdir(FOLDER)
+with open("commands", "a") as log:
     print(" ".join(words[:-1] if "-c" in words else words), file=log)
 
 def load():
-    return json.loads((folder / "state.json").read_text())
+    with open("state.json") as file:
+        return json.load(file)
 
 def save(state):
-    (folder / "new.json").write_text(json.dumps(state))
-    (folder / "new.json").replace(folder / "state.json")
+    with open("new.json", "w") as file:
+        json.dump(state, file)
+    os.replace("new.json", "state.json")
 
 def labels(record):
     return record["Config"]["Labels"]
 
 def up(state, scales):
+    import time
+
     for service, number in scales.items():
         mine = [r for r in state["records"].values()
                 if labels(r)["com.docker.compose.service"] == service]
@@ -61,7 +65,7 @@ def up(state, scales):
             record["State"]["Status"] = "running"  # as Compose does
         for _ in range(len(mine), number):
             state["made"] += 1
-            name = f"{service}-{state['made']}"
+            name = f"n{state['made']}"
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 5))
             own = {"com.docker.compose.service": service, "crisper.release": state["release"]}
             if service.startswith("celery-worker"):

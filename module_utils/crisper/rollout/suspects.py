@@ -1,4 +1,4 @@
-"""Which workers of a release are replaced because of what was answered in their name.
+"""Choose the workers of a release that give way because of what was answered in their name.
 
 A worker that was there before this run may have been taken over: it answers nonsense, or in the
 name of others. When its release is put back, such a worker must not keep it from being so. A worker
