@@ -96,7 +96,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     library/nginx_probe.py
     library/redis_refusals.py
     library/release.py
-    library/release_sbom.py
     library/stack_firewall.py
     library/stack_plan.py
     library/stack_secrets.py
