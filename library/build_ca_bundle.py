@@ -68,7 +68,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
 }
 
 
-def fit(content: str, limit: int) -> str:
+def shorten(content: str, limit: int) -> str:
     """Return a bundle that is not larger than `limit` bytes, if one can be made of it.
 
     A small one stays as it is, to the letter.
@@ -88,7 +88,7 @@ def main() -> None:
         module.exit_json(changed=False, path="", source="")
         return
     try:
-        content = fit(source.read_text(errors="replace"), limit)
+        content = shorten(source.read_text(errors="replace"), limit)
         size = len(content.encode())
         if size > limit:
             module.fail_json(

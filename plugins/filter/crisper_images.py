@@ -1,4 +1,4 @@
-"""What of the platform images is missing on a host, and in which order it is made."""
+"""Images of a host: which are missing, in which order they are made, and how they are named."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def crisper_image_result(reference: str, found: Found) -> dict[str, str]:
     if image.get("moved"):
         image = {}
     # A local build that stands for a reference with a digest is known by its tag.
-    told = {"ref": image.get("ref") or reference, "id": image.get("id", "")}
-    return {**told, "config": image["config"]} if image.get("config") else told
+    result = {"ref": image.get("ref") or reference, "id": image.get("id", "")}
+    return {**result, "config": image["config"]} if image.get("config") else result
 
 
 def crisper_image_identity(reference: str, found: Found) -> str:

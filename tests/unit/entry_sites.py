@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
 from ansible_collections.crisper.stack.plugins.module_utils.model.validators import LOCATION
 from ansible_collections.crisper.stack.plugins.module_utils.proxy import guard, locations
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.entry import LOG_FORMATS
@@ -120,7 +120,7 @@ def generated_sites(count: int) -> list[str]:
     def collect(drawn: dict[str, Any]) -> None:
         values = site(*drawn.pop("locations"), **drawn)
         # Such as the same path twice.
-        if not stack.validate(values):
+        if not validate(values):
             found.append(configuration(values))
 
     collect()

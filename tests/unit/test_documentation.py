@@ -80,6 +80,11 @@ def test_a_module_has_an_example_of_itself_and_tells_what_it_returns(
         assert told.get("type"), key
 
 
+def variables(specs: dict[str, Any]) -> dict[str, Any]:
+    """Options of a role; role stack looks for undefined variables in `main`, before its `model`."""
+    return (specs.get("main") or specs["model"])["options"] or {}
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_a_roles_specification_names_exactly_its_defaults(role: str) -> None:
     folder = ROOT / "roles" / role
@@ -88,7 +93,7 @@ def test_a_roles_specification_names_exactly_its_defaults(role: str) -> None:
     # a required variable has no default; it stands there commented, as `# name: required, ...`
     commented = set(re.findall(r"^# (\w+):", text, re.MULTILINE))
     specs = yaml.safe_load((folder / "meta" / "argument_specs.yml").read_text())["argument_specs"]
-    options = specs["main"]["options"] or {}
+    options = variables(specs)
     required = {name for name, option in options.items() if option.get("required")}
     assert required <= commented, "required, but not named in defaults/main.yml"
     assert set(options) - required == defaults - required
@@ -108,6 +113,6 @@ def test_a_roles_variables_carry_its_name(role: str) -> None:
 def test_every_option_of_a_role_says_what_it_is(role: str) -> None:
     path = ROOT / "roles" / role / "meta" / "argument_specs.yml"
     specs = yaml.safe_load(path.read_text())["argument_specs"]
-    for name, option in (specs["main"]["options"] or {}).items():
+    for name, option in variables(specs).items():
         assert option.get("type"), f"{name} has no type: it would become a string"
         assert option.get("description"), f"{name} is not described"

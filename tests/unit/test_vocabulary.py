@@ -74,10 +74,7 @@ PYTHON = ("module_utils", "library", "plugins", "app/crisper-worker/src", "scrip
 # Not clean yet; take out what you clean.
 UNCLEAN_FILES: frozenset[str] = words(
     """
-    library/apt_key_pinned.py
     library/backup_set.py
-    library/build_ca_bundle.py
-    library/build_context.py
     library/celery_drain.py
     library/celery_skew.py
     library/container_diagnosis.py
@@ -88,18 +85,11 @@ UNCLEAN_FILES: frozenset[str] = words(
     library/database_identity.py
     library/database_roles.py
     library/deploy_ledger.py
-    library/docker_daemon_config.py
-    library/docker_engine_facts.py
-    library/host_check.py
     library/image_facts.py
     library/kept_releases.py
     library/nginx_probe.py
     library/redis_refusals.py
     library/release.py
-    library/stack_firewall.py
-    library/stack_plan.py
-    library/stack_secrets.py
-    library/stack_status.py
     library/volume_owner.py
     module_utils/crisper/backup/archive.py
     module_utils/crisper/backup/backends/__init__.py
@@ -161,46 +151,10 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/rollout/plan.py
     module_utils/crisper/rollout/report.py
     module_utils/crisper/rollout/workers.py
-    plugins/action/stack_secrets.py
-    plugins/callback/crisper_call.py
-    plugins/callback/crisper_debug.py
-    plugins/callback/crisper_payloads.py
-    plugins/callback/crisper_stages.py
-    plugins/filter/crisper.py
-    plugins/filter/crisper_images.py
-    plugins/lookup/crisper_address.py
-    plugins/lookup/crisper_argument_specs.py
-    plugins/lookup/crisper_given.py
-    plugins/lookup/crisper_run.py
-    plugins/lookup/crisper_unreadable.py
-    plugins/lookup/crisper_variables.py
-    scripts/audit
-    scripts/docs
     """
 )
 UNCLEAN_ROLES: frozenset[str] = words(
     """
-    backup
-    begin
-    database
-    docker
-    finish
-    firewall
-    images
-    ledger
-    maintenance
-    playbooks
-    preflight
-    readable
-    release
-    restore
-    rollback
-    rollout
-    stack
-    status
-    teardown
-    tls
-    verify
     """
 )
 

@@ -1,6 +1,6 @@
 """The URL by which browsers reach the site, and the answer that its health checks expect.
 
-Pure functions of the operator's variables. ``model.build`` calls them for its findings and for
+Pure functions of the operator's variables. ``model`` calls them for its findings and for
 the model.
 """
 

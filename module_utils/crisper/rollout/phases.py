@@ -16,7 +16,7 @@ from ..controller import orphaned
 from ..docker.client import Begun, Engine, Watch, shown
 from ..docker.diagnosis import Report, compose_error, describe
 from ..host.data_guard import DATA_SERVICES, check_data
-from ..host.firewall import networks_to_join
+from ..host.networks import networks_to_join
 from ..journal import NotOwnerError, note
 from ..output import quote_last_lines
 from ..process import capture

@@ -112,14 +112,14 @@ def test_other_code_is_another_version(tmp_path: Path) -> None:
 
 @given(st.text())
 def test_what_is_no_file_of_secrets_is_left_to_the_module(text: str) -> None:
-    assert secrets.kept(text, ["a"]) == {}
+    assert secrets.read_secrets(text, ["a"]) == {}
 
 
 @given(st.dictionaries(st.text(min_size=1), st.text()), st.sets(st.text(min_size=1)))
 def test_secrets_are_read_when_none_is_missing(found: dict[str, str], names: set[str]) -> None:
     import json
 
-    got = secrets.kept(json.dumps(found), sorted(names))
+    got = secrets.read_secrets(json.dumps(found), sorted(names))
     assert got == (found if names <= set(found) else {})
 
 

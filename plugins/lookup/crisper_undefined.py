@@ -1,14 +1,15 @@
-"""What of the operator's variables Ansible cannot resolve, each with a remedy."""
+"""Findings about undefined variables: what Ansible cannot resolve, each with a remedy."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: crisper_unreadable
-short_description: Findings about variables that cannot be resolved
+name: crisper_undefined
+short_description: Findings about variables that refer to undefined ones
 description:
   - Resolves every text in the named variables by itself and gives one sentence for each that
-    fails, with the place where it stands, the reason and what to write instead. Of a secret no part
-    is told, not even in the reason, wherever it is referred to.
+    fails, with the place where it stands, the reason and what to write instead. Templates that
+    are none, such as braces of a password, fail too.
+  - No finding has a part of a secret, not even in the reason, wherever it is referred to.
 options:
   _terms:
     description: Names of variables; those that nobody set are passed over.
@@ -37,7 +38,7 @@ class LookupModule(LookupBase):
     def run(
         self, terms: list[str], variables: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> list[str]:
-        """Findings of all terms."""
+        """Return the findings of all terms; an empty list when there are none."""
         self.set_options(var_options=variables, direct=kwargs)
         known = variables or {}
         secret = self.get_option("secret")
