@@ -90,7 +90,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     library/nginx_probe.py
     library/redis_refusals.py
     library/release.py
-    library/release_sbom.py
     library/volume_owner.py
     module_utils/crisper/backup/archive.py
     module_utils/crisper/backup/backends/__init__.py
