@@ -84,11 +84,11 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.migration i
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 
 # A restore drops the schema and makes it anew, so an empty database has another number too.
-# Each operator and function has arguments of exactly its types: nothing that a former superuser has
-# planted matches better.
+# Each operator and function has arguments of exactly its types, and a number becomes a text without
+# a cast: nothing that a former superuser has planted matches better.
 IDENTITY = (
-    "SELECT md5(coalesce(string_agg(number::text, ','::text ORDER BY number), '')) FROM ("
-    "SELECT c.oid::bigint AS number FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    "SELECT md5(coalesce(string_agg(textin(int8out(number)), ','::text ORDER BY number), '')) FROM"
+    " (SELECT c.oid::bigint AS number FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE n.nspname::text !~ '^pg_'::text AND n.nspname <> 'information_schema'"
     " UNION ALL SELECT oid::bigint FROM pg_namespace WHERE nspname = 'public') numbers"
 )

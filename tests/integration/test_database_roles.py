@@ -694,7 +694,7 @@ def test_who_keeps_a_deploy_from_the_roles_is_named(docker: Docker) -> None:
         (quoted,) = [line for line in lines if "To end it run" in line]
         assert quoted.startswith(f"| session {pid} of shop (idle in transaction, 'psql', trans")
         assert "  " not in quoted
-        assert f"(SELECT pg_terminate_backend({pid})), and deploy again" in lines[-1]
+        assert f"(SELECT pg_catalog.pg_terminate_backend({pid})), and deploy again" in lines[-1]
         server.sql(f"SELECT pg_terminate_backend({pid})", "postgres")
         assert roles.apply(SECRET, OWN, [])["done"] == ["the role shop gets its password"]
         holder.communicate()

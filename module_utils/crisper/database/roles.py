@@ -31,6 +31,7 @@ from ..backup.backends.postgres_sql import (
     HELPER,
     MAKE_TEMPLATE,
     RESTORE_CLEANUP,
+    SET_NO_TIMEOUT,
 )
 from ..backup.backends.psql import postgres_session, unescape
 from ..backup.manifest import BackupError
@@ -127,7 +128,8 @@ TRANSFER = """
 DO $crisper$
 DECLARE
   target text := current_setting('crisper.target'::text);
-  deadline timestamptz := clock_timestamp() + current_setting('crisper.wait'::text)::interval;
+  deadline timestamptz := clock_timestamp()
+    + interval_in(textout(current_setting('crisper.wait'::text)), '0'::oid, '-1'::int4);
   pending text[];
   each text;
   failed text;
@@ -646,7 +648,7 @@ class Roles:
             " exec env PGCLIENTENCODING=UTF8 psql --quiet --no-psqlrc --tuples-only --no-align"
             ' --username "$superuser"'
             ' --dbname "${IN_DATABASE:-$POSTGRES_DB}" --set ON_ERROR_STOP=1'
-            " --set VERBOSITY=verbose --file -"
+            f" --set VERBOSITY=verbose {SET_NO_TIMEOUT} --file -"
         )
         words = self.docker.inside(self.container, command, IN_DATABASE=database)
         try:
