@@ -77,7 +77,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.vers
     service_version,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
-from ansible_collections.crisper.stack.plugins.module_utils.database.migration import (
+from ansible_collections.crisper.stack.plugins.module_utils.database.interrupted import (
     RESTORE_SESSION,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.database.versions import loose_psql

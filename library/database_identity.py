@@ -78,7 +78,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql
     end_postgres_sessions,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
-from ansible_collections.crisper.stack.plugins.module_utils.database.migration import (
+from ansible_collections.crisper.stack.plugins.module_utils.database.interrupted import (
     RESTORE_SESSION,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker

@@ -117,10 +117,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.mariadb_acc
     find_planted,
     remove_excess,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.database.role_plan import plan
 from ansible_collections.crisper.stack.plugins.module_utils.database.roles import (
     EXTENSION,
     Roles,
-    plan,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (

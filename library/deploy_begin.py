@@ -236,7 +236,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.restore_mark 
     read_mark,
     refusal,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.database.migration import (
+from ansible_collections.crisper.stack.plugins.module_utils.database.interrupted import (
     collect,
     end_sessions,
 )

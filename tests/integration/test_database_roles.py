@@ -28,17 +28,19 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.database import roles as module
 from ansible_collections.crisper.stack.plugins.module_utils.database.catalog import read_catalog
+from ansible_collections.crisper.stack.plugins.module_utils.database.cluster_dangers import (
+    of_cluster,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.database.connections import (
     of_databases,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.database.planted import (
-    of_cluster,
-    of_superusers,
-)
+from ansible_collections.crisper.stack.plugins.module_utils.database.dangers import of_roles
+from ansible_collections.crisper.stack.plugins.module_utils.database.planted import of_superusers
 from ansible_collections.crisper.stack.plugins.module_utils.database.roles import (
     Roles,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.database.scram import (
     matches,
-    of_roles,
     scram_verifier,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker

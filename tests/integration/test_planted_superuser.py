@@ -20,7 +20,8 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.database.fresh_cluster import FILE
-from ansible_collections.crisper.stack.plugins.module_utils.database.roles import Roles, matches
+from ansible_collections.crisper.stack.plugins.module_utils.database.roles import Roles
+from ansible_collections.crisper.stack.plugins.module_utils.database.scram import matches
 from ansible_collections.crisper.stack.plugins.module_utils.database.upgrade import Upgrade
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 

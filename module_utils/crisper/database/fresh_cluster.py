@@ -22,7 +22,7 @@ from ..backup.throwaway import service_options, service_user
 from ..docker.exec import Docker
 from ..text import quoted_lines
 from .catalog import identifier, read_catalog
-from .planted import Measure, access, measure, roles_of
+from .measure import Measure, access, measure, roles_of
 
 FILE = "postgres-measure.json"
 # Counts up when what is kept has another form.

@@ -30,7 +30,8 @@ from ..docker.exec import HARDENED, Docker
 from ..text import printable, quote_output, sql_identifier
 from .catalog import Catalog, builtin, parse_array, read_catalog
 from .planted import not_restorable
-from .roles import SUFFIX, Roles
+from .role_state import SUFFIX
+from .roles import Roles
 from .versions import (
     Misfit,
     data_version,

@@ -16,13 +16,13 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends impo
     postgres_sql,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError  # noqa: E402
-from ansible_collections.crisper.stack.plugins.module_utils.database import roles  # noqa: E402
-from ansible_collections.crisper.stack.plugins.module_utils.database.roles import (  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.database import roles_sql  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.database.dangers import (  # noqa: E402
     MOST,
-    State,
     of_roles,
     shorten,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.database.role_state import State  # noqa: E402
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1)
 
@@ -121,7 +121,7 @@ def test_superuser_statements_leave_no_choice_of_function_or_operator() -> None:
             identity,
             postgres_sql.WHO,
         ),
-        *(roles.TRANSFER, roles.CARRY, roles.DROP_CARRIED, roles.OBJECTS),
+        *(roles_sql.TRANSFER, roles_sql.CARRY, roles_sql.DROP_CARRIED, roles_sql.OBJECTS),
     )
     for text in texts:
         bare = re.sub(r"(?m)^\s*--.*|RAISE EXCEPTION [^;]*;", "", text)
