@@ -26,7 +26,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql
     end_postgres_sessions,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
-from ansible_collections.crisper.stack.plugins.module_utils.database import roles as module
+from ansible_collections.crisper.stack.plugins.module_utils.database import superuser
 from ansible_collections.crisper.stack.plugins.module_utils.database.catalog import read_catalog
 from ansible_collections.crisper.stack.plugins.module_utils.database.cluster_dangers import (
     of_cluster,
@@ -34,7 +34,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.cluster_dan
 from ansible_collections.crisper.stack.plugins.module_utils.database.connections import (
     of_databases,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.database.dangers import of_roles
+from ansible_collections.crisper.stack.plugins.module_utils.database.dangers import (
+    find_dangers,
+    of_roles,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.database.planted import of_superusers
 from ansible_collections.crisper.stack.plugins.module_utils.database.roles import (
     Roles,
@@ -138,7 +141,7 @@ def old() -> Iterator[Server]:
 def dangers_of(docker: Docker) -> list[str]:
     """Return what is told of the stack's PostgreSQL."""
     roles = Roles(docker, "x", "shop")
-    return roles.find_dangers(roles.state(), None)
+    return find_dangers(roles, roles.state(), None)
 
 
 def owners(server: Server) -> dict[str, str]:
@@ -213,17 +216,17 @@ def test_a_move_that_is_killed_goes_on_and_never_closes_the_door(
     class KilledError(Exception):
         pass
 
-    whole: Callable[..., str] = Roles.sql
+    whole: Callable[..., str] = superuser.Superuser.run
     left = 0
 
-    def dies(self: Roles, *words: str, **settings: str) -> str:
+    def dies(self: superuser.Superuser, *words: str, **settings: str) -> str:
         nonlocal left
         left -= 1
         if left < 0:
             raise KilledError
         return whole(self, *words, **settings)
 
-    monkeypatch.setattr(Roles, "sql", dies)
+    monkeypatch.setattr(superuser.Superuser, "run", dies)
     for last in range(1, 12):
         left = last
         try:
@@ -243,7 +246,7 @@ def test_a_move_that_is_killed_goes_on_and_never_closes_the_door(
 def test_requests_go_on_while_a_transaction_holds_a_table(
     old: Server, docker: Docker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOCK_MILLISECONDS", 100)
+    monkeypatch.setattr(superuser, "LOCK_MILLISECONDS", 100)
     holder = subprocess.Popen(
         old.command("shop"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

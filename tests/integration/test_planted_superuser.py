@@ -19,6 +19,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql
     end_postgres_sessions,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.database.dangers import find_dangers
 from ansible_collections.crisper.stack.plugins.module_utils.database.fresh_cluster import FILE
 from ansible_collections.crisper.stack.plugins.module_utils.database.roles import Roles
 from ansible_collections.crisper.stack.plugins.module_utils.database.scram import matches
@@ -174,7 +175,7 @@ class Stack:
     def dangers(self) -> list[str]:
         """Return what a deploy tells."""
         roles = Roles(self.docker, self.container, "shop")
-        return roles.find_dangers(roles.state(), self.root, PROJECT)
+        return find_dangers(roles, roles.state(), self.root, PROJECT)
 
 
 @pytest.fixture(scope="module")

@@ -109,12 +109,18 @@ class Catalog:
     internal: set[str] = field(default_factory=set)  # functions that belong to a type
 
     def __post_init__(self) -> None:
-        """Index what is referred to."""
+        """Name what rows refer to by numbers."""
         rows = self.rows
         self.superusers = {row["oid"] for row in rows["pg_authid"] if row["rolsuper"] == "t"}
         self.roles = {row["oid"]: row["rolname"] for row in rows["pg_authid"]}
         self.super_names = {self.roles[oid] for oid in self.superusers}
-        names = self.names
+        self._name_objects()
+        self._name_routines()
+        self._list_members()
+
+    def _name_objects(self) -> None:
+        """Store what numbers of objects are called that have no types in their name."""
+        rows, names = self.rows, self.names
         names["pg_authid"] = {
             oid: "~" if oid in self.superusers else name for oid, name in self.roles.items()
         }
@@ -138,6 +144,10 @@ class Catalog:
             row["oid"]: self.sql_name(row["typnamespace"], row["typname"])
             for row in rows["pg_type"]
         }
+
+    def _name_routines(self) -> None:
+        """Store what numbers of operators and functions are called: with their types."""
+        rows, names = self.rows, self.names
         names["pg_opfamily"] = {
             row["oid"]: f"{self.qualified(row['opfnamespace'], row['opfname'])} USING"
             f" {names['pg_am'].get(row['opfmethod'], '?')}"
@@ -153,6 +163,10 @@ class Catalog:
             f"({self.types(row['proargtypes'])})"
             for row in (*rows["pg_proc"], *rows["others_proc"])
         }
+
+    def _list_members(self) -> None:
+        """Store what belongs to an extension, and which functions to a type."""
+        rows = self.rows
         extensions = {row["oid"]: row["extname"] for row in rows["pg_extension"]}
         for row in rows["pg_depend"]:
             if row["deptype"] == "e":
@@ -200,6 +214,11 @@ def _shown(name: str) -> str:
 def identifier(text: str) -> str:
     """Return a name as an identifier of SQL."""
     return '"' + text.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Return a text as a literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def builtin(number: str | None) -> bool:

@@ -32,10 +32,22 @@ def of_cluster(catalog: Catalog, application: str) -> list[str]:
     Args:
         catalog: that of the application's database.
     """
-    found, rows = [], catalog.rows
-    superuser = catalog.roles.get(str(SUPERUSER_OID), "")
-    databases = {row["oid"]: row["datname"] for row in rows["pg_database"]}
-    for row in rows["pg_parameter_acl"]:
+    return [
+        *_parameters(catalog),
+        *_settings_of_files(catalog),
+        *_settings_of_sessions(catalog, application),
+        *_subscriptions(catalog),
+        *_open_template(catalog),
+    ]
+
+
+def _databases(catalog: Catalog) -> dict[str, str]:
+    return {row["oid"]: row["datname"] for row in catalog.rows["pg_database"]}
+
+
+def _parameters(catalog: Catalog) -> list[str]:
+    found = []
+    for row in catalog.rows["pg_parameter_acl"]:
         for right in sorted(rights("", row["paracl"], catalog.super_names)):
             grantee, _, letter = right.rpartition("=")
             verb = {"s": "SET", "A": "ALTER SYSTEM"}.get(letter, letter)
@@ -45,7 +57,12 @@ def of_cluster(catalog: Catalog, application: str) -> list[str]:
                 f" that is not yours: REVOKE {verb} ON PARAMETER {_parameter(row['parname'])}"
                 f" FROM {who}"
             )
-    for row in rows["file_settings"]:
+    return found
+
+
+def _settings_of_files(catalog: Catalog) -> list[str]:
+    found = []
+    for row in catalog.rows["file_settings"]:
         word = row["name"] or ""
         if not DANGEROUS_SETTING.match(word):
             continue
@@ -58,7 +75,14 @@ def of_cluster(catalog: Catalog, application: str) -> list[str]:
             if automatic
             else f"the server runs what {file} has: {setting}. If it is not yours, remove the line"
         )
-    for row in rows["pg_db_role_setting"]:
+    return found
+
+
+def _settings_of_sessions(catalog: Catalog, application: str) -> list[str]:
+    found = []
+    superuser = catalog.roles.get(str(SUPERUSER_OID), "")
+    databases = _databases(catalog)
+    for row in catalog.rows["pg_db_role_setting"]:
         database, role = databases.get(row["setdatabase"], ""), catalog.roles.get(row["setrole"])
         every = row["setrole"] in ("0", str(SUPERUSER_OID)) and (
             row["setdatabase"] == "0" or database == application
@@ -81,7 +105,12 @@ def of_cluster(catalog: Catalog, application: str) -> list[str]:
                 f"{printable(whose)} start with {printable(setting)}: ALTER {alter}"
                 f" RESET {_parameter(word)}"
             )
-    for row in rows["pg_subscription"]:
+    return found
+
+
+def _subscriptions(catalog: Catalog) -> list[str]:
+    found, databases = [], _databases(catalog)
+    for row in catalog.rows["pg_subscription"]:
         if row["subowner"] in catalog.superusers:
             database = printable(databases.get(row["subdbid"], "?"))
             found.append(
@@ -89,7 +118,12 @@ def of_cluster(catalog: Catalog, application: str) -> list[str]:
                 " into tables as superuser. If it is not yours: DROP SUBSCRIPTION"
                 f" {sql_identifier(row['subname'])}"
             )
-    for row in rows["pg_database"]:
+    return found
+
+
+def _open_template(catalog: Catalog) -> list[str]:
+    found = []
+    for row in catalog.rows["pg_database"]:
         if row["datname"] == "template0" and row["datallowconn"] == "t":
             found.append(
                 "the database template0 takes connections, and new databases are copies of it."

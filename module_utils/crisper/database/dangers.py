@@ -1,12 +1,21 @@
-"""Findings of a whole PostgreSQL, as a deploy tells them."""
+"""Search for what would give an attacker in the application a PostgreSQL superuser's rights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from ..backup.manifest import BackupError
 from ..text import printable, sql_identifier
-from .planted import REBUILD
+from .catalog import Catalog, read_catalog
+from .cluster_dangers import of_cluster
+from .comparison import compared, of_files
+from .connections import of_databases
+from .fresh_cluster import Fresh, key_of
+from .measure import measure
+from .planted import REBUILD, of_superusers
 from .role_state import State
+from .roles import Roles
 
 # Longest list of one kind in a summary; databases that are compared.
 MOST = 10
@@ -34,3 +43,71 @@ def shorten(kinds: Iterable[Sequence[str]]) -> list[str]:
             f" not yours, move the data into a new cluster: {REBUILD}"
         )
     return found
+
+
+def find_dangers(roles: Roles, state: State, folder: Path | None, project: str = "") -> list[str]:
+    """Return what would give an attacker in the application a superuser's rights.
+
+    A sentence each, with its remedy. Operators make such things, too: nothing of it is removed.
+    What cannot be compared is told, and fails nothing.
+
+    Args:
+        state: what :meth:`Roles.state` has returned last.
+        folder: where the measure of a new cluster is stored; None stores nothing.
+        project: Compose project, for the name of the container that is thrown away.
+    """
+    catalogs, unread = read_databases(roles)
+    moved = (roles.application, *state.databases) if state.unmoved else ()
+    planted = [of_superusers(each, each.database in moved) for each in catalogs]
+    cluster = of_cluster(roles.catalog, roles.application)
+    databases = of_databases(roles.catalog, roles.application)
+    kinds = [of_roles(state), cluster, databases, *planted]
+    fresh = (roles.docker, roles.container, project or roles.application, folder)
+    try:
+        differing, uncompared = compare_with_fresh(Fresh(*fresh), catalogs)
+        kinds += differing
+        unread += uncompared
+    except BackupError as error:
+        unread.append(f"PostgreSQL was not compared with a new cluster: {printable(str(error))}")
+    return shorten(kinds) + unread
+
+
+def read_databases(roles: Roles) -> tuple[list[Catalog], list[str]]:
+    """Return the catalogs of the databases, the application's first, and which were not read."""
+    catalogs, unread = [roles.catalog], []
+    for row in roles.catalog.rows["pg_database"]:
+        name = row["datname"]
+        if row["datallowconn"] != "t" or name == roles.application:
+            continue
+        if len(catalogs) == MOST_DATABASES:
+            unread.append(f"the database {printable(name)} was not looked at")
+            continue
+        try:
+            catalogs.append(read_catalog(roles.docker, roles.container, name))
+        except BackupError as error:
+            unread.append(
+                f"the database {printable(name)} was not looked at: {printable(str(error))}"
+            )
+    return catalogs, unread
+
+
+def compare_with_fresh(
+    fresh: Fresh, catalogs: Sequence[Catalog]
+) -> tuple[list[list[str]], list[str]]:
+    """Return lists of what is other than in a new cluster, and which extensions are in none.
+
+    Raises:
+        BackupError: no new cluster could be made.
+    """
+    measures = fresh.measures(each.extensions() for each in catalogs)
+    kinds, uncompared = [], []
+    for each in catalogs:
+        wanted = measures[key_of(each.extensions())]
+        kinds.append(compared(each, measure(each), wanted["measure"], wanted["unknown"]))
+        uncompared += [
+            f"the extension {printable(name)} in the database {printable(each.database)}"
+            " was not compared: the image does not make it in that version"
+            for name in wanted["unknown"]
+        ]
+    kinds.append(of_files(catalogs[0], wanted["hba"], wanted["roles"]))
+    return kinds, uncompared

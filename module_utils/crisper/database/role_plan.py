@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..backup.backends.postgres_sql import RESTORE_CLEANUP
 from ..backup.manifest import BackupError
 from ..text import printable
+from .catalog import identifier, literal
 from .role_state import State
-from .scram import matches
+from .scram import matches, scram_verifier
 
 SUPERUSER = "postgres"
 FORBIDDEN = ("SUPERUSER", "CREATEROLE", "CREATEDB", "REPLICATION", "BYPASSRLS")
@@ -31,13 +33,22 @@ def plan(state: State, password: str, extensions: Iterable[str]) -> list[str]:
         password: the superuser's.
         extensions: those that the database must have.
     """
-    name, found = state.application, []
+    name = state.application
     if state.unmoved:
         return [
             f"once: PostgreSQL's role {name} is superuser; a new superuser role {free_name(state)}"
             f" takes that over, {name} keeps its password and owns its database and {state.objects}"
             " objects. Sessions stay open; a table is locked for an instant."
         ]
+    return [
+        *_plan_role(state),
+        *_plan_objects(state, password, extensions),
+        *_plan_databases(state),
+    ]
+
+
+def _plan_role(state: State) -> list[str]:
+    name, found = state.application, []
     if not state.role:
         found.append(f"the role {name} is made, without powers")
     if extra := [word for word in FORBIDDEN if state.role.get(word)]:
@@ -48,6 +59,11 @@ def plan(state: State, password: str, extensions: Iterable[str]) -> list[str]:
         found.append(f"the role {name} may log in")
     if state.role and not state.role.get("password"):
         found.append(f"the role {name} gets its password")
+    return found
+
+
+def _plan_objects(state: State, password: str, extensions: Iterable[str]) -> list[str]:
+    name, found = state.application, []
     if state.database_owner != name:
         found.append(f"the database {name} belongs to the role {name}")
     if state.public_owner == state.superuser:
@@ -58,7 +74,12 @@ def plan(state: State, password: str, extensions: Iterable[str]) -> list[str]:
         found.append(f"the role {state.superuser} gets its password")
     if missing := [each for each in extensions if each not in state.extensions]:
         found.append(f"extensions are made: {', '.join(missing)}")
-    found += [
+    return found
+
+
+def _plan_databases(state: State) -> list[str]:
+    name = state.application
+    found = [
         f"the database {printable(database)} belongs to {state.superuser} again, and not to"
         f" {printable(owner)} (its owner may drop it)"
         for database, owner in state.foreign_owners
@@ -86,3 +107,40 @@ def plan(state: State, password: str, extensions: Iterable[str]) -> list[str]:
     if state.restore:
         found.append("what a restore that was killed left is removed")
     return found
+
+
+def ensure_statements(state: State, password: str, own: str) -> list[str]:
+    """Return the statements of one transaction that does what :func:`plan` says of roles.
+
+    Args:
+        state: of a stack whose superuser is a role of its own.
+        password: the superuser's.
+        own: the application's, for a role that has none yet.
+    """
+    name, superuser = identifier(state.application), identifier(state.superuser)
+    lines = []
+    if not state.role:
+        lines.append(f"CREATE ROLE {name};")
+    wanted = " ".join(f"NO{word}" for word in FORBIDDEN)
+    lines.append(f"ALTER ROLE {name} LOGIN INHERIT {wanted};")
+    lines += [f"REVOKE {identifier(each)} FROM {name};" for each in state.memberships]
+    if not state.role.get("password"):
+        lines.append(f"ALTER ROLE {name} PASSWORD {literal(scram_verifier(own))};")
+    if not matches(password, state.superuser_verifier):
+        lines.append(f"ALTER ROLE {superuser} PASSWORD {literal(scram_verifier(password))};")
+    if state.database_owner != state.application:
+        lines.append(f"ALTER DATABASE {name} OWNER TO {name};")
+    if state.public_owner == state.superuser:
+        lines.append("ALTER SCHEMA public OWNER TO pg_database_owner;")
+    lines += [
+        f"ALTER DATABASE {identifier(database)} OWNER TO {superuser};"
+        for database, _owner in state.foreign_owners
+    ]
+    lines += [line for each in state.connectable for line in each.revoke()]
+    if state.limited:
+        lines.append(f"ALTER DATABASE {name} CONNECTION LIMIT -1;")
+    if state.template:
+        lines.append(f"ALTER DATABASE {name} IS_TEMPLATE false;")
+    if state.restore:
+        lines.append(RESTORE_CLEANUP)
+    return lines

@@ -21,6 +21,9 @@ POWERS = {
     "BYPASSRLS": "rolbypassrls",
 }
 ATTRIBUTES = {**POWERS, "CREATEDB": "rolcreatedb", "login": "rolcanlogin"}
+Row = Mapping[str, Any]
+Rows = Mapping[str, Sequence[Row]]  # by catalog
+Powers = dict[str, "set[str]"]  # number of a role -> words
 
 
 @dataclass
@@ -68,34 +71,17 @@ def read_state(catalog: Catalog, application: str, objects: int) -> State:
     own = by_name.get(application)
     if own is superuser:
         own = None
-    holder = by_name.get(f"{application}{SUFFIX}", {}).get("oid")
     database = next(row for row in rows["pg_database"] if row["datname"] == application)
     public = [row["nspowner"] for row in rows["pg_namespace"] if row["nspname"] == "public"]
     powers = find_powers(rows)
-    by_itself = [roles[role] for role, words in powers.items() if "SUPERUSER" in words]
-    enough = {"SUPERUSER", *SERVER, *(f"member of {name}" for name in (*by_itself, *SERVER))}
-    strong = {role for role, words in powers.items() if words & enough}
     return State(
         application,
         superuser=superuser["rolname"],
         superuser_verifier=superuser["rolpassword"] or "",
         roles=list(by_name),
-        holder=next(
-            (row["description"] for row in rows["pg_shdescription"] if row["objoid"] == holder), ""
-        ),
-        role={
-            **{word: own[column] == "t" for word, column in ATTRIBUTES.items()},
-            "password": own["rolpassword"] is not None,
-        }
-        if own
-        else {},
-        memberships=sorted(
-            {
-                roles[row["roleid"]]
-                for row in rows["pg_auth_members"]
-                if own and row["member"] == own["oid"] and row["roleid"] in strong
-            }
-        ),
+        holder=_comment(rows, by_name.get(f"{application}{SUFFIX}", {}).get("oid")),
+        role=_attributes(own) if own else {},
+        memberships=_strong_memberships(catalog, powers, own["oid"]) if own else [],
         database_owner=roles.get(database["datdba"], ""),
         public_owner=roles.get(public[0], "") if public else "",
         objects=objects,
@@ -103,35 +89,79 @@ def read_state(catalog: Catalog, application: str, objects: int) -> State:
             row["defaclrole"] == str(SUPERUSER_OID) for row in rows["pg_default_acl"]
         ),
         extensions=[name for name, *_ in catalog.extensions()],
-        databases=[
-            row["datname"]
-            for row in sorted(rows["pg_database"], key=lambda row: row["datname"])
-            if row["datdba"] == str(SUPERUSER_OID)
-            and (row["datallowconn"], row["datistemplate"]) == ("t", "f")
-            and row["datname"] not in (*SYSTEM_DATABASES, application)
-        ],
+        databases=_superusers_databases(rows, application),
         connectable=system_openings(catalog, application),
         foreign_owners=foreign_owners(catalog, application),
         no_template=not any(row["datname"] == "template1" for row in rows["pg_database"]),
         limited=int(database["datconnlimit"]) >= 0,
         template=database["datistemplate"] == "t",
-        restore=any(
-            HELPER.fullmatch(row["nspname"])
-            and row["nspowner"] == str(SUPERUSER_OID)
-            and not any(each["relnamespace"] == row["oid"] for each in rows["pg_class"])
-            for row in rows["pg_namespace"]
-        ),
-        powerful=[
-            (roles[role], ", ".join(_told(words)))
-            for role, words in sorted(powers.items(), key=lambda item: roles[item[0]])
-            if not builtin(role)
-            and roles[role] not in (application, f"{application}{SUFFIX}")
-            and words
-        ],
+        restore=_has_helper(rows),
+        powerful=_powerful_roles(catalog, powers, application),
     )
 
 
-def find_powers(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, set[str]]:
+def _comment(rows: Rows, role: str | None) -> str:
+    """Return the comment of a role, given by its number; empty without one."""
+    comments = (row["description"] for row in rows["pg_shdescription"] if row["objoid"] == role)
+    return next(comments, "")
+
+
+def _attributes(role: Row) -> dict[str, Any]:
+    return {
+        **{word: role[column] == "t" for word, column in ATTRIBUTES.items()},
+        "password": role["rolpassword"] is not None,
+    }
+
+
+def _strong_memberships(catalog: Catalog, powers: Powers, role: str) -> list[str]:
+    """Return the roles by which a role, given by its number, would be superuser or reach files."""
+    roles = catalog.roles
+    by_itself = [roles[each] for each, words in powers.items() if "SUPERUSER" in words]
+    enough = {"SUPERUSER", *SERVER, *(f"member of {name}" for name in (*by_itself, *SERVER))}
+    strong = {each for each, words in powers.items() if words & enough}
+    return sorted(
+        {
+            roles[row["roleid"]]
+            for row in catalog.rows["pg_auth_members"]
+            if row["member"] == role and row["roleid"] in strong
+        }
+    )
+
+
+def _superusers_databases(rows: Rows, application: str) -> list[str]:
+    """Return the superuser's databases besides the application's and PostgreSQL's own."""
+    return [
+        row["datname"]
+        for row in sorted(rows["pg_database"], key=lambda row: row["datname"])
+        if row["datdba"] == str(SUPERUSER_OID)
+        and (row["datallowconn"], row["datistemplate"]) == ("t", "f")
+        and row["datname"] not in (*SYSTEM_DATABASES, application)
+    ]
+
+
+def _has_helper(rows: Rows) -> bool:
+    """Return whether a restore that was killed has left its schema."""
+    return any(
+        HELPER.fullmatch(row["nspname"])
+        and row["nspowner"] == str(SUPERUSER_OID)
+        and not any(each["relnamespace"] == row["oid"] for each in rows["pg_class"])
+        for row in rows["pg_namespace"]
+    )
+
+
+def _powerful_roles(catalog: Catalog, powers: Powers, application: str) -> list[tuple[str, str]]:
+    """Return the roles with powers that are neither PostgreSQL's nor the application's."""
+    roles = catalog.roles
+    return [
+        (roles[role], ", ".join(_in_order(words)))
+        for role, words in sorted(powers.items(), key=lambda item: roles[item[0]])
+        if not builtin(role)
+        and roles[role] not in (application, f"{application}{SUFFIX}")
+        and words
+    ]
+
+
+def find_powers(rows: Rows) -> Powers:
     """Return what each role may by itself, and by the roles that it is a member of.
 
     Returns:
@@ -159,7 +189,7 @@ def find_powers(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, se
     return found
 
 
-def _told(words: Iterable[str]) -> list[str]:
+def _in_order(words: Iterable[str]) -> list[str]:
     """Return powers in the order of POWERS, memberships behind them."""
     order = [*POWERS]
     return sorted(

@@ -240,7 +240,7 @@ BLOCKERS = (
     " AND backend_type = 'client backend' ORDER BY xact_start LIMIT 3"
 )
 # Its control file may name the schema; else it goes where all others look for it.
-_EXTENSION_SCHEMA = (
+EXTENSION_SCHEMA = (
     "SELECT count(*) FROM pg_available_extensions e JOIN pg_available_extension_versions v"
     " ON v.name = e.name AND v.version = e.default_version WHERE v.schema IS NULL AND e.name = "
 )

@@ -47,7 +47,7 @@ def test_every_superuser_session_is_pinned() -> None:
     }
     assert {name: count for name, count in scripts.items() if count} == {
         "module_utils/crisper/backup/backends/postgres_sql.py": 5,
-        "module_utils/crisper/database/roles.py": 1,
+        "module_utils/crisper/database/superuser.py": 1,
         "module_utils/crisper/database/catalog.py": 1,
         "module_utils/crisper/database/fresh_cluster.py": 1,  # in a new cluster
     }
