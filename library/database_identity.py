@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Whether a stack's database is still the one that it was."""
+"""Tell a stack's database that was restored from one that was not."""
 
 from __future__ import annotations
 
@@ -137,8 +137,8 @@ def main() -> None:
     except BackupError as error:
         module.exit_json(**{**result, "error": str(error)})
     if params["before"]:
-        same = result["identity"] == params["before"]
-        result["state"] = "untouched" if same else "restored"
+        untouched = result["identity"] == params["before"]
+        result["state"] = "untouched" if untouched else "restored"
     module.exit_json(**result)
 
 

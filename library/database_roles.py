@@ -158,7 +158,7 @@ def password(path: Path) -> str:
 
 
 def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
-    """Put the roles in order; the module's result."""
+    """Put the roles in order; return the module's result."""
     result: dict[str, Any] = {"changed": False, "done": [], "moved": False, "postponed": ""}
     result["dangers"] = []
     refuse_extensions(params["extensions"])

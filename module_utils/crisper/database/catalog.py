@@ -36,7 +36,6 @@ _ARRAY = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,{}"]+)', re.DOTALL)
 # Needs no quotes in SQL.
 # Also an operator's: it is of these characters alone, and has no quotes in SQL.
 _PLAIN = re.compile(r"(?:[a-z_][a-z0-9_$]*|[-+*/<>=~!@#%^&|`?]+)\Z")
-Row = Mapping[str, Any]
 
 
 def parse_field(text: str) -> str | None:
@@ -180,8 +179,8 @@ class Catalog:
 
         A name that is not plain has its quotes: no two objects are called the same.
         """
-        told = self.names["pg_namespace"].get(schema, "?")
-        return _shown(name) if told == "pg_catalog" else f"{_shown(told)}.{_shown(name)}"
+        place = self.names["pg_namespace"].get(schema, "?")
+        return _readable(name) if place == "pg_catalog" else f"{_readable(place)}.{_readable(name)}"
 
     def sql_name(self, schema: str, name: str) -> str:
         """Return the name of an object for a statement: quoted, printable, with its schema."""
@@ -206,7 +205,7 @@ class Catalog:
         )
 
 
-def _shown(name: str) -> str:
+def _readable(name: str) -> str:
     """Return a name for people, with quotes where SQL asks for them."""
     return name if _PLAIN.match(name) else identifier(name)
 

@@ -16,7 +16,7 @@ def differences(found: Measure, wanted: Measure, parts: Iterable[str]) -> dict[s
     Args:
         parts: those that are compared.
     """
-    told: dict[str, list[str]] = {"changed": [], "added": [], "missing": [], "open": []}
+    names: dict[str, list[str]] = {"changed": [], "added": [], "missing": [], "open": []}
     for each in parts:
         here, there = found.rows.get(each, {}), wanted.rows.get(each, {})
         suffix = "" if each == "builtin" else f" of {each}"
@@ -24,12 +24,12 @@ def differences(found: Measure, wanted: Measure, parts: Iterable[str]) -> dict[s
             if Counter(here.get(name, ())) == Counter(there.get(name, ())):
                 continue
             what = "added" if name not in there else "missing" if name not in here else "changed"
-            told[what].append(f"{name}{suffix}")
+            names[what].append(f"{name}{suffix}")
         for name, has in sorted(found.rights.get(each, {}).items()):
             more = set(has) - set(wanted.rights.get(each, {}).get(name, ()))
             if more and name in there:
-                told["open"].append(f"{name}{suffix} ({', '.join(sorted(more))})")
-    return told
+                names["open"].append(f"{name}{suffix} ({', '.join(sorted(more))})")
+    return names
 
 
 def compared(
@@ -49,8 +49,10 @@ def compared(
         "missing": "is in a new cluster of the same image and not here",
         "open": "is open to more than in a new cluster of the same image",
     }
-    told = differences(found, wanted, parts)
-    return [f"the {printable(name)} {where} {words[what]}" for what in words for name in told[what]]
+    names = differences(found, wanted, parts)
+    return [
+        f"the {printable(name)} {where} {words[what]}" for what in words for name in names[what]
+    ]
 
 
 def of_files(catalog: Catalog, hba: Iterable[str], roles: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ from .catalog import Catalog, read_catalog
 from .cluster_dangers import of_cluster
 from .comparison import compared, of_files
 from .connections import of_databases
-from .fresh_cluster import Fresh, key_of
+from .fresh_cluster import FreshClusters, key_of
 from .measure import measure
 from .planted import REBUILD, of_superusers
 from .role_state import State
@@ -64,7 +64,7 @@ def find_dangers(roles: Roles, state: State, folder: Path | None, project: str =
     kinds = [of_roles(state), cluster, databases, *planted]
     fresh = (roles.docker, roles.container, project or roles.application, folder)
     try:
-        differing, uncompared = compare_with_fresh(Fresh(*fresh), catalogs)
+        differing, uncompared = compare_with_fresh(FreshClusters(*fresh), catalogs)
         kinds += differing
         unread += uncompared
     except BackupError as error:
@@ -92,7 +92,7 @@ def read_databases(roles: Roles) -> tuple[list[Catalog], list[str]]:
 
 
 def compare_with_fresh(
-    fresh: Fresh, catalogs: Sequence[Catalog]
+    fresh: FreshClusters, catalogs: Sequence[Catalog]
 ) -> tuple[list[list[str]], list[str]]:
     """Return lists of what is other than in a new cluster, and which extensions are in none.
 

@@ -71,20 +71,20 @@ def collect(commands: Commands, docker: Docker, begun: Note) -> list[str]:
     Raises:
         CommandError: what became of one cannot be found out, or a dump does not end.
     """
-    root, told = commands.root, []
-    left = commands.left()
+    root, sentences = commands.root, []
+    commands_left = commands.left()
     drafts = sorted((root / "backups").glob(".*.dump"))
-    if left or drafts:
-        begun("wait", commands=[command.name(commands.project) for command in left])
-    for command in left:
+    if commands_left or drafts:
+        begun("wait", commands=[command.name(commands.project) for command in commands_left])
+    for command in commands_left:
         outcome = commands.finish(command)
         record_outcome(root, command, outcome)
         commands.remove(command)
-        told.append(describe(command, outcome))
+        sentences.append(describe(command, outcome))
     for name, manifest in manifests(root).items():
         if facts := lost(manifest):
             record(root, name, facts)
-            told.append(
+            sentences.append(
                 f"The migration of release {name} was cut off, and its container is gone: what it"
                 " did is unknown, so it counts as irreversible."
             )
@@ -92,7 +92,7 @@ def collect(commands: Commands, docker: Docker, begun: Note) -> list[str]:
         end_sessions(commands.project, docker)
         for draft in drafts:
             draft.unlink(missing_ok=True)
-    return told
+    return sentences
 
 
 def describe(command: Command, outcome: Outcome) -> str:

@@ -113,10 +113,10 @@ def label(catalog: Catalog, table: str, row: Mapping[str, Any]) -> str:
         own = row.get("attname") or row.get("tgname") or row.get("polname") or row.get("rulename")
         return f"relation {relation}" + (f" ({own})" if own else "")
     word, name, schema = KINDS[kind]
-    told = catalog.qualified(row[schema], row[name]) if schema else row[name]
+    text = catalog.qualified(row[schema], row[name]) if schema else row[name]
     if kind == "pg_opclass":
-        told += f" USING {names['pg_am'].get(row['opcmethod'], '?')}"
-    return f"{word} {told}"
+        text += f" USING {names['pg_am'].get(row['opcmethod'], '?')}"
+    return f"{word} {text}"
 
 
 def part(catalog: Catalog, table: str, row: Mapping[str, Any]) -> str:
@@ -134,7 +134,7 @@ def part(catalog: Catalog, table: str, row: Mapping[str, Any]) -> str:
 
 @dataclass
 class Measure:
-    """What a new cluster has: per part and object, digests of its rows and everybody's rights."""
+    """Per part and object of a cluster digests of its rows, and everybody's rights."""
 
     rows: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     rights: dict[str, dict[str, list[str]]] = field(default_factory=dict)
@@ -155,14 +155,14 @@ def measure(catalog: Catalog) -> Measure:
             whose = part(catalog, table, row)
             if not whose or (kind, row.get("nspname")) in _NOT_COMPARED:
                 continue
-            told = label(catalog, table, row)
+            text = label(catalog, table, row)
             values = [_value(catalog, name, target, row[name]) for name, target in plain]
             digest = hashlib.sha256(repr((table, values)).encode()).hexdigest()[:16]
-            found.rows.setdefault(whose, {}).setdefault(told, []).append(digest)
+            found.rows.setdefault(whose, {}).setdefault(text, []).append(digest)
             if kind in ACL_COLUMNS:
                 has = rights(kind, row[ACL_COLUMNS[kind]], catalog.super_names)
                 known = found.rights.setdefault(whose, {})
-                known[told] = sorted(has | set(known.get(told, ())))
+                known[text] = sorted(has | set(known.get(text, ())))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -94,12 +95,12 @@ class Steps:
                     "A process of an earlier step still acts on the server after"
                     f" {QUIET_SECONDS} s: find it (ps -ef), let it end or end it, and run again."
                 )
-            told = collect(self.commands, self.docker, self.note)
+            sentences = collect(self.commands, self.docker, self.note)
         except CommandError as error:
             self.fail(str(error))
-        for sentence in told:
+        for sentence in sentences:
             self.module.warn(sentence)
-        return bool(told)
+        return bool(sentences)
 
     def run(self, command: Command, record: Callable[[Outcome], None]) -> Outcome:
         """Run a command to its end."""
@@ -122,7 +123,7 @@ class Steps:
             limit = hook["timeout"]
             command = Command(HOOK, self.release, tuple(hook["command"]), limit, key)
             self.note("hook", point=point, hook=hook["name"])
-            outcome = self.run(command, lambda end, it=command: record_outcome(self.root, it, end))
+            outcome = self.run(command, partial(record_outcome, self.root, command))
             self.acted = True
             action = f"The hook '{hook['name']}' of rollout_hooks.{point} ({shown(command.argv)})"
             remedy = (
@@ -262,13 +263,13 @@ class Migration(Steps):
         self.note("migrate")
         self.write(begin(entry, manifest, STARTED, started_at=time.time()))
         command = Command(MIGRATE, self.release, argv, params["timeout"])
-        outcome = self.run(command, lambda end: record_outcome(self.root, command, end))
+        outcome = self.run(command, partial(record_outcome, self.root, command))
         backup = entry.get("backup") or {}
-        kept = f"; the dump from before it is {backup['path']}" if backup.get("path") else ""
+        dump_words = f"; the dump from before it is {backup['path']}" if backup.get("path") else ""
         remedy = (
             "Correct stack_app.migrate.command or the migration itself; if it only needs longer,"
             f" raise stack_app.migrate.timeout (now {params['timeout']} s). What it did before it"
-            f" failed stays in the database{kept}."
+            f" failed stays in the database{dump_words}."
         )
         if EXTENSION_REFUSED.search(outcome.output):
             remedy = (

@@ -1,8 +1,7 @@
-"""What a superuser may have left in a PostgreSQL to be one again, found by comparing catalogs.
+"""Objects of one database that a superuser may have left to be one again.
 
-The measure is a new cluster of the same image: every built-in object must be as initdb makes it,
-and every member of an extension as ``CREATE EXTENSION`` makes it. What is in neither is judged by
-what it can do. Python 3.9+.
+They are judged by what they can do. What initdb and ``CREATE EXTENSION`` make is compared with a
+new cluster instead (comparison). Python 3.9+.
 """
 
 from __future__ import annotations
@@ -146,9 +145,9 @@ def _code_of_others(catalog: Catalog) -> list[str]:
                 f" maker. If it is not yours: DROP {word} {quoted}"
             )
     for row in _own(catalog, "pg_transform"):
-        told = printable(label(catalog, "pg_transform", row))
+        text = printable(label(catalog, "pg_transform", row))
         found.append(
-            f"the {told} {_where(catalog)} runs code of its maker. If it is not yours: DROP"
+            f"the {text} {_where(catalog)} runs code of its maker. If it is not yours: DROP"
             f" TRANSFORM FOR {catalog.sql_types(row['trftype'])} LANGUAGE"
             f" {sql_identifier(catalog.names['pg_language'].get(row['trflang'], '?'))}"
         )

@@ -1,4 +1,4 @@
-"""What has to be done so that the application's role has no powers."""
+"""Plan and statements of what has to be done so that the application's role has no powers."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ def scram_verifier(password: str, salt: bytes = b"", iterations: int = ITERATION
     client = hmac.new(salted, b"Client Key", "sha256").digest()
     server = hmac.new(salted, b"Server Key", "sha256").digest()
     parts = (salt, hashlib.sha256(client).digest(), server)
-    told = [base64.b64encode(part).decode() for part in parts]
-    return f"SCRAM-SHA-256${iterations}:{told[0]}${told[1]}:{told[2]}"
+    words = [base64.b64encode(part).decode() for part in parts]
+    return f"SCRAM-SHA-256${iterations}:{words[0]}${words[1]}:{words[2]}"
 
 
 def matches(password: str, verifier: str) -> bool:

@@ -19,7 +19,7 @@ MOST = 10
 
 def application_of(docker: Docker, container: str) -> str:
     """Return the name of the application's role and database."""
-    environment = docker.inspect(container)["Config"]["Env"]
+    environment: list[str] = docker.inspect(container)["Config"]["Env"]
     return dict(item.partition("=")[::2] for item in environment)["POSTGRES_DB"]
 
 

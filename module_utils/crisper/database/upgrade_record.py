@@ -15,7 +15,7 @@ COPYING, REPLACING, REPLACED = "copying", "replacing", "replaced"
 
 @dataclass
 class Record:
-    """What an upgrade has done so far; in the file `old_volume` is ``kept``."""
+    """Progress of an upgrade; in the file `old_volume` is ``kept``."""
 
     old: str  # major versions
     new: str

@@ -30,7 +30,7 @@ def copy_volume(stack: Stack, source: str, target: str, script: str, what: str) 
     image = stack.images()["postgres"]["id"]
     # sort(1) keeps there what it has no memory for.
     room = f"/tmp:{TMPFS_OPTIONS}"  # noqa: S108
-    arguments = ("run", "--rm", *HARDENED, "--user", "0:0", "--tmpfs", room)
+    arguments: tuple[str, ...] = ("run", "--rm", *HARDENED, "--user", "0:0", "--tmpfs", room)
     # Of root's capabilities those that files of another owner need.
     arguments += ("--cap-add", "CHOWN", "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER")
     volumes = ("--volume", f"{source}:/from:ro", "--volume", f"{target}:/to")

@@ -287,8 +287,8 @@ ASK_APPLICATION = (
     f"export PGOPTIONS='{_APPLICATION}';"
     f' exec {_PSQL} --username "$POSTGRES_DB" --dbname "$POSTGRES_DB"'
 )
-# Since PostgreSQL 14 it takes a second argument, which may be left out: then a function that has
-# only the first one, planted by a former superuser, would be called and not PostgreSQL's.
+# Since PostgreSQL 14 it takes a second argument, which may be left out: beside a function that has
+# only the first one, planted by a former superuser, PostgreSQL cannot choose then, and refuses.
 END_SESSIONS = (
     "SELECT pg_catalog.pg_terminate_backend(pid:no_timeout) FROM pg_catalog.pg_stat_activity"
     " WHERE pid <> pg_catalog.pg_backend_pid() AND"
