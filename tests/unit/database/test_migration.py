@@ -71,7 +71,7 @@ def test_an_outcome_that_cannot_be_recorded_keeps_its_container(
         raise OSError("read-only file system")
 
     monkeypatch.setattr(
-        "ansible_collections.crisper.stack.plugins.module_utils.database.migration.annotate",
+        "ansible_collections.crisper.stack.plugins.module_utils.database.interrupted.annotate",
         refused,
     )
     cli = client(tmp_path, LEFT, ExitCode=0)
