@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from ..model.validators import is_address, quoted
 from ..proxy.public_url import PORTS, authority, expected_status, url_host
 from ..shapes import like
-from ..text import ROWS, printable
+from ..text import ROWS, WIDTH, printable, quote
 
 REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -264,7 +264,9 @@ def http_finding(answer: Mapping[str, Any], host: str = "") -> str:
     inside = " inside the container of nginx" if answer.get("inside") else ""
     expected = " or ".join(map(str, answer.get("expected") or [200]))
     if status > 0:
-        location = f", Location {printable(answer['location'])}," if answer.get("location") else ""
+        location = (
+            f", Location {quote(answer['location'], WIDTH)}," if answer.get("location") else ""
+        )
         to_host = f" to Host {host}" if host else ""
         text = (
             f"{answer.get('url')}{inside} answered {status}{location}{to_host}"

@@ -1,4 +1,4 @@
-"""What others have written into Redis: tell it from Celery's own, and log it once a minute.
+"""Garbage in Redis that others have written: tell it from Celery's own, and log it once a minute.
 
 Whoever reaches Redis can write into every queue, and Celery reads what it finds there: an exception
 ends the worker, and the next one that reads the same. Nothing here knows a connection.

@@ -391,7 +391,7 @@ class LeaseMixin(ChannelBase):
         return answer
 
     def _take(self, keeper: LeaseKeeper, key: str, raw: bytes, readable: bool, tag: str) -> None:
-        """Deliver a message that the script has registered, or set it aside.
+        """Hand over a message that the script has registered, or set it aside.
 
         Raises:
             Empty: nothing was delivered.

@@ -28,5 +28,5 @@ def printable(text: str) -> str:
 
 def shorten(text: str, width: int = 200) -> str:
     """Return a text as one printable line of `width` characters at most."""
-    shown = printable(text[: width + 1])
-    return shown if len(shown) <= width else f"{shown[: width - 1]}…"
+    line = printable(text[: width + 1])
+    return line if len(line) <= width else f"{line[: width - 1]}…"
