@@ -319,6 +319,13 @@ def test_garbage_in_its_queues_ends_no_worker(
     # None of it is gone.
     assert redis.hlen("unacked_aside") == len(garbage), worker.log.read_text()
     assert client.control.ping(timeout=5, limit=1) == [{"w0@test": {"ok": "pong"}}]
+    redis.set("unacked_lease", "x")
+    later = client.send_task("note", (0, str(ledger)))
+    wrong = "'unacked_lease' is a string instead of a zset"
+    wait_until(lambda: wrong in worker.log.read_text(), "it is told", log=worker.log)
+    redis.delete("unacked_lease")
+    wait_until(lambda: len(lines(ledger, "end")) == 2, "it goes on", 20, worker.log)
+    assert lines(ledger, "start") == [task.id, later.id]
     said = worker.log.read_text()
     assert worker.process.poll() is None
     assert said.count("cannot be read") == 2, said  # one line a minute of each kind

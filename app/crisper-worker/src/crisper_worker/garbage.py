@@ -108,7 +108,8 @@ def _undeliverable(message: dict[str, Any]) -> str:
     if not all(isinstance(info[name], str | None) for name in ("exchange", "routing_key")):
         return "its delivery_info names no queue"
     if message.get("body"):
-        Decoder().decode_body(message["body"], properties.get("body_encoding"))
+        decoder: Any = Decoder()
+        decoder.decode_body(message["body"], properties.get("body_encoding"))
     return ""
 
 

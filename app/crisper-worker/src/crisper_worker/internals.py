@@ -275,6 +275,7 @@ class LeaseMixin(ChannelBase):
     # kombu sets both to None first.
     _brpop_sent_at: Any
     _in_poll: Any
+    _in_listen: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.keeper: LeaseKeeper | None = None
