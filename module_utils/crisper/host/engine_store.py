@@ -35,7 +35,7 @@ RUNNING_KEYS = {"exec-root": "/var/run/docker", "containerd": "", "containerd-na
 
 
 @dataclass(frozen=True)
-class Held:
+class EngineData:
     """How much an engine has."""
 
     containers: int = 0
@@ -61,7 +61,7 @@ class Store:
     containerd: bool = False  # containerd's image store, not a graph driver
     userns: bool = False
     running: bool = True
-    held: Held = Held()
+    held: EngineData = EngineData()
     prior_graph: bool = False  # data of a graph driver is in its data-root
 
 
@@ -134,11 +134,11 @@ def store_of(info: Mapping[str, Any], volumes: int) -> Store:
         driver=str(info.get("Driver") or ""),
         containerd=status.get("driver-type", "").startswith("io.containerd.snapshotter"),
         userns=userns,
-        held=Held(int(info.get("Containers") or 0), int(info.get("Images") or 0), volumes),
+        held=EngineData(int(info.get("Containers") or 0), int(info.get("Images") or 0), volumes),
     )
 
 
-def look(root: str) -> tuple[Held, bool]:
+def look(root: str) -> tuple[EngineData, bool]:
     """Return what lies in a data-root, and whether data of a graph driver does.
 
     For an engine that does not answer. Images of containerd's store are not in it.
@@ -151,7 +151,7 @@ def look(root: str) -> tuple[Held, bool]:
     containers = len(_names(os.path.join(root, "containers")))
     # `l` is made with an empty overlay2 already.
     graph = any(set(_names(os.path.join(root, name))) - {"l"} for name in GRAPH_DRIVERS)
-    return Held(containers, images, len(volumes)), graph
+    return EngineData(containers, images, len(volumes)), graph
 
 
 def _names(folder: str) -> list[str]:
@@ -305,7 +305,7 @@ class Endpoint:
     source: str = ""  # what points the client there: DOCKER_HOST, a context; '' = nothing
     engine: str = ""  # id of the engine
     data_root: str = ""
-    held: Held = Held()
+    held: EngineData = EngineData()
 
 
 def another_engine(reached: Endpoint, local: Endpoint) -> str:

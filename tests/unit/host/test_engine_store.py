@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.host import engine_store as logic
 from ansible_collections.crisper.stack.plugins.module_utils.host.engine_store import (
     Endpoint,
-    Held,
+    EngineData,
     Settings,
     Store,
     hiding,
@@ -18,7 +18,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.host.engine_store im
 from hypothesis import given
 from hypothesis import strategies as st
 
-SOME = Held(8, 7, 5)
+SOME = EngineData(8, 7, 5)
 GRAPH = Store(driver="overlay2", held=SOME, prior_graph=True)
 CONTAINERD = Store(driver="overlayfs", containerd=True, held=SOME)
 ON, OFF = ({"features": {"containerd-snapshotter": on}} for on in (True, False))
@@ -113,7 +113,7 @@ ROOT, STORE, DRIVER = "data-root", "features.containerd-snapshotter", "storage-d
         (GRAPH, {"new": {"exec-root": "/x"}}, [("exec-root", "/var/run/docker", "/x")]),
         (GRAPH, {"new": {"containerd-namespace": "x"}}, [("containerd-namespace", "moby", "x")]),
         (GRAPH, {"new": {"containerd": "/x.sock"}}, [("containerd", "its own", "/x.sock")]),
-        (Store(driver="overlay2", held=Held(0, 3, 1)), {"new": {"exec-root": "/x"}}, []),
+        (Store(driver="overlay2", held=EngineData(0, 3, 1)), {"new": {"exec-root": "/x"}}, []),
         # More than one.
         (
             GRAPH,
@@ -133,7 +133,7 @@ STORES = st.builds(
     containerd=st.booleans(),
     userns=st.booleans(),
     running=st.booleans(),
-    held=st.sampled_from([Held(), SOME, Held(0, 0, 1)]),
+    held=st.sampled_from([EngineData(), SOME, EngineData(0, 0, 1)]),
     prior_graph=st.booleans(),
 )
 CONFIGS = st.fixed_dictionaries(
@@ -221,7 +221,7 @@ def test_what_others_wrote_into_the_file_is_refused_before_our_restart_and_told_
             },
             Store("/srv/docker", "overlayfs", True, True, held=SOME),
         ),
-        ({}, Store(held=Held(0, 0, 5))),
+        ({}, Store(held=EngineData(0, 0, 5))),
     ],
 )
 def test_what_an_engine_says_of_itself(info: dict[str, Any], expected: Store) -> None:
@@ -229,7 +229,7 @@ def test_what_an_engine_says_of_itself(info: dict[str, Any], expected: Store) ->
 
 
 def test_the_data_root_of_an_engine_that_does_not_answer_is_looked_at(tmp_path: Path) -> None:
-    assert logic.look(str(tmp_path / "none")) == (Held(), False)
+    assert logic.look(str(tmp_path / "none")) == (EngineData(), False)
     for name in (
         "containers/1",
         "volumes/demo_postgres/_data",
@@ -240,7 +240,7 @@ def test_the_data_root_of_an_engine_that_does_not_answer_is_looked_at(tmp_path: 
     ):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "volumes" / "metadata.db").touch()
-    assert logic.look(str(tmp_path)) == (Held(1, 2, 1), False)
+    assert logic.look(str(tmp_path)) == (EngineData(1, 2, 1), False)
     (tmp_path / "overlay2" / "abc").mkdir()
     assert logic.look(str(tmp_path))[1]
     settings = Settings(old={"data-root": str(tmp_path)}, new={"data-root": "/elsewhere"})
@@ -256,12 +256,12 @@ def test_the_data_root_of_an_engine_that_does_not_answer_is_looked_at(tmp_path: 
         (Endpoint("unix:///run/user/1000/docker.sock", "DOCKER_HOST", "A"), ("B", SOME), True),
         (Endpoint("tcp://x", "docker context 'far'", ""), ("B", SOME), True),  # it does not answer
         (Endpoint("unix:///run/docker.sock", "DOCKER_HOST", "B"), ("B", SOME), False),  # the same
-        (Endpoint("tcp://x", "DOCKER_HOST", "A"), ("B", Held()), False),  # nothing to lose
-        (Endpoint("tcp://x", "DOCKER_HOST", "A"), ("", Held()), False),  # no engine here
+        (Endpoint("tcp://x", "DOCKER_HOST", "A"), ("B", EngineData()), False),  # nothing to lose
+        (Endpoint("tcp://x", "DOCKER_HOST", "A"), ("", EngineData()), False),  # no engine here
         (Endpoint("unix:///var/run/docker.sock", "", "A"), ("B", SOME), False),
     ],
 )
-def test_another_engine(reached: Endpoint, local: tuple[str, Held], refused: bool) -> None:
+def test_another_engine(reached: Endpoint, local: tuple[str, EngineData], refused: bool) -> None:
     here = Endpoint("unix:///var/run/docker.sock", "", local[0], "/var/lib/docker", local[1])
     problem = logic.another_engine(reached, here)
     assert bool(problem) is refused
