@@ -237,7 +237,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.migration i
     end_sessions,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.database.migration_plan import REPLACING
-from ansible_collections.crisper.stack.plugins.module_utils.docker.client import Engine, shown
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient, shown
 from ansible_collections.crisper.stack.plugins.module_utils.docker.one_off import (
     CommandError,
     Commands,
@@ -321,7 +321,10 @@ def current_manifest(root: Path) -> dict[str, Any]:
 
 
 def stages_done(
-    wanted: dict[str, str], manifest: dict[str, Any], entries: list[dict[str, Any]], engine: Engine
+    wanted: dict[str, str],
+    manifest: dict[str, Any],
+    entries: list[dict[str, Any]],
+    engine: DockerClient,
 ) -> dict[str, bool]:
     """Which stages have nothing to do; nothing has when no release serves."""
     # What a deploy did to the host outlives its release, so the last one counts that was begun.
@@ -337,7 +340,7 @@ def stages_done(
 
 
 def followed_images(
-    references: list[str], manifest: dict[str, Any], engine: Engine
+    references: list[str], manifest: dict[str, Any], engine: DockerClient
 ) -> dict[str, dict[str, Any]]:
     """Return reference -> image on the host, for the references that may have moved.
 
@@ -363,7 +366,7 @@ def followed_images(
 
 
 def compare_registries(
-    module: AnsibleModule, manifest: dict[str, Any], engine: Engine
+    module: AnsibleModule, manifest: dict[str, Any], engine: DockerClient
 ) -> Comparison:
     """Return which references of the wanted release name another image in their registry now."""
     params = module.params
@@ -435,7 +438,7 @@ def refuse_busy(module: AnsibleModule, lock: dict[str, Any], result: dict[str, A
     raise AssertionError  # fail_json has ended the process
 
 
-def refuse_unlinked(module: AnsibleModule, root: Path, engine: Engine) -> None:
+def refuse_unlinked(module: AnsibleModule, root: Path, engine: DockerClient) -> None:
     """End when a proved release runs, and the symlink ``current`` does not name it any more.
 
     A deploy would take itself for the first one: no dump before its migration, and whatever fails
@@ -521,7 +524,7 @@ def host_closed(module: AnsibleModule, root: Path) -> bool:
 def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, Any]) -> None:
     """Fill `result` with what the module returns."""
     params, root = module.params, journal.root
-    engine = Engine(module, params["project"])
+    engine = DockerClient(module, params["project"])
     manifest = current_manifest(root)
     if not manifest and params["purpose"] == "deploy":
         refuse_unlinked(module, root, engine)
