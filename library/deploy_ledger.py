@@ -144,7 +144,7 @@ silent:
   type: str
   sample: ""
 ledger:
-  description: What M(release) and M(kept_releases) take to end it as O(state=stopped) does.
+  description: What M(release) takes to end it as O(state=stopped) does.
   returned: with O(state=started)
   type: dict
   sample: {name: crisper-ledger, wait: 20.0}

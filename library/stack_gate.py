@@ -174,7 +174,7 @@ fitness:
   sample: {findings: [], host: {}}
 put_back:
   description:
-    - C(problem), why that release cannot be put back, or the C(release), as M(kept_releases) has
+    - C(problem), why that release cannot be put back, or the C(release), as M(release) has
       it, with C(named), whether its images have their names.
   returned: with O(put_back)
   type: dict
@@ -266,8 +266,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.journal import (
 )
 from ansible_collections.crisper.stack.plugins.module_utils.lock import LockedError, holders
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import MANIFEST
-from ansible_collections.crisper.stack.plugins.module_utils.release.retention import proved
-from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import Kept
+from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import (
+    check_rollback,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.release.store import ReleaseStore
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.plan import (
     KEEP,
     Container,
@@ -447,7 +449,7 @@ def refuse_unlinked(module: AnsibleModule, root: Path, engine: DockerClient) -> 
     if not (root / "releases").is_dir() or not engine.available():
         return
     running = (c.release for c in engine.containers() if c.state == "running")
-    if not (names := proved(root, running)):
+    if not (names := ReleaseStore(root).proved(running)):
         return
     module.fail_json(
         msg=f"Containers of release {', '.join(names)} run, but {root / 'current'} names no release"
@@ -570,7 +572,7 @@ def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, 
         collect_commands(module, journal, left)
     if asked := params["put_back"]:
         wanted = (params["project"], asked["id"], asked["restore_database"], engine.call)
-        release, problem = Kept(root).fit(*wanted)
+        release, problem = check_rollback(ReleaseStore(root), *wanted)
         result["put_back"] = {"problem": problem, "release": release}
     if params["fitness"] and not result["unchanged"] and not result["held"]:
         result["fitness"] = fitness(module)
