@@ -227,17 +227,14 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.celery import drain, stale, stranded
 from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import REMEDIES
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import find_container
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
     NotOwnerError,
     note,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.probes import drain as drain_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
-from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import find_container
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError, run
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.distrust import (
     hurried,
@@ -269,7 +266,6 @@ ARGUMENT_SPEC: dict[str, Any] = {
 STEPS = {"drained": "drain", "resumed": "resume"}
 # Seconds that workers have to resume, told from a container that is not trusted.
 RESUME_SECONDS = 30.0
-SHIPPED = (celery_probe, stale, drain, stranded, stranded_probe, drain_probe)
 NOTHING: dict[str, Any] = {
     "unfinished": [],
     "stale": [],
@@ -329,11 +325,11 @@ def first_asked(
     command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
     limit = params["import_timeout"] + params["timeout"] + params["reply_timeout"] + 60
     if not other_way(params):
-        return like(run(command, SHIPPED, request, limit), ANSWER)
+        return like(run(command, drain_probe, request, limit), ANSWER)
     seconds = min(request["timeout"], RESUME_SECONDS)
     quick, limit = hurried(request, seconds)
     try:
-        reply = like(run(command, SHIPPED, quick, limit + params["reply_timeout"]), ANSWER)
+        reply = like(run(command, drain_probe, quick, limit + params["reply_timeout"]), ANSWER)
         # Another container has the same Redis.
         if reply["problem"] in ("", "broker_unreachable"):
             return reply
@@ -358,7 +354,7 @@ def ask_release(params: dict[str, Any], request: dict[str, Any]) -> dict[str, An
     command = [params["docker_cli"], "compose", "--project-name", params["project"], "run", "--rm"]
     command += ["--no-deps", "-T", params["service"], params["python"], "-"]
     limit = params["import_timeout"] + params["timeout"] + params["reply_timeout"] + 60
-    return like(run(command, SHIPPED, request, limit, params["project_src"]), ANSWER)
+    return like(run(command, drain_probe, request, limit, params["project_src"]), ANSWER)
 
 
 def main() -> None:

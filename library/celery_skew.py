@@ -190,7 +190,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.celery import skew
 from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import REMEDIES
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient
 from ansible_collections.crisper.stack.plugins.module_utils.probes import skew as skew_probe
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError, run
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.distrust import (
@@ -266,43 +266,33 @@ def running_container(module: AnsibleModule) -> str:
     params = module.params
     if not params["running"] or not (params["known"] or params["known_is_all"]):
         return ""
-    label = "label=com.docker.compose"
-    command = [params["docker_cli"], "ps", "--quiet", "--filter", "status=running"]
-    command += ["--filter", f"{label}.project={params['project_name']}"]
-    command += ["--filter", f"{label}.service={params['running']}"]
-    command += ["--filter", f"{label}.oneoff=False"]
-    _, out, _ = module.run_command(command)
-    return (out.split() or [""])[0]
+    return DockerClient(module, params["project_name"]).find_running(params["running"])[0]
 
 
-def quick_look(
-    module: AnsibleModule, container: str, shipped: list[Any], request: dict[str, Any]
-) -> dict[str, Any]:
+def quick_look(module: AnsibleModule, container: str, request: dict[str, Any]) -> dict[str, Any]:
     """Return what a running container reads; nothing, and a warning, where it gives no answer."""
     quick, limit = hurried(request, min(request["timeout"], request["budget"] + START_SECONDS))
     quick["known_only"] = True
     try:
-        return like(run(command_of(module.params, container), shipped, quick, limit), ANSWER)
+        return like(run(command_of(module.params, container), skew_probe, quick, limit), ANSWER)
     except ShipError as error:
         instead = "A container of the release is asked instead"
         module.warn(no_answer(container, str(error), instead))
         return {}
 
 
-def ask_release(
-    params: dict[str, Any], shipped: list[Any], request: dict[str, Any]
-) -> dict[str, Any]:
+def ask_release(params: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
     """Return what the release says.
 
     Raises:
         ShipError: it gives no answer.
     """
     limit = params["import_timeout"] + params["timeout"] + 60
-    return like(run(command_of(params), shipped, request, limit, params["project_src"]), ANSWER)
+    return like(run(command_of(params), skew_probe, request, limit, params["project_src"]), ANSWER)
 
 
 def confirmed(
-    params: dict[str, Any], shipped: list[Any], request: dict[str, Any], reply: dict[str, Any]
+    params: dict[str, Any], request: dict[str, Any], reply: dict[str, Any]
 ) -> dict[str, Any]:
     """Return what the release reads itself, where another container told of unknown tasks.
 
@@ -311,7 +301,7 @@ def confirmed(
     """
     try:
         anew = {**request, "reading": None, "known_only": params["known_is_all"]}
-        own = ask_release(params, shipped, anew)
+        own = ask_release(params, anew)
     except ShipError:
         return reply
     return reply if own["problem"] else own
@@ -371,22 +361,21 @@ def main() -> None:
         )
     names = ("app", "queues", "timeout", "broker_timeout", "import_timeout", "known")
     request = {name: params[name] for name in (*names, "budget", "reading")}
-    shipped = [celery_probe, skew, skew_probe]
     try:
         reply = judged(params)
         hearsay = bool(params["reading"])
         container = "" if reply else running_container(module)
         if container:
-            reply = quick_look(module, container, shipped, request)
+            reply = quick_look(module, container, request)
             hearsay = hearsay or (bool(reply) and not reply["problem"])
         # An application that runs and cannot be read is no reason to stop: the release is asked.
         if not reply or reply["problem"] or (reply["unknown"] and not params["known_is_all"]):
             # The queues are read once; the release only says whether it knows the names.
             if reply and not reply["problem"]:
                 request["reading"] = {key: reply[key] for key in READING}
-            reply = ask_release(params, shipped, request)
+            reply = ask_release(params, request)
         if hearsay and reply["unknown"] and not reply["problem"] and not params["allow_unknown"]:
-            reply = confirmed(params, shipped, request, reply)
+            reply = confirmed(params, request, reply)
     except ShipError as error:
         module.fail_json(
             msg=f"{error}. {REMEDIES.get(error.problem, '')}",

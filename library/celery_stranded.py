@@ -220,21 +220,18 @@ problem:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.celery import stale, stranded
+from ansible_collections.crisper.stack.plugins.module_utils.celery import stranded
 from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import REMEDIES
 from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import deed, sentence
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import find_container
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
     NotOwnerError,
     note,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
-from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import (
-    CONNECTION_SPEC,
-    find_container,
-)
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError, run
+from ansible_collections.crisper.stack.plugins.module_utils.remote.workers import CONNECTION_SPEC
 from ansible_collections.crisper.stack.plugins.module_utils.shapes import like
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -288,10 +285,9 @@ def main() -> None:
         except NotOwnerError as error:
             module.fail_json(msg=str(error), **NOTHING)
     command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
-    shipped = [celery_probe, stale, stranded, stranded_probe]
     limit = params["import_timeout"] + params["budget"] + params["wait"] + 60
     try:
-        reply = like(run(command, shipped, request, limit), ANSWER)
+        reply = like(run(command, stranded_probe, request, limit), ANSWER)
     except ShipError as error:
         module.fail_json(
             msg=f"{error}. {REMEDIES.get(error.problem, '')}",

@@ -66,7 +66,7 @@ text:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.docker.client import Engine
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient
 from ansible_collections.crisper.stack.plugins.module_utils.docker.diagnosis import describe
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -79,7 +79,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
-    engine, services = Engine(module, module.params["project"]), module.params["services"]
+    engine, services = DockerClient(module, module.params["project"]), module.params["services"]
     lost = [c for c in engine.containers() if not c.fit and (not services or c.service in services)]
     reports = engine.diagnose([container.id for container in lost])
     module.exit_json(

@@ -79,8 +79,8 @@ import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient
 from ansible_collections.crisper.stack.plugins.module_utils.process import capture
-from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import running
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "project": {"type": "str", "required": True},
@@ -96,7 +96,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=False)
     params = module.params
-    container, problem = running(module, params["service"])
+    container, problem = DockerClient(module, params["project"]).find_running(params["service"])
     if not container:
         module.fail_json(msg=problem)
     shown = f"`{' '.join(params['argv'][:4])} …` in a container of {params['service']}"

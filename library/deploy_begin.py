@@ -174,7 +174,7 @@ fitness:
   sample: {findings: [], host: {}}
 put_back:
   description:
-    - C(problem), why that release cannot be put back, or the C(release), as M(kept_releases) has
+    - C(problem), why that release cannot be put back, or the C(release), as M(release) has
       it, with C(named), whether its images have their names.
   returned: with O(put_back)
   type: dict
@@ -242,7 +242,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.migration i
 )
 from ansible_collections.crisper.stack.plugins.module_utils.database.migration_plan import REPLACING
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.state import PAGE
-from ansible_collections.crisper.stack.plugins.module_utils.docker.client import Engine, shown
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient, shown
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 from ansible_collections.crisper.stack.plugins.module_utils.docker.one_off import (
     CommandError,
@@ -272,8 +272,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.journal import (
 )
 from ansible_collections.crisper.stack.plugins.module_utils.lock import LockedError, holders
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import MANIFEST
-from ansible_collections.crisper.stack.plugins.module_utils.release.retention import proved
-from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import Kept
+from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import (
+    check_rollback,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.release.store import ReleaseStore
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.plan import (
     KEEP,
     Container,
@@ -327,7 +329,10 @@ def current_manifest(root: Path) -> dict[str, Any]:
 
 
 def stages_done(
-    wanted: dict[str, str], manifest: dict[str, Any], entries: list[dict[str, Any]], engine: Engine
+    wanted: dict[str, str],
+    manifest: dict[str, Any],
+    entries: list[dict[str, Any]],
+    engine: DockerClient,
 ) -> dict[str, bool]:
     """Which stages have nothing to do; nothing has when no release serves."""
     # What a deploy did to the host outlives its release, so the last one counts that was begun.
@@ -343,7 +348,7 @@ def stages_done(
 
 
 def followed_images(
-    references: list[str], manifest: dict[str, Any], engine: Engine
+    references: list[str], manifest: dict[str, Any], engine: DockerClient
 ) -> dict[str, dict[str, Any]]:
     """Return reference -> image on the host, for the references that may have moved.
 
@@ -369,7 +374,7 @@ def followed_images(
 
 
 def compare_registries(
-    module: AnsibleModule, manifest: dict[str, Any], engine: Engine
+    module: AnsibleModule, manifest: dict[str, Any], engine: DockerClient
 ) -> Comparison:
     """Return which references of the wanted release name another image in their registry now."""
     params = module.params
@@ -441,7 +446,7 @@ def refuse_busy(module: AnsibleModule, lock: dict[str, Any], result: dict[str, A
     raise AssertionError  # fail_json has ended the process
 
 
-def refuse_unlinked(module: AnsibleModule, root: Path, engine: Engine) -> None:
+def refuse_unlinked(module: AnsibleModule, root: Path, engine: DockerClient) -> None:
     """End when a proved release runs, and the symlink ``current`` does not name it any more.
 
     A deploy would take itself for the first one: no dump before its migration, and whatever fails
@@ -450,7 +455,7 @@ def refuse_unlinked(module: AnsibleModule, root: Path, engine: Engine) -> None:
     if not (root / "releases").is_dir() or not engine.available():
         return
     running = (c.release for c in engine.containers() if c.state == "running")
-    if not (names := proved(root, running)):
+    if not (names := ReleaseStore(root).proved(running)):
         return
     module.fail_json(
         msg=f"Containers of release {', '.join(names)} run, but {root / 'current'} names no release"
@@ -527,7 +532,7 @@ def host_closed(module: AnsibleModule, root: Path) -> bool:
 def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, Any]) -> None:
     """Fill `result` with what the module returns."""
     params, root = module.params, journal.root
-    engine = Engine(module, params["project"])
+    engine = DockerClient(module, params["project"])
     manifest = current_manifest(root)
     if not manifest and params["purpose"] == "deploy":
         refuse_unlinked(module, root, engine)
@@ -574,7 +579,7 @@ def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, 
         collect_commands(module, journal, left)
     if asked := params["put_back"]:
         wanted = (params["project"], asked["id"], asked["restore_database"], engine.call)
-        release, problem = Kept(root).fit(*wanted)
+        release, problem = check_rollback(ReleaseStore(root), *wanted)
         result["put_back"] = {"problem": problem, "release": release}
     if params["fitness"] and not result["unchanged"] and not result["held"]:
         result["fitness"] = fitness(module)

@@ -305,7 +305,7 @@ def main() -> None:
     dockerd = shutil.which("dockerd", path="/usr/sbin:/usr/bin:/usr/local/bin:/sbin:/bin")
     if not version and dockerd:
         version = module.run_command([dockerd, "--version"])[1].split(",")[0].split(" ")[-1]
-    engine = engine_logic.Engine(
+    engine = engine_logic.EngineFacts(
         version=version,
         compose=compose,
         kind=package_kind(module) if version else "",

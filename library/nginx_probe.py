@@ -92,12 +92,12 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import inner_answers
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient
 from ansible_collections.crisper.stack.plugins.module_utils.process import capture
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.maintenance_pass import (
     HEADER,
     header_value,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import running
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "project": {"type": "str", "required": True},
@@ -140,7 +140,7 @@ def curl(params: dict[str, Any]) -> list[str]:
 def ask(module: AnsibleModule) -> list[dict[str, Any]]:
     """Return the answers of one round."""
     params = module.params
-    container, problem = running(module, params["service"])
+    container, problem = DockerClient(module, params["project"]).find_running(params["service"])
     out, err = "", problem
     if container:
         command = [params["docker_cli"], "exec", "--interactive", container, *curl(params)]

@@ -74,8 +74,8 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.redis_refusal
     UnreadableError,
     refusals,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient
 from ansible_collections.crisper.stack.plugins.module_utils.process import capture
-from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import running
 from ansible_collections.crisper.stack.plugins.module_utils.text import printable
 
 SECONDS = 20.0
@@ -89,7 +89,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
 
 def look(module: AnsibleModule) -> tuple[list[str], str]:
     """Return what was refused, and why that could not be found out."""
-    container, problem = running(module, "redis")
+    container, problem = DockerClient(module, module.params["project"]).find_running("redis")
     if not container:
         # A stack without Redis has no such user.
         return [], "" if problem.startswith("container_not_running") else problem

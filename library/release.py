@@ -1,15 +1,17 @@
 #!/usr/bin/python
-"""Stage, promote and describe the releases of a stack on the server."""
+"""Stage, promote, put back and prune the releases of a stack on the server."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release
-short_description: Stage, promote and describe the releases of a stack
+short_description: Stage, promote, put back and prune the releases of a stack
 description:
   - A release is one folder C(<root>/releases/<id>) that holds everything that decides what runs.
   - C(staged) writes it whole or not at all, unless C(current) or C(next) already is the same
     release by fingerprint; C(current) promotes the staged one; C(info) only looks.
+  - C(put_back) makes a kept release the current one, for a rollback. Needs no network - a kept
+    release is its folder and its images, both on the server.
   - The symlink C(next) names a release that was staged and is not yet proved, C(current) the
     one that serves.
 extends_documentation_fragment: [crisper, crisper.files, crisper.ledger]
@@ -19,10 +21,31 @@ options:
     type: path
     required: true
   state:
-    description: What to make true.
+    description:
+      - C(staged), C(current) and C(info) are about the release that is deployed.
+      - C(listed) tells what is kept. C(tagged) gives the images of release O(id) their names again,
+        by id. C(put_back) makes it the current one.
+      - C(abandoned) takes the mark off a staged release that failed and writes O(reason) into
+        its manifest. C(annotated) adds O(facts) to a manifest (of O(id), else the staged one, else
+        the current one). C(pruned) removes all but O(keep) proved releases, with their images and
+        backups.
     type: str
-    choices: [staged, current, info]
+    choices: [staged, current, info, listed, tagged, put_back, abandoned, annotated, pruned]
     default: info
+  id:
+    description:
+      - The release, with C(tagged), C(put_back) and C(annotated); when absent, the newest proved
+        one before the current.
+    type: str
+  reason:
+    description: Why a release is abandoned.
+    type: str
+    default: ""
+  ends:
+    description: With C(put_back), whether that is the end of O(run) - the journal says that it is
+      done, and the lock is given back.
+    type: bool
+    default: false
   stack:
     description: Name of the stack; app images are tagged C(<stack>/<service>:<id>).
     type: str
@@ -44,6 +67,7 @@ options:
       - Anything else the manifest should hold (source revision, operator, what was seen).
       - With C(staged), C(migrate) is the migration command; another command is another release.
       - With C(current) and nothing staged, C(inputs) and C(model) of the current one are renewed.
+      - With C(annotated), what is added.
     type: dict
     default: {}
   host_inputs:
@@ -52,8 +76,7 @@ options:
     default: ""
   keep:
     description:
-      - With C(current), how many proved releases stay; the others go, as by M(kept_releases) in
-        state C(pruned). 0 removes none.
+      - With C(current) and C(pruned), how many proved releases stay; the others go. 0 removes none.
     type: int
     default: 0
   docker_cli:
@@ -89,12 +112,23 @@ EXAMPLES = r"""
     keep: 5
     facts:
       verified: "{{ verify_report }}"
+
+- name: Put an older release back
+  release:
+    root: /opt/crisper
+    stack: crisper
+    state: put_back
+    id: 20261119t080000z-99887766
 """
 
 RETURN = r"""
 release:
-  description: The release in question (staged, or current when nothing is staged); empty when none.
-  returned: always
+  description:
+    - The release in question (staged, or current when nothing is staged); empty when none.
+    - In states C(tagged) and C(put_back) its C(id), C(path), C(images), C(model), C(tasks) that it
+      registers, and C(irreversible), the releases after it whose migrations cannot be undone, each
+      with its C(backup); C(same), whether C(nginx) and C(data) are those of the current release.
+  returned: in states C(staged), C(current), C(info), C(tagged) and C(put_back)
   type: dict
   sample:
     id: 20261120t221500z-1a2b3c4d
@@ -103,33 +137,51 @@ release:
     staged: true
 current:
   description: Id of the release that serves; empty before the first deploy.
-  returned: always
+  returned: in states C(staged), C(current) and C(info)
   type: str
   sample: 20261119t080000z-99887766
 seconds:
   description:
     - Seconds per step of this run so far, which the manifest gets too, as C(deploy.seconds).
-  returned: when O(state=current) and O(run) is given
+  returned: in states C(current) and C(put_back), when O(run) is given
   type: dict
   sample: {begin: 4.1, stage: 2.0, start: 6.5}
 counted:
   description:
     - What was counted, as M(deploy_ledger) tells it; the manifest gets the numbers, as
       C(deploy.tasks) and C(deploy.requests).
-  returned: when O(state=current) and O(ledger) is given
+  returned: in states C(current) and C(put_back), when O(ledger) is given
   type: dict
   sample: {tasks: {accepted: 42, lost: 0}, requests: {probed: 88, failed: 0}, error: ""}
 pruned:
   description: Ids of releases that were removed.
-  returned: when O(state=current) made a release the current one
+  returned: in state C(pruned), and when O(state=current) made a release the current one
   type: list
   elements: str
   sample: [20261101t080000z-01234567]
 freed_bytes:
   description: Bytes of images and layers that were freed.
-  returned: when O(state=current) made a release the current one
+  returned: in state C(pruned), and when O(state=current) made a release the current one
   type: int
   sample: 412000000
+releases:
+  description: What is kept, newest first.
+  returned: in states C(listed), C(tagged), C(put_back), C(abandoned), C(annotated) and C(pruned)
+  type: list
+  elements: dict
+  sample:
+    - id: 20261120t221500z-1a2b3c4d
+      created: "2026-11-20T22:15:00+00:00"
+      operator: ops
+      revision: 1f2e3d4
+      verified: true
+      failed: ""
+      current: true
+ended:
+  description: Whether the end was written down, see O(ends).
+  returned: in state C(put_back)
+  type: bool
+  sample: true
 resumed:
   description: Whether the release had been staged before, by a deploy that did not finish.
   returned: when O(state=staged)
@@ -166,19 +218,16 @@ env_changed:
   sample: ["~LOG_LEVEL", "+FEATURE_X"]
 """
 
-import json
-import os
-import shutil
-import tempfile
+import contextlib
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder, sync_folder
-from ansible_collections.crisper.stack.plugins.module_utils.images.identity import is_same
+from ansible_collections.crisper.stack.plugins.module_utils.images.identity import identity, is_same
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
     Journal,
@@ -188,12 +237,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.journal import (
 )
 from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import SPEC as LEDGER_SPEC
 from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import end
+from ansible_collections.crisper.stack.plugins.module_utils.lock import LockedError
 from ansible_collections.crisper.stack.plugins.module_utils.output import quote_last_lines
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.maintenance_pass import place
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import (
-    DRAFT,
-    MANIFEST,
-    checksums,
     env_names_changed,
     file_options,
     fingerprint,
@@ -202,16 +249,21 @@ from ansible_collections.crisper.stack.plugins.module_utils.release.manifest imp
 )
 from ansible_collections.crisper.stack.plugins.module_utils.release.retention import prune
 from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import (
+    image_names,
     known_images,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.release.store import (
+    ReleaseError,
+    ReleaseStore,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.text import composed
 
-# What containers mount, and who may enter it: nginx is another user than root.
-LIVE = {".": 0o700, "nginx": 0o755}
-
+# Of the release that is deployed, and of those that are kept.
+DEPLOYED = ["staged", "current", "info"]
+STATES = [*DEPLOYED, "listed", "tagged", "put_back", "abandoned", "annotated", "pruned"]
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
-    "state": {"type": "str", "choices": ["staged", "current", "info"], "default": "info"},
+    "state": {"type": "str", "choices": STATES, "default": "info"},
     "stack": {"type": "str", "required": True},
     "files": {
         "type": "list",
@@ -230,21 +282,22 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "facts": {"type": "dict", "default": {}},
     "host_inputs": {"type": "str", "default": ""},
     "keep": {"type": "int", "default": 0},
+    "id": {"type": "str"},
+    "reason": {"type": "str", "default": ""},
+    "ends": {"type": "bool", "default": False},
     "ledger": LEDGER_SPEC,
     "docker_cli": {"type": "str", "default": "docker"},
     "run": RUN_SPEC,
 }
 
 
-class Releases:
-    """The release folders of one stack."""
+class Module:
+    """What both kinds of states need: the store, the journal and Docker."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.params = module.params
-        self.root = Path(module.params["root"])
-        self.secret = {item["path"] for item in self.params["secret_files"]}
-        self.files = [*self.params["files"], *self.params["secret_files"]]
+        self.store = ReleaseStore(Path(module.params["root"]))
 
     def note(self, step: str, **facts: Any) -> None:
         """Write the step into the journal, before anything of it is done."""
@@ -253,28 +306,52 @@ class Releases:
         except NotOwnerError as error:
             self.module.fail_json(msg=str(error))
 
+    def docker(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, output and errors of a Docker command."""
+        return self.module.run_command([self.params["docker_cli"], *arguments])
+
+    def annotate(self, release: str, facts: dict[str, Any]) -> None:
+        """Add to a manifest, unless in check mode."""
+        if not self.module.check_mode:
+            self.store.annotate(release, facts)
+
+    def seconds(self) -> dict[str, float]:
+        """Return seconds per step of this run so far; empty without one."""
+        run = self.params["run"]
+        if not run:
+            return {}
+        return seconds_per_step(Journal(run["root"], run["id"]).entries(), run["id"], time.time())
+
+    def counted(self) -> dict[str, Any]:
+        """End the ledger; return what was counted, empty without one."""
+        ledger = self.params["ledger"]
+        if not ledger or self.module.check_mode:
+            return {}
+        return {"counted": end(self.docker, ledger["name"], ledger["wait"])}
+
+    def prune(self) -> dict[str, Any]:
+        """Remove old releases, their image names, and untagged images of this stack."""
+        if not self.params["keep"]:
+            return {"changed": False, "pruned": [], "freed_bytes": 0}
+        check_mode, stack = self.module.check_mode, self.params["stack"]
+        return prune(self.store, stack, self.params["keep"], self.docker, check_mode)
+
+
+class Deployed(Module):
+    """The states of the release that is deployed."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        super().__init__(module)
+        self.secret = {item["path"] for item in self.params["secret_files"]}
+        self.files = [*self.params["files"], *self.params["secret_files"]]
+
     def linked(self, link: str) -> dict[str, Any]:
         """Manifest of the release that the symlink `link` names; empty when there is none."""
-        path = self.root / link
-        if not path.is_symlink():
-            return {}
-        folder = path.resolve()
         try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            self.module.fail_json(
-                msg=f"{path} names {folder}, but its {MANIFEST} cannot be read: {error}."
-                " Put the folder back, or remove the symlink to deploy anew."
-            )
-        return {**manifest, "path": str(folder)}
-
-    def link(self, link: str, release: str) -> None:
-        """Point the symlink at a release, atomically."""
-        temporary = self.root / f".{link}.new"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(f"releases/{release}")
-        temporary.replace(self.root / link)
-        sync_folder(self.root)
+            return self.store.linked_manifest(link)
+        except ReleaseError as error:
+            self.module.fail_json(msg=str(error))
+        raise AssertionError  # fail_json has ended the process
 
     def described(self, manifest: dict[str, Any], staged: bool) -> dict[str, Any]:
         """What callers get to know of a release."""
@@ -324,7 +401,7 @@ class Releases:
             # An earlier deploy staged something else and never finished: it is not wanted now.
             result.update(changed=True, replaced=following["id"])
             if not self.module.check_mode:
-                (self.root / "next").unlink()
+                self.store.unstage()
             following = {}
         if same_as_current:
             if not self.module.check_mode:
@@ -335,7 +412,7 @@ class Releases:
                 self.note("stage", release=following["id"], host=self.params["host_inputs"])
             return {**result, "resumed": True, "release": self.described(following, True)}
         name = release_id(datetime.now(timezone.utc), print_)
-        folder = self.root / "releases" / name
+        folder = self.store.folder / name
         manifest = {
             "id": name,
             "fingerprint": print_,
@@ -347,10 +424,10 @@ class Releases:
         if not self.module.check_mode:
             try:
                 self.note("stage", release=name, host=self.params["host_inputs"])
-                self.write(folder, manifest)
-                self.link("next", name)
+                manifest = self.store.add(manifest, self.files, self.accept(name))
+                self.store.link("next", name)
             except OSError as error:
-                self.forget(folder)
+                self.store.take_back(name)
                 self.module.fail_json(
                     msg=f"Release {name} could not be written: {error}."
                     " Nothing of it was kept; what serves is as it was."
@@ -373,68 +450,23 @@ class Releases:
         }
         self.run(tags, current["path"])
         if current.get("images") != images:
-            self.annotate(Path(current["path"]), {"images": images})
+            self.annotate(current["id"], {"images": images})
             return True
         return bool(tags)
 
-    def write(self, folder: Path, manifest: dict[str, Any]) -> None:
-        """Write, validate and name the folder; leave nothing behind when that fails."""
-        make_folder(folder.parent)
-        for left in folder.parent.glob(f"{DRAFT}*"):  # of a deploy that was killed while it wrote
-            shutil.rmtree(left)
-        # What containers mount: files in it belong to their users, whose uids others may have here.
-        for name, mode in LIVE.items():
-            make_folder(self.root / "live" / name, mode)
-            (self.root / "live" / name).chmod(mode)  # earlier revisions left it to the umask
-        files = [dict(item) for item in self.files]
-        for item in files:
-            if item["path"] == ".env":
-                item["content"] += f"RELEASE={manifest['id']}\n"
-        manifest["checksums"] = checksums(files)
-        draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder.parent))
-        try:
-            draft.chmod(0o755)
-            for item in files:
-                self.write_file(draft / item["path"], item["content"], item["mode"], item["owner"])
-            text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
-            self.write_file(draft / MANIFEST, text, "0600", 0)
+    def accept(self, release: str) -> Callable[[Path], None]:
+        """Return what validates the folder of a release, and names its images."""
+
+        def check(draft: Path) -> None:
             self.run({"The rendered compose file": ["compose", "config", "--quiet"]}, str(draft))
             tags = {}
             for name in self.params["tags"]:
-                tag = f"{self.params['stack']}/{name}:{manifest['id']}"
+                tag = f"{self.params['stack']}/{name}:{release}"
                 image = self.params["images"][name]["id"]
                 tags[f"Tagging {tag}"] = ["image", "tag", image, tag]
             self.run(tags, str(draft))
-            for path in (draft, *(path for path in draft.rglob("*") if path.is_dir())):
-                sync_folder(path)
-            if folder.exists():  # whole, of the same second, of a deploy that was killed then
-                discard(folder)
-            draft.rename(folder)
-            sync_folder(folder.parent)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
 
-    def forget(self, folder: Path) -> None:
-        """Take back what there is of a release that nothing serves."""
-        following = self.root / "next"
-        if following.is_symlink() and following.resolve() == folder.resolve():
-            following.unlink()
-        if folder.exists():
-            discard(folder)
-
-    def write_file(self, path: Path, content: str, mode: str, owner: int) -> None:
-        """Write a file that is never readable by more than its mode allows."""
-        private = mode.endswith("00")
-        make_folder(path.parent, 0o700 if private else 0o755)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        # UTF-8 and as it is, whatever the locale of this host says.
-        with os.fdopen(os.open(path, flags, 0o600), "wb") as stream:
-            stream.write(content.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-        if os.geteuid() == 0:
-            os.chown(path, owner, -1)
-        path.chmod(int(mode, 8))
+        return check
 
     def run(self, commands: dict[str, list[str]], folder: str) -> None:
         """Run Docker commands side by side; one clear error when one is refused.
@@ -490,40 +522,32 @@ class Releases:
     def promote(self) -> dict[str, Any]:
         """Make the staged release the current one and record what was seen of it."""
         current, following = self.linked("current"), self.linked("next")
-        facts, run, ledger = self.params["facts"], self.params["run"], self.params["ledger"]
-        seconds, told = {}, {}
-        if ledger and not self.module.check_mode:
-            told["counted"] = counted = end(self.docker, ledger["name"], ledger["wait"])
-            numbers = {key: counted[key] for key in ("tasks", "requests")}
-            facts = {**facts, "deploy": {**facts.get("deploy", {}), **numbers}}
-        if run:
-            entries = Journal(run["root"], run["id"]).entries()
-            seconds = seconds_per_step(entries, run["id"], time.time())
-            facts = {**facts, "deploy": {**facts.get("deploy", {}), "seconds": seconds}}
+        facts, told = self.params["facts"], self.counted()
+        seconds = self.seconds()
+        measured: dict[str, Any] = {"seconds": seconds} if self.params["run"] else {}
+        if told:
+            measured |= {key: told["counted"][key] for key in ("tasks", "requests")}
+        if measured:
+            facts = {**facts, "deploy": {**facts.get("deploy", {}), **measured}}
         if not following:
             # The same release from other inputs: the next deploy of them is done at one look, and
             # a rollback to it is judged by what was proved now (hooks, expected tasks, canary).
             renewed = {name: facts[name] for name in ("inputs", "model") if name in facts}
             if current and any(current.get(name) != value for name, value in renewed.items()):
-                self.annotate(Path(current["path"]), renewed)
+                self.annotate(current["id"], renewed)
             return {**self.info(), "changed": False, "seconds": seconds, **told}
         if not self.module.check_mode:
             try:
                 self.note("promote", release=following["id"])
-                self.annotate(Path(following["path"]), facts)
-                self.link("current", following["id"])
-                (self.root / "next").unlink()
+                self.annotate(following["id"], facts)
+                self.store.link("current", following["id"])
+                self.store.unstage()
             except OSError as error:
                 self.module.fail_json(
                     msg=f"Release {following['id']} could not be made the current one: {error}."
                     " Its folder is whole; deploy again."
                 )
-        result = {"pruned": [], "freed_bytes": 0}
-        if self.params["keep"]:
-            check_mode = self.module.check_mode
-            result = prune(
-                self.root, self.params["stack"], self.params["keep"], self.docker, check_mode
-            )
+        result = self.prune()
         return {
             **result,
             "changed": True,
@@ -534,31 +558,80 @@ class Releases:
             **told,
         }
 
-    def docker(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, output and errors of a Docker command."""
-        return self.module.run_command([self.params["docker_cli"], *arguments])
 
-    def annotate(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Add to a manifest, atomically."""
-        if self.module.check_mode:
-            return
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8")) | facts
-        draft = folder / f".{MANIFEST}"
-        draft.unlink(missing_ok=True)
-        text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+class Kept(Module):
+    """The states of releases that are kept."""
+
+    def chosen(self) -> dict[str, Any]:
+        """The release in question; fails with the list of kept ones when there is none."""
         try:
-            self.write_file(draft, text, "0600", 0)
-            draft.replace(folder / MANIFEST)
-        finally:
-            draft.unlink(missing_ok=True)
+            return self.store.find(self.params["id"] or "")
+        except ReleaseError as error:
+            self.module.fail_json(msg=str(error))
+        raise AssertionError  # fail_json has ended the process
 
+    def tag(self) -> dict[str, Any]:
+        """Give the release's images their names again."""
+        release, changed = self.chosen(), False
+        names = image_names(self.params["stack"], release)
+        ids = [image["id"] for _, image in names]
+        known = known_images(self.docker, [*ids, *(reference for reference, _ in names)])
+        for reference, image in names:
+            wanted = {image["id"], identity(image)}
+            if reference in known and wanted & set(known[reference]):
+                continue
+            changed = True
+            if self.module.check_mode:
+                continue
+            # Under its id, or the id that it has in this image store.
+            source = next((each[0] for each in known.values() if wanted & set(each)), image["id"])
+            code, _, err = self.docker("image", "tag", source, reference)
+            if code != 0:
+                self.module.fail_json(
+                    msg=f"{reference} cannot be named again: {quote_last_lines(err, 5)}"
+                )
+        return {"changed": changed, "release": release}
 
-def discard(folder: Path) -> None:
-    """Remove a release's folder; at no moment is a half one there under its name."""
-    aside = folder.with_name(f"{DRAFT}{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
-    shutil.rmtree(aside)
+    def put_back(self) -> dict[str, Any]:
+        """Point `current` at the release and take the mark off a staged one."""
+        release, staged = self.chosen(), self.store.staged
+        changed = release["id"] != self.store.current
+        if changed and not self.module.check_mode:
+            self.note("promote", release=release["id"])
+            self.store.link("current", release["id"])
+        if staged not in ("", release["id"]):
+            self.params["reason"] = f"given up: release {release['id']} was put back"
+            changed |= self.abandon()["changed"]
+        result = {"changed": changed, "release": release, "ended": False, **self.counted()}
+        result["seconds"] = self.seconds()
+        run = self.params["run"]
+        if run and self.params["ends"] and not self.module.check_mode:
+            # The lock is given back once more at the end of the run.
+            with contextlib.suppress(LockedError):
+                result["ended"] = Journal(run["root"], run["id"]).end("done")
+        return result
+
+    def abandon(self) -> dict[str, Any]:
+        """The staged release failed: it is not to be resumed, and its manifest says why."""
+        staged = self.store.staged
+        if not staged:
+            return {"changed": False}
+        if not self.module.check_mode:
+            self.note("abandon", release=staged)
+            if staged in self.store.manifests:
+                self.annotate(staged, {"failed": self.params["reason"] or "failed"})
+            self.store.unstage()
+        return {"changed": True}
+
+    def add_facts(self) -> dict[str, Any]:
+        """Add facts to the manifest of a release."""
+        wanted = self.params["id"] or self.store.staged or self.store.current
+        known = self.store.manifests.get(wanted, {})
+        facts = self.params["facts"]
+        changed = bool(known) and any(known.get(name) != value for name, value in facts.items())
+        if changed:
+            self.annotate(wanted, facts)
+        return {"changed": changed}
 
 
 def main() -> None:
@@ -568,9 +641,17 @@ def main() -> None:
         required_if=[("state", "staged", ("files", "images"))],
         supports_check_mode=True,
     )
-    releases = Releases(module)
-    actions = {"info": releases.info, "staged": releases.stage, "current": releases.promote}
+    releases = Deployed(module)
+    kept = Kept(module)
+    before = kept.store.releases if module.params["state"] not in DEPLOYED else []
+    actions = {
+        **{"info": releases.info, "staged": releases.stage, "current": releases.promote},
+        **{"listed": lambda: {"changed": False}, "tagged": kept.tag, "put_back": kept.put_back},
+        **{"abandoned": kept.abandon, "annotated": kept.add_facts, "pruned": kept.prune},
+    }
     result = actions[module.params["state"]]()
+    if module.params["state"] not in DEPLOYED:
+        result["releases"] = before
     if module.params["state"] == "staged" and not module.check_mode:
         try:
             result["changed"] = place(Path(module.params["root"])) or result["changed"]

@@ -107,10 +107,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.images.sbom import (
     summary,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.process import capture_bytes
-from ansible_collections.crisper.stack.plugins.module_utils.release.retention import (
-    annotate,
-    manifests,
-)
+from ansible_collections.crisper.stack.plugins.module_utils.release.store import ReleaseStore
 from ansible_collections.crisper.stack.plugins.module_utils.text import quote_output
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -299,7 +296,7 @@ def make(params: dict[str, Any]) -> dict[str, Any]:
     """
     root, release, images = Path(params["root"]), params["release"], params["images"]
     folder = root / "releases" / release
-    kept = manifests(root)
+    kept = ReleaseStore(root).manifests
     if is_current(folder, kept.get(release, {})):
         return {"changed": False, "sbom": kept[release]["sbom"], "read": [], "problems": []}
     cache = Cache(root)
@@ -347,7 +344,7 @@ def make(params: dict[str, Any]) -> dict[str, Any]:
         **summary(listed),
         "of": {name: identity(image) for name, image in images.items()},
     }
-    annotate(root, release, {"sbom": record})
+    ReleaseStore(root).annotate(release, {"sbom": record})
     used = {
         identity(image).rpartition(":")[2]
         for manifest in (*kept.values(), {"images": images})

@@ -66,6 +66,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import (
+    DockerClient,
+    DockerError,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.text import composed, quote_output
 
 USER = re.compile(r"(\d+)(?::(\d+))?\Z")
@@ -143,15 +147,15 @@ class Volumes:
 
     def stop(self, service: str) -> list[str]:
         """Stop the containers of a service; return those that ran."""
-        project = self.params["project_name"]
-        only = ["--filter", f"label=com.docker.compose.project={project}"]
-        only += ["--filter", f"label=com.docker.compose.service={service}"]
-        code, out, err = self.call("ps", "--quiet", *only)
-        if code == 0 and out.split():
-            code, _out, err = self.call("stop", *out.split())
+        client = DockerClient(self.module, self.params["project_name"])
+        try:
+            ids = client.list_ids(service)
+        except DockerError as error:
+            self.module.fail_json(msg=f"{service} was not stopped: {quote_output(str(error))}")
+        code, _out, err = self.call("stop", *ids) if ids else (0, "", "")
         if code != 0:
             self.module.fail_json(msg=f"{service} was not stopped: {quote_output(err)}")
-        return out.split()
+        return ids
 
     def fit(self, service: str, definition: dict[str, Any], names: dict[str, Any]) -> Any:
         """Give the volume of one service to its user; what was done, or None."""

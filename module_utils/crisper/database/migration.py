@@ -27,7 +27,7 @@ from ..docker.one_off import (
 from ..files import make_folder, sync_folder
 from ..journal import ROOT_MODE, Journal, NotOwnerError, note
 from ..output import first_line, last_lines
-from ..release.retention import annotate, manifests
+from ..release.store import ReleaseStore
 from .migration_plan import (
     BEGUN,
     DUMPING,
@@ -80,7 +80,7 @@ def record(root: Path, release: str, facts: Mapping[str, Any]) -> dict[str, Any]
         CommandError: it cannot be written.
     """
     try:
-        return annotate(root, release, facts)
+        return ReleaseStore(root).annotate(release, facts)
     except (OSError, ValueError) as error:
         raise CommandError(
             f"The manifest of release {release} cannot be written: {error}. Make its folder in"
@@ -95,7 +95,7 @@ def record_outcome(root: Path, command: Command, outcome: Outcome) -> None:
     Raises:
         CommandError: it cannot be written.
     """
-    entry = manifests(root).get(command.release, {}).get("migration") or {}
+    entry = ReleaseStore(root).manifests.get(command.release, {}).get("migration") or {}
     if not entry:
         return
     if command.kind == MIGRATE:
@@ -131,7 +131,7 @@ def collect(commands: Commands, docker: Docker, begun: Note) -> list[str]:
         record_outcome(root, command, outcome)
         commands.remove(command)
         told.append(describe(command, outcome))
-    for name, manifest in manifests(root).items():
+    for name, manifest in ReleaseStore(root).manifests.items():
         if facts := lost(manifest):
             record(root, name, facts)
             told.append(
@@ -269,7 +269,7 @@ class Migration(Steps):
         """Take the steps that are still to be taken; the module's result."""
         params, release = self.params, self.release
         self.collect()
-        manifest = manifests(self.root).get(release)
+        manifest = ReleaseStore(self.root).manifests.get(release)
         if manifest is None:
             self.fail(f"Release {release} is not on this server ({self.folder}).")
         entry = valid_record(manifest, Journal(self.root, "").entries())
@@ -292,7 +292,7 @@ class Migration(Steps):
 
     def known(self) -> dict[str, Any]:
         """Return what the manifest has of the release's migration."""
-        return dict(manifests(self.root)[self.release].get("migration") or {})
+        return dict(ReleaseStore(self.root).manifests[self.release].get("migration") or {})
 
     def write(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Add facts to the manifest of the release; return what it has of the migration."""
@@ -387,7 +387,7 @@ class Migration(Steps):
     def apply(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Run the migration and write down what came of it, at once: what is to be told of it."""
         params, argv = self.params, tuple(self.params["command"])
-        manifest = manifests(self.root)[self.release]
+        manifest = ReleaseStore(self.root).manifests[self.release]
         self.note("migrate")
         self.write(begin(entry, manifest, STARTED, started_at=time.time()))
         command = Command(MIGRATE, self.release, argv, params["timeout"])
@@ -407,7 +407,7 @@ class Migration(Steps):
         action = f"The migration ({shown(argv)})"
         if failure := outcome.failure(action, params["timeout"], remedy):
             self.fail(failure, rc=outcome.code, backup=backup)
-        known = manifests(self.root)[self.release]
+        known = ReleaseStore(self.root).manifests[self.release]
         return {
             "changed": changed(entry, outcome),
             "backup": backup,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..output import quote_last_lines
 from ..process import capture
 from ..rollout.plan import Container, parse_inspect, recreated
+from ..text import printable
 from .diagnosis import LOG_LINES, Report, report
 
 if TYPE_CHECKING:
@@ -22,9 +23,18 @@ if TYPE_CHECKING:
 
 # Seconds and bytes that the last lines of a container's log may take.
 LOG_SECONDS, LOG_BYTES = 60.0, 4_000_000
+# Characters of why a question was not answered.
+ERROR_WIDTH = 300
 
 
-class Engine:
+class DockerError(RuntimeError):
+    """There is no Docker client, or the engine does not answer it.
+
+    Its text is what the client printed, as it is: quote it in a message.
+    """
+
+
+class DockerClient:
     """One stack's containers on the engine of this host."""
 
     def __init__(
@@ -61,28 +71,75 @@ class Engine:
         )
         raise AssertionError  # fail_json has ended the process
 
-    def begin(self, *arguments: str) -> Begun:
+    def begin(self, *arguments: str) -> BackgroundCommand:
         """A Docker command that must succeed, and goes on while other things are done."""
-        return Begun(self, arguments)
+        return BackgroundCommand(self, arguments)
+
+    def list_ids(
+        self, service: str = "", *, status: str = "", all_states: bool = False, one_off: bool = True
+    ) -> list[str]:
+        """Return ids of the stack's containers, of one service when it is named.
+
+        Args:
+            service: Compose service; empty lists those of all.
+            status: of Docker, such as ``running``, which paused and restarting ones are not.
+            all_states: whether those that do not run are listed.
+            one_off: whether those of ``docker compose run`` are listed.
+
+        Raises:
+            DockerError: there is no Docker client, or the engine does not tell.
+        """
+        labels = {"project": self.project, "service": service}
+        if not one_off:
+            labels["oneoff"] = "False"
+        command = [self.cli, "ps", *(["--all"] if all_states else []), "--quiet", "--no-trunc"]
+        if status:
+            command += ["--filter", f"status={status}"]
+        for name, value in labels.items():
+            if value:
+                command += ["--filter", f"label=com.docker.compose.{name}={value}"]
+        try:
+            code, out, err = self.module.run_command(command, handle_exceptions=False)
+        except OSError as error:
+            raise DockerError(f"{self.cli}: {error.strerror or error}") from error
+        if code != 0:
+            raise DockerError(err.strip()[-ERROR_WIDTH:])
+        return out.split()
+
+    def find_running(self, service: str) -> tuple[str, str]:
+        """Return the id of a running container of a service, and else the problem."""
+        try:
+            ids = self.list_ids(service, status="running", one_off=False)
+        except DockerError as error:
+            return "", f"docker_unavailable: {printable(str(error), ERROR_WIDTH)}"
+        if not ids:
+            where = f"service {service} of project {self.project}"
+            return "", f"container_not_running: no container of {where} runs"
+        return ids[0], ""
 
     def containers(self) -> list[Container]:
         """All containers of the stack, running or not."""
-        label = f"label=com.docker.compose.project={self.project}"
-        ids = self.run("ps", "--all", "--quiet", "--no-trunc", "--filter", label).split()
+        try:
+            ids = self.list_ids(all_states=True)
+        except DockerError as error:
+            self.refused(("ps", "--all", "--quiet"), str(error))
         return self.inspect(ids) if ids else []
+
+    def records(self, ids: Iterable[str]) -> list[dict[str, Any]]:
+        """Return what the engine knows of containers; one that went away meanwhile is left out."""
+        _code, out, _err = self.call("container", "inspect", *ids)
+        return list(json.loads(out or "[]"))
 
     def inspect(self, ids: Iterable[str]) -> list[Container]:
         """Containers by id; those that went away meanwhile are left out."""
-        _code, out, _err = self.call("container", "inspect", *ids)
-        return parse_inspect(json.loads(out or "[]"))
+        return parse_inspect(self.records(ids))
 
     def diagnose(self, ids: Sequence[str]) -> list[Report]:
         """Return why containers do not serve; those that went away meanwhile are left out."""
         if not ids:
             return []
-        _code, out, _err = self.call("container", "inspect", *ids)
         reports = []
-        for record in json.loads(out or "[]"):
+        for record in self.records(ids):
             if record["Id"] in ids:
                 reports.append(report(record, self.logs(record["Id"]), self.last_exit_code(record)))
         return reports
@@ -135,13 +192,13 @@ class Engine:
         return [running[name] for name in recreated(err + out) if name in running]
 
 
-class Begun:
+class BackgroundCommand:
     """A Docker command under way."""
 
-    def __init__(self, engine: Engine, arguments: Sequence[str]) -> None:
-        self.engine, self.arguments = engine, arguments
+    def __init__(self, client: DockerClient, arguments: Sequence[str]) -> None:
+        self.client, self.arguments = client, arguments
         self.process = subprocess.Popen(
-            [engine.cli, *arguments],
+            [client.cli, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -150,17 +207,17 @@ class Begun:
         )
 
     def wait(self) -> str:
-        """Until it has ended, however; what it said."""
+        """Wait until it exits; return its output."""
         return self.process.communicate()[0]
 
     def end(self) -> None:
-        """Until it has ended; it must have succeeded."""
+        """Wait until it exits; end the module unless it succeeded."""
         output = self.wait()
         if self.process.returncode != 0:
-            self.engine.refused(self.arguments, output)
+            self.client.refused(self.arguments, output)
 
 
-class Watch:
+class EventWatcher:
     """Sleeps until a container of the stack becomes healthy or unhealthy, or ends.
 
     A look at the engine every so often takes a good part of a processor from the very containers
@@ -169,10 +226,10 @@ class Watch:
 
     EVENTS = ("health_status", "die")
 
-    def __init__(self, engine: Engine) -> None:
-        filters = [f"label=com.docker.compose.project={engine.project}", "type=container"]
+    def __init__(self, client: DockerClient) -> None:
+        filters = [f"label=com.docker.compose.project={client.project}", "type=container"]
         filters += [f"event={event}" for event in self.EVENTS]
-        command = [engine.cli, "events", "--format", "{{.Action}}"]
+        command = [client.cli, "events", "--format", "{{.Action}}"]
         for item in filters:
             command += ["--filter", item]
         self.process: subprocess.Popen[bytes] | None = None
@@ -205,6 +262,16 @@ class Watch:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+
+def find_container(module: AnsibleModule) -> tuple[str, str]:
+    """Return the id of the running container that a module's arguments name, and else why none.
+
+    Its arguments are `container`, or `project` and `service`.
+    """
+    if module.params["container"]:
+        return module.params["container"], ""
+    return DockerClient(module, module.params["project"]).find_running(module.params["service"])
 
 
 def shown(containers: Iterable[Container]) -> list[dict[str, str]]:

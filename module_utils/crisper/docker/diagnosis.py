@@ -1,7 +1,7 @@
 """Why a container is not healthy: its state, its health check's words, its last log lines.
 
 Pure functions of what ``docker container inspect`` and ``docker logs`` print;
-``docker.client.Engine.diagnose`` asks the engine.
+``docker.client.DockerClient.diagnose`` asks the engine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Sends sentinel tasks and requests while a deploy runs, until SIGTERM; then tells the numbers.
 
-Runs in a one-off container of the release that serves, as ``python -c`` with its sources;
-imports its siblings by their short names, inside functions.
+Runs in a one-off container of the release that serves, as ``python -c`` with its sources.
 """
 
 from __future__ import annotations
@@ -11,11 +10,18 @@ import json
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
+
+from ..http import connect, get, trusting
+from ..ledger.counts import TIMED_OUT, Ledger, Requests
+from .control import connected, load_app
+from .inspect import inspect
+from .leftovers import leftovers_of_results, result_name
+from .queue_head import QueueHead
+from .serve import Output
 
 PREFIX = "crisper-ledger-"
 # A sentinel with one of these states has ended.
@@ -42,8 +48,6 @@ def ask(request, context):
     change while a deploy runs. `context` is what is trusted then; without one the redirect is the
     application's own, and an answer.
     """
-    from ..http import connect, get
-
     headers = {"User-Agent": "crisper-ledger", "X-Forwarded-Proto": request["site_scheme"]}
     if request["site_host"]:
         headers["Host"] = request["site_host"]
@@ -60,8 +64,6 @@ def ask(request, context):
 
 def probe_once(request, context, requests):
     """Ask once, and count what came of it."""
-    from ..ledger.counts import TIMED_OUT
-
     try:
         requests.saw(ask(request, context))
     except socket.timeout:
@@ -75,8 +77,6 @@ def probe_requests(request, requests, stop):
 
     A request that hangs holds up no other. Returns when those on their way have ended.
     """
-    from ..http import trusting
-
     context = trusting(request["certificates"]) if request["certificates"] else None
     slots = threading.Semaphore(SLOTS)
 
@@ -125,10 +125,6 @@ class Sentinels:
 
     def __init__(self, app, request, ledger):
         """Begin; `request` is what `main` takes."""
-        from .inspect import connected
-        from .leftovers import leftovers_of_results
-        from .queue_head import QueueHead
-
         self.app, self.request, self.ledger = app, request, ledger
         self.prefix = PREFIX + request["run"] + "-"
         self.pattern = app.backend.get_key_for_task(self.prefix).decode() + "*"
@@ -236,8 +232,6 @@ class Sentinels:
         None where that cannot be said: nobody answered, or the task has a rate limit, which a
         worker holds it for without telling.
         """
-        from .inspect import inspect
-
         asked = {"methods": ["ping", "active", "reserved", "registered"], "timeout": CONNECT}
         asked.update(settle=0.3, everybody=True, destination=[])
         asked["arguments"] = {"registered": {"taskinfoitems": ["rate_limit"]}}
@@ -277,8 +271,6 @@ class Sentinels:
 
     def _note(self, task_id, gone=False):
         """Have the next probe remove its result, unless that is removed here."""
-        from .leftovers import result_name
-
         if self.left:
             name = [result_name(self.app, task_id)]
             self.left.forget(name) if gone else self.left.note(name)
@@ -313,12 +305,7 @@ def limited(task, replies):
 
 def main(request, marker):
     """Run until SIGTERM (or the time limit); print the numbers."""
-    from ..ledger.counts import Ledger, Requests
-    from .inspect import load_app
-
-    output = os.dup(1)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
+    output = Output(marker)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     ledger, requests = Ledger(), Requests(request["expected"])
@@ -345,6 +332,5 @@ def main(request, marker):
     # Nothing waits here as a rule; a request that hangs has its time to be answered, and no more.
     prober.join(TIMEOUT + 1)
     reply["requests"] = requests.summary()
-    os.write(output, ("\n" + marker + json.dumps(reply) + "\n").encode())
-    sys.stderr.flush()
+    output.write(reply)
     os._exit(0)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 
 # The sorted set: name -> Unix time from which it may be removed.
 REGISTRY = "crisper.leftovers"
@@ -105,45 +104,6 @@ class quiet:  # noqa: N801 (used like contextlib.suppress)
         """Return whether nothing is to be raised."""
         # Not what ends the process: an alarm's handler answers and exits.
         return kind is not None and issubclass(kind, Exception)
-
-
-class Replies:
-    """A mailbox of Celery's remote control with a reply queue that is known to be ours."""
-
-    def __init__(self, app, connection):
-        """Declare nothing yet; `connection` has answered."""
-        self.connection = connection
-        self.channel = connection.default_channel
-        self.mailbox = app.control.mailbox(connection)
-        self.leftovers = None
-        if connection.transport.driver_type != "redis":
-            return  # the broker lets the queue expire (``x-expires``)
-        oid = "crisper-probe-" + uuid.uuid4().hex
-        # Kombu takes it from the process and its thread, by a property whose place differs.
-        kind = type(self.mailbox)
-        self.mailbox.__class__ = type(kind.__name__, (kind,), {"oid": oid})
-        self.mailbox.__dict__.pop("reply_queue", None)
-        self.queue = self.mailbox.reply_queue.name
-        if not self.queue.startswith(oid):
-            return  # a kombu that names them otherwise
-        self.leftovers = leftovers_of_broker(self.channel)
-        self.leftovers.note([REPLIES + self.queue])
-        self.leftovers.sweep(self.channel)
-
-    def close(self):
-        """Remove the reply queue, its binding and what came too late, and leave the broker."""
-        with quiet():
-            self.channel.after_reply_message_received(self.mailbox.reply_queue.name)
-        with quiet():
-            # It may still read from the queue: what is put there after this, kombu would parse.
-            self.connection.release()
-        if self.leftovers is not None:
-            client = self.leftovers.client
-            with quiet():
-                remove_replies(client, self.channel, self.leftovers.prefix, self.queue)
-                self.leftovers.forget([REPLIES + self.queue])
-            with quiet():
-                client.connection_pool.disconnect()
 
 
 def leftovers_of_broker(channel):

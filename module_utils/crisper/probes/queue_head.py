@@ -1,7 +1,7 @@
 """Publish tasks at the head of a queue: the end that consumers read.
 
-Sent to a container together with ``probes.inspect``. Imports nothing but the standard library
-and, inside functions, what the application itself has (Celery, kombu, redis). Python 3.8+.
+Sent to a container with ``probes.canary`` and ``probes.ledger``. Imports nothing but the standard
+library and, inside functions, what the application itself has (Celery, kombu, redis). Python 3.8+.
 
 kombu's Redis transport pushes with LPUSH and pops with BRPOP, the keys of the first priority step
 first. RPUSH to that key puts a message before every waiting one; kombu itself does so with what it

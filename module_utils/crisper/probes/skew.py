@@ -1,15 +1,27 @@
-"""What reads the broker's queues from inside a container of the release that is to run.
-
-Fed to ``python -`` together with ``probes.inspect`` and ``celery.skew``.
-"""
+"""Read the broker's queues from inside a container of the release that is to run."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import sys
 import time
+
+from ..celery.skew import (
+    COUNT,
+    COUNT_HASH,
+    MOST_QUEUES,
+    NAME_BYTES,
+    OTHER_BYTES,
+    UNACKED,
+    Tally,
+    binds_tasks,
+    bound_queue,
+    ends_in_time,
+    next_batch,
+    sample_window,
+    shares,
+    spread,
+)
+from .control import Failure, connected
+from .serve import Probe, redact
 
 PRIORITIES = range(10)
 # Keys that one step of SCAN looks at: 2 to 4 ms of Redis's time.
@@ -49,8 +61,6 @@ class Reader:
 
     def window(self, queue, key, start, size):
         """Count messages of a list from `start`: how many, their bytes, and whether it ended."""
-        from ..celery.skew import COUNT, OTHER_BYTES
-
         answer = self._script(COUNT, key, start, start + size - 1, OTHER_BYTES)
         if answer is None:
             batch = self.client.lrange(key, start, start + size - 1)
@@ -63,8 +73,6 @@ class Reader:
 
     def page(self, queue, key, cursor, size):
         """Count messages of a hash from `cursor`: the next cursor, how many, and their bytes."""
-        from ..celery.skew import COUNT_HASH
-
         answer = self._script(COUNT_HASH, key, cursor, size)
         if answer is None:
             cursor, found = self.client.hscan(key, cursor, count=size)
@@ -84,8 +92,6 @@ def queue_keys(client, app, channel, prefix, queues, until):
     so are those of old releases, whose exchanges only a look at all keys finds. A broker that holds
     results too may have millions: that look ends at `until`.
     """
-    from ..celery.skew import MOST_QUEUES, NAME_BYTES, binds_tasks, bound_queue
-
     names, start = set(queues), (prefix + "_kombu.binding.").encode()
     exchanges = {queue.exchange.name for queue in app.amqp.queues.values() if queue.exchange}
     bindings = {start + name.encode() for name in exchanges if name}
@@ -156,8 +162,6 @@ def read_list(reader, queue, key, length, seconds):
     in time, the rest of the time is for windows that are spread over what is left, and the queue
     is noted as read in part.
     """
-    from ..celery.skew import ends_in_time, next_batch, sample_window, spread
-
     begun, start, size, bytes_read = time.monotonic(), 0, 0, 0
     while True:
         size = next_batch(size, bytes_read)
@@ -180,8 +184,6 @@ def read_list(reader, queue, key, length, seconds):
 
 def read_unacked(reader, key, until):
     """Count what workers hold. Its order is that of a hash: what is read in time is a sample."""
-    from ..celery.skew import UNACKED, next_batch
-
     cursor, size, bytes_read, total = 0, 0, 0, 0
     while True:
         size = next_batch(size, bytes_read)
@@ -197,9 +199,6 @@ def read_unacked(reader, key, until):
 def read_queues(app, request):
     """Names and numbers of waiting tasks."""
     import redis
-
-    from ..celery.skew import Tally, shares
-    from .inspect import Failure, connected
 
     connection = connected(app, request["broker_timeout"])
     kind = connection.transport.driver_type
@@ -229,8 +228,6 @@ def read_queues(app, request):
 
 def skew(app, request):
     """Names and numbers of waiting tasks, and which of them the application does not know."""
-    from ..celery.skew import Tally
-
     # What another container has read a moment ago is only judged here.
     reading = request.get("reading")
     tally = Tally.of_reading(reading) if reading else read_queues(app, request)
@@ -243,47 +240,30 @@ def skew(app, request):
     return {**tally.summary(registered, request["queues"]), "registered": len(registered)}
 
 
-def main(request, marker):
-    """Answer one request and leave without the application's exit handlers."""
-    from ..text import clean
-    from .inspect import Failure, load_app, redact, secrets_of
+class SkewProbe(Probe):
+    """Tells which waiting tasks the application does not know."""
 
-    output = os.dup(1)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    secrets = secrets_of(os.environ)
-    phase = ["app_not_importable"]
-    begun = time.monotonic()
-
-    def answer(reply):
-        reply["seconds"] = round(time.monotonic() - begun, 3)
-        # Names of tasks and queues are keys of mappings and no secrets: only texts are masked.
-        if "error" in reply:
-            reply["error"] = redact(reply["error"], secrets)
-        data = ("\n" + marker + json.dumps(clean(reply)) + "\n").encode()
-        while data:
-            data = data[os.write(output, data) :]
-        sys.stderr.flush()
-        os._exit(0)
-
-    def late(*_):
-        what = "The application was not imported" if phase[0][0] == "a" else "Redis was not read"
-        answer({"problem": phase[0], "error": what + " in time"})
-
-    signal.signal(signal.SIGALRM, late)
-    signal.alarm(max(1, int(request["import_timeout"])))
-    try:
-        app = load_app(request["app"])
-        if not request.get("known_only"):
+    def run(self, app):
+        """Have it know what its worker knows, and read."""
+        if not self.request.get("known_only"):
             # As a worker does at its start: `include`, `imports` and autodiscovery.
             app.loader.import_default_modules()
         app.finalize()
-        phase[0] = "broker_unreachable"
-        signal.alarm(max(1, int(request["timeout"])))
-        reply = skew(app, request)
-        signal.alarm(0)
-        answer({"problem": "", "error": "", **reply})
-    except Failure as failure:
-        answer({"problem": failure.problem, "error": str(failure)})
-    except BaseException as error:
-        answer({"problem": phase[0], "error": f"{type(error).__name__}: {error}"})
+        self.enter("broker_unreachable", self.request["timeout"])
+        self.reply.update(skew(app, self.request))
+
+    def summary(self, problem="", error=""):
+        """Return what waits, and the seconds that it took."""
+        return {**super().summary(problem, error), "seconds": self.seconds()}
+
+    def mask(self, reply, secrets):
+        """Mask the error: names of tasks and queues are keys of mappings and no secrets."""
+        return {**reply, "error": redact(reply["error"], secrets)}
+
+    def late(self):
+        """Return why the alarm went off."""
+        imported = self.phase != "app_not_importable"
+        return "Redis was not read in time" if imported else super().late()
+
+
+main = SkewProbe.main

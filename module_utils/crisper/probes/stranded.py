@@ -1,17 +1,36 @@
-"""What finds tasks that no worker knows, and puts them back, from inside a container.
-
-Fed to ``python -`` together with ``probes.inspect``, ``celery.stale`` and ``celery.stranded``.
-"""
+"""Find tasks that no worker knows, and put them back, from inside a container."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
+import datetime
 import socket
-import sys
 import time
-import uuid
+
+from ..celery.stale import LOST
+from ..celery.stranded import (
+    BATCH,
+    BATCH_BYTES,
+    BEAT,
+    IDS,
+    METHODS,
+    MOST,
+    MOST_SCHEDULED,
+    MOVE,
+    PARSED,
+    QUESTIONS,
+    READ,
+    SHOWN,
+    Answers,
+    Judgement,
+    Message,
+    ended_runs,
+    ended_since,
+    known_ids,
+    parts_of,
+    text_of,
+)
+from .control import ControlClient, Failure, connected
+from .serve import Probe
 
 # Seconds between the two looks, and between two tries while a worker does not answer.
 PAUSE = 1.0
@@ -48,8 +67,6 @@ class Unacked:
 
         A living lease of crisper-worker keeps its messages young: they are not among them.
         """
-        from ..celery.stranded import MOST, text_of
-
         seconds, micros = self.client.time()
         until = seconds + micros / 1e6 - grace
         found = self.client.zrangebyscore(self.index, "-inf", until, start=0, num=MOST + 1)
@@ -60,8 +77,6 @@ class Unacked:
 
         It ends early at the deadline, with None; a first part is always read.
         """
-        from ..celery.stranded import BATCH, BATCH_BYTES, PARSED, READ, Message
-
         start, keys = 0, (self.key, self.index, self.lease)
         while start < len(tags) and (not start or time.monotonic() < deadline):
             batch = tags[start : start + BATCH]
@@ -112,8 +127,6 @@ class Unacked:
 
     def acknowledge(self, messages):
         """Remove messages whose tasks have ended; return how many."""
-        from ..celery.stranded import MOVE
-
         pipe = self.client.pipeline(transaction=False)
         for message in messages:
             keys = (self.key, self.index, self.lease)
@@ -121,8 +134,6 @@ class Unacked:
         return sum(1 for answer in pipe.execute(raise_on_error=False) if answer == 1)
 
     def _move(self, batch):
-        from ..celery.stranded import MOVE
-
         if not batch:
             return 0, 0, 0
         raws = self.client.hmget(self.key, [message.tag for message in batch])
@@ -149,8 +160,6 @@ class Unacked:
     def _again(self, raw):
         """Return a message as it goes back, and the lists that it goes to."""
         from kombu.utils.json import dumps, loads
-
-        from ..celery.stranded import parts_of
 
         message, exchange, routing_key = parts_of(loads(raw.decode("utf-8")))
         # A worker that cannot decode it loses its connection.
@@ -184,35 +193,22 @@ def asked(app, request, questions):
 
     `questions` is name -> (method, arguments), and has a ``ping``.
     """
-    from kombu import Consumer, Producer
+    from kombu import Producer
 
-    from ..celery.stranded import BEAT
-    from .inspect import connected, read_reply
-    from .leftovers import Replies
-
-    connection = connected(app, request["timeout"])
-    connection.default_channel.brpop_timeout = 0.1  # closing waits for the read under way
-    own = Replies(app, connection)
-    channel, mailbox = connection.default_channel, own.mailbox
-    heard = count_receivers(channel)
-    # Without one of its own it would publish by a channel of the application's pool.
-    producer = Producer(channel, auto_declare=False)
-    tickets = {uuid.uuid4().hex: name for name in questions}
+    client = ControlClient(app, request["timeout"])
+    heard = count_receivers(client.channel)
+    # Celery's pool would publish by another channel, which counts nothing.
+    client.producer = Producer(client.channel, auto_declare=False)
     replies = {name: [] for name in questions}
     receivers = None
 
-    def on_message(message):
-        ticket, body = read_reply(message, mailbox.accept)
-        name = tickets.get(ticket)
-        if name is not None and isinstance(body, dict):
-            replies[name].extend(body.items())
+    def collector(name):
+        return lambda body: replies[name].extend(body.items() if isinstance(body, dict) else ())
 
     try:
-        for ticket, name in tickets.items():
+        for name, (method, arguments) in questions.items():
             del heard[:]
-            method, arguments = questions[name]
-            options = {"reply_ticket": ticket, "timeout": request["timeout"]}
-            mailbox._publish(method, arguments, channel=channel, producer=producer, **options)
+            client.send(method, arguments, on_reply=collector(name))
             if name == "ping" and heard:
                 receivers = sum(heard)
         deadline = time.monotonic() + request["timeout"]
@@ -224,16 +220,13 @@ def asked(app, request, questions):
                 return False
             return all(len(replies[q]) >= len(workers) for q in questions if q != "ping")
 
-        with Consumer(channel, [mailbox.reply_queue], no_ack=True, on_message=on_message):
-            while time.monotonic() < deadline and not complete():
-                try:
-                    connection.drain_events(timeout=max(0.01, deadline - time.monotonic()))
-                except socket.timeout:
-                    break
-                except (KeyError, ValueError, TypeError, AttributeError):
-                    continue  # no message of Celery's: somebody else has put it there
+        while time.monotonic() < deadline and not complete():
+            try:
+                client.receive(max(0.01, deadline - time.monotonic()))
+            except socket.timeout:
+                break
     finally:
-        own.close()
+        client.close()
     return replies, receivers
 
 
@@ -267,8 +260,6 @@ def look(app, unacked, request, tags, everything):
 
     Reading takes a share of the budget, and asking by id another one.
     """
-    from ..celery.stranded import METHODS, MOST, MOST_SCHEDULED, Judgement
-
     exact = tells_by_id()
     answers = ask_lists(app, request, METHODS)
     exact = exact and answers.alive <= set(request["same_image"])
@@ -292,8 +283,6 @@ def look(app, unacked, request, tags, everything):
 
 def ask_lists(app, request, methods):
     """Return what all workers tell of what they hold."""
-    from ..celery.stranded import Answers
-
     given = {"registered": {"taskinfoitems": ["rate_limit"]}}
     questions = {method: (method, given.get(method, {})) for method in methods}
     replies, receivers = asked(app, request, questions)
@@ -302,8 +291,6 @@ def ask_lists(app, request, methods):
 
 def ask_ids(app, request, ids, nodes, deadline):
     """Return those of the ids that workers know, why not all could be asked, and how many were."""
-    from ..celery.stranded import IDS, QUESTIONS, known_ids
-
     known, blind, number = set(), [], 0
     while number < len(ids) and time.monotonic() < deadline:
         part = ids[number : number + IDS * QUESTIONS]
@@ -327,8 +314,6 @@ def tells_by_id():
 
 def ended_and_listed(app, judged, answers):
     """Return the messages of tasks that workers list as running, and whose results are there."""
-    from ..celery.stranded import MOST_SCHEDULED, ended_runs
-
     if not 0 < len(judged.active) <= MOST_SCHEDULED:
         return []
     metas = results(app, [message.id for message in judged.active])
@@ -340,8 +325,6 @@ def ended(app, messages, deadline):
 
     Only Redis is asked for results.
     """
-    from ..celery.stranded import ended_since
-
     found = []
     for start in range(0, len(messages), RESULTS):
         if start and time.monotonic() >= deadline:
@@ -381,8 +364,6 @@ def results(app, task_ids):
 
 def unix(text):
     """Return Unix seconds of the time that Celery writes into a result: UTC, unless it says so."""
-    import datetime
-
     moment = text if isinstance(text, datetime.datetime) else datetime.datetime.fromisoformat(text)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.timezone.utc)
@@ -391,10 +372,6 @@ def unix(text):
 
 def examine(app, request):
     """Look twice, and put back what is asked for: the reply's numbers."""
-    from ..celery.stale import LOST
-    from ..celery.stranded import SHOWN
-    from .inspect import Failure, connected
-
     begun = time.monotonic()
     reply = {
         **dict.fromkeys(("held", "stranded", "ended", "leased", "limited", "later"), 0),
@@ -466,40 +443,24 @@ def examine(app, request):
     return reply
 
 
-def main(request, marker):
-    """Answer one request and leave without the application's exit handlers."""
-    from ..text import clean
-    from .inspect import Failure, load_app, redact, secrets_of
+class StrandedProbe(Probe):
+    """Finds tasks that no worker knows, and puts them back if that is requested."""
 
-    output = os.dup(1)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    secrets = secrets_of(os.environ)
-    phase, begun = ["app_not_importable"], time.monotonic()
-
-    def answer(reply):
-        reply["seconds"] = round(time.monotonic() - begun, 3)
-        data = ("\n" + marker + json.dumps(clean(redact(reply, secrets))) + "\n").encode()
-        while data:
-            data = data[os.write(output, data) :]
-        sys.stderr.flush()
-        os._exit(0)
-
-    def late(*_):
-        what = "The application was not imported" if phase[0][0] == "a" else "Redis did not answer"
-        answer({"problem": phase[0], "error": what + " in time"})
-
-    signal.signal(signal.SIGALRM, late)
-    signal.alarm(max(1, int(request["import_timeout"])))
-    try:
-        app = load_app(request["app"])
-        phase[0] = "broker_unreachable"
+    def run(self, app):
+        """Look twice."""
+        request = self.request
         waits = request["budget"] + request["wait"] + 3 * request["timeout"]
-        signal.alarm(int(waits) + 15)
-        reply = examine(app, request)
-        signal.alarm(0)
-        answer({"problem": "", "error": "", **reply})
-    except Failure as failure:
-        answer({"problem": failure.problem, "error": str(failure)})
-    except Exception as error:
-        answer({"problem": phase[0], "error": type(error).__name__ + ": " + str(error)})
+        self.enter("broker_unreachable", waits + 15)
+        self.reply.update(examine(app, request))
+
+    def summary(self, problem="", error=""):
+        """Return the numbers, and the seconds that it took."""
+        return {**super().summary(problem, error), "seconds": self.seconds()}
+
+    def late(self):
+        """Return why the alarm went off."""
+        imported = self.phase != "app_not_importable"
+        return "Redis did not answer in time" if imported else super().late()
+
+
+main = StrandedProbe.main

@@ -10,99 +10,55 @@ from typing import Any
 from ..database.versions import DATABASES, find_misfits
 from ..images.identity import config_digest, identity
 from ..output import first_line
-from .manifest import (
-    irreversible_after,
-    listing,
-    previous,
-    same_parts,
-)
-from .retention import linked, manifests
+from .store import ReleaseError, ReleaseStore
 
 UPGRADE = "upgrade.json"  # as database.upgrade has it
 Docker = Callable[..., tuple[int, str, str]]
 
 
-class Kept:
-    """The kept releases of the stack in `root`."""
+def check_rollback(
+    store: ReleaseStore, stack: str, wanted: str, restore_database: bool, docker: Docker
+) -> tuple[dict[str, Any], str]:
+    """Return a release that can be put back, with C(named), else why it cannot.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.current = linked(root, "current")
-        self.staged = linked(root, "next")
-        self.manifests = manifests(root)
-        self.releases = listing(self.manifests.values(), self.current)
-
-    def names(self) -> str:
-        """The proved releases that do not serve, for messages."""
-        names = [r["id"] for r in self.releases if r["verified"] and not r["current"]]
-        return ", ".join(names) or "none"
-
-    def release(self, wanted: str) -> tuple[dict[str, Any], str]:
-        """A release, by default the newest proved one before the current, or why there is none."""
-        wanted = wanted or previous(self.releases, self.current)
-        if not wanted:
-            return {}, (
-                f"There is no proved release before {self.current or 'the first deploy'}"
-                f" to go back to. Kept: {self.names()}."
-            )
-        if wanted not in self.manifests:
-            return {}, (
-                f"Release {wanted} is not kept on this server. Kept: {self.names()}."
-                " Choose one with -e release=<id>."
-            )
-        manifest = self.manifests[wanted]
-        serving = self.manifests.get(self.current, {})
-        data = manifest.get("model", {}).get("data_services", [])
-        return {
-            "id": wanted,
-            "path": str(self.root / "releases" / wanted),
-            "images": manifest.get("images", {}),
-            "model": manifest.get("model", {}),
-            "tasks": (manifest.get("verified") or {}).get("tasks", []),
-            "irreversible": irreversible_after(self.manifests.values(), wanted),
-            "same": same_parts(manifest, serving, data),
-        }, ""
-
-    def fit(
-        self, stack: str, wanted: str, restore_database: bool, docker: Docker
-    ) -> tuple[dict[str, Any], str]:
-        """The same when nothing of it is missing or altered, with C(named), else why not.
-
-        Args:
-            stack: its name.
-            wanted: id of the release; empty takes the newest proved one before the current.
-            restore_database: whether the database is put back too.
-            docker: runs a Docker command; exit code, output and errors.
-        """
-        release, problem = self.release(wanted)
-        if problem:
-            return {}, problem
-        names = image_names(stack, release)
-        ids = [image["id"] for image in release["images"].values()]
-        known = known_images(docker, [*ids, *(reference for reference, _ in names)])
-        here = {digest for image in known.values() for digest in image}
-        problems = [
-            *unproved(self.manifests[release["id"]]),
-            *damaged(Path(release["path"]), self.manifests[release["id"]].get("checksums", {})),
-            *(
-                f"the image of {name} ({image['id'][:19]}) is gone"
-                for name, image in release["images"].items()
-                if not here & {image["id"], identity(image)}
-            ),
-            *database_problems(release["irreversible"], restore_database),
-            # An upgrade that was cut off has kept the old data, which is put back first.
-            *([] if (self.root / UPGRADE).exists() else misfits(docker, stack, release["images"])),
-        ]
-        if problems:
-            return {}, (
-                f"Release {release['id']} cannot be put back: {'; '.join(problems)}."
-                f" Kept: {self.names()}. Choose another with -e release=<id>."
-            )
-        named = all(
-            reference in known and {image["id"], identity(image)} & set(known[reference])
-            for reference, image in names
+    Args:
+        store: the releases of the stack.
+        stack: its name.
+        wanted: id of the release; empty takes the newest proved one before the current.
+        restore_database: whether the database is put back too.
+        docker: runs a Docker command; exit code, output and errors.
+    """
+    try:
+        release = store.find(wanted)
+    except ReleaseError as error:
+        return {}, str(error)
+    manifest = store.manifests[release["id"]]
+    names = image_names(stack, release)
+    ids = [image["id"] for image in release["images"].values()]
+    known = known_images(docker, [*ids, *(reference for reference, _ in names)])
+    here = {digest for image in known.values() for digest in image}
+    problems = [
+        *unproved(manifest),
+        *damaged(Path(release["path"]), manifest.get("checksums", {})),
+        *(
+            f"the image of {name} ({image['id'][:19]}) is gone"
+            for name, image in release["images"].items()
+            if not here & {image["id"], identity(image)}
+        ),
+        *database_problems(release["irreversible"], restore_database),
+        # An upgrade that was cut off has kept the old data, which is put back first.
+        *([] if (store.root / UPGRADE).exists() else misfits(docker, stack, release["images"])),
+    ]
+    if problems:
+        return {}, (
+            f"Release {release['id']} cannot be put back: {'; '.join(problems)}."
+            f" Kept: {store.names()}. Choose another with -e release=<id>."
         )
-        return {**release, "named": named}, ""
+    named = all(
+        reference in known and {image["id"], identity(image)} & set(known[reference])
+        for reference, image in names
+    )
+    return {**release, "named": named}, ""
 
 
 def unproved(manifest: Mapping[str, Any]) -> list[str]:

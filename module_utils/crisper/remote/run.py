@@ -1,28 +1,27 @@
-"""Runs Python sources inside a container, fed on standard input, and reads their JSON answer.
+"""Run a probe inside a container, fed on standard input, and read its JSON reply.
 
 Nothing is installed there: the sources become modules of ``python -``, at the places that they
-have in this package, so that they import each other relatively, as everywhere.
-One line after a marker on standard output is the answer.
+have in this package, so that they import each other relatively, as everywhere. What a probe imports
+relatively is sent with it. One line after a marker on standard output is the reply.
 """
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import json
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import resolve_name
 from types import ModuleType
 from typing import Any
 
-from .. import text
-from ..probes import leftovers
 from ..process import capture
 from ..text import clean, printable, printable_lines
 
 MARKER = "CRISPER-SHIPPED-REPLY:"
-# What every program may import.
-ALWAYS = (text, leftovers)
 # This package as it was imported here, and as it is called in a container: an application may
 # have a package `crisper` of its own.
 PACKAGE, THERE = __name__.rpartition(".remote.")[0], "_crisper"
@@ -62,10 +61,45 @@ def name_there(module: ModuleType) -> str:
     return THERE + name[len(PACKAGE) :] if name.startswith(f"{PACKAGE}.") else name
 
 
-def program(modules: Iterable[ModuleType], request: Mapping[str, Any]) -> str:
-    """Source that defines the modules and calls ``main(request, marker)`` of the last."""
-    shipped = (*ALWAYS, *modules)
-    named = [(name_there(m), inspect.getsource(m)) for m in shipped]
+def imported(module: ModuleType) -> Iterator[ModuleType]:
+    """Yield the modules that a module imports relatively, wherever in its source."""
+    package, source = module.__name__.rpartition(".")[0], inspect.getsource(module)
+    if "from ." not in source:
+        return  # the longest files import nothing: parsing them takes 10 ms
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        name = resolve_name("." * node.level + (node.module or ""), package)
+        found = importlib.import_module(name)
+        # Of a package the names are modules, as packages have no code here.
+        if hasattr(found, "__path__"):
+            yield from (importlib.import_module(f"{name}.{alias.name}") for alias in node.names)
+        else:
+            yield found
+
+
+def closure(entry: ModuleType) -> list[ModuleType]:
+    """Return a module and all that it needs, each after what it imports."""
+    begun: set[str] = set()
+    ordered: list[ModuleType] = []
+
+    def visit(module: ModuleType) -> None:
+        if module.__name__ not in begun:
+            begun.add(module.__name__)
+            for needed in imported(module):
+                visit(needed)
+            ordered.append(module)
+
+    visit(entry)
+    return ordered
+
+
+def program(entry: ModuleType, request: Mapping[str, Any]) -> str:
+    """Return source that defines a module and what it needs, and calls its ``main``.
+
+    ``main`` takes the request and the marker of the reply.
+    """
+    named = [(name_there(module), inspect.getsource(module)) for module in closure(entry)]
     return LOADER.format(sources=named, entry=named[-1][0], request=dict(request), marker=MARKER)
 
 
@@ -112,12 +146,19 @@ def trouble(code: int, stderr: str) -> tuple[str, str]:
 
 def run(
     command: Sequence[str],
-    modules: Iterable[ModuleType],
+    entry: ModuleType,
     request: Mapping[str, Any],
     timeout: float,
     folder: str | None = None,
 ) -> dict[str, Any]:
-    """Feed the program to the command and return its answer.
+    """Feed a probe to the command and return its reply.
+
+    Args:
+        command: runs Python, and hands standard input over.
+        entry: the probe.
+        request: what it is asked.
+        timeout: seconds after which the command is ended.
+        folder: where the command is run.
 
     Raises:
         ShipError: when there is none. The program has an alarm of its own; `timeout` is for a
@@ -125,7 +166,7 @@ def run(
     """
     shown = " ".join(command)
     try:
-        done = capture(command, program(modules, request), timeout, folder)
+        done = capture(command, program(entry, request), timeout, folder)
     except OSError as error:
         raise ShipError("docker_unavailable", f"`{shown}` does not start: {error}") from error
     except subprocess.TimeoutExpired as error:
@@ -140,3 +181,13 @@ def run(
         said = printable_lines(done.stderr[-2000:])
         raise ShipError(problem, f"`{shown}` gave no answer: {why}", said)
     return answer
+
+
+def ask(
+    command: Sequence[str], entry: ModuleType, request: Mapping[str, Any], timeout: float
+) -> dict[str, Any]:
+    """Return what `run` does, or ``problem`` and ``error`` where there is no reply."""
+    try:
+        return {"problem": "", "error": "", **run(command, entry, request, timeout)}
+    except ShipError as error:
+        return {"problem": error.problem, "error": str(error)}

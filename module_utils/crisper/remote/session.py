@@ -10,7 +10,7 @@ import json
 import selectors
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -26,7 +26,7 @@ class Session:
     """A program that answers one line of JSON for each line of JSON, by the number in it."""
 
     def __init__(
-        self, command: Sequence[str], modules: Iterable[ModuleType], request: Mapping[str, Any]
+        self, command: Sequence[str], entry: ModuleType, request: Mapping[str, Any]
     ) -> None:
         """Start it: `command` runs Python and hands standard input over.
 
@@ -36,7 +36,7 @@ class Session:
         self.shown = " ".join(command)
         self.rest = b""
         self.number = 0  # of what was asked last
-        source = program(modules, request).encode()
+        source = program(entry, request).encode()
         try:
             self.process = subprocess.Popen(
                 [*command, "-c", BOOT],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -80,11 +79,7 @@ def test_sentinels_that_no_worker_knows_are_told(looks, found, monkeypatch):
         limit = [{"w@a": ["health [rate_limit=1/h]"]}] if look.get("limited") else REGISTERED
         return {"replies": {**lists, "ping": ping, "registered": limit}}
 
-    monkeypatch.setitem(
-        sys.modules,
-        "ansible_collections.crisper.stack.plugins.module_utils.probes.inspect",
-        SimpleNamespace(inspect=inspect),
-    )
+    monkeypatch.setattr(probe, "inspect", inspect)
     monkeypatch.setattr(probe, "SETTLE", 0.0)
     sentinels = object.__new__(probe.Sentinels)
     sentinels.app, sentinels.request = None, {"task": "health"}

@@ -1,0 +1,194 @@
+"""Canaries: one task through every queue, from inside a container."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+
+from ..celery import busy
+from .control import Failure, connected
+from .inspect import inspect
+from .leftovers import leftovers_of_results, result_name
+from .queue_head import QueueHead
+
+# What ids of canaries begin with: no other results are removed (as in probes.leftovers).
+CANARY_ID = "crisper-canary-"
+# Seconds after which a canary is not merely on its way, and seconds between two looks at the pools.
+FIRST_LOOK, LOOK_INTERVAL = 0.5, 1.0
+# Seconds that workers have to answer a look: a machine whose processors are all busy takes a while.
+LOOK_TIMEOUT = 5.0
+# Seconds for a canary that was taken while it was about to be removed.
+LATE = 1.0
+
+
+def canary(app, request):
+    """One task through every queue: ``{queue: {task_id, state, seconds, result, why}}``.
+
+    Each is published as the next message that its queue's consumer takes, and removed again if
+    nobody took it. While one is not back, the workers are looked at: where every process is busy,
+    its state becomes BUSY, and where nothing ends it is not waited for. `why` has the evidence.
+    """
+    from celery.backends.base import DisabledBackend
+
+    if isinstance(app.backend, DisabledBackend):
+        raise Failure("no_result_backend", "The application has no result backend")
+    timeout = request["timeout"]
+    head = QueueHead(app, lambda: connected(app, timeout))
+    begun = time.monotonic()
+    results, sent, gone = {}, {}, set()
+    exact = head.exact
+    left = leftovers_of_results(app)
+    if left:
+        left.sweep()
+    for queue in request["queues"]:
+        entry = results[queue] = {
+            "task_id": CANARY_ID + str(uuid.uuid4()),
+            "state": "PENDING",
+            "seconds": None,
+            "result": None,
+        }
+        if left:
+            left.note([result_name(app, entry["task_id"])], timeout)
+        try:
+            head.send(
+                request["task"],
+                entry["task_id"],
+                queue,
+                args=request["args"],
+                kwargs=request["kwargs"],
+                # It counts when a worker looks: one that was taken and not begun does no harm.
+                expires=timeout,
+                ignore_result=False,
+            )
+        except Exception as error:
+            entry.update(state="UNROUTABLE", result=f"{type(error).__name__}: {error}")
+            if left:
+                left.forget([result_name(app, entry["task_id"])])
+            entry["task_id"] = ""
+            continue
+        sent[queue] = time.monotonic()
+    pools = Pools(app, request.get("nodes") or (), timeout)
+    await_canaries(app, results, sent, begun + timeout, pools, exact)
+    if sent:
+        pools.complete()
+        waited = round(time.monotonic() - begun, 1)
+        ids = {queue: results[queue]["task_id"] for queue in sent}
+        why = {queue: pools.judge(queue, task_id, exact) for queue, task_id in ids.items()}
+        removed = {queue for queue, task_id in ids.items() if head.take_back(task_id)}
+        gone.update(removed)
+        # One that a worker took just now is seen by no look; with another broker all expire.
+        late = {q: at for q, at in sent.items() if exact and q not in removed and not why[q].taken}
+        await_canaries(app, results, late, time.monotonic() + LATE)
+        for queue in [queue for queue in sent if results[queue]["seconds"] is None]:
+            explain(results[queue], why[queue], waited)
+    if left:
+        # Of one that a worker holds the result may come later: the next probe removes it.
+        over = [entry for queue, entry in results.items() if queue in gone or is_back(entry)]
+        left.forget([result_name(app, entry["task_id"]) for entry in over if entry["task_id"]])
+    head.close()
+    return {"queues": results, "seconds": round(time.monotonic() - begun, 4)}
+
+
+def is_back(entry):
+    """Return whether a canary's result was there, or it was never sent."""
+    return entry["seconds"] is not None or not entry["task_id"]
+
+
+def await_canaries(app, results, sent, deadline, pools=None, exact=True):
+    """Wait until all canaries of `sent` are back, or nothing is to be waited for.
+
+    Those that are back leave `sent` (queue -> when it was sent). With `pools` the workers are
+    looked at meanwhile, and nothing is waited for where no process is free and none becomes so.
+    """
+    look_at = time.monotonic() + FIRST_LOOK
+    while sent and time.monotonic() < deadline:
+        for queue, since in list(sent.items()):
+            entry = results[queue]
+            meta = app.backend.get_task_meta(entry["task_id"])
+            entry["state"] = str(meta.get("status"))
+            if entry["state"] in ("SUCCESS", "FAILURE", "REVOKED"):
+                entry["seconds"] = round(time.monotonic() - since, 4)
+                entry["result"] = plain(meta.get("result"))
+                app.backend.forget(entry["task_id"])
+                del sent[queue]
+        if sent and pools and look_at <= time.monotonic() < deadline - LOOK_INTERVAL:
+            pools.look()
+            look_at = time.monotonic() + LOOK_INTERVAL
+            found = [pools.judge(queue, results[queue]["task_id"], exact) for queue in sent]
+            kinds = {verdict.kind for verdict in found}
+            if kinds == {busy.BUSY} and min(v.still for v in found) >= busy.STILL:
+                return
+        elif sent:
+            time.sleep(0.01)
+
+
+def explain(entry, verdict, waited):
+    """Write into a canary's entry why it is not back."""
+    why = {**verdict.as_dict(), "waited": waited}
+    if verdict.kind == busy.BUSY:
+        why["text"] = busy.told(why, waited)
+        entry["state"] = busy.BUSY
+    entry["why"] = why
+
+
+class Pools:
+    """Looks at what the workers run."""
+
+    def __init__(self, app, nodes, timeout):
+        """Begin without a look; `nodes` are asked, or else everybody who answers the first."""
+        self.app = app
+        self.timeout = min(LOOK_TIMEOUT, max(1.0, timeout))
+        self.nodes = list(nodes)
+        self.looks = []
+        self.looked_at = -LOOK_INTERVAL  # when the last look ended
+        self.limits = None  # by node: time limits of tasks that have one of their own
+
+    def look(self):
+        """Ask the workers."""
+        request = {"methods": list(busy.METHODS), "timeout": self.timeout}
+        request.update(destination=self.nodes, everybody=not self.nodes)
+        request["settle"] = 0.0 if self.nodes else 0.3
+        if self.limits is None:
+            request["methods"].append("registered")
+            request["arguments"] = {"registered": {"taskinfoitems": ["time_limit"]}}
+        try:
+            replies = inspect(self.app, request)["replies"]
+        except Exception:  # the broker is away: that nobody answers is told
+            replies = {}
+        now, wall, nodes = time.monotonic(), time.time(), {}
+        self.looked_at = now
+        for method, messages in replies.items():
+            for message in messages:
+                for node, reply in message.items() if isinstance(message, dict) else ():
+                    nodes.setdefault(str(node), {})[method] = reply
+        if self.limits is None and nodes:
+            limits = {node: found.get("registered") for node, found in nodes.items()}
+            self.limits = {n: busy.own_limits(names) for n, names in limits.items()}
+        known = self.limits or {}
+        found = {n: busy.pool_of(r, now, wall, known.get(n, {})) for n, r in nodes.items()}
+        self.looks.append({node: pool for node, pool in found.items() if pool is not None})
+        # Who has answered once is waited for.
+        self.nodes = self.nodes or sorted(self.looks[-1])
+
+    def complete(self):
+        """Look until the last look is recent, and there are as many as a verdict needs."""
+        recent = time.monotonic() - self.looked_at < LOOK_INTERVAL / 2
+        if recent and not any(self.looks):
+            return  # nobody has ever answered
+        if not recent:
+            self.look()
+        while len(self.looks) < busy.LOOKS:
+            time.sleep(LOOK_INTERVAL / 2)
+            self.look()
+
+    def judge(self, queue, task_id, exact):
+        """Return the verdict on a canary that is not back."""
+        return busy.judge(queue, task_id, self.looks, exact=exact)
+
+
+def plain(value):
+    """The value as JSON can hold it; exceptions as their text."""
+    if isinstance(value, BaseException):
+        return f"{type(value).__name__}: {value}"
+    return json.loads(json.dumps(value, default=repr))
