@@ -95,7 +95,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     library/front_probe.py
     library/host_check.py
     library/image_facts.py
-    library/kept_releases.py
     library/nginx_probe.py
     library/redis_refusals.py
     library/release.py
@@ -147,7 +146,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/release/manifest.py
     module_utils/crisper/release/retention.py
     module_utils/crisper/release/rollback_check.py
-    module_utils/crisper/remote/probe.py
     module_utils/crisper/remote/run.py
     module_utils/crisper/remote/session.py
     module_utils/crisper/rollout/distrust.py

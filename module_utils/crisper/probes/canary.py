@@ -23,7 +23,7 @@ LATE = 1.0
 
 
 def canary(app, request):
-    """One task through every queue: ``{queue: {task_id, state, seconds, result, why}}``.
+    """Send one task through every queue: ``{queue: {task_id, state, seconds, result, why}}``.
 
     Each is published as the next message that its queue's consumer takes, and removed again if
     nobody took it. While one is not back, the workers are looked at: where every process is busy,
@@ -36,11 +36,11 @@ def canary(app, request):
     timeout = request["timeout"]
     head = QueueHead(app, lambda: connected(app, timeout))
     begun = time.monotonic()
-    results, sent, gone = {}, {}, set()
+    results, sent, untaken = {}, {}, set()
     exact = head.exact
-    left = leftovers_of_results(app)
-    if left:
-        left.sweep()
+    leftovers = leftovers_of_results(app)
+    if leftovers:
+        leftovers.sweep()
     for queue in request["queues"]:
         entry = results[queue] = {
             "task_id": CANARY_ID + str(uuid.uuid4()),
@@ -48,8 +48,8 @@ def canary(app, request):
             "seconds": None,
             "result": None,
         }
-        if left:
-            left.note([result_name(app, entry["task_id"])], timeout)
+        if leftovers:
+            leftovers.note([result_name(app, entry["task_id"])], timeout)
         try:
             head.send(
                 request["task"],
@@ -63,8 +63,8 @@ def canary(app, request):
             )
         except Exception as error:
             entry.update(state="UNROUTABLE", result=f"{type(error).__name__}: {error}")
-            if left:
-                left.forget([result_name(app, entry["task_id"])])
+            if leftovers:
+                leftovers.forget([result_name(app, entry["task_id"])])
             entry["task_id"] = ""
             continue
         sent[queue] = time.monotonic()
@@ -76,16 +76,16 @@ def canary(app, request):
         ids = {queue: results[queue]["task_id"] for queue in sent}
         why = {queue: pools.judge(queue, task_id, exact) for queue, task_id in ids.items()}
         removed = {queue for queue, task_id in ids.items() if head.take_back(task_id)}
-        gone.update(removed)
+        untaken.update(removed)
         # One that a worker took just now is seen by no look; with another broker all expire.
         late = {q: at for q, at in sent.items() if exact and q not in removed and not why[q].taken}
         await_canaries(app, results, late, time.monotonic() + LATE)
         for queue in [queue for queue in sent if results[queue]["seconds"] is None]:
             explain(results[queue], why[queue], waited)
-    if left:
+    if leftovers:
         # Of one that a worker holds the result may come later: the next probe removes it.
-        over = [entry for queue, entry in results.items() if queue in gone or is_back(entry)]
-        left.forget([result_name(app, entry["task_id"]) for entry in over if entry["task_id"]])
+        over = [entry for queue, entry in results.items() if queue in untaken or is_back(entry)]
+        leftovers.forget([result_name(app, entry["task_id"]) for entry in over if entry["task_id"]])
     head.close()
     return {"queues": results, "seconds": round(time.monotonic() - begun, 4)}
 
@@ -113,7 +113,7 @@ def await_canaries(app, results, sent, deadline, pools=None, exact=True):
                 app.backend.forget(entry["task_id"])
                 del sent[queue]
         if sent and pools and look_at <= time.monotonic() < deadline - LOOK_INTERVAL:
-            pools.look()
+            pools.ask()
             look_at = time.monotonic() + LOOK_INTERVAL
             found = [pools.judge(queue, results[queue]["task_id"], exact) for queue in sent]
             kinds = {verdict.kind for verdict in found}
@@ -144,7 +144,7 @@ class Pools:
         self.looked_at = -LOOK_INTERVAL  # when the last look ended
         self.limits = None  # by node: time limits of tasks that have one of their own
 
-    def look(self):
+    def ask(self):
         """Ask the workers."""
         request = {"methods": list(busy.METHODS), "timeout": self.timeout}
         request.update(destination=self.nodes, everybody=not self.nodes)
@@ -177,10 +177,10 @@ class Pools:
         if recent and not any(self.looks):
             return  # nobody has ever answered
         if not recent:
-            self.look()
+            self.ask()
         while len(self.looks) < busy.LOOKS:
             time.sleep(LOOK_INTERVAL / 2)
-            self.look()
+            self.ask()
 
     def judge(self, queue, task_id, exact):
         """Return the verdict on a canary that is not back."""
@@ -188,7 +188,7 @@ class Pools:
 
 
 def plain(value):
-    """The value as JSON can hold it; exceptions as their text."""
+    """Return the value as JSON can hold it; exceptions as their text."""
     if isinstance(value, BaseException):
         return f"{type(value).__name__}: {value}"
     return json.loads(json.dumps(value, default=repr))

@@ -29,7 +29,7 @@ class Failure(Exception):
 
 
 def load_app(name):
-    """The Celery application, found as ``celery -A`` finds it."""
+    """Return the Celery application, found as ``celery -A`` finds it."""
     sys.path.insert(0, os.getcwd())
     try:
         from celery.app.utils import find_app
@@ -46,7 +46,7 @@ def load_app(name):
 
 
 def connected(app, timeout):
-    """A connection to the broker that has answered."""
+    """Return a connection to the broker that has answered."""
     options = {**(app.conf.broker_transport_options or {}), "socket_connect_timeout": timeout}
     connection = app.connection_for_write(connect_timeout=timeout, transport_options=options)
     try:
@@ -60,7 +60,7 @@ def connected(app, timeout):
 
 
 def count_held(connection):
-    """How many messages all workers hold; None where the broker cannot tell."""
+    """Return how many messages all workers hold; None where the broker cannot tell."""
     if connection.transport.driver_type != "redis":
         return None
     import redis
@@ -72,7 +72,7 @@ def count_held(connection):
 
 
 def restarted(connection):
-    """When the broker was started, Unix seconds; None where it does not tell."""
+    """Return when the broker was started, in Unix seconds; None where it does not tell."""
     if connection.transport.driver_type != "redis":
         return None
     import redis

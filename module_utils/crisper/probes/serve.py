@@ -30,7 +30,7 @@ LATE = {
 
 
 def secrets_of(environment):
-    """Values of the environment that must not leave it, longest first."""
+    """Return values of the environment that must not leave it, longest first."""
     found = set()
     for name, value in environment.items():
         if SECRET_NAME.search(name) and len(value) >= 6:
@@ -43,7 +43,7 @@ def secrets_of(environment):
 
 
 def redact(value, secrets):
-    """The value without secrets, in whatever depth they stand."""
+    """Return the value without secrets, in whatever depth they stand."""
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, "***")
@@ -75,7 +75,7 @@ class Output:
 
 
 class Probe:
-    """One request, and what is known of its reply so far.
+    """Base of all probes: a request, and what is known of its reply so far.
 
     A module of probes has a subclass and ``main = <subclass>.main``.
     """

@@ -31,7 +31,7 @@ LIVE = {".": 0o700, "nginx": 0o755}
 
 
 class ReleaseError(RuntimeError):
-    """There is no such release, or its manifest cannot be read."""
+    """Missing release, or a manifest that cannot be read."""
 
 
 class ReleaseStore:

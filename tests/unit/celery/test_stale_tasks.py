@@ -26,7 +26,6 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import
     worker_rows,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.probes import drain as drain_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes.stranded import unix
 from hypothesis import given
@@ -223,7 +222,7 @@ def test_what_redis_does_not_tell_ends_no_drain(messages, monkeypatch):
 
     monkeypatch.setattr(stranded_probe, "Unacked", Unacked)
     monkeypatch.setattr(stranded_probe, "results", lambda _app, ids: dict.fromkeys(ids, DONE))
-    monkeypatch.setattr(celery_probe, "held", lambda _: len(messages or ()))
+    monkeypatch.setattr(drain_probe, "count_held", lambda _: len(messages or ()))
     monkeypatch.setattr(drain_probe.time, "monotonic", lambda: 1.0)
     book = heard(report(entry("1")))
     connection = SimpleNamespace(transport=SimpleNamespace(driver_type="redis"))

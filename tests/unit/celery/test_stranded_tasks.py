@@ -18,7 +18,6 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded impo
     Judgement,
     Message,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes.stranded import unix
 from hypothesis import given
@@ -331,7 +330,7 @@ def test_what_was_delivered_just_before_a_restart_is_judged(monkeypatch):
             return [], True
 
     connection = SimpleNamespace(transport=SimpleNamespace(driver_type="redis"))
-    monkeypatch.setattr(celery_probe, "connected", lambda *_: connection)
+    monkeypatch.setattr(stranded_probe, "connected", lambda *_: connection)
     monkeypatch.setattr(stranded_probe, "Unacked", Unacked)
     monkeypatch.setattr(stranded_probe.time, "sleep", seconds.append)
     request = {"timeout": 1, "grace": 5.0, "put_back": True, "restarted_within": 60}
