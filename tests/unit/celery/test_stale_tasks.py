@@ -220,8 +220,8 @@ def test_what_redis_does_not_tell_ends_no_drain(messages, monkeypatch):
 
         delivered = stranded_probe.Unacked.delivered
 
-    monkeypatch.setattr(stranded_probe, "Unacked", Unacked)
-    monkeypatch.setattr(stranded_probe, "results", lambda _app, ids: dict.fromkeys(ids, DONE))
+    monkeypatch.setattr(drain_probe, "Unacked", Unacked)
+    monkeypatch.setattr(drain_probe, "results", lambda _app, ids: dict.fromkeys(ids, DONE))
     monkeypatch.setattr(drain_probe, "count_held", lambda _: len(messages or ()))
     monkeypatch.setattr(drain_probe.time, "monotonic", lambda: 1.0)
     book = heard(report(entry("1")))
