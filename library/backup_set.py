@@ -187,6 +187,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.remedies import (
+    during_restore,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.versions import (
+    service_version,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.backup.check import check, fits
 from ansible_collections.crisper.stack.plugins.module_utils.backup.drill import drill
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import (
@@ -301,7 +307,9 @@ def judge_psql(settings: Settings, manifest: dict[str, Any], warn: Callable[[str
         BackupError: the set is foreign. Nothing was touched.
     """
     container = services(settings).get("postgres")
-    problem = loose_psql(settings.docker.version("postgres", container)) if container else ""
+    problem = ""
+    if container:
+        problem = loose_psql(service_version(settings.docker, "postgres", container))
     if problem and manifest["foreign"]:
         raise BackupError(f"{problem}, deploy, and restore again. Nothing was touched.")
     if problem:
@@ -314,12 +322,14 @@ def main() -> None:
         argument_spec=ARGUMENT_SPEC,
         supports_check_mode=True,
     )
+    restores = module.params["state"] != "made"
     try:
         module.exit_json(**act(module.params, module.check_mode, module.warn))
     except UntouchedError as error:
-        module.fail_json(msg=composed(str(error)), untouched=True)
+        module.fail_json(msg=composed(during_restore(str(error))), untouched=True)
     except (BackupError, NotOwnerError) as error:
-        module.fail_json(msg=composed(str(error)))
+        problem = during_restore(str(error)) if restores else str(error)
+        module.fail_json(msg=composed(problem))
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: What runs is compared with what is wanted, and the stack is locked
+- name: Compare what runs with what is wanted
   deploy_begin:
     root: /opt/crisper
     project: crisper

@@ -68,3 +68,27 @@ def replies() -> list[dict[str, Any]]:
         found.append({**each, "ping": [value]})
     found.append({"ping": [{f"w{n}@h": {"ok": "pong"}} for n in range(20_000)]})
     return found
+
+
+def deep(depth: int = 3000) -> Any:
+    """Return lists within each other, more than the text of one can be made of."""
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+# What JSON holds and Python's floats, texts and stacks do not.
+NUMBERS: tuple[Any, ...] = (
+    int("9" * 400),
+    -int("9" * 400),
+    10**4299,
+    1e308,
+    -1e308,
+    float("inf"),
+    float("nan"),
+    2**63,
+    -1,
+    0,
+)
+SHAPELESS: tuple[Any, ...] = (*NUMBERS, *VALUES, {"a": 1e308, "b": 1e308}, deep(), {"a": deep()})

@@ -81,7 +81,7 @@ def composed(text: str) -> str:
 
     What ends the sentence before lines of somebody else (``.``, ``;``) has no line of its own.
     """
-    return printable_lines(_PUNCTUATION.sub("", text).rstrip("\n"))
+    return printable_lines(_PUNCTUATION.sub("", text).replace(": \n| ", ":\n| ").rstrip("\n"))
 
 
 def sql_identifier(name: str) -> str:

@@ -27,6 +27,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.restore impor
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.set import Settings
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
+from ansible_collections.crisper.stack.plugins.module_utils.text import composed
 from postgres_server import running_postgres
 
 NAME = "shop_1"
@@ -136,7 +137,9 @@ def test_a_locked_table_ends_a_dump_in_time_and_is_told(
 ) -> None:
     """Regression: LOCK TABLE of the application's role held up a backup for backup_timeout."""
     monkeypatch.setattr(postgres_locks, "LOCK_SECONDS", 1)
-    lock = "BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(60) /* \x1b[2J\n */"
+    spaces = " " * 90
+    lock = "BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(60)"
+    lock += f" /* \x1b[2J\n{spaces} */"
     sleeping = "FROM pg_stat_activity WHERE query ~ '^BEGIN; LOCK' AND wait_event = 'PgSleep'"
 
     def hold() -> None:
@@ -160,6 +163,9 @@ def test_a_locked_table_ends_a_dump_in_time_and_is_told(
             assert "LOCK TABLE items IN ACCESS EXCLUSIVE MODE" in told
             assert f"(SELECT pg_terminate_backend({sql(f'SELECT pid {sleeping}')}))" in told
             assert "\x1b" not in told
+            (quoted,) = [line for line in composed(told).split("\n") if "pg_sleep" in line]
+            assert quoted.startswith("| session ")
+            assert "  " not in quoted
         assert time.monotonic() - began < 20
     finally:
         sql(f"SELECT pg_terminate_backend(pid) {sleeping}")

@@ -181,5 +181,5 @@ def test_what_an_earlier_restore_left_is_not_in_a_set(docker: Docker, tmp_path: 
 
 
 def test_a_volume_that_cannot_be_read_is_told(docker: Docker, tmp_path: Path) -> None:
-    with pytest.raises(BackupError, match=r"The uploaded files were not read.*No such file"):
+    with pytest.raises(BackupError, match=r"(?s)The uploaded files were not read.*No such file"):
         uploads(docker, tmp_path / "none").dump(io.BytesIO())

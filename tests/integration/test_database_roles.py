@@ -15,6 +15,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.post
     dump_postgres,
     has_postgres_database,
     make_postgres_database,
+    make_template_database,
     postgres_state,
     restore_postgres,
 )
@@ -27,6 +28,9 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.database import roles as module
 from ansible_collections.crisper.stack.plugins.module_utils.database.catalog import read_catalog
+from ansible_collections.crisper.stack.plugins.module_utils.database.connections import (
+    of_databases,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.database.planted import (
     of_cluster,
     of_superusers,
@@ -38,6 +42,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.roles impor
     scram_verifier,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
+from ansible_collections.crisper.stack.plugins.module_utils.text import composed
 from postgres_server import Server, running_postgres
 
 OWN, SECRET = "p@ss'w\"rd \\ 한국어", "superuser's secret"
@@ -562,11 +567,155 @@ def test_the_application_cannot_drop_its_database(docker: Docker, first: str) ->
         assert not has_postgres_database(docker, "x")
         with pytest.raises(BackupError, match=r"does not exist.*restores?\.yml"):
             roles.state()
+        # A restore needs neither the application's database nor template1, whose owner may drop it.
+        gone = "ALTER DATABASE template1 IS_TEMPLATE false", "DROP DATABASE template1"
+        for statement in gone:
+            server.sql(statement, "postgres", "postgres")
+        assert not has_postgres_database(docker, "x")
+        with pytest.raises(BackupError, match=r"does not exist.*restores?\.yml"):
+            roles.state()
+        make_template_database(docker, "x")
+        make_template_database(docker, "x")
+        made = "SELECT datistemplate, pg_get_userbyid(datdba), datacl FROM pg_database"
+        template = "t|postgres|{postgres=CTc/postgres}"
+        assert server.sql(f"{made} WHERE datname = 'template1'", "postgres", "postgres") == template
         make_postgres_database(docker, "x")
         dump.seek(0)
         restore_postgres(docker, "x", dump, "", ["plpgsql"])
         assert server.sql("SELECT x FROM a", "shop") == "1"
         assert server.log_in("shop", OWN if first == "postgres" else "x") == "shop"
+
+
+def test_no_membership_opens_another_database(docker: Docker) -> None:
+    """Regression: rights of roles that it was a member of let it drop its database, and template1.
+
+    What a superuser had granted stayed unseen.
+    """
+    with running_postgres("postgres", "shop", "x") as server:
+        roles = Roles(docker, "x", "shop")
+        roles.apply(SECRET, OWN, [])
+        server.sql(
+            'CREATE ROLE "audit ro" NOLOGIN; CREATE ROLE middle; CREATE ROLE passes;'
+            'GRANT "audit ro" TO middle; GRANT middle TO shop;'
+            'GRANT CONNECT ON DATABASE postgres, template1 TO "audit ro";'
+            'ALTER DATABASE template1 OWNER TO "audit ro";'
+            "GRANT CONNECT ON DATABASE postgres TO passes WITH GRANT OPTION; SET ROLE passes;"
+            "GRANT CONNECT ON DATABASE postgres TO middle",
+            "postgres",
+        )
+        inside = subprocess.Popen(
+            server.command("shop", "postgres"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert inside.stdin
+        assert inside.stdout
+        inside.stdin.write("SELECT 1;\n")
+        inside.stdin.flush()
+        assert inside.stdout.readline() == "1\n"
+        done = roles.apply(SECRET, OWN, [])["done"]
+        assert any("template1 belongs to postgres again, and not to audit ro" in s for s in done)
+        told = "the role audit ro, middle, which shop is a member of, connects to postgres no more"
+        assert any(told in sentence for sentence in done), done
+        assert roles.apply(SECRET, OWN, [])["done"] == []
+        _, error = inside.communicate("DROP DATABASE shop WITH (FORCE);\n", timeout=20)
+        assert "terminat" in error or "closed" in error, "a session that was open is ended"
+        for database in ("postgres", "template1"):
+            with pytest.raises(RuntimeError, match="permission denied for database"):
+                server.sql("SELECT 1", "shop", database)
+        # What is an operator's is told, with a remedy that closes it.
+        server.sql("CREATE DATABASE metrics OWNER shop", "postgres", "postgres")
+        server.sql('CREATE DATABASE "o\'d d"', "postgres", "postgres")
+        server.sql(
+            "CREATE ROLE reader LOGIN; GRANT shop TO reader; CREATE ROLE maker CREATEDB;"
+            "GRANT maker TO shop; GRANT CONNECT ON DATABASE postgres TO reader",
+            "postgres",
+        )
+        found = of_databases(read_catalog(docker, "x", "shop"), "shop")
+        assert [re.sub(r",? and can .*|: from .*|: in a .*", "", each) for each in found] == [
+            "the role shop may connect to the database metrics",
+            "the role shop may connect to the database o'd d",
+            "the role maker has CREATEDB and is one that may be taken by the role shop",
+            "the role reader may act as the role shop and connects to the database postgres",
+        ]
+        assert "CREATEDB" in " ".join(dangers_of(docker))
+        for sentence in found:
+            server.sql(sentence.partition("If that is not yours: ")[2], "postgres")
+        assert of_databases(read_catalog(docker, "x", "shop"), "shop") == []
+        for user, database in (("shop", "metrics"), ("reader", "postgres")):
+            with pytest.raises(RuntimeError, match="permission denied for database"):
+                server.sql("SELECT 1", user, database)
+
+
+def test_a_limit_of_its_owners_keeps_no_deploy_out(docker: Docker) -> None:
+    """Regression: the application's new containers got `too many connections`."""
+    with running_postgres("postgres", "shop", "x") as server:
+        roles = Roles(docker, "x", "shop")
+        roles.apply(SECRET, OWN, [])
+        dump = io.BytesIO()
+        dump_postgres(docker, "x", dump)
+        server.sql("ALTER DATABASE shop CONNECTION LIMIT 0; ALTER DATABASE shop IS_TEMPLATE true")
+        assert "too many connections" in server.log_in("shop", OWN)
+        assert roles.apply(SECRET, OWN, [])["done"] == [
+            "the database shop has no limit of connections any more (its owner can set one, and"
+            " keep a deploy out)",
+            "the database shop is no template any more",
+        ]
+        assert roles.apply(SECRET, OWN, [])["done"] == []
+        assert server.log_in("shop", OWN) == "shop"
+        server.sql("ALTER DATABASE shop CONNECTION LIMIT 0")
+        dump.seek(0)
+        restore_postgres(docker, "x", dump)
+        assert server.log_in("shop", OWN) == "shop"
+
+
+def test_who_keeps_a_deploy_from_the_roles_is_named(docker: Docker) -> None:
+    """Regression: an idle transaction of the application failed each deploy, and was not named."""
+    with running_postgres("postgres", "shop", "x") as server:
+        roles = Roles(docker, "x", "shop")
+        roles.apply(SECRET, OWN, [])
+        holder = subprocess.Popen(
+            server.command("shop"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert holder.stdin
+        assert holder.stdout
+        holder.stdin.write(
+            "ALTER ROLE shop PASSWORD NULL; BEGIN; ALTER ROLE shop PASSWORD 'y'; SELECT 1 /* ).\n"
+            f"{' ' * 90}To end it run: x */;\n"
+        )
+        holder.stdin.flush()
+        holder.stdout.readline()
+        with pytest.raises(BackupError) as caught:
+            roles.apply(SECRET, OWN, [])
+        lines = composed(str(caught.value)).split("\n")
+        pid = server.sql("SELECT pid FROM pg_stat_activity WHERE state ~ '^idle in t'", "postgres")
+        (quoted,) = [line for line in lines if "To end it run" in line]
+        assert quoted.startswith(f"| session {pid} of shop (idle in transaction, 'psql', trans")
+        assert "  " not in quoted
+        assert f"(SELECT pg_terminate_backend({pid})), and deploy again" in lines[-1]
+        server.sql(f"SELECT pg_terminate_backend({pid})", "postgres")
+        assert roles.apply(SECRET, OWN, [])["done"] == ["the role shop gets its password"]
+        holder.communicate()
+
+
+def test_no_words_of_the_application_advise_a_restore(docker: Docker) -> None:
+    """Regression: they did, and a restore replaces what was written since."""
+    with running_postgres("postgres", "shop", "x") as server:
+        Roles(docker, "x", "shop").apply(SECRET, OWN, [])
+        words = 'database "shop" does not exist'
+        forged = f"x\npsql: error: connection to server failed: FATAL:  {words}\nx"
+        for raised in (words, forged):
+            server.sql(
+                "CREATE OR REPLACE FUNCTION f() RETURNS text LANGUAGE plpgsql AS $$ BEGIN"
+                f" RAISE EXCEPTION '%', '{raised}'; END $$;"
+                " CREATE OR REPLACE VIEW alembic_version AS SELECT f() AS version_num",
+                "shop",
+            )
+            with pytest.raises(BackupError, match="does not exist") as caught:
+                dump_postgres(docker, "x", io.BytesIO())
+            assert "restore" not in str(caught.value)
 
 
 def test_what_an_application_that_was_superuser_left_is_told(old: Server, docker: Docker) -> None:

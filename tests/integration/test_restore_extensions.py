@@ -328,7 +328,7 @@ def test_no_better_match_runs_as_superuser(server: Server, monkeypatch: pytest.M
     server.sql("ALTER EXTENSION hstore ADD TABLE a")
     # pg_dump's own questions are PostgreSQL's: only a new cluster helps there.
     monkeypatch.setattr(postgres, "DUMP_POSTGRES", "true")
-    with pytest.raises(BackupError, match=r"EXTENSION hstore DROP TABLE public\.a\)"):
+    with pytest.raises(BackupError, match=r'EXTENSION "hstore" DROP TABLE public\.a\)'):
         server.dump()
     server.sql("ALTER EXTENSION hstore DROP TABLE a")
     assert server.dump()[0] == facts
@@ -383,7 +383,7 @@ def test_what_hides_in_an_extension_is_no_backup(server: Server) -> None:
     with pytest.raises(BackupError) as caught:
         server.dump()
     remedy = str(caught.value).partition("(ALTER")[2].partition(")")[0]
-    assert remedy == " EXTENSION hstore DROP TABLE public.hidden"
+    assert remedy == ' EXTENSION "hstore" DROP TABLE public.hidden'
     server.sql(f"ALTER{remedy}")
     assert server.dump()[0]["rows"] == {"public.hidden": 1}
 

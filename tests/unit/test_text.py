@@ -114,7 +114,7 @@ def test_no_line_of_somebody_elses_output_passes_for_ours(first: str, second: st
     if len(lines) == 1:
         assert "\n" not in said.strip()
     else:
-        assert own == ["It failed: ", "Do that."], lines
+        assert own == ["It failed:", "Do that."], lines
 
 
 def test_a_single_line_of_somebody_else_stays_in_its_sentence() -> None:

@@ -87,6 +87,7 @@ UNCLEAN_FILES: frozenset[str] = words(
     library/data_secrets.py
     library/database_identity.py
     library/database_roles.py
+    library/deploy_begin.py
     library/deploy_ledger.py
     library/deploy_state.py
     library/docker_daemon_config.py
@@ -100,18 +101,26 @@ UNCLEAN_FILES: frozenset[str] = words(
     library/release.py
     library/release_sbom.py
     library/stack_firewall.py
-    library/stack_gate.py
     library/stack_plan.py
     library/stack_secrets.py
     library/stack_status.py
-    library/static_files.py
     library/volume_owner.py
     module_utils/crisper/backup/archive.py
-    module_utils/crisper/backup/backends.py
+    module_utils/crisper/backup/backends/__init__.py
+    module_utils/crisper/backup/backends/mariadb.py
+    module_utils/crisper/backup/backends/postgres.py
+    module_utils/crisper/backup/backends/postgres_locks.py
+    module_utils/crisper/backup/backends/psql.py
+    module_utils/crisper/backup/backends/qdrant.py
+    module_utils/crisper/backup/backends/redis.py
+    module_utils/crisper/backup/backends/remedies.py
+    module_utils/crisper/backup/backends/uploads.py
+    module_utils/crisper/backup/check.py
     module_utils/crisper/backup/cipher.py
     module_utils/crisper/backup/drill.py
     module_utils/crisper/backup/free_space.py
     module_utils/crisper/backup/manifest.py
+    module_utils/crisper/backup/restore.py
     module_utils/crisper/backup/restore_mark.py
     module_utils/crisper/backup/set.py
     module_utils/crisper/backup/throwaway.py
@@ -121,6 +130,7 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/celery/judge.py
     module_utils/crisper/celery/settings.py
     module_utils/crisper/celery/skew.py
+    module_utils/crisper/celery/stale.py
     module_utils/crisper/celery/stranded.py
     module_utils/crisper/database/catalog.py
     module_utils/crisper/database/fresh_cluster.py
@@ -131,8 +141,10 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/database/roles.py
     module_utils/crisper/database/upgrade.py
     module_utils/crisper/database/versions.py
+    module_utils/crisper/deploy/fact.py
     module_utils/crisper/docker/client.py
     module_utils/crisper/docker/diagnosis.py
+    module_utils/crisper/docker/exec.py
     module_utils/crisper/docker/one_off.py
     module_utils/crisper/probes/__init__.py
     module_utils/crisper/probes/drain.py
@@ -151,6 +163,7 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/rollout/distrust.py
     module_utils/crisper/rollout/phases.py
     module_utils/crisper/rollout/plan.py
+    module_utils/crisper/rollout/report.py
     module_utils/crisper/rollout/workers.py
     plugins/action/stack_secrets.py
     plugins/callback/crisper_call.py
@@ -172,11 +185,11 @@ UNCLEAN_FILES: frozenset[str] = words(
 UNCLEAN_ROLES: frozenset[str] = words(
     """
     backup
+    begin
     database
     docker
     finish
     firewall
-    gate
     images
     ledger
     maintenance

@@ -12,6 +12,7 @@ import pytest
 import redis as redis_py
 from celery import Celery
 from crisper_worker import install
+from crisper_worker.aside import act, described
 from crisper_worker.lease_keeper import LeaseKeeper
 from crisper_worker.lease_store import Delivery, LeaseStore
 from crisper_worker.past_limit import PastLimitRedis
@@ -54,8 +55,8 @@ def test_a_message_comes_back_as_it_went(empty: Redis, headers: dict, source: st
     mine, redis = store(empty), empty.client()
     sent = message() | {"headers": {**headers, "id": "id"}}
     redis.lpush(source, json.dumps(sent))
-    taken_from, raw, registered = redis.execute_command(*mine.take_command(["none", source]))
-    assert (taken_from.decode(), json.loads(raw), registered) == (source, sent, 1)
+    taken_from, raw, *registered = redis.execute_command(*mine.take_command(["none", source]))
+    assert (taken_from.decode(), json.loads(raw), registered) == (source, sent, [1, b"tag-id"])
     assert json.loads(redis.hget("p:unacked", "tag-id")) == [sent, "", "q"]
     assert mine.renew(["tag-id", "other"])[1] == {"other"}
     assert mine.give_back("tag-id") is True
@@ -197,6 +198,163 @@ def test_what_cannot_be_said_is_held_and_said_later(empty: Redis) -> None:
     assert [json.loads(raw)["headers"]["id"] for raw in redis.lrange("q", 0, -1)] == ["left"]
     assert redis.keys("p:*") == []
     assert keeper.leased_tags() == set()
+
+
+RAW = st.binary(max_size=40) | st.sampled_from(
+    [
+        b"[]",
+        b"{}",
+        b"[7]",
+        b'[{"headers": 7}]',
+        b'[{"headers": {"id": []}}]',
+        b'[{"headers": {"id": "\\ud800"}}, "", "q"]',
+        b"[" * 100_000,
+        b"9" * 5000,
+        b'[{"properties": {"delivery_info": 1}}, "", "q"]',
+    ]
+)
+HOLDERS = st.binary(max_size=20) | st.sampled_from(
+    [b"dead\nq", b"dead\n", b"a\np:unacked", b"\n\n"]
+)
+
+
+@pytest.fixture
+def sweeper(empty: Redis) -> LeaseKeeper:
+    def take_over(mine: LeaseStore, delivery: Delivery, before: float) -> None:
+        mine.was_started(delivery.tag)
+        mine.deaths(delivery.task_id)
+        mine.reclaim(delivery, before)
+
+    keeper = LeaseKeeper(2, take_over)
+    keeper.store = store(empty, "other")
+    keeper.tick()
+    keeper._calm_since = 0.0
+    return keeper
+
+
+def leave_expired(redis: redis_py.Redis, tag: Any, raw: Any, holder: Any, score: float = 2) -> None:
+    redis.hset("p:unacked", tag, raw)
+    redis.zadd("p:unacked_index", {tag: time.time()})
+    redis.zadd("p:unacked_lease", {tag: score})
+    if holder is not None:
+        redis.hset("p:unacked_holder", tag, holder)
+
+
+def leave_valid(redis: redis_py.Redis) -> None:
+    leave_expired(redis, "tag-valid", json.dumps([message("valid"), "", "q"]), "dead\nq")
+
+
+def recovered(redis: redis_py.Redis) -> list[str]:
+    return [json.loads(raw)["headers"]["id"] for raw in redis.lrange("q", 0, -1)]
+
+
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.dictionaries(
+        st.binary(min_size=1, max_size=8), st.tuples(RAW, st.none() | HOLDERS), max_size=4
+    ),
+    st.binary(max_size=8),
+    RAW,
+)
+def test_garbage_in_redis_stops_the_recovery_of_no_valid_message(
+    empty: Redis, sweeper: LeaseKeeper, bad: dict, other: bytes, raw: bytes
+) -> None:
+    """Regression: one entry `[]` before a valid one kept every worker from taking that over."""
+    redis = empty.client()
+    redis.flushall()
+    for tag, (value, holder) in bad.items():
+        leave_expired(redis, tag, value, holder, 1)
+    redis.sadd("p:unacked_started", other, "tag-valid")
+    redis.hset("p:unacked_aside", other, raw)
+    redis.set("p:unacked_deaths:valid", raw)
+    leave_valid(redis)
+    sweeper.sweep()
+    assert "valid" in recovered(redis)
+    assert redis.zcard("p:unacked_lease") == 0
+    held, entries = set(redis.hkeys("p:unacked")), sweeper.opened_store().set_aside_entries()
+    # None is gone: it is kombu's still, set aside, or in the list that its holder named.
+    moved = [key for key in redis.keys("*") if redis.type(key) == b"list"]
+    assert len(held) + len(entries) - 1 + sum(redis.llen(key) for key in moved) - 1 >= len(
+        {tag for tag in bad if tag != other}
+    )
+    assert all(sweeper.opened_store().drop(entry) for entry in entries.values())
+    assert redis.hlen("p:unacked_aside") == 0
+
+
+@pytest.mark.parametrize("kind", ["started", "source", "deaths"])
+def test_a_key_of_another_type_loses_no_message(
+    empty: Redis, sweeper: LeaseKeeper, kind: str
+) -> None:
+    """Regression: a script is not undone by the error that ends it half-way."""
+    redis = empty.client()
+    leave_valid(redis)
+    key = {"started": "p:unacked_started", "source": "q", "deaths": "p:unacked_deaths:valid"}[kind]
+    if kind == "deaths":
+        redis.sadd("p:unacked_started", "tag-valid")
+    redis.set(key, "x")
+    now, _ = sweeper.opened_store().renew([])
+    if kind == "started":  # it cannot be known, and is asked for each round
+        delivery = sweeper.opened_store().find("tag-valid")
+        assert delivery is not None
+        assert sweeper.opened_store().reclaim(delivery, now)
+    else:
+        sweeper.sweep()
+    if kind == "source":
+        assert redis.hkeys("p:unacked") == redis.zrange("p:unacked_index", 0, -1) == [b"tag-valid"]
+    else:
+        assert recovered(redis) == ["valid"]
+
+
+def test_what_fails_is_logged_once_and_stops_nothing(
+    empty: Redis, sweeper: LeaseKeeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis, taken = empty.client(), []
+
+    def take_over(mine: LeaseStore, delivery: Delivery, before: float) -> None:
+        if delivery.tag.startswith("bad"):
+            raise TypeError("tested")
+        taken.append(mine.reclaim(delivery, before))
+
+    sweeper._take_over = take_over
+    redis.zadd("p:unacked_lease", {f"bad{number}": 1 for number in range(501)})
+    leave_valid(redis)
+    for _ in range(3):
+        sweeper.sweep()
+    assert taken == [True]
+    assert len(caplog.records) == 501
+    redis.hset("p:unacked", "own", "[]")
+    redis.hset("p:unacked_holder", "own", "other\nq")
+    redis.hset("p:unacked", "next", json.dumps([message("next"), "", "q"]))
+    redis.hset("p:unacked_holder", "next", "other\nq")
+    sweeper.give_back(["own", "next"])
+    assert sorted(recovered(redis)) == ["next", "valid"]
+    assert list(sweeper.opened_store().set_aside_entries()) == ["own"]
+
+
+def test_an_entry_that_is_none_hides_no_other(empty: Redis) -> None:
+    """Regression: `aside list` failed for all entries, and `drop` said that there were none."""
+    mine, redis = store(empty), empty.client()
+    app = Celery(backend="cache+memory://")
+    good = judged(Delivery("tag", message(), "q", "me"), 1, 1, "tested")
+    assert good is not None
+    redis.hset("p:unacked_aside", "id", good.dump())
+    for name, raw in ((b"zz", b'{"bad": 1}'), (b"\xff\n", b"[" * 100_000), (b"no", good.dump())):
+        redis.hset("p:unacked_aside", name, raw)
+    entries = mine.set_aside_entries()
+    assert set(entries) == {"id", "zz", "no", "\udcff\n"}
+    assert {name for name, entry in entries.items() if entry.readable} == {"id"}
+    assert "\n" not in described(entries["\udcff\n"])
+    assert act(app, mine, "requeue", ["zz"]) == ["zz is no message that can run; `drop` forgets it"]
+    assert act(app, mine, "drop", ["zz", "no", r"\udcff\n"]) == []
+    redis.set("q", "no list")
+    (problem,) = act(app, mine, "requeue", ["id"])
+    assert problem.startswith("id was not requeued: WRONGTYPE")
+    assert redis.hkeys("p:unacked_aside") == [b"id"]
+    redis.delete("q")
+    assert act(app, mine, "requeue", ["id"]) == []
+    assert recovered(redis) == ["id"]
 
 
 @pytest.mark.parametrize(

@@ -126,15 +126,24 @@ def restore(
 def _make_database(
     settings: Settings, running: dict[str, str], manifest: dict[str, Any], note: Note
 ) -> bool:
-    """Make the application's database where it is missing; return whether it was.
+    """Make the application's database and template1 where they are missing.
+
+    Returns:
+        Whether the application's was.
 
     Raises:
         UntouchedError: PostgreSQL refused.
     """
-    if "postgres" not in manifest["parts"] or not missing_database(settings):
+    if "postgres" not in manifest["parts"]:
         return False
-    note("make the database")
+    missing = bool(missing_database(settings))
+    if missing:
+        note("make the database")
     try:
+        if "postgres" in running:
+            postgres.make_template_database(settings.docker, running["postgres"])
+        if not missing:
+            return False
         postgres.make_postgres_database(settings.docker, running["postgres"])
     except BackupError as error:
         raise UntouchedError(str(error)) from error

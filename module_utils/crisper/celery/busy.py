@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .stale import split
+from .stale import split, started, word
 
 # Seconds for which every process has run the same task, after which nothing more is waited for:
 # where nothing ends, waiting proves nothing more, and a deploy waits with it.
@@ -28,6 +28,8 @@ MARGIN = 60.0
 # Looks at a full pool that show it full: one may fall between two tasks.
 LOOKS = 2
 METHODS = ("active", "reserved", "stats", "active_queues")
+# Tasks since a start: no worker has run more, and a sum of finite numbers may have no end.
+MOST_BEGUN = 1e15
 # Names in one sentence.
 MOST_NAMES = 10
 
@@ -109,23 +111,23 @@ def pool_of(
     running = {}
     # METHODS has `stats` behind `active`: what has ended occupies no process.
     for request in split(active, stats)[0]:
-        name, start = str(request.get("name")), _number(request.get("time_start"))
+        name, start = word(request.get("name")), started(request)
         seconds = max(0.0, now - start) if start else 0.0
         # Pools that tell no limits (threads, solo) enforce none, the task's own neither.
         own = _number(limits.get(name)) if limits_told else 0.0
         task = {"name": name, "seconds": seconds, "limit": own}
-        running[str(request.get("id"))] = task
+        running[word(request.get("id"))] = task
     workers = facts.get("processes")
     autoscaled = len(workers) if isinstance(workers, list) else 0
     reserved = replies.get("reserved") if isinstance(replies.get("reserved"), list) else []
     total = stats.get("total")
     return Pool(
         at=at,
-        queues=[str(queue.get("name")) for queue in queues if isinstance(queue, dict)],
-        processes=max(1, int(_number(facts.get("max-concurrency"))), autoscaled),
+        queues=[word(queue.get("name")) for queue in queues if isinstance(queue, dict)],
+        processes=max(1, _whole(_number(facts.get("max-concurrency"))), autoscaled),
         running=running,
-        reserved={str(r.get("id")) for r in reserved if isinstance(r, dict)},
-        begun=int(sum(map(_number, total.values()))) if isinstance(total, dict) else 0,
+        reserved={word(r.get("id")) for r in reserved if isinstance(r, dict)},
+        begun=_whole(sum(map(_number, total.values()))) if isinstance(total, dict) else 0,
         limit=_number(timeouts[1]) if limits_told else 0.0,
     )
 
@@ -137,7 +139,7 @@ def own_limits(registered: Any) -> dict[str, float]:
     """
     found = {}
     for entry in registered if isinstance(registered, list) else []:
-        name, _, rest = str(entry).partition(" [time_limit=")
+        name, _, rest = word(entry).partition(" [time_limit=")
         if rest.endswith("]"):
             found[name] = _number(rest[:-1])
     return found
@@ -280,6 +282,11 @@ def _summed(kind: str, nodes: Sequence[str], pools: Sequence[Pool]) -> Verdict:
         tasks=sorted({task["name"] for task in running}),
         oldest=max((task["seconds"] for task in running), default=0.0),
     )
+
+
+def _whole(number: float) -> int:
+    """Return a whole number of a size that counts something; 0 for one below it."""
+    return int(min(max(number, 0.0), MOST_BEGUN)) if number == number else 0
 
 
 def _number(value: Any) -> float:

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .stale import SETTLED, entry_key, outcome, split, started
+from .stale import SETTLED, entry_key, outcome, split, started, word
 
 # One empty look may fall between a message's arrival and its entry into the books.
 CONFIRMATIONS = 2
@@ -110,7 +110,7 @@ class Book:
             now: seconds of a clock that only goes forward.
         """
         for name, key, entry in self.unacknowledged():
-            task_id = str(entry.get("id"))
+            task_id = word(entry.get("id"))
             if task_id in delivered and outcome(
                 entry, name, metas.get(task_id), delivered[task_id], parse
             ):
@@ -138,9 +138,15 @@ class Book:
         node = self.nodes.get(name)
         if node is None or node.done:
             return []
+        try:
+            queues = [word(queue["name"]) for queue in report["active_queues"] if "name" in queue]
+            running, *ended = split(report["active"], report.get(POOL))
+            reserved = [_task(request) for request in report["reserved"]]
+            scheduled = len(report[ONCE]) if ONCE in report else node.scheduled
+        except Exception:  # an answer that cannot be judged is none: this worker falls silent
+            return []
         node.heard, node.silent, node.heard_at = True, False, now
-        node.queues = [str(queue["name"]) for queue in report["active_queues"] if "name" in queue]
-        running, *ended = split(report["active"], report.get(POOL))
+        node.queues, node.reserved, node.scheduled = queues, reserved, scheduled
         node.listed = {}
         for request in running:
             key = entry_key(request)
@@ -149,11 +155,8 @@ class Book:
             else:
                 node.listed[key] = request
         for request in (one for some in ended for one in some):
-            node.stale[entry_key(request)] = {key: str(request.get(key)) for key in ("id", "name")}
+            node.stale[entry_key(request)] = {key: word(request.get(key)) for key in ("id", "name")}
         node.active = [_task(request) for request in node.listed.values()]
-        node.reserved = [_task(request) for request in report["reserved"]]
-        if ONCE in report:
-            node.scheduled = len(report[ONCE])
         begun = [task["since"] for task in node.active if task["since"]]
         self.longest = max(self.longest, *(wall - since for since in begun), 0.0)
         orders = self.judge(node)
@@ -263,8 +266,8 @@ def _mute(node: Node) -> bool:
 def _task(request: dict) -> dict:
     # Arguments may hold anything, passwords too: they never leave the container.
     return {
-        "id": str(request.get("id")),
-        "name": str(request.get("name")),
+        "id": word(request.get("id")),
+        "name": word(request.get("name")),
         "since": started(request),
     }
 

@@ -178,7 +178,7 @@ def _malformed(replies: Replies) -> Iterator[Finding]:
 def _bad(method: str, node: str, reply: Any) -> Finding:
     # Not the text of all of it: a list of a million numbers takes seconds.
     kinds = (dict, list, tuple)
-    shown = printable(reply if isinstance(reply, kinds) and len(reply) > 20 else repr(reply))
+    shown = printable(reply if isinstance(reply, kinds) and len(reply) > 20 else repr(clean(reply)))
     text = f"{node or 'Somebody'} answered {method} with {shown}."
     return Finding("malformed_reply", text, node, actual=shown)
 

@@ -74,8 +74,9 @@ def restart_warning(result: Any, names: Collection[str], since: float) -> str:
     """
     found = result if isinstance(result, Mapping) else {}
     nodes, restarted = found.get("nodes"), found.get("restarted")
-    number = isinstance(restarted, (int, float)) and not isinstance(restarted, bool)
-    if not isinstance(nodes, Mapping) or not number or restarted < since:
+    if not isinstance(restarted, (int, float)) or isinstance(restarted, bool):
+        return ""
+    if not isinstance(nodes, Mapping) or restarted < since:
         return ""
     services: list[str] = []
     for node in sorted(set(names) & set(nodes)):

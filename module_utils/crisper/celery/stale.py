@@ -21,9 +21,10 @@ as running.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from ..text import printable
 
 PREFORK = "celery.concurrency.prefork:TaskPool"
 # Seconds between a result and its acknowledgement, which comes at once unless it has failed.
@@ -32,25 +33,33 @@ SETTLED = 2.0
 LOST = 11.0
 # Results of a task that has ended. An application may store another one by itself while it runs.
 ENDED = ("SUCCESS", "FAILURE")
+# Unix seconds (the year 5138) from which a number is no time, and process ids from which one is no
+# process: JSON holds whole numbers that no float does.
+END_OF_TIME, LARGEST_PID = 1e11, 2**31
 
 
-def entry_key(entry: Mapping[str, Any]) -> tuple:
+def word(value: Any) -> str:
+    """Return a text as it is, and for all else a short one: text of deep lists ends the process."""
+    return value if isinstance(value, str) else printable(value)
+
+
+def entry_key(entry: Mapping[str, Any]) -> tuple[str, float | None, int | None]:
     """Return what tells an entry from all others of its worker.
 
     A task that is delivered again to the same worker has its id twice.
     """
-    return (str(entry.get("id")), started(entry), _pid(entry))
+    return (word(entry.get("id")), started(entry), _pid(entry))
 
 
 def started(entry: Mapping[str, Any]) -> float | None:
     """Return the time of its start in Unix seconds; None where it is not told."""
     since = entry.get("time_start")
-    if not isinstance(since, (int, float)) or isinstance(since, bool) or not math.isfinite(since):
+    if not isinstance(since, (int, float)) or isinstance(since, bool):
         return None
-    return float(since)
+    return float(since) if 0 <= since < END_OF_TIME else None  # no comparison is true of nan
 
 
-def split(active: Iterable[Any], stats: Any) -> tuple[list, list, list]:
+def split(active: Iterable[Any], stats: Any) -> tuple[list[Any], list[Any], list[Any]]:
     """Return the entries of one answer that may run, those that ended, those whose process is gone.
 
     Args:
@@ -81,7 +90,7 @@ def split(active: Iterable[Any], stats: Any) -> tuple[list, list, list]:
     return running, ended, gone
 
 
-def pool_processes(stats: Any) -> set | None:
+def pool_processes(stats: Any) -> set[int] | None:
     """Return the process ids of a pool `prefork`; None for every other pool or answer."""
     pool = stats.get("pool") if isinstance(stats, Mapping) else None
     if not isinstance(pool, Mapping) or pool.get("implementation") != PREFORK:
@@ -118,10 +127,11 @@ def outcome(entry: Any, node: str, meta: Any, delivered: float, parse: Any) -> s
         return ""
     try:
         return str(status) if parse(meta["date_done"]) >= since else ""
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except Exception:  # whatever the text of a time makes it raise
         return ""
 
 
 def _pid(entry: Mapping[str, Any]) -> int | None:
     pid = entry.get("worker_pid")
-    return pid if isinstance(pid, int) and not isinstance(pid, bool) else None
+    fit = isinstance(pid, int) and not isinstance(pid, bool) and 0 <= pid < LARGEST_PID
+    return pid if fit else None

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .stale import outcome, split, started
+from .stale import outcome, split, started, word
 
 # Seconds that a message may be on its way between Redis and a worker's books.
 GRACE = 5.0
@@ -185,7 +185,7 @@ class Answers:
             self.gone = self.gone or bool(gone)
         for entry in reply:
             if method == "registered":
-                name, _, options = str(entry).partition(" [")
+                name, _, options = word(entry).partition(" [")
                 if "rate_limit=" in options:
                     self.limited.add(name)
                 continue
@@ -331,7 +331,7 @@ def ended_since(meta: Any, delivered: float, parse: Any) -> bool:
         return False
     try:
         return bool(parse(meta["date_done"]) >= delivered)
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except Exception:  # whatever the text of a time makes it raise
         return False
 
 
@@ -477,7 +477,7 @@ def warning(found: Any) -> str:
     act = both if result.get("ended") else "put them back"
     act = act if result.get("stranded") else "acknowledge them"
     then = f"When all workers answer, {act}" if result.get("blind") else act[0].upper() + act[1:]
-    return f"{result['text']}. {then}: {COMMAND}"
+    return f"{word(result['text'])}. {then}: {COMMAND}"
 
 
 def rows(found: Any) -> list:
@@ -485,14 +485,17 @@ def rows(found: Any) -> list:
     result = found if isinstance(found, Mapping) else {}
     told = []
     if result.get("done"):
-        told.append(f"{'Put back' if result.get('put_back') else 'Ended   '}  {result['done']}")
-        left = {**result, "stranded": result["stranded"] - result["put_back"], "ended": 0}
-        if left["stranded"] > 0:
-            told.append(f"          {left['stranded']} could not be put back: run it again")
+        told.append(
+            f"{'Put back' if result.get('put_back') else 'Ended   '}  {word(result['done'])}"
+        )
+        stranded, put_back = (result.get(key) for key in ("stranded", "put_back"))
+        left = stranded - put_back if isinstance(stranded, int) and isinstance(put_back, int) else 0
+        if left > 0:
+            told.append(f"          {left} could not be put back: run it again")
         return told
     text = warning(result)
     if text:
         told.append(f"Stranded  {text}")
     elif result.get("text"):
-        told.append(f"Held      {result['text']}")
+        told.append(f"Held      {word(result['text'])}")
     return told

@@ -81,7 +81,9 @@ TABLES: dict[str, Table] = {
         )
     ),
     "pg_auth_members": Table(_words("roleid:pg_authid member:pg_authid admin_option")),
-    "pg_database": Table(_words("oid datname datdba datistemplate datallowconn datacl")),
+    "pg_database": Table(
+        _words("oid datname datdba datistemplate datallowconn datconnlimit datacl")
+    ),
     "pg_db_role_setting": Table(_words("setdatabase setrole setconfig")),
     "pg_shdescription": Table(
         _words("objoid classoid description"), where="classoid = '1260'"
@@ -249,7 +251,8 @@ READ = FIND_SUPERUSER + (
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _ARRAY = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,{}"]+)', re.DOTALL)
 # Needs no quotes in SQL.
-_PLAIN = re.compile(r"[a-z_][a-z0-9_$]*\Z")
+# Also an operator's: it is of these characters alone, and has no quotes in SQL.
+_PLAIN = re.compile(r"(?:[a-z_][a-z0-9_$]*|[-+*/<>=~!@#%^&|`?]+)\Z")
 Row = Mapping[str, Any]
 
 

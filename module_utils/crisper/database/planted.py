@@ -106,18 +106,42 @@ _NOT_COMPARED = {("pg_namespace", "public")}
 
 
 # --- One cluster ------------------------------------------------------------------------------
-def rights(table: str, acl: str | None, superusers: Iterable[str]) -> set[str]:
-    """Return ``grantee=letter`` for each right that somebody but a superuser has."""
+@dataclass(frozen=True)
+class Grant:
+    """Rights that somebody has on an object; `*` behind a letter: he may pass it on."""
+
+    grantee: str  # empty for PUBLIC
+    letters: str
+
+
+def grants(acl: str | None, table: str = "") -> list[Grant]:
+    """Return the rights that an object's ACL gives, by grantee.
+
+    Args:
+        acl: as PostgreSQL writes it; None where nobody has said anything.
+        table: the object's catalog, for what everybody may then.
+    """
     if acl is None:
-        return set(_PUBLIC.get(table, ()))
-    found: set[str] = set()
+        return [Grant("", "".join(right.lstrip("=") for right in sorted(_PUBLIC.get(table, ()))))]
+    found = []
     for item in parse_array(acl):
         if match := _ACL_ITEM.match(item):
             name = match[1]
             plain = name[1:-1].replace('""', '"') if name.startswith('"') else name
-            if plain not in superusers:
-                found |= {f"{plain}={letter}" for letter in match[2].replace("*", "")}
+            found.append(Grant(plain, match[2]))
     return found
+
+
+def rights(table: str, acl: str | None, superusers: Iterable[str]) -> set[str]:
+    """Return ``grantee=letter`` for each right that somebody but a superuser has."""
+    if acl is None:
+        return set(_PUBLIC.get(table, ()))
+    return {
+        f"{each.grantee}={letter}"
+        for each in grants(acl)
+        if each.grantee not in superusers
+        for letter in each.letters.replace("*", "")
+    }
 
 
 def _value(catalog: Catalog, name: str, target: str, value: str | None) -> Any:

@@ -15,17 +15,29 @@ import hmac
 import os
 import re
 import stringprep
+import threading
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..backup.backends.postgres_sql import ASK_POSTGRES, FIND_SUPERUSER, HELPER, RESTORE_CLEANUP
+from ..backup.backends.postgres_locks import end_statements, tell_sessions
+from ..backup.backends.postgres_sql import (
+    ASK_POSTGRES,
+    AWAITED,
+    END_SESSIONS,
+    FIND_SUPERUSER,
+    HELPER,
+    MAKE_TEMPLATE,
+    RESTORE_CLEANUP,
+)
+from ..backup.backends.psql import postgres_session, unescape
 from ..backup.manifest import BackupError
 from ..docker.exec import Docker
 from ..text import printable, sql_identifier
 from .catalog import SUPERUSER_OID, Catalog, builtin, identifier, read_catalog
+from .connections import SYSTEM_DATABASES, Opening, foreign_owners, of_databases, system_openings
 from .fresh_cluster import Fresh, key_of
 from .planted import (
     REBUILD,
@@ -34,7 +46,6 @@ from .planted import (
     of_cluster,
     of_files,
     of_superusers,
-    rights,
 )
 
 SUPERUSER = "postgres"
@@ -42,7 +53,6 @@ SUPERUSER = "postgres"
 SUFFIX = "_application"
 # Its comment, by which it is known from a role of the operator's that has the same name.
 HOLDER = "crisper: takes the application's place"
-SYSTEM_DATABASES = ("postgres", "template1")
 # Names that CREATE EXTENSION takes.
 EXTENSION = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}\Z")
 FORBIDDEN = ("SUPERUSER", "CREATEROLE", "CREATEDB", "REPLICATION", "BYPASSRLS")
@@ -51,6 +61,8 @@ VERIFIER = re.compile(r"SCRAM-SHA-256\$(\d+):([^$]+)\$([^:]+):(.+)\Z")
 VERIFIERS = re.compile(r"(?:SCRAM-SHA-256\$|md5)[A-Za-z0-9+/=:$]{20,}")
 # Longest that a request waits behind a change of owner that cannot have its lock yet.
 LOCK_MILLISECONDS = 500
+# For so long a change that had to wait is made again, to see whom it waits for.
+WATCHED_SECONDS = 3
 
 # Whatever the bootstrap superuser (role 10) owns and a plain role may own. Objects of initdb have
 # numbers below 16384, a large object has whatever its maker says. Members of an extension stay with
@@ -292,8 +304,7 @@ ATTRIBUTES = {**POWERS, "CREATEDB": "rolcreatedb", "login": "rolcanlogin"}
 # A line for each; the values that it compares are of one type, which leaves PostgreSQL no choice.
 OBJECTS = f"COPY (SELECT kind FROM ({_OBJECTS}) objects) TO STDOUT;"  # noqa: S608
 BLOCKERS = (
-    "SELECT format('session %s of %s (%s, transaction open for %s s)', pid, usename,"
-    " coalesce(nullif(application_name, ''), 'without a name'),"
+    "SELECT format('session %s of %s (transaction open for %s s)', pid, usename,"
     " extract(epoch FROM now() - xact_start)::int) FROM pg_stat_activity"
     " WHERE xact_start < now() - interval '2 s' AND pid <> pg_backend_pid()"
     " AND backend_type = 'client backend' ORDER BY xact_start LIMIT 3"
@@ -371,7 +382,11 @@ class State:
     extensions: Sequence[str] = ()
     databases: Sequence[str] = ()  # others of the superuser
     # PostgreSQL's own databases that the application may connect to: from there it drops its own.
-    connectable: Sequence[str] = ()
+    connectable: Sequence[Opening] = ()
+    foreign_owners: Sequence[tuple[str, str]] = ()  # of PostgreSQL's own databases
+    no_template: bool = False  # template1 is missing
+    limited: bool = False  # the application's database takes so many sessions alone
+    template: bool = False  # whoever may make a database may copy the application's
     restore: bool = False  # a restore was killed, and its function is still there
     # Other roles, and what they may.
     powerful: Sequence[tuple[str, str]] = ()
@@ -427,11 +442,31 @@ def plan(state: State, password: str, extensions: Iterable[str]) -> list[str]:
         found.append(f"the role {state.superuser} gets its password")
     if missing := [each for each in extensions if each not in state.extensions]:
         found.append(f"extensions are made: {', '.join(missing)}")
-    if state.connectable:
+    found += [
+        f"the database {printable(database)} belongs to {state.superuser} again, and not to"
+        f" {printable(owner)} (its owner may drop it)"
+        for database, owner in state.foreign_owners
+    ]
+    if everybody := [each.database for each in state.connectable if {"", name} & {*each.grantees}]:
         found.append(
-            f"nobody but superusers connects to {' and '.join(state.connectable)} (from there the"
+            f"nobody but superusers connects to {' and '.join(everybody)} (from there the"
             f" role {name} could drop its database); a role that has to: GRANT CONNECT"
         )
+    for each in state.connectable:
+        if members := [grantee for grantee in each.grantees if grantee not in ("", name)]:
+            found.append(
+                f"the role {printable(', '.join(members))}, which {name} is a member of, connects"
+                f" to {each.database} no more (from there {name} could drop its database)"
+            )
+    if state.no_template:
+        found.append("the database template1, which is missing, is made again from template0")
+    if state.limited:
+        found.append(
+            f"the database {name} has no limit of connections any more (its owner can set one, and"
+            " keep a deploy out)"
+        )
+    if state.template:
+        found.append(f"the database {name} is no template any more")
     if state.restore:
         found.append("what a restore that was killed left is removed")
     return found
@@ -489,15 +524,13 @@ def read_state(catalog: Catalog, application: str, objects: int) -> State:
             for row in sorted(rows["pg_database"], key=lambda row: row["datname"])
             if row["datdba"] == str(SUPERUSER_OID)
             and (row["datallowconn"], row["datistemplate"]) == ("t", "f")
-            and row["datname"] not in ("postgres", application)
+            and row["datname"] not in (*SYSTEM_DATABASES, application)
         ],
-        connectable=[
-            row["datname"]
-            for row in sorted(rows["pg_database"], key=lambda row: row["datname"])
-            if row["datname"] in SYSTEM_DATABASES
-            and row["datname"] != application
-            and {"=c", f"{application}=c"} & rights("pg_database", row["datacl"], ())
-        ],
+        connectable=system_openings(catalog, application),
+        foreign_owners=foreign_owners(catalog, application),
+        no_template=not any(row["datname"] == "template1" for row in rows["pg_database"]),
+        limited=int(database["datconnlimit"]) >= 0,
+        template=database["datistemplate"] == "t",
         restore=any(
             HELPER.fullmatch(row["nspname"])
             and row["nspowner"] == str(SUPERUSER_OID)
@@ -657,7 +690,9 @@ class Roles:
                     )
         moved = (self.application, *state.databases) if state.unmoved else ()
         planted = [of_superusers(each, each.database in moved) for each in catalogs]
-        kinds = [of_roles(state), of_cluster(self.catalog, self.application), *planted]
+        cluster = of_cluster(self.catalog, self.application)
+        databases = of_databases(self.catalog, self.application)
+        kinds = [of_roles(state), cluster, databases, *planted]
         try:
             fresh = Fresh(self.docker, self.container, project or self.application, folder)
             measures = fresh.measures(each.extensions() for each in catalogs)
@@ -702,10 +737,11 @@ class Roles:
                     "PostgreSQL did not answer",
                     self.docker.inside(self.container, f'{ASK_POSTGRES} --command "{BLOCKERS}"'),
                 )
+                sessions = printable("; ".join(holders.splitlines())) or "a session"
                 return {
                     "moved": False,
                     "done": [],
-                    "postponed": f"{'; '.join(holders.splitlines()) or 'a session'} holds a lock"
+                    "postponed": f"{sessions} holds a lock"
                     f" ({printable(' '.join(str(error).split())[-200:])})",
                 }
             result["moved"] = True
@@ -768,19 +804,80 @@ class Roles:
         if state.public_owner == state.superuser:
             lines.append("ALTER SCHEMA public OWNER TO pg_database_owner;")
         lines += [
-            f"REVOKE CONNECT ON DATABASE {identifier(each)} FROM PUBLIC, {name};"
-            for each in state.connectable
+            f"ALTER DATABASE {identifier(database)} OWNER TO {superuser};"
+            for database, _owner in state.foreign_owners
         ]
+        lines += [line for each in state.connectable for line in each.revoke()]
+        if state.limited:
+            lines.append(f"ALTER DATABASE {name} CONNECTION LIMIT -1;")
+        if state.template:
+            lines.append(f"ALTER DATABASE {name} IS_TEMPLATE false;")
         if state.restore:
             lines.append(RESTORE_CLEANUP)
         what = "The roles of PostgreSQL were not put in order"
-        self.sql("\n".join(["BEGIN;", *lines, "COMMIT;"]), what)
+        self.watched("\n".join(["BEGIN;", *lines, "COMMIT;"]), what)
+        # Whoever is connected keeps the session, whatever rights are taken.
+        if closed := [each.database for each in state.connectable] + [
+            database for database, _owner in state.foreign_owners
+        ]:
+            of = ", ".join(f"{literal(each)}::name" for each in sorted(set(closed)))
+            its = f"usename = {literal(state.application)}::name"
+            self.sql(f"{END_SESSIONS} datname IN ({of}) AND {its};", what)
+        if state.no_template:
+            self.sql(MAKE_TEMPLATE, what)
         if state.objects or state.default_privileges:
             settings = {"target": state.application, "wait": f"{self.wait} s"}
-            self.sql(TRANSFER + CARRY + DROP_CARRIED, what, **settings)
+            self.watched(TRANSFER + CARRY + DROP_CARRIED, what, **settings)
         for each in extensions:
             if each not in state.extensions:
                 self.create_extension(each)
+
+    def watched(self, script: str, what: str, **settings: str) -> None:
+        """Run statements as :meth:`sql`; who keeps a lock from them is named.
+
+        No session is ended: one that holds such a lock may be a migration of the application's.
+
+        Raises:
+            BackupError: one of them failed.
+        """
+        try:
+            self.sql(script, what, **settings)
+            return
+        except BackupError as error:
+            if LOCKED not in str(error):
+                raise
+        # Again, and watched: whom a statement waits for is known while it waits.
+        name = f"crisper-roles-{os.urandom(8).hex()}"
+        failed: list[BackupError] = []
+        again = f"SET application_name = {literal(name)};\n{script}"
+        if "wait" in settings:
+            settings["wait"] = f"{WATCHED_SECONDS} s"
+        else:  # nothing of the application's queues behind a lock on its role
+            again = f"SET lock_timeout = '{WATCHED_SECONDS}s';\n{again}"
+
+        def run() -> None:
+            try:
+                self.sql(again, what, **settings)
+            except BackupError as error:
+                failed.append(error)
+
+        found: list[list[str]] = []
+        waiter = threading.Thread(target=run)
+        with postgres_session(self.docker, self.container) as session:
+            waiter.start()
+            while waiter.is_alive() and not found:
+                lines = session.ask(AWAITED.format(name))
+                found = [[unescape(value) for value in line.split("\t")] for line in lines]
+                waiter.join(0.1)
+        waiter.join()
+        if not failed:
+            return
+        if LOCKED not in str(failed[0]) or not found:
+            raise failed[0]
+        raise BackupError(
+            f"{failed[0]}. It waits for{tell_sessions(found)} If that is a migration, wait for its"
+            f" end; else end it as superuser ({end_statements(found)}), and deploy again"
+        ) from failed[0]
 
     def create_extension(self, name: str) -> None:
         """Make an extension, which belongs to the superuser then."""

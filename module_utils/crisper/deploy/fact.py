@@ -21,6 +21,7 @@ STATE: Mapping[str, Any] = {
     "database_behind": "",
     "unfinished": {},
     "current": "",
+    "page": False,
     "queues": {},
     "containers": [],
 }

@@ -78,7 +78,7 @@ def worker_rows(nodes: Any) -> list[str]:
     """
     found = like(nodes, {EACH: {}})
     rows = []
-    for node in sorted(nodes if found else ())[:ROWS]:
+    for node in sorted(node for node in found if node in nodes)[:ROWS]:
         replies = nodes[node]
         active, ended = _running(replies.get("active"), replies.get("stats"))
         reserved = _count(replies.get("reserved"), "0")

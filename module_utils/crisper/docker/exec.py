@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
+from ..backup.backends.postgres_sql import ASK_TEMPLATE, OPEN
 from ..backup.backends.remedies import explained
 from ..backup.manifest import BackupError
 from ..process import MOST, Tail, capture_bytes
@@ -67,7 +68,8 @@ class Docker:
 
     def inspect(self, container: str) -> dict[str, Any]:
         """What the engine knows of a container."""
-        return json.loads(self.run("container", "inspect", container))[0]
+        record: dict[str, Any] = json.loads(self.run("container", "inspect", container))[0]
+        return record
 
     def inside(self, container: str, script: str, **environment: str) -> list[str]:
         """The `docker exec` command of a script in a container.
@@ -140,7 +142,26 @@ class Docker:
         if ended.returncode != 0:
             late = f" within {self.timeout} s" if ended.returncode == 124 else ""
             why = (ended.said if said is None else said) or f"exit code {ended.returncode}"
-            raise BackupError(f"{what}{late}: {explained(quote_output(why))}")
+            said = explained(quote_output(why), lambda: self._database(ended.args))
+            raise BackupError(f"{what}{late}: {said}")
+
+    def _database(self, command: list[str]) -> str:
+        """Return whether PostgreSQL's application database is missing, closed or open.
+
+        Args:
+            command: one of :meth:`inside`, which failed in the container.
+
+        Returns:
+            A word; empty when PostgreSQL does not answer.
+        """
+        if command[:2] != [self.cli, "exec"] or command[-2] != "-c":
+            return ""
+        look = [*command[:-1], ASK_TEMPLATE]
+        with suppress(OSError, subprocess.TimeoutExpired):
+            code, out, _, cut = capture_bytes(look, f"{OPEN};\n".encode(), 60, most=MOST)
+            if code == 0 and not cut:
+                return {b"": "missing", b"f": "closed", b"t": "open"}.get(out.strip(), "")
+        return ""
 
 
 @contextmanager

@@ -105,11 +105,11 @@ def await_canaries(app, results, sent, deadline, pools=None, exact=True):
     while sent and time.monotonic() < deadline:
         for queue, since in list(sent.items()):
             entry = results[queue]
-            meta = app.backend.get_task_meta(entry["task_id"])
-            entry["state"] = str(meta.get("status"))
+            meta = result_of(app, entry["task_id"])
+            entry["state"] = meta["status"]
             if entry["state"] in ("SUCCESS", "FAILURE", "REVOKED"):
                 entry["seconds"] = round(time.monotonic() - since, 4)
-                entry["result"] = plain(meta.get("result"))
+                entry["result"] = meta["result"]
                 app.backend.forget(entry["task_id"])
                 del sent[queue]
         if sent and pools and look_at <= time.monotonic() < deadline - LOOK_INTERVAL:
@@ -121,6 +121,18 @@ def await_canaries(app, results, sent, deadline, pools=None, exact=True):
                 return
         elif sent:
             time.sleep(0.01)
+
+
+def result_of(app, task_id):
+    """Return what the backend stored; of what cannot be read, a failure that says so."""
+    try:
+        meta = app.backend.get_task_meta(task_id)
+        return {"status": str(meta.get("status")), "result": plain(meta.get("result"))}
+    except (OSError, *getattr(app.backend, "connection_errors", ())):
+        raise  # the backend is away
+    except Exception as error:  # somebody else has stored it
+        why = "(a result that cannot be read: " + type(error).__name__ + ")"
+        return {"status": "FAILURE", "result": why}
 
 
 def explain(entry, verdict, waited):

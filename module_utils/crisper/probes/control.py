@@ -18,6 +18,9 @@ from .leftovers import REPLIES, leftovers_of_broker, quiet, remove_replies
 # A worker of 5,000 tasks answers `registered` with 0.3 MB, one with 50,000 revoked ids with 2 MB.
 # What is larger is not read, and neither is more than this of all workers together.
 MOST_OF_ONE, MOST_OF_ALL, MOST_REPLIES = 4_000_000, 24_000_000, 20_000
+# What kombu raises at a message that is none of Celery's. No reason to end: whoever may write into
+# Redis would end every deploy with it. Of compression errors the consumer tells `ignored`.
+UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, RecursionError)
 
 
 class Failure(Exception):
@@ -68,7 +71,10 @@ def count_held(connection):
     channel = connection.default_channel
     # Kombu's own client adds its prefix to some commands only.
     client = redis.Redis(connection_pool=channel.pool)
-    return client.hlen((getattr(channel, "global_keyprefix", "") or "") + channel.unacked_key)
+    try:
+        return client.hlen((getattr(channel, "global_keyprefix", "") or "") + channel.unacked_key)
+    except redis.ResponseError:  # no hash, or a user without the right to read it
+        return None
 
 
 def restarted(connection):
@@ -104,6 +110,10 @@ def read_reply(message, accept=None):
         return ticket, json.loads(message.body)
     except Exception as error:  # whatever a serializer raises
         return ticket, "(a reply that cannot be read: " + type(error).__name__ + ")"
+
+
+def ignored(*_):
+    """Take a message that cannot be decoded: it answers nothing."""
 
 
 class Replies:
@@ -178,7 +188,8 @@ class ControlClient:
         self.handlers = {}  # ticket -> what is called with a reply's body
         self.bytes = self.messages = 0
         self.consumer = Consumer(
-            self.channel, [self.mailbox.reply_queue], no_ack=True, on_message=self._on_message
+            *(self.channel, [self.mailbox.reply_queue]),
+            **{"no_ack": True, "on_message": self._on_message, "on_decode_error": ignored},
         )
         self.consumer.consume()
 
@@ -209,7 +220,7 @@ class ControlClient:
         """
         try:
             self.connection.drain_events(timeout=timeout)
-        except (KeyError, ValueError, TypeError, AttributeError):
+        except UNREADABLE:
             self.messages += 1  # somebody else has put it there
             return False
         return True

@@ -16,6 +16,7 @@ from ..celery.drain import (
     Resume,
     next_pause,
 )
+from ..celery.stale import word
 from .control import ControlClient, Failure, count_held
 from .serve import Probe
 from .stranded import Unacked, results, unix
@@ -170,7 +171,7 @@ def look_at_results(app, connection, book):
 
     Only Redis is looked at. Without an answer the tasks count as running.
     """
-    running = {str(entry.get("id")) for _node, _key, entry in book.unacknowledged()}
+    running = {word(entry.get("id")) for _node, _key, entry in book.unacknowledged()}
     if not running or connection.transport.driver_type != "redis":
         return
     try:

@@ -35,6 +35,8 @@ SETTLE = 1.0
 STILL = 3.0
 # Seconds to connect to the broker, and to read what workers hold.
 CONNECT, SCAN = 2.0, 5.0
+# Seconds for which one look takes in what was published.
+LISTEN = 0.5
 # Seconds until a request counts as one without an answer.
 TIMEOUT = 10
 # Requests on their way at once. While every second one hangs, five new ones a second do: 50.
@@ -99,25 +101,44 @@ def probe_requests(request, requests, stop):
 
 
 def listen(app, pattern, ledger):
-    """Take what Redis has told of the sentinels' states since the last call."""
+    """Take what Redis has told of the sentinels' states since the last call.
+
+    Others may publish there as well: what is no state of a sentinel is left out, and a flood of it
+    ends the call. An end that is missed is asked for later.
+    """
     import redis
 
+    until = time.monotonic() + LISTEN
     try:
         if listen.pubsub is None:
             listen.pubsub = app.backend.client.pubsub(ignore_subscribe_messages=True)
             listen.pubsub.psubscribe(pattern)
-        while True:
+        while time.monotonic() < until:
             message = listen.pubsub.get_message(timeout=0.02)
             if message is None:
                 return
-            meta = json.loads(message["data"])
-            if ledger.hear(meta["task_id"], meta["status"]):
+            task_id, state = told_state(message["data"])
+            if task_id in ledger.queues and ledger.hear(task_id, state):
                 app.backend.client.delete(message["channel"])
     except (redis.RedisError, OSError):
         listen.pubsub = None  # Redis is restarted: what is missed is asked for at the end
 
 
 listen.pubsub = None
+
+
+def told_state(raw):
+    """Return the id and the state in a stored result; empty ones where it is none."""
+    try:
+        meta = json.loads(raw)
+    except (ValueError, TypeError, RecursionError):
+        meta = None
+    meta = meta if isinstance(meta, dict) else {}
+    task_id, state = meta.get("task_id"), meta.get("status")
+    return (
+        task_id if isinstance(task_id, str) else "",
+        state if isinstance(state, str) else "",
+    )
 
 
 class Sentinels:
@@ -219,11 +240,21 @@ class Sentinels:
         return time.monotonic() - max(last, self.sent_at[task_id]) < STILL
 
     def _take_back(self, task_ids):
-        return {task_id for task_id in task_ids if self.head.take_back(task_id)}
+        import redis
+
+        try:
+            return {task_id for task_id in task_ids if self.head.take_back(task_id)}
+        except redis.ResponseError:  # another kind of key is where a queue was
+            return set()
 
     def _held(self, task_ids):
         """Return those that workers hold; all, where that cannot be told."""
-        held = self.head.held(task_ids, SCAN) if task_ids else set()
+        import redis
+
+        try:
+            held = self.head.held(task_ids, SCAN) if task_ids else set()
+        except redis.ResponseError:  # another kind of key is where messages were
+            held = None
         return set(task_ids) if held is None else held
 
     def _unknown(self, task_ids):
@@ -267,7 +298,7 @@ class Sentinels:
         Not by `get_task_meta`, which tries for ever where `result_backend_always_retry` is set.
         """
         raw = self.app.backend.client.get(self.app.backend.get_key_for_task(task_id))
-        return json.loads(raw)["status"] if raw else "PENDING"
+        return (told_state(raw)[1] if raw else "") or "PENDING"
 
     def _note(self, task_id, gone=False):
         """Have the next probe remove its result, unless that is removed here."""
@@ -289,7 +320,11 @@ def told(replies):
     for reply in replies:
         for tasks in reply.values() if isinstance(reply, dict) else ():
             if isinstance(tasks, list):
-                found.update(str(task.get("id")) for task in tasks if isinstance(task, dict))
+                found.update(
+                    task["id"]
+                    for task in tasks
+                    if isinstance(task, dict) and isinstance(task.get("id"), str)
+                )
     return found
 
 
@@ -298,7 +333,8 @@ def limited(task, replies):
     for reply in replies:
         for names in reply.values() if isinstance(reply, dict) else ():
             for name in names if isinstance(names, list) else ():
-                if str(name).startswith(task + " [") and "rate_limit=" in str(name):
+                named = isinstance(name, str) and name.startswith(task + " [")
+                if named and "rate_limit=" in name:
                     return True
     return False
 

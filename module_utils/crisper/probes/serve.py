@@ -19,6 +19,8 @@ from ..text import clean
 from .control import Failure, load_app
 
 SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|KEY|URL|DSN|CREDENTIAL|BROKER|BACKEND", re.IGNORECASE)
+# Lists and mappings within each other: `clean` keeps 12.
+MOST_DEPTH = 40
 # Seconds until a conversation ends when nobody asks: longer than any wait of a rollout between two
 # questions.
 IDLE = 3600
@@ -42,16 +44,21 @@ def secrets_of(environment):
     return sorted(found, key=len, reverse=True)
 
 
-def redact(value, secrets):
+def redact(value, secrets, depth=MOST_DEPTH):
     """Return the value without secrets, in whatever depth they stand."""
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, "***")
         return re.sub(r"://[^/@\s]*@", "://***@", value)
+    if isinstance(value, (dict, list, tuple)) and depth <= 0:
+        return "(too deep)"
     if isinstance(value, dict):
-        return {redact(str(key), secrets): redact(item, secrets) for key, item in value.items()}
+        return {
+            redact(str(key), secrets): redact(item, secrets, depth - 1)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [redact(item, secrets) for item in value]
+        return [redact(item, secrets, depth - 1) for item in value]
     return value
 
 

@@ -143,7 +143,7 @@ class Unacked:
                 continue
             try:
                 payload, lists = self._again(raw)
-            except (ValueError, TypeError, KeyError, AttributeError, LookupError, RecursionError):
+            except Exception:
                 unreadable += 1  # whoever has put it there: the others go back all the same
                 continue
             if not lists:

@@ -35,6 +35,7 @@ class Services:
         monkeypatch.setattr(psql, "end_postgres_sessions", lambda *_: True)
         monkeypatch.setattr(postgres, "has_postgres_database", lambda *_: self.oid > 0)
         monkeypatch.setattr(postgres, "make_postgres_database", self.make_database)
+        monkeypatch.setattr(postgres, "make_template_database", lambda *_: None)
         monkeypatch.setattr(
             restore_module, "STATE", {"postgres": lambda *_: {"rows": {"t": self.rows}}}
         )

@@ -28,6 +28,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends impo
     psql,
     qdrant,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.remedies import (
+    during_restore,
+    explained,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.docker import exec as docker_exec
 from ansible_collections.crisper.stack.plugins.module_utils.process import TAIL
@@ -68,10 +72,10 @@ def test_messages_without_an_end_stay_off_the_disk() -> None:
 def test_the_end_of_messages_is_all_that_is_kept() -> None:
     with docker_exec.started(flood("stderr", 8), stdout=subprocess.DEVNULL) as running:
         tail = next(t for t in threading.enumerate() if t.name == "crisper-tail")
-        kept = tail._target.__self__  # type: ignore[attr-defined]
+        reader = tail._target.__self__  # type: ignore[attr-defined]
         running.wait()
         tail.join()
-        assert len(kept._kept) == TAIL
+        assert len(reader._tail) == TAIL
     assert running.said.endswith("the last words")
     assert len(running.said) <= 1000
 
@@ -128,13 +132,37 @@ def test_an_answer_of_postgresql_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     assert psql.Session(running).ask("SELECT rows") == ["1", "2"]
 
 
-def test_a_database_that_is_closed_is_told_with_the_way_to_open_it() -> None:
-    script = """echo 'FATAL:  database "shop" is not currently accepting connections' >&2; exit 2"""
-    with pytest.raises(BackupError, match="ALLOW_CONNECTIONS true"):
-        docker_exec.Docker().text("PostgreSQL did not answer", ["sh", "-c", script])
-    target = io.BytesIO()
-    with pytest.raises(BackupError, match="docker compose exec postgres"):
-        docker_exec.Docker().out_of("PostgreSQL was not dumped", ["sh", "-c", script], target)
+SOCKET = 'connection to server on socket "/run/.s.PGSQL.5432" failed: '
+MISSING = 'FATAL:  database "shop" does not exist'
+CLOSED = 'FATAL:  database "shop" is not currently accepting connections'
+
+
+@pytest.mark.parametrize(
+    ("said", "seen", "remedy"),
+    [
+        (f"psql: error: {SOCKET}{CLOSED}", "closed", "ALLOW_CONNECTIONS true"),
+        (f"pg_dump: error: {SOCKET}{CLOSED}", "closed", "docker compose exec postgres"),
+        (f"psql: error: {SOCKET}{CLOSED}", "open", ""),
+        (f"pg_dump: error: {SOCKET}{MISSING}", "missing", "playbooks/restore.yml"),
+        (f"psql: error: {MISSING}", "missing", "playbooks/restore.yml"),
+        (f"| psql: error: {SOCKET}{MISSING}\n| more", "missing", "playbooks/restore.yml"),
+        (f"psql: error: {SOCKET}{MISSING}", "open", ""),
+        (f"psql: error: {SOCKET}{MISSING}", "", ""),
+        # What the application makes PostgreSQL say.
+        (f"ERROR:  {MISSING}", "missing", ""),
+        ('ERROR:  database "shop" does not exist', "missing", ""),
+        (f"| ERROR:  x psql: error: {SOCKET}{MISSING}", "missing", ""),
+        (f"psql:<stdin>:3: ERROR:  {CLOSED}", "closed", ""),
+    ],
+)
+def test_a_remedy_that_replaces_data_needs_more_than_words(
+    said: str, seen: str, remedy: str
+) -> None:
+    """Regression: a view raised 'database "shop" does not exist', and a restore was advised."""
+    told = explained(said, lambda: seen)
+    assert told.startswith(said)
+    assert remedy in told if remedy else told == said
+    assert "restore.yml" not in during_restore(told)
 
 
 @pytest.mark.usefixtures("no_files")

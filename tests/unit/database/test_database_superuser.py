@@ -46,7 +46,7 @@ def test_every_superuser_session_is_pinned() -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {name: count for name, count in scripts.items() if count} == {
-        "module_utils/crisper/backup/backends/postgres_sql.py": 4,
+        "module_utils/crisper/backup/backends/postgres_sql.py": 5,
         "module_utils/crisper/database/roles.py": 1,
         "module_utils/crisper/database/catalog.py": 1,
         "module_utils/crisper/database/fresh_cluster.py": 1,  # in a new cluster
@@ -90,7 +90,10 @@ def test_superuser_statements_leave_no_choice_of_function_or_operator() -> None:
         postgres_sql.SCHEMAS,
         postgres_sql.DATABASE,
         postgres_sql.MAKE_DATABASE,
+        postgres_sql.MAKE_TEMPLATE,
+        postgres_sql.OPEN,
         postgres_sql.HOLDERS,
+        postgres_sql.AWAITED,
     )
     texts = (
         *(

@@ -109,7 +109,7 @@ def test_what_is_not_known_is_quoted():
     assert message.splitlines()[0].startswith("Cannot connect to app-1: the reason is quoted below")
     assert "Check ansible_connection" in message
     assert "ssh -p 2222 deployer@192.0.2.7" in describe_connection_failure(HOST, "reset")
-    assert message.endswith("\nkex_exchange_identification: reset")
+    assert message.endswith("\n| kex_exchange_identification: reset")
     assert "it printed nothing" in describe_connection_failure(Target("app-1"), " \n")
 
 
@@ -154,7 +154,7 @@ def site(tmp_path: Path) -> str:
 )
 def test_a_host_that_does_not_answer_ends_the_play_before_anything(playbook, site):
     code, output = play("-i", site, playbook, "--limit", "app-1", "-e", "down_delete_data=no")
-    assert code == 4
+    assert code == 4, output
     assert "Cannot connect to app-1 (deployer@127.0.0.1, port 1): nothing answers" in output
     assert "The deploy of" not in output
     assert "TASK [begin : Record" not in output
@@ -162,7 +162,7 @@ def test_a_host_that_does_not_answer_ends_the_play_before_anything(playbook, sit
 
 def test_every_host_is_told_and_nothing_is_done_on_those_that_answer(site):
     code, output = play("-i", site, "deploy.yml")
-    assert code == 4
+    assert code == 4, output
     for host in ("app-1", "app-2"):
         assert f"Cannot connect to {host}" in output
     assert "TASK [begin : Record" not in output

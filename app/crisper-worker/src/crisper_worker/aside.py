@@ -17,16 +17,23 @@ from datetime import UTC, datetime
 
 from celery import Celery
 from celery.app.utils import find_app
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from crisper_worker.internals import MINE, open_app_store
 from crisper_worker.lease_store import Aside, LeaseStore
+from crisper_worker.past_limit import is_refusal
 
 
 def described(entry: Aside) -> str:
     """Return one line for people."""
     at = datetime.fromtimestamp(entry.at, UTC).isoformat(timespec="seconds")
-    return f"{entry.task_id}  {at}  {entry.task}  queue {entry.source}: {entry.reason}"
+    text = f"{entry.task_id}  {at}  {entry.task}  queue {entry.source}: {entry.reason}"
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters and lone surrogates are written out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def show(store: LeaseStore, as_json: bool) -> None:
@@ -43,24 +50,38 @@ def act(app: Celery, store: LeaseStore, action: str, ids: Sequence[str]) -> list
     """Requeue or drop; what is requeued is PENDING again.
 
     Returns:
-        The ids that are not set aside.
+        A sentence for each id with which that could not be done.
     """
-    entries, missing = store.set_aside_entries(), []
+    entries = store.set_aside_entries()
+    missing: list[str] = []
+    failed: list[str] = []
+    by_shown = {printable(name): entry for name, entry in entries.items()}
     for task_id in ids:
-        entry = entries.get(task_id)
+        entry = entries.get(task_id) or by_shown.get(task_id)
         if entry is None:
             missing.append(task_id)
             continue
         if action == "requeue":
-            app.backend.forget(task_id)
-            done = store.requeue(entry)
+            if not entry.readable:
+                failed.append(f"{printable(task_id)} is no message that can run; `drop` forgets it")
+                continue
+            try:
+                app.backend.forget(task_id)
+                done = store.requeue(entry)
+            except ResponseError as error:
+                if is_refusal(error):
+                    raise
+                failed.append(f"{printable(task_id)} was not requeued: {printable(str(error))}")
+                continue
         else:
             done = store.drop(entry)
         if done:
             print(f"{action}: {described(entry)}")
         else:
             missing.append(task_id)
-    return missing
+    return failed + [
+        f"{printable(task_id)} is not set aside; `list` shows what is" for task_id in missing
+    ]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,13 +113,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.action == "list":
             show(store, options.json)
             return 0
-        missing = act(app, store, options.action, options.ids)
+        problems = act(app, store, options.action, options.ids)
     except (RedisError, OSError) as error:
         print(f"Redis does not answer: {error}", file=sys.stderr)
         return 1
-    for task_id in missing:
-        print(f"{task_id} is not set aside; `list` shows what is", file=sys.stderr)
-    return 1 if missing else 0
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ from kombu.utils.json import dumps, loads
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from crisper_worker.lease_keeper import LeaseKeeper
-from crisper_worker.lease_store import Delivery, LeaseStore
+from crisper_worker.lease_store import Delivery, LeaseStore, UnreadableError, text_of
 from crisper_worker.past_limit import (
     INCOMING,
     OPEN,
@@ -193,6 +193,16 @@ class QoS(kombu_redis.QoS):
         if pending:
             self.channel.keeper.give_back(pending)
         super().restore_unacked(client)
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        """Put a message without a lease back; set aside what kombu cannot read."""
+        keeper = getattr(self.channel, "keeper", None)
+        if keeper is not None and keeper.store is not None:
+            name = text_of(tag) if isinstance(tag, bytes) else str(tag)
+            why = "kombu cannot restore it"
+            if not keeper.store.is_kombus(name) and keeper.store.shelve_unleased(name, why):
+                log.error("message %a cannot be read, and was set aside", name)
+        super().restore_by_tag(tag, client, leftmost)
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """Run kombu's sweep, for messages without a lease; not while others may be late."""
@@ -331,7 +341,7 @@ class LeaseMixin(ChannelBase):
             waited, self._waits = self._waits, not self._waits and not answer
             if waited or not answer:
                 raise Empty
-            source, raw, registered = answer
+            source, raw, registered = answer[:3]
             queue = bytes_to_str(source)[len(self.global_keyprefix) :].rsplit(self.sep, 1)[0]
             message = loads(bytes_to_str(raw))
             if registered:
@@ -461,7 +471,7 @@ class Counted(RequestBase):
             entry = judged(delivery, deaths, limit, cause)
             if entry is None or not store.set_aside(delivery, entry):
                 return None
-        except RedisError as problem:
+        except (RedisError, UnreadableError) as problem:
             log.warning("%s[%s]: its death cannot be counted: %s", self.name, self.id, problem)
             return None
         return raised(failure(entry))

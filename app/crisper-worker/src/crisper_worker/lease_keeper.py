@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from crisper_worker.fork_guard import guard
-from crisper_worker.lease_store import Delivery, LeaseStore
+from crisper_worker.lease_store import BATCH, Delivery, LeaseStore, UnreadableError
+from crisper_worker.past_limit import is_refusal
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ class LeaseKeeper:
         self._unsaid: dict[str, Callable[[LeaseStore, str], object]] = {}
         # Guards the sets; never held during a command, which may wait for a socket.
         self._lock = threading.Lock()
+        self._troubled: set[str] = set()  # tags that failed in the last sweep, and were logged
+        self._unsayable: set[str] = set()  # the same of what is said about own ones
         self._calm_since: float | None = None
         self._server_time = 0.0
 
@@ -89,9 +92,16 @@ class LeaseKeeper:
             self._say_one(tag, what)
         except (RedisError, OSError) as error:
             log.warning("message %s is given up as soon as Redis answers: %s", tag, error)
+        except UnreadableError as error:
+            log.error("message %a is kept, it cannot be given back: %s", tag, error)
 
     def _say_one(self, tag: str, what: Callable[[LeaseStore, str], object]) -> None:
-        what(self.opened_store(), tag)
+        store = self.opened_store()
+        try:
+            what(store, tag)
+        except UnreadableError as error:
+            if store.shelve(tag, str(error)):
+                log.error("message %a cannot be given back, and was set aside: %s", tag, error)
         with self._lock:
             self._tags.discard(tag)
             if self._unsaid.get(tag) is what:
@@ -123,8 +133,17 @@ class LeaseKeeper:
         now, lost = store.renew(tags)
         self._drop_lost(lost)
         self._watch_calm(now)
+        troubled = set()
         for tag, what in unsaid:
-            self._say_one(tag, what)
+            try:
+                self._say_one(tag, what)
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                troubled.add(tag)
+                if tag not in self._unsayable:
+                    log.exception("leases: message %a cannot be given up", tag)
+        self._unsayable = troubled
 
     def sweep(self) -> None:
         """Run one round: take over what expired.
@@ -138,10 +157,54 @@ class LeaseKeeper:
         before = self._server_time - self.seconds
         if not self.is_calm():
             return
-        for tag in store.expired(before):
-            delivery = store.find(tag)
-            # Without a holder it is the rest of a message that kombu itself restored.
-            self._take_over(store, delivery or Delivery(tag, {}, "", ""), before)
+        troubled: set[str] = set()
+        # Those that fail keep their leases, and stand before the others.
+        while tags := store.expired(before, len(troubled)):
+            failed = {tag for tag in tags if not self._recover(store, tag, before)}
+            troubled |= failed
+            if len(tags) < BATCH:
+                break
+        self._troubled = troubled
+
+    def _recover(self, store: LeaseStore, tag: str, before: float) -> bool:
+        """Take one message over; return whether that worked. Another one's failure is none of it.
+
+        Raises:
+            RedisError: Redis is away.
+        """
+        try:
+            try:
+                # Without a holder it is the rest of a message that kombu itself restored.
+                delivery = store.find(tag) or Delivery(tag, {}, "", "")
+                self._take_over(store, delivery, before)
+            except UnreadableError as error:
+                self._set_aside(store, tag, before, error)
+        except Exception as error:
+            if is_outage(error):
+                raise
+            if tag not in self._troubled:
+                log.exception("leases: message %a cannot be taken over", tag)
+            return False
+        return True
+
+    def _set_aside(
+        self, store: LeaseStore, tag: str, before: float, error: UnreadableError
+    ) -> None:
+        if store.is_kombus(tag):
+            if store.leave(tag, before):
+                log.error(
+                    "message %a has lost its lease, and goes back after kombu's visibility"
+                    " timeout: %s",
+                    tag,
+                    error,
+                )
+        elif store.shelve(tag, str(error), before):
+            log.error(
+                "message %a cannot be read and was set aside (python -m crisper_worker.aside"
+                " list): %s. Somebody else writes into Redis",
+                tag,
+                error,
+            )
 
     def _drop_lost(self, lost: set[str]) -> None:
         with self._lock:
@@ -169,3 +232,10 @@ class LeaseKeeper:
         return self._calm_since is not None and (
             time.monotonic() - self._calm_since >= self.seconds
         )
+
+
+def is_outage(error: Exception) -> bool:
+    """Return whether Redis is away or takes nothing: no other message would fare better."""
+    if isinstance(error, ResponseError):
+        return is_refusal(error)
+    return isinstance(error, RedisError | OSError)

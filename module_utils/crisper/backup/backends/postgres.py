@@ -35,6 +35,7 @@ from .postgres_sql import (
     EXTENSIONS,
     HEADS,
     MAKE_DATABASE,
+    MAKE_TEMPLATE,
     MEMBERS,
     NAME,
     PLACES,
@@ -296,10 +297,20 @@ def has_postgres_database(docker: Docker, container: str) -> bool:
 
 
 def make_postgres_database(docker: Docker, container: str) -> None:
-    """Make the application's database, empty and its own, as a restore needs it.
+    """Make the application's database, empty and its own, where it is missing.
 
     Raises:
         BackupError: PostgreSQL refused.
     """
     what = "The database that is missing was not made"
     docker.answer(what, docker.inside(container, ASK_TEMPLATE), MAKE_DATABASE.encode())
+
+
+def make_template_database(docker: Docker, container: str) -> None:
+    """Make template1 where it is missing: whoever owned it could drop it.
+
+    Raises:
+        BackupError: PostgreSQL refused.
+    """
+    what = "The database template1 that is missing was not made"
+    docker.answer(what, docker.inside(container, ASK_TEMPLATE), MAKE_TEMPLATE.encode())

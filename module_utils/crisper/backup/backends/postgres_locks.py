@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ...docker.exec import Docker
-from ...text import printable
+from ...text import printable, quoted_lines
 from ..manifest import BackupError
 from .postgres_sql import HOLDERS
 from .psql import postgres_session, unescape
@@ -46,20 +46,43 @@ def _lock_holders(docker: Docker, container: str) -> str:
             found = [[unescape(each) for each in line.split("\t")] for line in session.ask(HOLDERS)]
     except BackupError:
         found = []
-    # As many columns as are asked for.
-    sessions = [
-        f"session {printable(pid)} of {printable(user)} ({printable(state)}, {printable(name)!r},"
-        f" transaction open since {printable(since)}): {printable(' '.join(query.split()))}"
-        for pid, user, state, name, since, query in (each for each in found if len(each) == 6)
-    ]
+    sessions = tell_sessions(found)
     if not sessions:
         return (
             f"A session had locked a table for more than {lock_seconds(docker)} s (ACCESS"
             " EXCLUSIVE), and has ended since: run this again"
         )
-    ends = "; ".join(f"SELECT pg_terminate_backend({int(each[0])})" for each in found)
     return (
-        f"A table is locked for more than {lock_seconds(docker)} s (ACCESS EXCLUSIVE): by"
-        f" {'; by '.join(sessions)}. If that is a migration or VACUUM FULL, wait for its end; else"
-        f" end it as superuser ({ends}), and run this again"
+        f"A table is locked for more than {lock_seconds(docker)} s (ACCESS EXCLUSIVE) by"
+        f"{sessions} If that is a migration or VACUUM FULL, wait for its end; else end it as"
+        f" superuser ({end_statements(found)}), and run this again"
     )
+
+
+def tell_sessions(found: Sequence[Sequence[str]]) -> str:
+    """Return sessions as lines below a sentence of ours, which goes on behind them.
+
+    Name, query and role are the application's words: each line is marked as somebody else's, and
+    no run of spaces wraps to where a terminal begins a line.
+
+    Args:
+        found: pid, role, state, name, begin of the transaction and query of each, as
+            :data:`HOLDERS` has them.
+
+    Returns:
+        Nothing without a session.
+    """
+    lines = [
+        f"session {pid} of {user} ({state}, {name!r}, transaction open since {since}): {query}"
+        for pid, user, state, name, since, query in (
+            [printable(" ".join(value.split())) for value in each]
+            for each in found
+            if len(each) == 6
+        )
+    ]
+    return "\n" + quoted_lines("\n".join(lines)) + "\n" if lines else ""
+
+
+def end_statements(found: Sequence[Sequence[str]]) -> str:
+    """Return what ends sessions; see :func:`tell_sessions`."""
+    return "; ".join(f"SELECT pg_terminate_backend({int(each[0])})" for each in found)

@@ -34,7 +34,8 @@ def _options(*settings: str) -> str:
 # question is asked in template1, where the application can set nothing, and what a former superuser
 # has set there (a library, a trigger on login) only a superuser can refuse: that is tried first, by
 # the names, too, that a move gives the superuser. The application cannot connect to template1
-# once its roles are in order; its own database knows the name as well.
+# once its roles are in order; its own database knows the name as well. Whoever owned template1 may
+# have dropped it: the database postgres is asked then.
 _WHO = (
     "SELECT pg_catalog.current_setting('server_version_num'), rolname"
     " FROM pg_catalog.pg_roles WHERE oid = '10'"
@@ -42,14 +43,17 @@ _WHO = (
 FIND_SUPERUSER = (
     f"strong='{_options(*_PINNED[:5])}'; weak='{_options(*_PINNED[:3])}';"
     " who() { superuser=$(PGOPTIONS=$1 psql --quiet --no-psqlrc --tuples-only --no-align"
-    ' --field-separator " " --username "$2" --dbname "${3:-template1}"'
+    ' --field-separator " " --username "$2" --dbname "$3"'
     f' --command "{_WHO}" 2>&1); }};'
-    ' who "$strong" "$POSTGRES_USER" || who "$strong" "$POSTGRES_DB"'
-    ' || who "$strong" postgres || who "$strong" "${POSTGRES_DB}_superuser"'
-    ' || who "$strong" "${POSTGRES_DB}_superuser_2"'
-    ' || who "$weak" "$POSTGRES_USER" || who "$weak" "$POSTGRES_DB"'
-    ' || who "$weak" "$POSTGRES_DB" "$POSTGRES_DB"'
-    ' || { echo "$superuser" >&2; exit 2; };'
+    " find_superuser() { local place;"
+    " for place in template1 postgres; do"
+    ' who "$strong" "$POSTGRES_USER" "$place" || who "$strong" "$POSTGRES_DB" "$place"'
+    ' || who "$strong" postgres "$place" || who "$strong" "${POSTGRES_DB}_superuser" "$place"'
+    ' || who "$strong" "${POSTGRES_DB}_superuser_2" "$place"'
+    ' || who "$weak" "$POSTGRES_USER" "$place" || who "$weak" "$POSTGRES_DB" "$place"'
+    " && return; done;"
+    ' who "$weak" "$POSTGRES_DB" "$POSTGRES_DB"; };'
+    ' find_superuser || { echo "$superuser" >&2; exit 2; };'
     # A warning about collations may come first.
     " superuser=${superuser##*$'\\n'}; version=${superuser%% *}; superuser=${superuser#* };"
     f" export PGOPTIONS='{_options(*_PINNED)}';"
@@ -91,6 +95,8 @@ SELECT 'ALTER DATABASE ' || quote_ident(datname::text) || ' OWNER TO '
   || quote_ident(:'application'::text)
   FROM pg_database WHERE datname = current_database()
   AND pg_get_userbyid(datdba) <> :'application'::name \gexec
+SELECT 'ALTER DATABASE ' || quote_ident(datname::text) || ' CONNECTION LIMIT -1'
+  FROM pg_database WHERE datname = current_database() AND datconnlimit >= '0' \gexec
 @drop_helpers@
 CREATE SCHEMA @helper@;
 CREATE FUNCTION @helper@.extension(statement text) RETURNS void
@@ -242,16 +248,30 @@ _PSQL = (
     " --set ON_ERROR_STOP=1"
 )
 ASK_POSTGRES = f'{FIND_SUPERUSER} exec {_PSQL} --username "$superuser" --dbname "$POSTGRES_DB"'
-# Where the application's own database may be missing: its owner can drop it.
+# Where the application's own database may be missing: its owner can drop it. template1 may be, too.
 ASK_TEMPLATE = (
-    f'{FIND_SUPERUSER} exec {_PSQL} --username "$superuser" --dbname template1'
+    f"{FIND_SUPERUSER} place=template1;"
+    ' psql --quiet --no-psqlrc --username "$superuser" --dbname template1 --command ""'
+    " < /dev/null > /dev/null 2>&1 || place=postgres;"
+    f' exec {_PSQL} --username "$superuser" --dbname "$place"'
     ' --set name="$POSTGRES_DB"'
 )
 DATABASE = "SELECT oid FROM pg_catalog.pg_database WHERE datname = :'name'::pg_catalog.name"
+# Whether the application's database takes connections: `t`, `f`, or no line where it is missing.
+OPEN = "SELECT datallowconn FROM pg_catalog.pg_database WHERE datname = :'name'::pg_catalog.name"
+# As initdb makes it, but that nobody else connects to it, and only where it is missing: createdb
+# and CREATE DATABASE without a template copy it.
+MAKE_TEMPLATE = r"""
+SELECT 'CREATE DATABASE template1 TEMPLATE template0 IS_TEMPLATE true'
+  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'template1'::name) \gexec
+REVOKE ALL ON DATABASE template1 FROM PUBLIC;
+"""
 MAKE_DATABASE = r"""
 SELECT 'CREATE ROLE ' || quote_ident(:'name'::text) || ' LOGIN'
   WHERE NOT EXISTS (SELECT FROM pg_authid WHERE rolname = :'name'::name) \gexec
-CREATE DATABASE :"name" OWNER :"name" TEMPLATE template0;
+SELECT 'CREATE DATABASE ' || quote_ident(:'name'::text) || ' OWNER ' || quote_ident(:'name'::text)
+  || ' TEMPLATE template0'
+  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name'::name) \gexec
 """
 # Whatever runs the application's code (a view, an index's expression) is asked by its own role: a
 # function called by the superuser has a superuser's rights, and SET ROLE is undone by RESET ROLE.
@@ -302,10 +322,21 @@ HEADS = {
         " GROUP BY app",
     }.items()
 }
+_SESSION = (
+    "a.pid, a.usename, a.state, a.application_name, pg_catalog.to_char("
+    "a.xact_start, 'YYYY-MM-DD HH24:MI:SS TZ'::pg_catalog.text), a.query"
+)
+# Whom the session of a name waits for.
+AWAITED = (
+    f"COPY (SELECT {_SESSION}"  # noqa: S608
+    " FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_stat_activity w"
+    " WHERE w.application_name = '{}'::pg_catalog.text"
+    " AND a.pid = ANY (pg_catalog.pg_blocking_pids(w.pid))"
+    " ORDER BY a.xact_start LIMIT '3') TO STDOUT"
+)
 # Who holds a lock in the database that nobody can read beside. A text, and no number, is compared.
 HOLDERS = (
-    "COPY (SELECT a.pid, a.usename, a.state, a.application_name, pg_catalog.to_char("
-    "a.xact_start, 'YYYY-MM-DD HH24:MI:SS TZ'::pg_catalog.text), a.query"
+    f"COPY (SELECT {_SESSION}"  # noqa: S608
     " FROM pg_catalog.pg_stat_activity a"
     " WHERE a.pid IN (SELECT l.pid FROM pg_catalog.pg_locks l"
     " WHERE l.locktype = 'relation'::pg_catalog.text AND l.granted"

@@ -6,27 +6,49 @@ Needs nothing but Python: the timer on a server runs it without Ansible.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-_MISSING = re.compile('database "[^\n]*" does not exist')
+# Only what a client of PostgreSQL says of its own connection. The application writes other words
+# (RAISE EXCEPTION, names), and may even begin a line of them like this: see `look`.
+_CONNECTION = (
+    r"(?m)^(?:\| )?(?:psql|pg_dump): error: (?:[^\n]*(?:failed|server): )?FATAL:  database"
+    r" \"[^\n]*\" "
+)
+_MISSING = re.compile(f"{_CONNECTION}does not exist$")
+_CLOSED = re.compile(f"{_CONNECTION}is not currently accepting connections$")
 # For a shell on the server; the owner of a database may close it for everybody.
 OPEN_DATABASE = (
     """docker compose exec postgres sh -c 'psql -U "$POSTGRES_USER" -d template1 -c"""
     """ "ALTER DATABASE \\"$POSTGRES_DB\\" ALLOW_CONNECTIONS true"'"""
 )
+RESTORE = (
+    " A restore of a set makes it again: ansible-playbook playbooks/restore.yml -e backup=<set id>"
+)
 
 
-def explained(said: str) -> str:
-    """Return what a service said, with the remedy where its words alone do not show one."""
-    if _MISSING.search(said):
+def explained(said: str, look: Callable[[], str]) -> str:
+    """Return what a service said, with the remedy where its words alone do not show one.
+
+    Args:
+        said: its words; those of the application may be among them.
+        look: asks PostgreSQL whether the application's database is ``missing``, ``closed`` or
+            ``open``; anything else where it does not answer. No remedy is named without it: a
+            restore replaces data.
+    """
+    if _MISSING.search(said) and look() == "missing":
         return (
             f"{said}. Somebody with the rights of the application has dropped its database (DROP"
-            " DATABASE), or it was never made. Find out who. A restore of a set makes it again:"
-            " ansible-playbook playbooks/restore.yml -e backup=<set id>"
+            f" DATABASE), or it was never made. Find out who.{RESTORE}"
         )
-    if "not currently accepting connections" not in said:
-        return said
-    return (
-        f"{said}. Somebody with the rights of the application has closed the database (ALTER"
-        " DATABASE … ALLOW_CONNECTIONS false), for the superuser, too. Find out who. To open it, in"
-        f" the folder `current` of the stack on the server: {OPEN_DATABASE}"
-    )
+    if _CLOSED.search(said) and look() == "closed":
+        return (
+            f"{said}. Somebody with the rights of the application has closed the database (ALTER"
+            " DATABASE … ALLOW_CONNECTIONS false), for the superuser, too. Find out who. To open"
+            f" it, in the folder `current` of the stack on the server: {OPEN_DATABASE}"
+        )
+    return said
+
+
+def during_restore(said: str) -> str:
+    """Return the message of a restore that failed, which does not name itself as the remedy."""
+    return said.replace(RESTORE, "")
