@@ -222,7 +222,10 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.celery import stranded
 from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import REMEDIES
-from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import deed, sentence
+from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded_report import (
+    deed,
+    sentence,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.docker.client import find_container
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,

@@ -12,8 +12,10 @@ import sys
 import time
 import traceback
 import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from .leftovers import REPLIES, leftovers_of_broker, quiet, remove_replies
+from .leftovers import REPLIES, Leftovers, leftovers_of_broker, quiet, remove_replies
 
 # A worker of 5,000 tasks answers `registered` with 0.3 MB, one with 50,000 revoked ids with 2 MB.
 # What is larger is not read, and neither is more than this of all workers together.
@@ -26,12 +28,12 @@ UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, RecursionError
 class Failure(Exception):
     """The probe cannot go on; `problem` is the kind of trouble."""
 
-    def __init__(self, problem, error):
+    def __init__(self, problem: str, error: str) -> None:
         super().__init__(error)
         self.problem = problem
 
 
-def load_app(name):
+def load_app(name: str) -> Any:
     """Return the Celery application, found as ``celery -A`` finds it."""
     sys.path.insert(0, os.getcwd())
     try:
@@ -48,7 +50,7 @@ def load_app(name):
     return app
 
 
-def connected(app, timeout):
+def connected(app: Any, timeout: float) -> Any:
     """Return a connection to the broker that has answered."""
     options = {**(app.conf.broker_transport_options or {}), "socket_connect_timeout": timeout}
     connection = app.connection_for_write(connect_timeout=timeout, transport_options=options)
@@ -62,7 +64,7 @@ def connected(app, timeout):
     return connection
 
 
-def count_held(connection):
+def count_held(connection: Any) -> int | None:
     """Return how many messages all workers hold; None where the broker cannot tell."""
     if connection.transport.driver_type != "redis":
         return None
@@ -70,27 +72,28 @@ def count_held(connection):
 
     channel = connection.default_channel
     # Kombu's own client adds its prefix to some commands only.
-    client = redis.Redis(connection_pool=channel.pool)
+    client: Any = redis.Redis(connection_pool=channel.pool)
+    key = (getattr(channel, "global_keyprefix", "") or "") + channel.unacked_key
     try:
-        return client.hlen((getattr(channel, "global_keyprefix", "") or "") + channel.unacked_key)
+        return int(client.hlen(key))
     except redis.ResponseError:  # no hash, or a user without the right to read it
         return None
 
 
-def restarted(connection):
+def restarted(connection: Any) -> float | None:
     """Return when the broker was started, in Unix seconds; None where it does not tell."""
     if connection.transport.driver_type != "redis":
         return None
     import redis
 
-    client = redis.Redis(connection_pool=connection.default_channel.pool)
+    client: Any = redis.Redis(connection_pool=connection.default_channel.pool)
     try:
         return time.time() - float(client.info("server")["uptime_in_seconds"])
     except Exception:  # a user without the right to ask; it is a help only
         return None
 
 
-def read_reply(message, accept=None):
+def read_reply(message: Any, accept: Iterable[str] | None = None) -> tuple[str | None, Any]:
     """Return the ticket and the body of a reply; the body is a text where it is not read.
 
     It is JSON, unless the application's workers serialize otherwise and `accept` has the kinds.
@@ -112,19 +115,19 @@ def read_reply(message, accept=None):
         return ticket, "(a reply that cannot be read: " + type(error).__name__ + ")"
 
 
-def ignored(*_):
+def ignored(*_: Any) -> None:
     """Take a message that cannot be decoded: it answers nothing."""
 
 
 class Replies:
     """A mailbox of Celery's remote control with a reply queue that is known to be ours."""
 
-    def __init__(self, app, connection):
+    def __init__(self, app: Any, connection: Any) -> None:
         """Declare nothing yet; `connection` has answered."""
         self.connection = connection
         self.channel = connection.default_channel
         self.mailbox = app.control.mailbox(connection)
-        self.leftovers = None
+        self.leftovers: Leftovers | None = None
         if connection.transport.driver_type != "redis":
             return  # the broker lets the queue expire (``x-expires``)
         oid = "crisper-probe-" + uuid.uuid4().hex
@@ -139,7 +142,7 @@ class Replies:
         self.leftovers.note([REPLIES + self.queue])
         self.leftovers.sweep(self.channel)
 
-    def close(self):
+    def close(self) -> None:
         """Remove the reply queue, its binding and what came too late, and leave the broker."""
         with quiet():
             self.channel.after_reply_message_received(self.mailbox.reply_queue.name)
@@ -163,7 +166,13 @@ class ControlClient:
     name, would cost another worker its answer.
     """
 
-    def __init__(self, app, timeout, connect_timeout=None, json_only=False):
+    def __init__(
+        self,
+        app: Any,
+        timeout: float,
+        connect_timeout: float | None = None,
+        json_only: bool = False,
+    ) -> None:
         """Connect and listen.
 
         Args:
@@ -184,8 +193,10 @@ class ControlClient:
         self.accept = None if json_only else self.mailbox.accept
         self.timeout = timeout
         # Celery's pool has one, on a connection of its own, which survives a restart of Redis.
-        self.producer = None
-        self.handlers = {}  # ticket -> what is called with a reply's body
+        self.producer: Any = None
+        self.handlers: dict[
+            str, Callable[[Any], None]
+        ] = {}  # ticket -> what is called with a reply's body
         self.bytes = self.messages = 0
         self.consumer = Consumer(
             *(self.channel, [self.mailbox.reply_queue]),
@@ -193,7 +204,13 @@ class ControlClient:
         )
         self.consumer.consume()
 
-    def send(self, method, arguments, nodes=None, on_reply=None):
+    def send(
+        self,
+        method: str,
+        arguments: Mapping[str, Any],
+        nodes: Iterable[str] | None = None,
+        on_reply: Callable[[Any], None] | None = None,
+    ) -> None:
         """Send a command to the named nodes, to all without; `on_reply` is called with each body.
 
         A body that cannot be read is a text.
@@ -212,7 +229,7 @@ class ControlClient:
             producer=self.producer,
         )
 
-    def receive(self, timeout):
+    def receive(self, timeout: float) -> bool:
         """Take in what comes first; return whether it was a message of Celery's.
 
         Raises:
@@ -226,21 +243,21 @@ class ControlClient:
         return True
 
     @property
-    def flooded(self):
+    def flooded(self) -> bool:
         """Return whether more came than workers have to say."""
         return self.bytes > MOST_OF_ALL or self.messages > MOST_REPLIES
 
-    def close(self):
+    def close(self) -> None:
         """Remove the reply queue and leave the broker."""
         try:
             self.consumer.cancel()
         finally:
             self.replies.close()
 
-    def _on_message(self, message):
+    def _on_message(self, message: Any) -> None:
         ticket, body = read_reply(message, self.accept)
         self.bytes += min(len(message.body or ""), MOST_OF_ONE)
         self.messages += 1
-        handler = self.handlers.get(ticket)
+        handler = self.handlers.get(ticket or "")
         if handler is not None:
             handler(body)

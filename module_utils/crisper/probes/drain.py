@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 from ..celery.drain import (
     FIRST_PAUSE,
@@ -13,13 +15,15 @@ from ..celery.drain import (
     POOL,
     RESULTS_EVERY,
     Drain,
+    DrainTracker,
     Resume,
     next_pause,
 )
 from ..celery.stale import word
 from .control import ControlClient, Failure, count_held
+from .results import read_results, unix
 from .serve import Probe
-from .stranded import Unacked, results, unix
+from .unacked import Unacked
 
 ORDERS = {"leave": "cancel_consumer", "drain": "cancel_consumer", "resume": "add_consumer"}
 
@@ -31,7 +35,7 @@ AWAY, LOOK_EVERY = 0.5, 1.0
 GLANCE = 0.05
 
 
-def redis_client(connection):
+def redis_client(connection: Any) -> Any:
     """Return a client of the broker without kombu's prefix; None where it is not Redis."""
     if connection.transport.driver_type != "redis":
         return None
@@ -48,23 +52,23 @@ class PollClient(ControlClient):
     that is silent.
     """
 
-    def __init__(self, app, timeout):
+    def __init__(self, app: Any, timeout: float) -> None:
         """Connect; the first poll is asked later."""
         super().__init__(app, timeout)
         self.client = redis_client(self.connection)
-        self.parts = {}
-        self.reports = []
+        self.parts: dict[tuple[object, str], dict[str, Any]] = {}
+        self.reports: list[tuple[str, dict[str, Any]]] = []
         self.broker_away = False  # whether it stood still since the last `ask`
 
-    def ask(self, methods, nodes):
+    def ask(self, methods: Sequence[str], nodes: Collection[str]) -> None:
         """Send the poll's questions."""
         poll, begun = object(), time.monotonic()
         for method in methods:
             self.send(method, {}, nodes, self._reader(poll, method, len(methods)))
         self.broker_away = time.monotonic() - begun >= AWAY
 
-    def _reader(self, poll, method, wanted):
-        def read(body):
+    def _reader(self, poll: object, method: str, wanted: int) -> Callable[[Any], None]:
+        def read(body: Any) -> None:
             for node, value in body.items() if isinstance(body, dict) else ():
                 listed = isinstance(value, list) and all(isinstance(one, dict) for one in value)
                 if not (listed if method != POOL else isinstance(value, dict)):
@@ -76,30 +80,33 @@ class PollClient(ControlClient):
 
         return read
 
-    def look_at_broker(self):
+    def look_at_broker(self) -> None:
         """Note whether the broker answers at once; waits until it answers."""
         if self.client is not None:
             begun = time.monotonic()
             self.client.ping()
             self.broker_away = self.broker_away or time.monotonic() - begun >= AWAY
 
-    def collect(self, nodes, others, seconds):
+    def collect(
+        self, nodes: Iterable[str], others: Iterable[str], seconds: float
+    ) -> list[tuple[str, dict[str, Any]]]:
         """Return reports that came in, waiting until every one of `nodes` has sent one.
 
         Those of `others` are not waited for; what they have sent is read all the same.
         """
+        nodes, others = set(nodes), set(others)
         deadline = time.monotonic() + seconds
         read_at = time.monotonic()
         while True:
-            heard = {node for node, _ in self.reports}
-            if heard.issuperset(nodes) and heard.issuperset(others):
+            senders = {node for node, _ in self.reports}
+            if senders.issuperset(nodes) and senders.issuperset(others):
                 break
-            until = min(deadline, read_at + GLANCE) if heard.issuperset(nodes) else deadline
-            left = until - time.monotonic()
-            if left <= 0:
+            until = min(deadline, read_at + GLANCE) if senders.issuperset(nodes) else deadline
+            remaining = until - time.monotonic()
+            if remaining <= 0:
                 break
             try:
-                if self.receive(min(left, LOOK_EVERY)):
+                if self.receive(min(remaining, LOOK_EVERY)):
                     read_at = time.monotonic()
             except socket.timeout:
                 self.look_at_broker()
@@ -107,105 +114,150 @@ class PollClient(ControlClient):
         return reports
 
 
-def converge(app, request, book):
-    """Ask and order until the book is finished or the budget is spent."""
-    from kombu.exceptions import OperationalError
+class DrainLoop:
+    """Polls and orders, again and again, over a connection that may be lost and made anew."""
 
-    order = ORDERS[request["command"]]
-    patience = request["reply_timeout"]
-    deadline = time.monotonic() + request["timeout"]
-    pause, client, last_error, met = FIRST_PAUSE, None, None, False
-    trusted = set(book.asked())
-    results_at = time.monotonic()
-    while True:
-        try:
-            client = client or PollClient(app, patience)
-            met = True
-            if book.held is None:
-                book.held = count_held(client.connection)
-            methods = (*METHODS, ONCE) if book.wants_scheduled() else METHODS
-            # Behind `active`: what is not in the pool any more did not run then.
-            methods = (*methods, POOL) if book.wants_pool() else methods
-            client.ask(methods, book.asked())
-            # A worker that missed its turn is not waited for again until it has spoken.
-            left = max(0.05, deadline - time.monotonic())
-            awaited = trusted & set(book.awaited())
-            reports = client.collect(awaited, book.asked(), min(patience, left))
-            now, wall = time.monotonic(), time.time()
-            if client.broker_away:
-                book.excuse(now)
-            orders = {}
-            for node, report in reports:
-                for queue in book.hear(node, report, now, wall):
-                    orders.setdefault(queue, set()).add(node)
-            spoken = set(book.asked()) if client.broker_away else {node for node, _ in reports}
-            trusted = spoken & set(book.awaited())
-            if request["look_only"]:
+    def __init__(self, app: Any, request: dict[str, Any], tracker: DrainTracker) -> None:
+        """Begin without a connection.
+
+        Args:
+            app: the Celery application.
+            request: ``{command, timeout, interval, reply_timeout, look_only}``.
+            tracker: of the workers; knows at any time who was told what.
+        """
+        from kombu.exceptions import OperationalError
+
+        self.app, self.request, self.tracker = app, request, tracker
+        # What the loss of the broker raises.
+        self.losses = (Failure, OperationalError, OSError, *app.connection().connection_errors)
+        self.deadline = time.monotonic() + request["timeout"]
+        self.client: PollClient | None = None
+        self.worked = False  # whether there was a connection
+        self.error: BaseException | None = None  # of the last poll
+        self.trusted = set(tracker.polled())  # who has answered the last poll
+        self.results_at = time.monotonic()
+
+    def run(self) -> None:
+        """Ask until the tracker is finished or the budget is spent; once with ``look_only``.
+
+        Raises:
+            Failure: the broker does not answer, from the beginning or at the end.
+        """
+        pause, looks = FIRST_PAUSE, self.request["look_only"]
+        while True:
+            polled = self.poll()
+            if looks and polled:
                 break
-            for queue, nodes in sorted(orders.items()):
-                client.send(order, {"queue": queue}, sorted(nodes))
-            last_error = None
-            if time.monotonic() >= results_at:
-                look_at_results(app, client.connection, book)
-                results_at = time.monotonic() + RESULTS_EVERY
-        except (Failure, OperationalError, OSError, *app.connection().connection_errors) as error:
-            if not met:
-                raise  # it never worked: a wrong password is not cured by waiting
+            self.tracker.expire(time.monotonic())
+            remaining = self.deadline - time.monotonic()
+            if self.tracker.finished() or remaining <= 0:
+                break
+            time.sleep(min(pause, remaining))
+            pause = next_pause(pause, self.request["interval"])
+        if self.error is not None:
+            raise Failure("broker_unreachable", f"{type(self.error).__name__}: {self.error}")
+        if self.client is not None:
+            self.client.close()
+
+    def poll(self) -> bool:
+        """Ask once, and order; return whether the broker did not fail meanwhile."""
+        try:
+            client = self.client = self.client or PollClient(
+                self.app, self.request["reply_timeout"]
+            )
+            self.worked = True
+            orders = self.ask(client)
+            if not self.request["look_only"]:
+                for queue, nodes in sorted(orders.items()):
+                    client.send(ORDERS[self.request["command"]], {"queue": queue}, sorted(nodes))
+            self.error = None
+            if not self.request["look_only"] and time.monotonic() >= self.results_at:
+                look_at_results(self.app, client.connection, self.tracker)
+                self.results_at = time.monotonic() + RESULTS_EVERY
+        except self.losses as error:
+            if not self.worked:
+                raise  # a wrong password is not cured by waiting
             # Redis restarts within seconds; what was told to workers stays told.
-            client, last_error, trusted = None, error, set(book.asked())
-            book.excuse(time.monotonic())
-        book.expire(time.monotonic())
-        left = deadline - time.monotonic()
-        if book.finished() or left <= 0:
-            break
-        time.sleep(min(pause, left))
-        pause = next_pause(pause, request["interval"])
-    if last_error is not None:
-        raise Failure("broker_unreachable", f"{type(last_error).__name__}: {last_error}")
-    if client is not None:
-        client.close()
+            self.client, self.error = None, error
+            self.trusted = set(self.tracker.polled())
+            self.tracker.excuse(time.monotonic())
+            return False
+        return True
+
+    def ask(self, client: PollClient) -> dict[str, set[str]]:
+        """Ask the workers, and have the tracker judge; return the nodes to order, by queue."""
+        tracker, patience = self.tracker, self.request["reply_timeout"]
+        if tracker.unacked is None:
+            tracker.unacked = count_held(client.connection)
+        methods = (*METHODS, ONCE) if tracker.wants_scheduled() else METHODS
+        # Behind `active`: what is not in the pool any more did not run then.
+        methods = (*methods, POOL) if tracker.wants_pool() else methods
+        client.ask(methods, tracker.polled())
+        # A worker that missed its turn is not waited for again until it has spoken.
+        remaining = max(0.05, self.deadline - time.monotonic())
+        awaited = self.trusted & set(tracker.awaited())
+        reports = client.collect(awaited, tracker.polled(), min(patience, remaining))
+        now, wall = time.monotonic(), time.time()
+        if client.broker_away:
+            tracker.excuse(now)
+        orders: dict[str, set[str]] = {}
+        for node, report in reports:
+            for queue in tracker.hear(node, report, now, wall):
+                orders.setdefault(queue, set()).add(node)
+        spoken = set(tracker.polled()) if client.broker_away else {node for node, _ in reports}
+        self.trusted = spoken & set(tracker.awaited())
+        return orders
 
 
-def look_at_results(app, connection, book):
-    """Have the book know whose result is there although its message is not acknowledged.
+def converge(app: Any, request: dict[str, Any], tracker: DrainTracker) -> None:
+    """Ask and order until the tracker is finished or the budget is spent.
+
+    Raises:
+        Failure: the broker does not answer.
+    """
+    DrainLoop(app, request, tracker).run()
+
+
+def look_at_results(app: Any, connection: Any, tracker: DrainTracker) -> None:
+    """Have the tracker know whose result is there although its message is not acknowledged.
 
     Only Redis is looked at. Without an answer the tasks count as running.
     """
-    running = {word(entry.get("id")) for _node, _key, entry in book.unacknowledged()}
+    running = {word(entry.get("id")) for _node, _key, entry in tracker.unacknowledged()}
     if not running or connection.transport.driver_type != "redis":
         return
     try:
         if (count_held(connection) or 0) > MOST_HELD:
             return
         delivered = Unacked(app, connection).delivered(running)
-        metas = results(app, list(delivered)) if delivered else None
+        metas = read_results(app, list(delivered)) if delivered else None
     except Exception:  # a user without the right to read; a broker that is away is met by the poll
         return
-    book.take_results(metas or {}, delivered, unix, time.monotonic())
+    tracker.take_results(metas or {}, delivered, unix, time.monotonic())
 
 
 class DrainProbe(Probe):
-    """Has named workers leave their queues and end what they run, or take the queues up again."""
+    """Named workers leave their queues and end what they run, or take the queues up again."""
 
-    book = None
-    imported = None
+    tracker: DrainTracker | None = None
+    imported: float | None = None
 
-    def run(self, app):
-        """Poll until they have, or the budget is spent."""
+    def run(self, app: Any) -> None:
+        """Ask until they have, or the budget is spent."""
         request = self.request
         self.imported = time.monotonic()
         # The loop keeps its own time; the alarm is for a broker that hangs in mid-sentence.
         self.enter("broker_unreachable", request["timeout"] + request["reply_timeout"] + 15)
         if request["command"] == "resume":
-            self.book = Resume(request["queues"], request["silent_after"], self.imported)
+            self.tracker = Resume(request["queues"], request["silent_after"], self.imported)
         else:
-            self.book = Drain(request["nodes"], request["silent_after"], self.imported)
-        converge(app, request, self.book)
+            self.tracker = Drain(request["nodes"], request["silent_after"], self.imported)
+        converge(app, request, self.tracker)
 
-    def summary(self, problem="", error=""):
+    def summary(self, problem: str = "", error: str = "") -> dict[str, Any]:
         """Return what is known of each worker, and the seconds of the wait and of the import."""
         since = self.started if self.imported is None else self.imported
-        known = self.book.summary(time.time()) if self.book else {}
+        known = self.tracker.summary(time.time()) if self.tracker else {}
         return {
             **known,
             **{"problem": problem, "error": error},
@@ -213,7 +265,7 @@ class DrainProbe(Probe):
             "import_seconds": round(since - self.started, 3),
         }
 
-    def late(self):
+    def late(self) -> str:
         """Return why the alarm went off."""
         return "no answer in time"
 

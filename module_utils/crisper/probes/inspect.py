@@ -6,13 +6,15 @@ import contextlib
 import re
 import socket
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from .control import ControlClient, count_held, restarted
 
 # A worker with 100,000 tasks that have an ETA is busy for seconds with an answer of 35 MB to
 # `scheduled`: it is not asked where workers hold more messages than this (as in celery.drain).
 MOST_HELD = 1000
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "ping": {},
     "active": {},
     "reserved": {},
@@ -31,23 +33,63 @@ CONF_HIDDEN = re.compile(
 )
 
 
-def shown_conf(conf):
-    """The settings of a worker that may be shown."""
+def shown_conf(conf: Any) -> Any:
+    """Return the settings of a worker that may be shown."""
     if not isinstance(conf, dict) or "error" in conf:
         return conf
-    kept = {
+    public = {
         key: value
         for key, value in conf.items()
         if CONF_SHOWN.match(str(key)) and not CONF_HIDDEN.search(str(key))
     }
     options = conf.get("broker_transport_options")
     if isinstance(options, dict) and "visibility_timeout" in options:
-        kept["visibility_timeout"] = options["visibility_timeout"]
-    return kept
+        public["visibility_timeout"] = options["visibility_timeout"]
+    return public
 
 
-def inspect(app, request):
-    """Replies of all workers to all methods: ``{method: [{node: reply}, ...]}``.
+class Collector:
+    """Replies by method, and the nodes that are missing among them."""
+
+    def __init__(self, methods: Iterable[str], expected: Iterable[str]) -> None:
+        self.replies: dict[str, list[Any]] = {method: [] for method in methods}
+        self.missing = {method: set(expected) for method in self.replies}
+
+    def reader(self, method: str) -> Callable[[Any], None]:
+        """Return what takes the body of a reply to that method."""
+
+        def read(body: Any) -> None:
+            self.replies[method].append(body)
+            if isinstance(body, dict):
+                self.missing[method].difference_update(body)
+
+        return read
+
+    @property
+    def complete(self) -> bool:
+        """Return whether everyone named has answered everything, and somebody something."""
+        return not any(self.missing.values()) and any(self.replies.values())
+
+    def collect(self, client: ControlClient, timeout: float, settle: float) -> None:
+        """Take replies in, at most for `timeout` seconds.
+
+        When it is complete others may follow: it ends `settle` seconds after the last reply.
+        """
+        started = last = time.monotonic()
+        while not client.flooded:
+            now = time.monotonic()
+            remaining = started + timeout - now
+            if self.complete:
+                remaining = min(remaining, last + settle - now)
+            if remaining <= 0:
+                break
+            with contextlib.suppress(socket.timeout):
+                if client.receive(remaining):
+                    last = time.monotonic()
+
+
+def inspect(app: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """Return the replies of all workers to all methods: ``{method: [{node: reply}, ...]}``.
 
     All methods are sent at once and their replies collected together. Without ``scheduled`` where
     workers hold more than `MOST_HELD` messages.
@@ -60,37 +102,16 @@ def inspect(app, request):
     since = restarted(client.connection) if unacknowledged else None
     if (unacknowledged or 0) > MOST_HELD:
         methods = [method for method in methods if method != "scheduled"]
-    replies = {method: [] for method in methods}
-    missing = {method: set(expected) for method in methods}
-
-    def collector(method):
-        def collect(body):
-            replies[method].append(body)
-            if isinstance(body, dict):
-                missing[method].difference_update(body)
-
-        return collect
-
+    collector = Collector(methods, expected)
     started = time.monotonic()
     # A destination would keep foreign nodes silent: everybody is asked when they matter.
     nodes = None if not expected or request["everybody"] else sorted(expected)
     for method in methods:
-        client.send(
-            method, arguments.get(method, METHODS.get(method, {})), nodes, collector(method)
-        )
-    last = started
-    while not client.flooded:
-        now = time.monotonic()
-        left = started + timeout - now
-        if not any(missing.values()) and any(replies.values()):
-            # Everyone named has answered; others may follow within the settling time.
-            left = min(left, last + request["settle"] - now)
-        if left <= 0:
-            break
-        with contextlib.suppress(socket.timeout):
-            if client.receive(left):
-                last = time.monotonic()
+        details = arguments.get(method, METHODS.get(method, {}))
+        client.send(method, details, nodes, collector.reader(method))
+    collector.collect(client, timeout - (time.monotonic() - started), request["settle"])
     client.close()
+    replies = collector.replies
     for reply in replies.get("conf", []):
         if isinstance(reply, dict):
             reply.update({node: shown_conf(conf) for node, conf in reply.items()})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
-from ..celery.drain import Drain, Leave
+from ..celery.drain import Drain, DrainTracker, Leave
 from .canary import canary
 from .control import Failure
 from .drain import converge
@@ -16,41 +17,42 @@ class RolloutProbe(Conversation):
     """The workers that are replaced, and those that replace them."""
 
     COMMANDS = ("answering", "leave", "prove")
-    book = None  # knows at any time who was told to leave what
+    tracker: DrainTracker | None = None  # knows at any time who was told to leave what
 
-    def forget(self):
+    def forget(self) -> None:
         """Begin a reply."""
         super().forget()
-        self.book = None
+        self.tracker = None
 
-    def summary(self, problem="", error=""):
+    def summary(self, problem: str = "", error: str = "") -> dict[str, Any]:
         """Return what is known of the workers that leave, and of the others."""
-        known = self.book.summary(time.time()) if self.book else {}
+        known = self.tracker.summary(time.time()) if self.tracker else {}
         return {**known, **self.reply, "problem": problem, "error": error}
 
-    def leave(self, app, request):
-        """Old workers leave their queues; then the new ones are looked at, and the old drained."""
-
-        def look(timeout):
-            self.enter(self.phase, timeout + request["reply_timeout"] + 15)
-            converge(app, {**request, "look_only": False, "timeout": timeout}, self.book)
-
+    def leave(self, app: Any, request: dict[str, Any]) -> None:
+        """Have old workers leave their queues; then look at the new ones, and drain the old."""
         now, silent_after = time.monotonic(), request["silent_after"]
-        self.book = first = Leave(request["nodes"], silent_after, now)
-        look(request["timeout"])
+        self.tracker = first = Leave(request["nodes"], silent_after, now)
+        self._converge(app, request, first, request["timeout"])
         self.reply["left"] = first.summary(time.time())["done"]
         if request["prove"]:
             self.enter(self.phase, request["prove"]["timeout"] + 15)
             self.reply.update(inspect(app, request["prove"]))
-        self.book = Drain(request["nodes"], silent_after, time.monotonic())
-        self.book.recall(first)
-        look(request["patience"])
+        self.tracker = second = Drain(request["nodes"], silent_after, time.monotonic())
+        second.recall(first)
+        self._converge(app, request, second, request["patience"])
 
-    def answering(self, app, request):
+    def _converge(
+        self, app: Any, request: dict[str, Any], tracker: DrainTracker, timeout: float
+    ) -> None:
+        self.enter(self.phase, timeout + request["reply_timeout"] + 15)
+        converge(app, {**request, "look_only": False, "timeout": timeout}, tracker)
+
+    def answering(self, app: Any, request: dict[str, Any]) -> None:
         """Ping workers until all have answered, or something else is asked."""
-        ping = {"methods": ["ping"], "everybody": False}
+        ping: dict[str, Any] = {"methods": ["ping"], "everybody": False}
         ping.update(timeout=request["timeout"], connect_timeout=5.0, settle=0.0)
-        alive = set()
+        alive: set[str] = set()
         while not alive.issuperset(request["nodes"]) and not self.asked_more():
             # Who has answered is left alone: others need the processors to start.
             ping["destination"] = sorted(set(request["nodes"]) - alive)
@@ -58,7 +60,7 @@ class RolloutProbe(Conversation):
             alive.update(node for reply in replies if isinstance(reply, dict) for node in reply)
             self.reply["answering"] = sorted(alive)
 
-    def prove(self, app, request):
+    def prove(self, app: Any, request: dict[str, Any]) -> None:
         """Ask everybody everything, and send canaries."""
         self.enter(self.phase, int(request["timeout"]) * 2 + 15)
         self.reply.update(inspect(app, request))

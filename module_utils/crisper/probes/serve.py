@@ -14,6 +14,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any
 
 from ..text import clean
 from .control import Failure, load_app
@@ -31,7 +33,7 @@ LATE = {
 }
 
 
-def secrets_of(environment):
+def secrets_of(environment: Mapping[str, str]) -> list[str]:
     """Return values of the environment that must not leave it, longest first."""
     found = set()
     for name, value in environment.items():
@@ -44,7 +46,7 @@ def secrets_of(environment):
     return sorted(found, key=len, reverse=True)
 
 
-def redact(value, secrets, depth=MOST_DEPTH):
+def redact(value: Any, secrets: Sequence[str], depth: int = MOST_DEPTH) -> Any:
     """Return the value without secrets, in whatever depth they stand."""
     if isinstance(value, str):
         for secret in secrets:
@@ -65,7 +67,7 @@ def redact(value, secrets, depth=MOST_DEPTH):
 class Output:
     """Standard output, for replies alone: everything else goes to standard error."""
 
-    def __init__(self, marker):
+    def __init__(self, marker: str) -> None:
         """Take it; the environment's secrets are masked from here on."""
         self.marker = marker
         self.secrets = secrets_of(os.environ)
@@ -73,7 +75,7 @@ class Output:
         os.dup2(2, 1)
         sys.stdout = sys.stderr
 
-    def write(self, reply):
+    def write(self, reply: Mapping[str, Any]) -> None:
         """Write one reply."""
         data = ("\n" + self.marker + json.dumps(clean(reply)) + "\n").encode()
         while data:
@@ -87,47 +89,47 @@ class Probe:
     A module of probes has a subclass and ``main = <subclass>.main``.
     """
 
-    def __init__(self, request):
+    def __init__(self, request: dict[str, Any]) -> None:
         """Begin; the application is not imported yet."""
         self.request = request
         self.started = time.monotonic()
         self.phase = "app_not_importable"  # the problem, if it ends here
-        self.reply = {}
+        self.reply: dict[str, Any] = {}
 
-    def run(self, app):
+    def run(self, app: Any) -> None:
         """Fill `reply`."""
         raise NotImplementedError
 
-    def enter(self, phase, seconds):
+    def enter(self, phase: str, seconds: float) -> None:
         """Begin a phase that ends after so many seconds, with that problem."""
         self.phase = phase
         signal.alarm(max(1, int(seconds)))
 
-    def summary(self, problem="", error=""):
+    def summary(self, problem: str = "", error: str = "") -> dict[str, Any]:
         """Return the reply, whatever happened."""
         return {"problem": problem, "error": error, **self.reply}
 
-    def mask(self, reply, secrets):
+    def mask(self, reply: dict[str, Any], secrets: Sequence[str]) -> Any:
         """Return the reply without secrets; before it is cut, or the end of one is not found."""
         return redact(reply, secrets)
 
-    def seconds(self):
+    def seconds(self) -> float:
         """Return for how long it has run."""
         return round(time.monotonic() - self.started, 3)
 
-    def late(self):
+    def late(self) -> str:
         """Return why the alarm went off."""
         return LATE[self.phase] + " in time"
 
     @classmethod
-    def main(cls, request, marker):
+    def main(cls, request: dict[str, Any], marker: str) -> None:
         """Answer the request and leave without the application's exit handlers."""
         output, probe = Output(marker), cls(request)
 
-        def answer(problem="", error=""):
+        def answer(problem: str = "", error: str = "") -> None:
             output.write(probe.mask(probe.summary(problem, error), output.secrets))
 
-        def ends(*_):
+        def ends(*_: Any) -> None:
             answer(probe.phase, probe.late())
             os._exit(0)
 
@@ -141,7 +143,7 @@ class Probe:
             answer(probe.phase, type(error).__name__ + ": " + str(error))
         os._exit(0)
 
-    def serve(self, answer):
+    def serve(self, answer: Callable[..., None]) -> None:
         """Import the application and answer the request."""
         self.run(load_app(self.request["app"]))
         signal.alarm(0)
@@ -151,28 +153,28 @@ class Probe:
 class Conversation(Probe):
     """A probe that answers a line of JSON for each line of JSON, by its number."""
 
-    COMMANDS = ()  # names of methods, called with the application and the request
+    COMMANDS: tuple[str, ...] = ()  # names of methods, called with the application and the request
 
-    def __init__(self, request):
+    def __init__(self, request: dict[str, Any]) -> None:
         """Read from the beginning: what is asked meanwhile is seen by `asked_more`."""
         super().__init__(request)
-        self.lines = queue.SimpleQueue()
+        self.lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         reader = threading.Thread(target=read, args=(sys.stdin.buffer, self.lines), daemon=True)
         reader.start()
 
-    def asked_more(self):
+    def asked_more(self) -> bool:
         """Return whether something else is asked already."""
         return not self.lines.empty()
 
-    def late(self):
+    def late(self) -> str:
         """Return why the alarm went off."""
         return "no answer in time"
 
-    def forget(self):
+    def forget(self) -> None:
         """Begin a reply."""
         self.reply = {}
 
-    def serve(self, answer):
+    def serve(self, answer: Callable[..., None]) -> None:
         """Import the application and answer until there are no more lines."""
         app = load_app(self.request["app"])
         self.enter("broker_unreachable", IDLE)
@@ -192,7 +194,7 @@ class Conversation(Probe):
                 answer(self.phase, type(error).__name__ + ": " + str(error))
 
 
-def read(stream, lines):
+def read(stream: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:
     """Hand lines over, and an empty one when there are no more."""
     for line in stream:
         lines.put(line)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from ..celery.skew import (
     COUNT,
@@ -37,12 +39,12 @@ LENGTHS = 50
 class Reader:
     """Counts names on the server by a script; in the client where scripts are refused."""
 
-    def __init__(self, client, tally):
+    def __init__(self, client: Any, tally: Tally) -> None:
         self.client = client
         self.tally = tally
         self.scripts = True
 
-    def _script(self, script, key, *arguments):
+    def _script(self, script: str, key: str, *arguments: Any) -> Any:
         """Return the answer of a script, or None where the server refuses scripts."""
         import redis
 
@@ -54,12 +56,12 @@ class Reader:
                 self.scripts = False
         return None
 
-    def _take(self, queue, flat, others):
+    def _take(self, queue: str, flat: Sequence[Any], others: Iterable[bytes]) -> None:
         self.tally.count_names(queue, flat)
         for raw in others:
             self.tally.add(queue, raw)
 
-    def window(self, queue, key, start, size):
+    def window(self, queue: str, key: str, start: int, size: int) -> tuple[int, int, bool]:
         """Count messages of a list from `start`: how many, their bytes, and whether it ended."""
         answer = self._script(COUNT, key, start, start + size - 1, OTHER_BYTES)
         if answer is None:
@@ -71,7 +73,7 @@ class Reader:
         # A script stops early where it has much to hand over.
         return read, length, read == found < size
 
-    def page(self, queue, key, cursor, size):
+    def page(self, queue: str, key: str, cursor: int, size: int) -> tuple[int, int, int]:
         """Count messages of a hash from `cursor`: the next cursor, how many, and their bytes."""
         answer = self._script(COUNT_HASH, key, cursor, size)
         if answer is None:
@@ -85,27 +87,21 @@ class Reader:
         return int(cursor), sum(flat[1::2]) + len(others) + oversized, length
 
 
-def queue_keys(client, app, channel, prefix, queues, until):
-    """The lists that tasks wait in, by queue, and whether all bindings were looked at.
+def queue_keys(
+    client: Any, app: Any, channel: Any, queues: Iterable[str], until: float
+) -> tuple[dict[str, list[str]], bool]:
+    """Return the lists that tasks wait in, by queue, and whether all bindings were looked at.
 
     Kombu has a list for each priority. Every queue that was ever declared is bound to an exchange;
     so are those of old releases, whose exchanges only a look at all keys finds. A broker that holds
     results too may have millions: that look ends at `until`.
     """
+    prefix = channel.global_keyprefix
     names, start = set(queues), (prefix + "_kombu.binding.").encode()
     exchanges = {queue.exchange.name for queue in app.amqp.queues.values() if queue.exchange}
     bindings = {start + name.encode() for name in exchanges if name}
-    cursor, complete = 0, True
-    while True:
-        # By name alone, not by type: that would be a look at each key.
-        cursor, keys = client.scan(cursor, match=glob(start), count=SCAN_COUNT)
-        bindings.update(keys)
-        if not cursor:
-            break
-        if time.monotonic() > until:
-            complete = False
-            break
-    for key in sorted(bindings):
+    found, complete = find_bindings(client, start, until)
+    for key in sorted(bindings | found):
         if binds_tasks(key[len(start) :].decode(errors="replace")):
             for member in members(client, key):
                 if len(names) > MOST_QUEUES or time.monotonic() > until:
@@ -122,13 +118,27 @@ def queue_keys(client, app, channel, prefix, queues, until):
     return keys, complete
 
 
-def glob(start):
-    """The pattern of all keys that begin like that, whatever is in the prefix."""
+def find_bindings(client: Any, start: bytes, until: float) -> tuple[set[bytes], bool]:
+    """Return the keys that begin like that, and whether all keys were looked at in time."""
+    bindings: set[bytes] = set()
+    cursor = 0
+    while True:
+        # By name alone, not by type: that would be a look at each key.
+        cursor, keys = client.scan(cursor, match=glob(start), count=SCAN_COUNT)
+        bindings.update(keys)
+        if not cursor:
+            return bindings, True
+        if time.monotonic() > until:
+            return bindings, False
+
+
+def glob(start: bytes) -> bytes:
+    """Return the pattern of all keys that begin like that, whatever is in the prefix."""
     special = b"\\*?[]"
     return b"".join(b"\\" + bytes([c]) if c in special else bytes([c]) for c in start) + b"*"
 
 
-def members(client, key):
+def members(client: Any, key: bytes) -> Iterator[bytes]:
     """Yield the members of a set, a part at a time; none where the key is something else."""
     import redis
 
@@ -138,9 +148,10 @@ def members(client, key):
         return
 
 
-def lengths_of(client, queues):
-    """Length of every list that is one and not empty: ``{key: (queue, length)}``."""
-    found, pairs = {}, [(queue, key) for queue, keys in queues.items() for key in keys]
+def lengths_of(client: Any, queues: dict[str, list[str]]) -> dict[str, tuple[str, int]]:
+    """Return the length of every list that is one and not empty: ``{key: (queue, length)}``."""
+    found: dict[str, tuple[str, int]] = {}
+    pairs = [(queue, key) for queue, keys in queues.items() for key in keys]
     size = LENGTHS * (len(PRIORITIES) + 1)
     for start in range(0, len(pairs), size):
         pipe = client.pipeline(transaction=False)
@@ -153,7 +164,7 @@ def lengths_of(client, queues):
     return found
 
 
-def read_list(reader, queue, key, length, seconds):
+def read_list(reader: Reader, queue: str, key: str, length: int, seconds: float) -> None:
     """Count the messages of a list, in windows of bounded size, for so many seconds.
 
     From the head, where new messages enter: an entering message moves others into the part that
@@ -182,7 +193,7 @@ def read_list(reader, queue, key, length, seconds):
         reader.tally.add_partial(queue, total, length)
 
 
-def read_unacked(reader, key, until):
+def read_unacked(reader: Reader, key: str, until: float) -> None:
     """Count what workers hold. Its order is that of a hash: what is read in time is a sample."""
     cursor, size, bytes_read, total = 0, 0, 0, 0
     while True:
@@ -196,8 +207,8 @@ def read_unacked(reader, key, until):
             return
 
 
-def read_queues(app, request):
-    """Names and numbers of waiting tasks."""
+def read_queues(app: Any, request: dict[str, Any]) -> Tally:
+    """Return names and numbers of waiting tasks."""
     import redis
 
     connection = connected(app, request["broker_timeout"])
@@ -211,23 +222,23 @@ def read_queues(app, request):
     reader = Reader(client, Tally())
     queues = set(request["queues"]) | set(app.amqp.queues)
     begun, budget = time.monotonic(), request["budget"]
-    keys, complete = queue_keys(client, app, channel, prefix, queues, begun + budget * SCAN_SHARE)
+    keys, complete = queue_keys(client, app, channel, queues, begun + budget * SCAN_SHARE)
     reader.tally.unlisted = not complete
     unacked = prefix + channel.unacked_key
     lists = lengths_of(client, keys)
     ordered = shares({key: length for key, (_, length) in lists.items()}, client.hlen(unacked))
     for key, share in ordered:
         queue, length = lists[key]
-        left = max(0.0, begun + budget - time.monotonic())
-        read_list(reader, queue, key, length, left * share)
+        remaining = max(0.0, begun + budget - time.monotonic())
+        read_list(reader, queue, key, length, remaining * share)
     # After the queues: what was taken from them meanwhile is found here.
     read_unacked(reader, unacked, begun + budget)
     connection.release()
     return reader.tally
 
 
-def skew(app, request):
-    """Names and numbers of waiting tasks, and which of them the application does not know."""
+def skew(app: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers of waiting tasks by name, and which the application does not know."""
     # What another container has read a moment ago is only judged here.
     reading = request.get("reading")
     tally = Tally.of_reading(reading) if reading else read_queues(app, request)
@@ -243,7 +254,7 @@ def skew(app, request):
 class SkewProbe(Probe):
     """Tells which waiting tasks the application does not know."""
 
-    def run(self, app):
+    def run(self, app: Any) -> None:
         """Have it know what its worker knows, and read."""
         if not self.request.get("known_only"):
             # As a worker does at its start: `include`, `imports` and autodiscovery.
@@ -252,15 +263,15 @@ class SkewProbe(Probe):
         self.enter("broker_unreachable", self.request["timeout"])
         self.reply.update(skew(app, self.request))
 
-    def summary(self, problem="", error=""):
+    def summary(self, problem: str = "", error: str = "") -> dict[str, Any]:
         """Return what waits, and the seconds that it took."""
         return {**super().summary(problem, error), "seconds": self.seconds()}
 
-    def mask(self, reply, secrets):
-        """Mask the error: names of tasks and queues are keys of mappings and no secrets."""
+    def mask(self, reply: dict[str, Any], secrets: Sequence[str]) -> Any:
+        """Redact the error: names of tasks and queues are keys of mappings and no secrets."""
         return {**reply, "error": redact(reply["error"], secrets)}
 
-    def late(self):
+    def late(self) -> str:
         """Return why the alarm went off."""
         imported = self.phase != "app_not_importable"
         return "Redis was not read in time" if imported else super().late()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .canary import canary
 from .inspect import inspect
 from .serve import Probe
@@ -10,7 +12,7 @@ from .serve import Probe
 class WorkersProbe(Probe):
     """``methods`` that are asked, and the ``canary`` that is sent."""
 
-    def run(self, app):
+    def run(self, app: Any) -> None:
         """Ask, and send; nothing of what is not requested."""
         request, timeout = self.request, self.request["timeout"]
         # From here the waiting has deadlines of its own; the alarm only ends what has none.
@@ -23,7 +25,7 @@ class WorkersProbe(Probe):
             self.enter("result_backend_unreachable", request["canary"]["timeout"] * 2 + 30)
             self.reply["canary"] = {"problem": "", "error": "", **canary(app, request["canary"])}
 
-    def summary(self, problem="", error=""):
+    def summary(self, problem: str = "", error: str = "") -> dict[str, Any]:
         """Return what workers answered, although a canary could not be sent."""
         if problem and self.reply:
             found = {"problem": problem, "error": error}

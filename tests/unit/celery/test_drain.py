@@ -103,7 +103,7 @@ def test_silence_ends_the_waiting_and_a_sign_of_life_ends_the_silence():
     assert not book.finished()
     book.expire(10.0)
     assert book.finished()
-    assert book.asked() == ["w@a"]  # still asked, not awaited
+    assert book.polled() == ["w@a"]  # still asked, not awaited
     assert book.summary(0.0)["silent"] == ["w@a"]
     assert book.hear("w@a", report(["one"]), 11.0, WALL) == ["one"]
     assert not book.finished()
@@ -184,7 +184,7 @@ def test_polling_is_quick_first_and_never_slower_than_asked(longest):
 
 def test_tasks_with_an_eta_are_asked_for_once():
     book = Drain(["w@a", "w@b"], silent_after=10)
-    book.held = 5
+    book.unacked = 5
     assert book.wants_scheduled()
     book.hear("w@a", report(["one"], scheduled=3), 1.0, WALL)
     assert not book.wants_scheduled()
@@ -200,7 +200,7 @@ def test_tasks_with_an_eta_are_asked_for_once():
 
 def test_too_many_held_messages_are_counted_by_the_broker():
     book = Drain(["w@a"], silent_after=10)
-    book.held = drain.MOST_HELD + 1
+    book.unacked = drain.MOST_HELD + 1
     assert not book.wants_scheduled()
     without = {**report(["one"], ["a"], ["b"])}
     del without["scheduled"]

@@ -16,6 +16,8 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery import (
     skew,
     stale,
     stranded,
+    stranded_report,
+    unacked,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import (
     SHAPES,
@@ -28,7 +30,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.probes import canary
 from ansible_collections.crisper.stack.plugins.module_utils.probes import control, serve
 from ansible_collections.crisper.stack.plugins.module_utils.probes import drain as drain_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import ledger as ledger_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes.stranded import unix
+from ansible_collections.crisper.stack.plugins.module_utils.probes.results import unix
 from ansible_collections.crisper.stack.plugins.module_utils.shapes import EACH, like
 from ansible_collections.crisper.stack.plugins.module_utils.text import clean
 from hostile_replies import NUMBERS, SHAPELESS, deep
@@ -156,7 +158,7 @@ def test_answers_about_unacknowledged_tasks_are_judged(
     replies["ping"] = [("w@a", {"ok": "pong"}), ("x@a", other)]
     answers = stranded.Answers(replies, 2, ["w@a"], (*stranded.METHODS, "scheduled"))
     judged = stranded.Judgement()
-    message = stranded.Message("t", (b"1.5", 0, 10, b"1", b"nap", b""))
+    message = unacked.Message("t", (b"1.5", 0, 10, b"1", b"nap", b""))
     judged.add(message, answers)
     known, blind = stranded.known_ids([*pairs, *replies["active"]], ["w@a"])
     judged.settle(1, known)
@@ -164,10 +166,10 @@ def test_answers_about_unacknowledged_tasks_are_judged(
     stranded.worth_a_look(other, {"w@a": report, "x@a": other}, 1e9)
     for found in (other, {"nodes": other, "held": 3, "restarted": other}, {"done": other}):
         stranded.suspected(found)
-        assert isinstance(stranded.warning(found), str)
-        assert all(isinstance(row, str) for row in stranded.rows(found))
-    with contextlib.suppress(stranded.UnreadableError, UnicodeEncodeError):
-        stranded.parts_of(other)
+        assert isinstance(stranded_report.warning(found), str)
+        assert all(isinstance(row, str) for row in stranded_report.rows(found))
+    with contextlib.suppress(unacked.UnreadableError, UnicodeEncodeError):
+        unacked.parts_of(other)
 
 
 @QUICK
@@ -261,14 +263,14 @@ def test_the_ledger_counts_although_others_publish(monkeypatch: Any, flood: str)
     odd = json.dumps({"task_id": ["mine"], "status": {}})
     mine = json.dumps({"task_id": "mine", "status": "SUCCESS"})
     monkeypatch.setattr(ledger_probe, "LISTEN", 0.05)
-    monkeypatch.setattr(
-        ledger_probe.listen, "pubsub", Published([*RAWS, stray, odd, mine], flood), raising=False
-    )
     deleted: list[Any] = []
     client = SimpleNamespace(delete=deleted.append)
     counted = Ledger()
     counted.sent("mine", "q")
-    ledger_probe.listen(SimpleNamespace(backend=SimpleNamespace(client=client)), "p", counted)
+    app = SimpleNamespace(backend=SimpleNamespace(client=client))
+    subscription = ledger_probe.Subscription(app, "p")
+    subscription.pubsub = Published([*RAWS, stray, odd, mine], flood)
+    subscription.listen(counted)
     assert counted.summary([]) | {"stranded": 0} == {
         **dict.fromkeys(("refused", "failed", "waiting", "stranded", "lost", "twice"), 0),
         **{"accepted": 1, "finished": 1},
