@@ -289,5 +289,6 @@ def suspected(inspected: Any) -> bool:
     """Return whether what M(celery_inspect) returned is worth a look by M(celery_stranded)."""
     found = inspected if isinstance(inspected, Mapping) else {}
     restarted = found.get("restarted")
-    known = isinstance(restarted, (int, float)) and not isinstance(restarted, bool)
-    return worth_a_look(found.get("held"), found.get("nodes") or {}, restarted if known else 0.0)
+    if not isinstance(restarted, (int, float)) or isinstance(restarted, bool):
+        restarted = 0.0
+    return worth_a_look(found.get("held"), found.get("nodes") or {}, restarted)

@@ -114,7 +114,11 @@ def parts_of(entry: Any) -> tuple[dict[str, Any], str, str]:
         raise UnreadableError("no message with headers")
     properties = message.get("properties")
     info = properties.get("delivery_info") if isinstance(properties, dict) else None
-    if not isinstance(info, dict) or not {"exchange", "routing_key"} <= set(info):
+    if (
+        not isinstance(properties, dict)
+        or not isinstance(info, dict)
+        or not {"exchange", "routing_key"} <= set(info)
+    ):
         raise UnreadableError("a message that does not say where it was delivered to")
     if not isinstance(properties.get("delivery_tag"), str) or not isinstance(
         message.get("body"), str

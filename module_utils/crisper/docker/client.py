@@ -53,7 +53,8 @@ class DockerClient:
 
     def call(self, *arguments: str, folder: str | None = None) -> tuple[int, str, str]:
         """Exit code, output and errors of a Docker command."""
-        return self.module.run_command([self.cli, *arguments], cwd=folder)
+        answer: tuple[int, str, str] = self.module.run_command([self.cli, *arguments], cwd=folder)
+        return answer
 
     def run(self, *arguments: str, folder: str | None = None) -> str:
         """Standard output of a Docker command that must succeed."""
@@ -99,9 +100,10 @@ class DockerClient:
             if value:
                 command += ["--filter", f"label=com.docker.compose.{name}={value}"]
         try:
-            code, out, err = self.module.run_command(command, handle_exceptions=False)
+            answer = self.module.run_command(command, handle_exceptions=False)
         except OSError as error:
             raise DockerError(f"{self.cli}: {error.strerror or error}") from error
+        code, out, err = (int(answer[0]), str(answer[1]), str(answer[2]))
         if code != 0:
             raise DockerError(err.strip()[-ERROR_WIDTH:])
         return out.split()

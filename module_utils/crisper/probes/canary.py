@@ -73,17 +73,23 @@ class Canaries:
         request, timeout = self.request, self.request["timeout"]
         task_id = CANARY_ID + str(uuid.uuid4())
         entry = self.results[queue] = {
-            **{"task_id": task_id, "state": "PENDING"},
-            **{"seconds": None, "result": None},
+            "task_id": task_id,
+            "state": "PENDING",
+            "seconds": None,
+            "result": None,
         }
         if self.leftovers:
             self.leftovers.note([result_name(self.app, task_id)], timeout)
         try:
             self.head.send(
-                *(request["task"], task_id, queue),
-                **{"args": request["args"], "kwargs": request["kwargs"]},
+                request["task"],
+                task_id,
+                queue,
+                args=request["args"],
+                kwargs=request["kwargs"],
                 # It counts when a worker looks: one that was taken and not begun does no harm.
-                **{"expires": timeout, "ignore_result": False},
+                expires=timeout,
+                ignore_result=False,
             )
         except Exception as error:
             entry.update(state="UNROUTABLE", result=f"{type(error).__name__}: {error}")

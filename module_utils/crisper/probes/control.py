@@ -181,7 +181,7 @@ class ControlClient:
             connect_timeout: seconds to connect; `timeout` when absent.
             json_only: whether replies in another of the application's serializers stay unread.
         """
-        from kombu import Consumer
+        from kombu.messaging import Consumer
 
         self.connection = connected(app, timeout if connect_timeout is None else connect_timeout)
         self.channel = self.connection.default_channel

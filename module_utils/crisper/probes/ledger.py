@@ -64,7 +64,7 @@ def ask(request: dict[str, Any], context: ssl.SSLContext | None) -> int:
         url = urllib.parse.urlsplit(location)
         headers.setdefault("Host", url.netloc)
         port = request["secure_port"]
-        secure = connect(request["host"], port, url.hostname, context, TIMEOUT)
+        secure = connect(request["host"], port, url.hostname or "", context, TIMEOUT)
         status, _ = get(secure, request["path"], headers)
     return status
 

@@ -43,7 +43,7 @@ def ask_everybody(
 
     `questions` is name -> (method, arguments), and has a ``ping``.
     """
-    from kombu import Producer
+    from kombu.messaging import Producer
 
     client = ControlClient(app, request["timeout"])
     receivers = count_receivers(client.channel)

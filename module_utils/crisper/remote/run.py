@@ -50,7 +50,7 @@ sys.modules[{entry!r}].main({request!r}, {marker!r})
 
 
 class ShipError(RuntimeError):
-    """No answer came back; `problem` is the kind of trouble, as of celery_inspect."""
+    """Failure to get an answer; `problem` is the kind of trouble, as of celery_inspect."""
 
     def __init__(self, problem: str, message: str, stderr: str = "") -> None:
         super().__init__(message)
@@ -118,7 +118,7 @@ def program(entry: ModuleType, request: Mapping[str, Any]) -> str:
 
 
 def parse(stdout: str) -> dict[str, Any] | None:
-    """The answer in what the process printed; None when there is none."""
+    """Return the answer in what the process printed; None when there is none."""
     # Not `splitlines`, which also splits at characters that JSON has in its texts.
     for line in reversed(stdout.split("\n")):
         if line.startswith(MARKER):
@@ -142,7 +142,7 @@ def parse_line(line: str) -> dict[str, Any] | None:
 
 
 def trouble(code: int, stderr: str) -> tuple[str, str]:
-    """Kind of trouble and its last line, when the command brought no answer."""
+    """Return the kind of trouble and its last line, when the command brought no answer."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     last = printable(lines[-1], ERROR_WIDTH) if lines else "it said nothing"
     if re.search(r"Cannot connect to the Docker daemon|permission denied.*docker", stderr, re.I):
@@ -178,22 +178,22 @@ def run(
         ShipError: when there is none. The program has an alarm of its own; `timeout` is for a
             Docker that does not answer.
     """
-    shown = " ".join(command)
+    line = " ".join(command)
     try:
         done = capture(command, program(entry, request), timeout, folder)
     except OSError as error:
-        raise ShipError("docker_unavailable", f"`{shown}` does not start: {error}") from error
+        raise ShipError("docker_unavailable", f"`{line}` does not start: {error}") from error
     except subprocess.TimeoutExpired as error:
-        message = f"`{shown}` gave no answer within {timeout:.0f} s and was ended"
+        message = f"`{line}` gave no answer within {timeout:.0f} s and was ended"
         raise ShipError("docker_unavailable", message) from error
     if done.cut:
         why = f"it printed more than {len(done.stdout)} bytes and was ended"
-        raise ShipError("malformed_reply", f"`{shown}` gave no answer: {why}")
+        raise ShipError("malformed_reply", f"`{line}` gave no answer: {why}")
     answer = parse(done.stdout)
     if answer is None:
         problem, why = trouble(done.returncode, done.stderr)
-        said = printable_lines(done.stderr[-2000:])
-        raise ShipError(problem, f"`{shown}` gave no answer: {why}", said)
+        errors = printable_lines(done.stderr[-2000:])
+        raise ShipError(problem, f"`{line}` gave no answer: {why}", errors)
     return answer
 
 

@@ -337,7 +337,7 @@ def test_what_cannot_be_decompressed_ends_no_question(monkeypatch: Any) -> None:
     )
     mailbox = SimpleNamespace(reply_queue="q", accept=None)
     replies = SimpleNamespace(mailbox=mailbox)
-    monkeypatch.setitem(sys.modules, "kombu", SimpleNamespace(Consumer=consumer))
+    monkeypatch.setitem(sys.modules, "kombu.messaging", SimpleNamespace(Consumer=consumer))
     monkeypatch.setattr(control, "connected", lambda *_: connection)
     monkeypatch.setattr(control, "Replies", lambda *_: replies)
     control.ControlClient(None, 1.0)
