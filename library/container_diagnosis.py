@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Why containers of a compose project do not serve."""
+"""Tell why containers of a compose project do not serve."""
 
 from __future__ import annotations
 

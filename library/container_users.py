@@ -89,11 +89,11 @@ def processes(records: list[dict[str, Any]]) -> list[Process]:
     found = []
     for record in records:
         pid = record["State"].get("Pid") or 0
-        seen = identity(pid) if pid else None
-        if seen:
+        ids = identity(pid) if pid else None
+        if ids:
             labels = record["Config"].get("Labels") or {}
             name = labels.get("com.docker.compose.service", record["Name"].lstrip("/"))
-            found.append(Process(name, *seen))
+            found.append(Process(name, *ids))
     return found
 
 

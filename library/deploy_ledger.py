@@ -240,20 +240,20 @@ def docker(module: AnsibleModule, *arguments: str) -> tuple[int, str, str]:
 
 
 def serving(params: dict[str, Any]) -> dict[str, Any]:
-    """The model of the release that serves."""
+    """Return the model of the release that serves."""
     manifest = json.loads((Path(params["project_src"]) / MANIFEST).read_text())
     return manifest.get("model") or {}
 
 
-def shown(params: dict[str, Any], entry: dict[str, Any]) -> str:
-    """Certificates (PEM) that nginx shows now; empty without TLS."""
+def installed_certificates(params: dict[str, Any], entry: dict[str, Any]) -> str:
+    """Return the certificates (PEM) that nginx shows now; empty without TLS."""
     if not params["front"] or not entry.get("tls"):
         return ""
     return "".join(blocks(installed(Path(params["front"])))[0])
 
 
 def port(entry: dict[str, Any]) -> int:
-    """The port of nginx that is asked.
+    """Return the port of nginx that is asked.
 
     The internal one believes the site's scheme, and needs no PROXY protocol. With TLS of nginx's
     own requests come in as those of browsers do; a release of before has no other port.
@@ -297,14 +297,14 @@ def start(module: AnsibleModule, name: str) -> dict[str, Any]:
     with ThreadPoolExecutor(1) as pool:
         known = pool.submit(read_queues, params, container) if container else None
         trouble = begin(module, name)
-        told = known.result() if known else UNREAD
-    if told["silent"]:
-        module.warn(no_answer(container, told["silent"], "The next release reads the queues"))
+        answer = known.result() if known else UNREAD
+    if answer["silent"]:
+        module.warn(no_answer(container, answer["silent"], "The next release reads the queues"))
     if trouble:
         # It runs the release that is about to be replaced, which may be what is broken.
         module.warn(f"Tasks and requests are not counted: the ledger did not start: {trouble}")
-        return {"changed": False, **told}
-    return {"changed": False, **told, "ledger": {"name": name, "wait": params["wait"]}}
+        return {"changed": False, **answer}
+    return {"changed": False, **answer, "ledger": {"name": name, "wait": params["wait"]}}
 
 
 def begin(module: AnsibleModule, name: str) -> str:
@@ -317,7 +317,7 @@ def begin(module: AnsibleModule, name: str) -> str:
     site = ("site_host", "site_scheme", "expected")
     request = {key: params[key] for key in (*keys, *site)}
     entry = serving(params).get("front") or {}
-    request["certificates"] = shown(params, entry) + params["certificates"]
+    request["certificates"] = installed_certificates(params, entry) + params["certificates"]
     # Ids of an earlier deploy's sentinels may still be around.
     run = f"{int(time.time())}-{uuid4().hex[:8]}"  # other hosts send through the same broker
     request.update(run=run, host="nginx", port=port(entry), secure_port=8443)

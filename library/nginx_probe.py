@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""What the site answers to the proxy that stands in front of nginx."""
+"""Tell what the site answers to the proxy that stands in front of nginx."""
 
 from __future__ import annotations
 
@@ -159,9 +159,9 @@ def ask(module: AnsibleModule) -> list[dict[str, Any]]:
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
-    for left in range(module.params["retries"], -1, -1):
+    for remaining in range(module.params["retries"], -1, -1):
         answers = ask(module)
-        if left == 0 or all(answer["ok"] for answer in answers):
+        if remaining == 0 or all(answer["ok"] for answer in answers):
             break
         time.sleep(1)
     module.exit_json(changed=False, answers=answers)

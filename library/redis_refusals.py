@@ -87,7 +87,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
 }
 
 
-def look(module: AnsibleModule) -> tuple[list[str], str]:
+def read_refusals(module: AnsibleModule) -> tuple[list[str], str]:
     """Return what was refused, and why that could not be found out."""
     container, problem = DockerClient(module, module.params["project"]).find_running("redis")
     if not container:
@@ -100,8 +100,8 @@ def look(module: AnsibleModule) -> tuple[list[str], str]:
         if done.cut:
             return [], f"ACL LOG of Redis has more than {MOST_BYTES >> 20} MiB, and was not read"
         if done.returncode != 0:
-            said = done.stderr or done.stdout or f"exit code {done.returncode}"
-            return [], f"ACL LOG of Redis was not read: {printable(said.strip(), 200)}"
+            why = done.stderr or done.stdout or f"exit code {done.returncode}"
+            return [], f"ACL LOG of Redis was not read: {printable(why.strip(), 200)}"
         return refusals(done.stdout, module.params["hours"]), ""
     except (OSError, subprocess.TimeoutExpired, UnreadableError) as error:
         return [], printable(str(error), 300)
@@ -110,7 +110,7 @@ def look(module: AnsibleModule) -> tuple[list[str], str]:
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
-    refused, problem = look(module)
+    refused, problem = read_refusals(module)
     for sentence in refused if module.params["warn"] else []:
         module.warn(sentence)
     module.exit_json(changed=False, refused=refused, problem=problem)

@@ -78,33 +78,22 @@ UNCLEAN_FILES: frozenset[str] = words(
     library/backup_set.py
     library/build_ca_bundle.py
     library/build_context.py
-    library/celery_drain.py
-    library/celery_skew.py
-    library/container_diagnosis.py
-    library/container_exec.py
-    library/container_users.py
     library/data_guard.py
     library/data_secrets.py
     library/database_identity.py
     library/database_roles.py
     library/deploy_begin.py
-    library/deploy_ledger.py
     library/deploy_state.py
     library/docker_daemon_config.py
     library/docker_engine_facts.py
     library/front_certificate.py
     library/front_probe.py
     library/host_check.py
-    library/image_facts.py
-    library/nginx_probe.py
-    library/redis_refusals.py
-    library/release.py
     library/release_sbom.py
     library/stack_firewall.py
     library/stack_plan.py
     library/stack_secrets.py
     library/stack_status.py
-    library/volume_owner.py
     module_utils/crisper/backup/archive.py
     module_utils/crisper/backup/backends/__init__.py
     module_utils/crisper/backup/backends/mariadb.py
@@ -126,12 +115,7 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/backup/throwaway.py
     module_utils/crisper/backup/timer.py
     module_utils/crisper/celery/busy.py
-    module_utils/crisper/celery/drain.py
     module_utils/crisper/celery/judge.py
-    module_utils/crisper/celery/settings.py
-    module_utils/crisper/celery/skew.py
-    module_utils/crisper/celery/stale.py
-    module_utils/crisper/celery/stranded.py
     module_utils/crisper/database/catalog.py
     module_utils/crisper/database/fresh_cluster.py
     module_utils/crisper/database/mariadb_accounts.py
@@ -143,23 +127,8 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/database/versions.py
     module_utils/crisper/deploy/fact.py
     module_utils/crisper/docker/client.py
-    module_utils/crisper/docker/diagnosis.py
-    module_utils/crisper/docker/exec.py
     module_utils/crisper/docker/one_off.py
-    module_utils/crisper/probes/__init__.py
-    module_utils/crisper/probes/drain.py
     module_utils/crisper/probes/health.py
-    module_utils/crisper/probes/inspect.py
-    module_utils/crisper/probes/ledger.py
-    module_utils/crisper/probes/queue_head.py
-    module_utils/crisper/probes/rollout.py
-    module_utils/crisper/probes/skew.py
-    module_utils/crisper/probes/stranded.py
-    module_utils/crisper/release/manifest.py
-    module_utils/crisper/release/retention.py
-    module_utils/crisper/release/rollback_check.py
-    module_utils/crisper/remote/run.py
-    module_utils/crisper/remote/session.py
     module_utils/crisper/rollout/distrust.py
     module_utils/crisper/rollout/phases.py
     module_utils/crisper/rollout/plan.py

@@ -1,4 +1,4 @@
-"""What the engine has of a stack, asked with the Docker client: the I/O edge of several modules."""
+"""Ask the engine for what it has of a stack, with the Docker client: the I/O edge of modules."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ ERROR_WIDTH = 300
 
 
 class DockerError(RuntimeError):
-    """There is no Docker client, or the engine does not answer it.
+    """Failure of the Docker client, which is missing, or of the engine, which does not answer.
 
     Its text is what the client printed, as it is: quote it in a message.
     """
 
 
 class DockerClient:
-    """One stack's containers on the engine of this host."""
+    """Containers of one stack on the engine of this host."""
 
     def __init__(
-        self, module: AnsibleModule, project: str, seen: Callable[[], dict[str, Any]] = dict
+        self, module: AnsibleModule, project: str, details: Callable[[], dict[str, Any]] = dict
     ) -> None:
-        """`seen` is asked for what the module has to tell besides when a command fails."""
+        """Begin; `details` returns what the module has to tell besides when a command fails."""
         self.module = module
-        self.seen = seen
+        self.details = details
         self.cli = module.params["docker_cli"]
         self.project = project
 
     def available(self) -> bool:
-        """Whether there is a Docker client, and an engine that answers it."""
-        asked = ("version", "--format", "{{.Server.Version}}")
-        return shutil.which(self.cli) is not None and self.call(*asked)[0] == 0
+        """Return whether there is a Docker client, and an engine that answers it."""
+        question = ("version", "--format", "{{.Server.Version}}")
+        return shutil.which(self.cli) is not None and self.call(*question)[0] == 0
 
     def call(self, *arguments: str, folder: str | None = None) -> tuple[int, str, str]:
-        """Exit code, output and errors of a Docker command."""
+        """Return exit code, output and errors of a Docker command."""
         answer: tuple[int, str, str] = self.module.run_command([self.cli, *arguments], cwd=folder)
         return answer
 
     def run(self, *arguments: str, folder: str | None = None) -> str:
-        """Standard output of a Docker command that must succeed."""
+        """Return the standard output of a Docker command that must succeed."""
         code, out, err = self.call(*arguments, folder=folder)
         if code != 0:
             self.refused(arguments, err or out)
@@ -68,12 +68,12 @@ class DockerClient:
         self.module.fail_json(
             msg=f"`docker {' '.join(arguments[:3])} …` failed: {quote_last_lines(output)}",
             cmd=" ".join([self.cli, *arguments]),
-            **self.seen(),
+            **self.details(),
         )
         raise AssertionError  # fail_json has ended the process
 
     def begin(self, *arguments: str) -> BackgroundCommand:
-        """A Docker command that must succeed, and goes on while other things are done."""
+        """Start a Docker command that must succeed, and goes on while other things are done."""
         return BackgroundCommand(self, arguments)
 
     def list_ids(
@@ -120,7 +120,7 @@ class DockerClient:
         return ids[0], ""
 
     def containers(self) -> list[Container]:
-        """All containers of the stack, running or not."""
+        """Return all containers of the stack, running or not."""
         try:
             ids = self.list_ids(all_states=True)
         except DockerError as error:
@@ -133,7 +133,7 @@ class DockerClient:
         return list(json.loads(out or "[]"))
 
     def inspect(self, ids: Iterable[str]) -> list[Container]:
-        """Containers by id; those that went away meanwhile are left out."""
+        """Return containers by id; those that went away meanwhile are left out."""
         return parse_inspect(self.records(ids))
 
     def diagnose(self, ids: Sequence[str]) -> list[Report]:
@@ -164,13 +164,13 @@ class DockerClient:
         if not record.get("RestartCount"):
             return None
         only = ("--filter", f"container={record['Id']}", "--filter", "event=die")
-        shown = ("--format", "{{.Actor.Attributes.exitCode}}")
-        _code, out, _err = self.call("events", "--since", "1h", "--until", "0s", *only, *shown)
+        form = ("--format", "{{.Actor.Attributes.exitCode}}")
+        _code, out, _err = self.call("events", "--since", "1h", "--until", "0s", *only, *form)
         codes = [line for line in out.split() if line.isdigit()]
         return int(codes[-1]) if codes else None
 
     def has_images(self, ids: Iterable[str]) -> bool:
-        """Whether all images of these ids are here."""
+        """Return whether all images of these ids are here."""
         return self.call("image", "inspect", "--format", "{{.Id}}", *ids)[0] == 0
 
     def definitions_changed(
@@ -179,7 +179,7 @@ class DockerClient:
         containers: Iterable[Container],
         folder: str,
     ) -> list[str]:
-        """Fixed services that Compose itself would recreate for the release in `folder`."""
+        """Return fixed services that Compose itself would recreate for the release in `folder`."""
         fixed = {name for name, service in services.items() if service["kind"] == "fixed"}
         running = {c.name: c.service for c in containers if c.service in fixed}
         if not running:
@@ -189,7 +189,7 @@ class DockerClient:
         code, out, err = self.call(*command, folder=folder)
         if code != 0:
             self.module.fail_json(
-                msg=f"Compose refuses the release: {quote_last_lines(err or out)}", **self.seen()
+                msg=f"Compose refuses the release: {quote_last_lines(err or out)}", **self.details()
             )
         return [running[name] for name in recreated(err + out) if name in running]
 
@@ -246,20 +246,20 @@ class EventWatcher:
         atexit.register(self.close)
 
     def sleep(self, longest: float, otherwise: float, *besides: Any) -> None:
-        """Until something happened, `longest` seconds at most; `otherwise` without events.
+        """Wait until something happened, `longest` seconds at most; `otherwise` without events.
 
         `besides` are streams on which something may happen as well.
         """
         stream: Any = self.process.stdout if self.process else None
         if stream is not None:
-            heard = select.select([stream, *besides], [], [], longest)[0]
-            if stream not in heard or stream.read(1 << 16):
+            ready = select.select([stream, *besides], [], [], longest)[0]
+            if stream not in ready or stream.read(1 << 16):
                 return
             self.close()
         time.sleep(otherwise)
 
     def close(self) -> None:
-        """No events any more."""
+        """Stop listening: there are no events any more."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -277,7 +277,7 @@ def find_container(module: AnsibleModule) -> tuple[str, str]:
 
 
 def shown(containers: Iterable[Container]) -> list[dict[str, str]]:
-    """Containers as results show them."""
+    """Return containers as results show them."""
     return [
         {"name": c.name, "service": c.service, "state": c.state, "health": c.health}
         for c in containers

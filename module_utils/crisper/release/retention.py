@@ -32,29 +32,29 @@ def prune(
     Returns:
         ``{changed, pruned, freed_bytes}``.
     """
-    kept, current = store.manifests, store.current
-    lasting = [name for name, manifest in kept.items() if manifest.get("irreversible")]
-    gone = to_prune(store.releases, current, keep, store.staged, lasting)
-    if not gone or look_only:
-        return {"changed": bool(gone), "pruned": gone, "freed_bytes": 0}
-    stays = [manifest for name, manifest in kept.items() if name not in gone]
+    manifests, current = store.manifests, store.current
+    lasting = [name for name, manifest in manifests.items() if manifest.get("irreversible")]
+    obsolete = to_prune(store.releases, current, keep, store.staged, lasting)
+    if not obsolete or look_only:
+        return {"changed": bool(obsolete), "pruned": obsolete, "freed_bytes": 0}
+    stays = [manifest for name, manifest in manifests.items() if name not in obsolete]
     used = {identity(image) for m in stays for image in m.get("images", {}).values()}
-    for release in gone:
+    for release in obsolete:
         store.remove(release)
         # The older ones go too, or first: nothing could go back by these backups any more.
         for dump in (store.root / "backups").glob(f"{release}.*dump"):
             dump.unlink(missing_ok=True)
-        images = kept[release].get("images", {})
+        images = manifests[release].get("images", {})
         names = [f"{stack}/{name}:{release}" for name in images]
         # Names of sources are this stack's own; platform images may be anybody's.
         mine = (images[name] for name in images if name in ("backend", "frontend"))
         names += [image["ref"] for image in mine if identity(image) not in used]
         docker("image", "rm", *names)
     _, out, _ = docker("image", "prune", "--force", "--filter", f"label=crisper.stack={stack}")
-    return {"changed": True, "pruned": gone, "freed_bytes": freed(out)}
+    return {"changed": True, "pruned": obsolete, "freed_bytes": freed(out)}
 
 
 def freed(output: str) -> int:
-    """Bytes from Docker's line ``Total reclaimed space: 412MB``."""
+    """Return the bytes of Docker's line ``Total reclaimed space: 412MB``."""
     match = re.search(r"reclaimed space: ([\d.]+)\s*([kMGT]?B)", output)
     return int(float(match[1]) * UNITS[match[2]]) if match else 0

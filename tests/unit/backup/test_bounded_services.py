@@ -76,8 +76,8 @@ def test_the_end_of_messages_is_all_that_is_kept() -> None:
         running.wait()
         tail.join()
         assert len(reader._tail) == TAIL
-    assert running.said.endswith("the last words")
-    assert len(running.said) <= 1000
+    assert running.errors.endswith("the last words")
+    assert len(running.errors) <= 1000
 
 
 def test_messages_of_what_outlives_the_command_are_not_waited_for_long() -> None:
@@ -89,7 +89,7 @@ def test_messages_of_what_outlives_the_command_are_not_waited_for_long() -> None
     ):
         patch.setattr(docker_exec.Tail.text, "__defaults__", (0.2,))
         running.stdout.read(0)
-    assert running.said == "why"
+    assert running.errors == "why"
     assert time.monotonic() - began < 10
 
 
