@@ -34,8 +34,8 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.reme
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.docker import exec as docker_exec
-from ansible_collections.crisper.stack.plugins.module_utils.process import TAIL
 from ansible_collections.crisper.stack.plugins.module_utils.probes import workers
+from ansible_collections.crisper.stack.plugins.module_utils.process import TAIL
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
 from ansible_collections.crisper.stack.plugins.module_utils.remote.session import Session
 
