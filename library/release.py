@@ -14,12 +14,13 @@ description:
     release is its folder and its images, both on the server.
   - The symlink C(next) names a release that was staged and is not yet proved, C(current) the
     one that serves.
-extends_documentation_fragment: [crisper, crisper.files, crisper.ledger]
+extends_documentation_fragment:
+  - crisper
+  - crisper.files
+  - crisper.ledger
+  - crisper.docker
+  - crisper.root
 options:
-  root:
-    description: Folder of the stack on the server, such as V(/opt/crisper).
-    type: path
-    required: true
   state:
     description:
       - C(staged), C(current) and C(info) are about the release that is deployed.
@@ -79,10 +80,6 @@ options:
       - With C(current) and C(pruned), how many proved releases stay; the others go. 0 removes none.
     type: int
     default: 0
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Writes nothing in check mode and tells whether it would.

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""What there is of a stack on a server, without changing or proving anything."""
+"""Report the status of a stack on a server, without changing or proving anything."""
 
 from __future__ import annotations
 
@@ -9,19 +9,7 @@ short_description: Tell what there is of a stack
 description:
   - Reads the release that serves, the lock, the journal, the containers and the backup sets. Asks
     no worker; M(celery_inspect) does.
-options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
-  project:
-    description: Compose project.
-    type: str
-    required: true
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
+extends_documentation_fragment: [crisper.docker, crisper.project, crisper.root]
 attributes:
   check_mode:
     description: Only looks.
@@ -145,24 +133,24 @@ ARGUMENT_SPEC: dict[str, Any] = {
 
 
 def release_of(root: Path) -> dict[str, Any]:
-    """What is to be told of the release that serves; empty when there is none."""
+    """Return the release that serves, as RETURN describes it; empty when there is none."""
     try:
         manifest = json.loads((root / "current" / MANIFEST).read_text())
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(manifest, dict):
         return {}
-    told = {key: manifest.get(key, "") for key in ("id", "created", "operator", "revision")}
+    facts = {key: manifest.get(key, "") for key in ("id", "created", "operator", "revision")}
     proof = manifest.get("verified")
     proof = proof if isinstance(proof, dict) else {}
     release: dict[str, Any] = clean(
-        {**told, "verified": bool(proof), "tasks": proof.get("tasks", [])}
+        {**facts, "verified": bool(proof), "tasks": proof.get("tasks", [])}
     )
     return release
 
 
 def containers(module: AnsibleModule) -> tuple[list[ContainerStatus], str]:
-    """The stack's containers, and why they could not be read."""
+    """Return the stack's containers, and why they could not be read."""
     client = DockerClient(module, module.params["project"])
     try:
         ids = client.list_ids(all_states=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import (
@@ -19,15 +19,21 @@ from ansible_collections.crisper.stack.plugins.module_utils.text import (
 )
 
 
+def numbered(lines: Iterable[str]) -> str:
+    """Return findings one below the other, each with its number."""
+    return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, start=1))
+
+
 class FilterModule:
     """Jinja filters for text of others."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        """Map of filter name to function."""
+        """Return the functions by filter name."""
         return {
             "crisper_aside_rows": aside_rows,
             "crisper_clean": clean,
             "crisper_last_lines": last_lines,
+            "crisper_numbered": numbered,
             "crisper_printable": printable,
             "crisper_printable_lines": printable_lines,
             "crisper_queue_rows": queue_rows,
