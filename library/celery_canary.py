@@ -117,7 +117,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import 
     judged_canaries,
     told,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import CONNECTION_SPEC, ask
+from ansible_collections.crisper.stack.plugins.module_utils.remote.workers import (
+    CONNECTION_SPEC,
+    ask_workers,
+)
 
 ARGUMENT_SPEC: dict[str, Any] = {
     **CONNECTION_SPEC,
@@ -141,7 +144,7 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, queues={}, findings=[], busy=[], problem="")
     keys = ("task", "args", "kwargs", "queues", "nodes", "timeout")
-    reply = ask(module, {"canary": {key: module.params[key] for key in keys}})
+    reply = ask_workers(module, {"canary": {key: module.params[key] for key in keys}})
     # The application or the broker may have kept it from sending anything.
     result = judged_canaries(reply.get("canary", reply), module.params["nodes"])
     if result["findings"]:

@@ -11,12 +11,12 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.settings impo
     settings_warnings,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
-    rows as stranded_rows,
-)
-from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
     suspected as stranded_suspected,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
+from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded_report import (
+    rows as stranded_rows,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded_report import (
     warning as stranded_warning,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.fact import staged_release

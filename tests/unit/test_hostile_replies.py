@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import celery_drain
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
@@ -35,6 +34,8 @@ from ansible_collections.crisper.stack.plugins.module_utils.docker.diagnosis imp
 from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal
 from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import end
 from ansible_collections.crisper.stack.plugins.module_utils.output import describe_task
+from ansible_collections.crisper.stack.plugins.module_utils.remote import drain as remote_drain
+from ansible_collections.crisper.stack.plugins.module_utils.shapes import like
 from ansible_collections.crisper.stack.plugins.module_utils.text import ROWS
 from harmless_text import harmless, texts_of
 from hostile_replies import NAMES, VALUES, replies
@@ -183,4 +184,4 @@ def test_shapes_are_judged_to_the_elements(value: Any) -> None:
         assert all(isinstance(queue["name"], str) for queue in value)
     if has_shape("active", value):
         assert all(isinstance(request, dict) for request in value)
-    assert isinstance(celery_drain.like(value, celery_drain.ANSWER)["unfinished"], list)
+    assert isinstance(like(value, remote_drain.ANSWER)["unfinished"], list)

@@ -149,7 +149,7 @@ def test_the_ledger_trusts_what_the_release_that_serves_shows(tmp_path, pem, tru
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     params = {"project_src": str(tmp_path), "front": str(pem.parent)}
     entry = deploy_ledger.serving(params)["front"]
-    assert deploy_ledger.shown(params, entry) == (trusted if source else "")
+    assert deploy_ledger.installed_certificates(params, entry) == (trusted if source else "")
 
 
 @pytest.mark.parametrize(

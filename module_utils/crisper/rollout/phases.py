@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..celery.judge import told
 from ..controller import orphaned
-from ..docker.client import Begun, Engine, Watch, shown
+from ..docker.client import BackgroundCommand, DockerClient, EventWatcher, shown
 from ..docker.diagnosis import Report, compose_error, describe
 from ..host.data_guard import DATA_SERVICES, check_data
 from ..host.networks import networks_to_join
@@ -76,8 +76,8 @@ class Rollout:
         self.params = module.params
         self.release = module.params["release"]
         self.folder = module.params["project_src"]
-        self.engine = Engine(module, module.params["project_name"], self.seen)
-        self.watch: Watch | None = None
+        self.engine = DockerClient(module, module.params["project_name"], self.seen)
+        self.watch: EventWatcher | None = None
         live = module.params["live"]
         self.upstreams = Upstreams(live, module.params["services"]) if live else None
         asked = module.params["workers"]
@@ -87,11 +87,15 @@ class Rollout:
             module.fail_json(msg=str(error))
         self.leaving: dict[str, list[str]] = {}  # nodes, while they are being told
         self.beats: dict[str, list[str]] = {}  # services of kind `single` -> ids of the old ones
-        self.ending: Begun | None = None  # of those
-        self.stopping: Begun | None = None  # of the old containers, whose names by id are
+        self.ending: BackgroundCommand | None = None  # of those
+        self.stopping: BackgroundCommand | None = (
+            None  # of the old containers, whose names by id are
+        )
         self.retired: dict[str, str] = {}
         self.replaced: dict[str, str] = {}  # suspect workers of the release, names by id
-        self.replacing: list[tuple[Begun, dict[str, str]]] = []  # what stops them, and whom
+        self.replacing: list[
+            tuple[BackgroundCommand, dict[str, str]]
+        ] = []  # what stops them, and whom
         self.suspicion = ""  # why they are replaced
         self.redefined: list[str] = []  # services of kind `fixed`
         self.result: dict[str, Any] = {"changed": False}
@@ -190,7 +194,7 @@ class Rollout:
 
     def rest(self, *besides: Any) -> None:
         """Until there is something new to see, or to read from the streams `besides`."""
-        self.watch = self.watch or Watch(self.engine)
+        self.watch = self.watch or EventWatcher(self.engine)
         self.watch.sleep(LOOK_SECONDS, POLL_SECONDS, *besides)
 
     def told(self, steps: list[Step], containers: list[Container]) -> dict[str, Any]:
@@ -238,7 +242,7 @@ class Rollout:
             old: service -> containers beside the new ones that stay.
             before: ids of containers that are there.
         """
-        self.watch = self.watch or Watch(self.engine)
+        self.watch = self.watch or EventWatcher(self.engine)
         together = STARTING_PER_PROCESSOR * len(os.sched_getaffinity(0))
         # None where a service has too many containers of the release, and nothing is missing.
         fresh, goes = [], batches(wanted, together)

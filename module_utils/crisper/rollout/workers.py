@@ -8,7 +8,6 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ..celery import busy, drain, stale, stranded
 from ..celery.judge import (
     MOST_FINDINGS,
     REMEDIES,
@@ -17,14 +16,10 @@ from ..celery.judge import (
     judge_named,
     told,
 )
-from ..probes import drain as drain_probe
-from ..probes import inspect as celery_probe
-from ..probes import queue_head
 from ..probes import rollout as rollout_probe
-from ..probes import stranded as stranded_probe
-from ..remote.probe import CANARY_OPTIONS, EXPECT_OPTIONS
 from ..remote.run import ShipError
 from ..remote.session import Session
+from ..remote.workers import CANARY_OPTIONS, EXPECT_OPTIONS
 from ..shapes import ANY, EACH, like
 from ..text import listed
 
@@ -41,10 +36,6 @@ SPEC: dict[str, Any] = {
         "python": {"type": "str", "default": "python"},
     },
 }
-SHIPPED = (
-    *(stale, busy, queue_head, celery_probe),
-    *(drain, stranded, stranded_probe, drain_probe, rollout_probe),
-)
 # Polls of workers that leave: as M(celery_drain) has them.
 LEAVE = {"timeout": 30.0, "interval": 1.0, "reply_timeout": 2.0, "silent_after": 10.0}
 # A worker of the release answers at once, or the next second.
@@ -118,7 +109,7 @@ class Workers:
         """
         command = [self.cli, "exec", "--interactive", container, self.asked["python"]]
         start = {"app": self.asked["app"], "import_timeout": self.asked["import_timeout"]}
-        self.session = Session(command, SHIPPED, start)
+        self.session = Session(command, rollout_probe, start)
         self.ping(new)
 
     def ping(self, nodes: Sequence[str]) -> None:

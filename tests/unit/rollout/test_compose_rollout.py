@@ -333,14 +333,14 @@ def test_who_was_told_to_leave_is_known_when_something_else_fails_meanwhile(
         acts.Rollout, "swap", lambda self, steps: self.engine.run("no-such-command")
     )
     phases = ("leave", "swap", "retire")
-    original = acts.Engine.call
+    original = acts.DockerClient.call
 
     def call(self: Any, *arguments: str, folder: str | None = None) -> tuple[int, str, str]:
         if arguments[0] == "no-such-command":
             return 1, "", "no such command"
         return original(self, *arguments, folder=folder)
 
-    monkeypatch.setattr(acts.Engine, "call", call)
+    monkeypatch.setattr(acts.DockerClient, "call", call)
     answer, _told = roll(run_module, engine, tmp_path, monkeypatch, asked, *phases)
     assert answer["failed"]
     assert "no such command" in answer["msg"]
