@@ -98,7 +98,7 @@ def test_the_name_and_the_certificate_must_be_right(secure, trusted):
         connect("127.0.0.1", port, NAME, trusting(another), 5)
 
 
-def test_the_front_door_is_asked_by_its_name_at_its_address(run_module, secure, trusted):
+def test_the_entry_point_is_asked_by_its_name_at_its_address(run_module, secure, trusted):
     arguments = {
         "connect_to": "127.0.0.1",
         "certificates": trusted,
