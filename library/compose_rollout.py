@@ -18,10 +18,15 @@ description:
   - In one call the phases overlap - beat is replaced and everybody is asked while the old
     containers stop, after the new workers were found to be right. Who is asked while an old worker
     still answers is asked again when it is gone.
+  - Workers of the release that were there before this O(run) began, and in whose name something
+    else than expected is answered in C(leave) or C(prove), are replaced by new containers of the
+    same image, and all are asked again - at first those that the findings name, then all. One that
+    this run has started is not replaced. An undo does not fail because of a worker that somebody
+    has taken over.
   - Old workers that still hold tasks when C(leave) has waited for them are told in RV(held);
     C(retire) leaves them, and C(prove) is put off, until it is called again without C(leave).
   - Nothing of community.docker does this; C(docker_compose_v2) recreates in place.
-extends_documentation_fragment: [crisper]
+extends_documentation_fragment: [crisper, crisper.docker, crisper.host]
 options:
   phases:
     description: What to do, in this order whatever theirs; nothing only looks.
@@ -49,10 +54,6 @@ options:
         nginx asks which of its replicas are healthy.
     type: dict
     required: true
-  host:
-    description: Name of this host in Celery node names.
-    type: str
-    default: ""
   wait_timeout:
     description: Seconds until started containers must be healthy.
     type: int
@@ -113,10 +114,6 @@ options:
     type: list
     elements: str
     default: []
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Every phase only plans.
@@ -183,8 +180,8 @@ left:
   description:
     - What came of C(leave) - C(queues) (node name to those it was told to leave, of old workers
       that were not stopped since), C(left_at) (Unix time), C(drained), C(unfinished),
-      C(scheduled), C(longest), C(silent) as M(celery_drain) has them, and C(findings) over the new
-      workers, with which the module fails.
+      C(scheduled), C(longest), C(silent) as M(celery_drain) has them, C(consuming), those that did
+      not leave their queues, and C(findings) over the new workers, with which the module fails.
   returned: in phase C(leave), also on failure
   type: dict
   sample: {queues: {}, left_at: 1795212000.5, drained: [], unfinished: [], findings: []}

@@ -21,10 +21,6 @@ options:
     description: The file.
     type: path
     required: true
-  project:
-    description: Compose project.
-    type: str
-    required: true
   service:
     description: Service of the database.
     type: str
@@ -33,11 +29,7 @@ options:
     description: Seconds it may take.
     type: int
     default: 3600
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
-extends_documentation_fragment: [crisper]
+extends_documentation_fragment: [crisper, crisper.docker, crisper.project]
 attributes:
   check_mode:
     description: Does nothing in check mode.

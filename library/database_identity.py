@@ -10,11 +10,8 @@ description:
   - Every table of a database has a number that no other table gets later. A restore makes all
     tables anew, so other numbers mean that it was carried out, whatever its client was told.
   - Changes nothing, and does not fail when the database does not answer; RV(error) says why then.
+extends_documentation_fragment: [crisper.docker, crisper.project]
 options:
-  project:
-    description: Compose project.
-    type: str
-    required: true
   service:
     description: Its service of PostgreSQL.
     type: str
@@ -27,10 +24,6 @@ options:
     description: Seconds that the answer may take.
     type: int
     default: 60
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Only looks, so it does the same in check mode.

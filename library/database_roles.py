@@ -18,10 +18,6 @@ description:
     its own database.
   - A release without a password for the superuser is of an earlier edition, and is left as it is.
 options:
-  project:
-    description: Compose project.
-    type: str
-    required: true
   service:
     description: Its service of PostgreSQL.
     type: str
@@ -51,11 +47,7 @@ options:
     description: Seconds that one step may take.
     type: int
     default: 3600
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
-extends_documentation_fragment: [crisper]
+extends_documentation_fragment: [crisper, crisper.docker, crisper.project]
 attributes:
   check_mode:
     description: Tells what would be done.

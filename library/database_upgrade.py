@@ -17,16 +17,8 @@ description:
     leaves the old data in its place, and the old server running.
   - C(seen) only looks, after the release of an upgrade has failed.
   - An upgrade that was cut off is put in order by the next call of the first two.
-extends_documentation_fragment: [crisper]
+extends_documentation_fragment: [crisper, crisper.docker, crisper.project, crisper.root]
 options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
-  project:
-    description: Compose project.
-    type: str
-    required: true
   release:
     description: Folder of the release.
     type: path
@@ -59,10 +51,6 @@ options:
     description: Seconds that one step may take.
     type: int
     default: 3600
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Does nothing in check mode.

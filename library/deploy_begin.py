@@ -12,15 +12,8 @@ description:
     lock is taken, unless another deploy has it.
   - Tells what an earlier deploy left behind that was cut off, and which stages have nothing to do
     although the release is another.
+extends_documentation_fragment: [crisper.docker, crisper.project, crisper.root, crisper.host]
 options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
-  project:
-    description: Compose project.
-    type: str
-    required: true
   owner:
     description: The run, as the lookup C(crisper_run) gives it.
     type: dict
@@ -87,18 +80,10 @@ options:
     description: Run whose owner is known to be dead; its lock is taken over.
     type: str
     default: ""
-  host:
-    description: Name of this host in Celery node names.
-    type: str
-    default: ""
   quiet_timeout:
     description: Seconds to wait for what a deploy that was cut off is still doing.
     type: int
     default: 120
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Only looks.

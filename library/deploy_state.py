@@ -10,23 +10,12 @@ description:
   - What a deploy that failed needs to know before it undoes or tells anything. It asks the server
     and not the memory of the run, because the lock may be another deploy's by now.
   - Changes nothing, and does not fail where something cannot be seen; RV(error) says why then.
+extends_documentation_fragment: [crisper.docker, crisper.project, crisper.root]
 options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
-  project:
-    description: Compose project.
-    type: str
-    required: true
   run_id:
     description: Id of the run that asks, as of the lookup C(crisper_run).
     type: str
     default: ""
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Only looks, so it does the same in check mode.

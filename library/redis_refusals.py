@@ -12,11 +12,8 @@ description:
     does finds out by errors alone. Redis keeps a log of them, which this module reads as its
     administrator.
   - It never fails, and warns when asked to.
+extends_documentation_fragment: [crisper.docker, crisper.project]
 options:
-  project:
-    description: Name of the Compose project.
-    type: str
-    required: true
   hours:
     description: Age of refusals that are told; older ones may be of a release that is gone.
     type: float
@@ -25,10 +22,6 @@ options:
     description: Whether a warning is given for each.
     type: bool
     default: false
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Only looks.

@@ -15,11 +15,8 @@ description:
   - An image is read once, in a container without network, capabilities or writable files, that is
     removed. What was read is kept in C(<root>/sbom) by the image's id.
   - Fails for no image.
+extends_documentation_fragment: [crisper.docker, crisper.root]
 options:
-  root:
-    description: Folder of the stack on the server, such as V(/opt/crisper).
-    type: path
-    required: true
   stack:
     description: Name of the stack.
     type: str
@@ -36,10 +33,6 @@ options:
     description: Seconds for reading one image.
     type: int
     default: 60
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Does nothing in check mode.

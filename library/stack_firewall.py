@@ -15,16 +15,9 @@ description:
     starts. On a host without systemd that is the operator's.
   - With O(state=probed) it tries, out of the network of one container of each service, whether that
     is so.
+extends_documentation_fragment: [crisper.docker, crisper.project, crisper.root]
 author: [Crisper]
 options:
-  project:
-    description: Compose project.
-    type: str
-    required: true
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
   state:
     description: Whether rules are in force, removed, or tried.
     type: str
@@ -49,10 +42,6 @@ options:
     description: Address that they are published on; empty is all.
     type: str
     default: ""
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: It changes nothing, and tells whether it would.

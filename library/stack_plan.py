@@ -10,12 +10,8 @@ description:
   - Compares the rendered release with the one that serves and with what runs. Nothing is built,
     started or kept; the rendered files lie in a private temporary folder while Compose looks at
     them. Works on a host without Docker, where everything would be created.
-extends_documentation_fragment: [crisper.files]
+extends_documentation_fragment: [crisper.files, crisper.docker, crisper.root, crisper.host]
 options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
   stack:
     description: Name of the stack, and compose project.
     type: str
@@ -28,10 +24,6 @@ options:
     description: Service to C({kind, replicas}), as of M(compose_rollout).
     type: dict
     required: true
-  host:
-    description: Name of this host in Celery node names.
-    type: str
-    default: ""
   migrate:
     description: The migration command; another one than that of the current release will run.
     type: list
@@ -42,10 +34,6 @@ options:
     type: list
     elements: str
     default: []
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: It only looks.

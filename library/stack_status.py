@@ -9,19 +9,7 @@ short_description: Tell what there is of a stack
 description:
   - Reads the release that serves, the lock, the journal, the containers and the backup sets. Asks
     no worker; M(celery_inspect) does.
-options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
-  project:
-    description: Compose project.
-    type: str
-    required: true
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
+extends_documentation_fragment: [crisper.docker, crisper.project, crisper.root]
 attributes:
   check_mode:
     description: Only looks.

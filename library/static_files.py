@@ -16,12 +16,9 @@ description:
   - Trees of releases that are gone are removed, except the one that serves.
   - Nothing of the image is started. When the files of the release are there, nothing is copied. A
     run that was killed leaves nothing that counts.
+extends_documentation_fragment: [crisper.docker, crisper.root]
 author: [Crisper]
 options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
   release:
     description: Id of the release whose files are wanted.
     type: str
@@ -42,10 +39,6 @@ options:
     type: list
     elements: dict
     default: []
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Changes nothing in check mode and tells whether it would.

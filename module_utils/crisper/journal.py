@@ -156,6 +156,12 @@ def steps_of(entries: Iterable[Mapping[str, Any]], run: str) -> list[str]:
     ]
 
 
+def began_at(entries: Iterable[Mapping[str, Any]], run: str) -> float:
+    """Return when a run took the lock, Unix seconds; 0 where its entry is gone."""
+    begun = (entry for entry in entries if entry["run"] == run and entry["step"] == BEGIN)
+    return _seconds(next(begun, {}).get("time"))
+
+
 def seconds_per_step(
     entries: Iterable[Mapping[str, Any]], run: str, now: float
 ) -> dict[str, float]:

@@ -27,6 +27,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.model.file_values im
     style_hashes,
     url_secret,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.model.images import database_images
 from ansible_collections.crisper.stack.plugins.module_utils.model.redis_users import (
     app_password,
     app_user,
@@ -120,6 +121,7 @@ class FilterModule:
         """Return the functions by filter name."""
         return {
             "crisper_compose_value": compose_value,
+            "crisper_database_images": database_images,
             "crisper_entry_resources": entry_resources,
             "crisper_env_line": env_file_line,
             "crisper_failed_task": describe_task,

@@ -69,6 +69,24 @@ def test_documented_options_are_those_of_the_argument_spec(
     assert differences(documented[name]["doc"]["options"], seen) == []
 
 
+def own_options(name: str) -> dict[str, Any]:
+    """Return the options that a module documents itself, without those of fragments."""
+    text = re.search(
+        r'DOCUMENTATION = r"""\n(.*?)"""', (ROOT / f"library/{name}.py").read_text(), re.S
+    )
+    assert text
+    return yaml.safe_load(text[1]).get("options") or {}
+
+
+def test_an_option_of_three_modules_is_documented_once() -> None:
+    """In plugins/doc_fragments/crisper.py."""
+    where: dict[str, list[str]] = {}
+    for name in MODULES:
+        for option, text in own_options(name).items():
+            where.setdefault(f"{option}: {json.dumps(text, sort_keys=True)}", []).append(name)
+    assert {option: names for option, names in where.items() if len(names) > 2} == {}
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_has_an_example_of_itself_and_tells_what_it_returns(
     name: str, documented: dict[str, Any]

@@ -318,6 +318,24 @@ def test_the_names_of_tasks(role):
         assert problems == []
 
 
+def scenario_files() -> list[Path]:
+    """Return the playbooks and task files of the molecule scenarios."""
+    return [p for p in tracked("molecule") if p.suffix == ".yml" and p.name != "molecule.yml"]
+
+
+def test_the_names_in_scenarios():
+    """`Converge` is what Molecule calls that play itself."""
+    tasks = {p: yaml.load(p.read_text(), yaml.CSafeLoader) for p in scenario_files()}
+    found = [
+        f"{named(path)}: {problem}"
+        for path, content in tasks.items()
+        if isinstance(content, list)
+        for name in task_names(content)
+        if name != "Converge" and (problem := task_problem(name))
+    ]
+    assert found == []
+
+
 # The lists and the judges themselves -------------------------------------------------------------
 
 

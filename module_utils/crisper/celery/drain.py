@@ -38,6 +38,9 @@ RESULTS_EVERY = 1.0
 # have an ETA is busy for seconds with an answer of 35 MB, and counts as silent meanwhile.
 ONCE = "scheduled"
 MOST_HELD = 1000
+# Queues of one worker. One that names thousands is answered by as many orders a poll, which takes
+# longer than a poll may.
+MOST_QUEUES = 200
 
 
 @dataclass
@@ -140,6 +143,8 @@ class Book:
             return []
         try:
             queues = [word(queue["name"]) for queue in report["active_queues"] if "name" in queue]
+            if len(queues) > MOST_QUEUES:
+                return []
             running, *ended = split(report["active"], report.get(POOL))
             reserved = [_task(request) for request in report["reserved"]]
             scheduled = len(report[ONCE]) if ONCE in report else node.scheduled

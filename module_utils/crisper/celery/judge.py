@@ -8,8 +8,9 @@ with one node name are two entries (Celery's own ``inspect`` folds them into one
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from ..shapes import ANY, EACH, like
@@ -143,7 +144,10 @@ def folded(replies: Replies) -> dict[str, dict[str, Any]]:
 
 
 def judge(replies: Replies, expect: Mapping[str, Any]) -> list[Finding]:
-    """Every way in which the workers differ from `expect`; empty when they do not.
+    """Return every way in which the workers differ from `expect`; empty when they do not.
+
+    Two answers in one name are a finding, whatever they say: one of them may be forged, and a
+    forged good one must not prove a worker that does not work.
 
     Args:
         replies: by method.
@@ -159,9 +163,58 @@ def judge(replies: Replies, expect: Mapping[str, Any]) -> list[Finding]:
     by_node = folded(replies)
     return [
         *_malformed(replies),
-        *_membership(alive, nodes, expect),
+        *(_silent(node) for node in nodes if node not in alive),
+        *_duplicates(replies),
+        *_others(alive, nodes, expect),
         *(finding for node in judged for finding in _node(node, by_node.get(node, {}), expect)),
     ]
+
+
+def judge_named(replies: Replies, expect: Mapping[str, Any]) -> list[Finding]:
+    """Return how the named workers differ from `expect`, by the best of several answers of each.
+
+    Whoever can write into Redis can answer in the name of any worker. Where a look only decides
+    whether to go on, a forged bad answer must not make a good worker look bad: of each method the
+    answer with the fewest findings counts, and other nodes do not. Such a look proves nothing;
+    `judge` does.
+
+    Args:
+        replies: by method.
+        expect: as `judge` takes it, with ``nodes``; no other node is looked at.
+    """
+    nodes = list(expect.get("nodes") or [])
+    answered_by = {method: answers(replies, method) for method in replies}
+    alive = answered_by.get("ping", {})
+    if not any(node in alive for node in nodes):
+        return [Finding("no_worker_answered", "No worker answered.", expected=nodes)]
+    return [
+        finding
+        for node in nodes
+        for finding in (
+            _best(node, {m: a[node] for m, a in answered_by.items() if node in a}, expect)
+            if node in alive
+            else [_silent(node)]
+        )
+    ]
+
+
+def _best(
+    node: str, replies: Mapping[str, Sequence[Any]], expect: Mapping[str, Any]
+) -> list[Finding]:
+    """Return the findings over one worker's best answers; `replies` are all of each method."""
+
+    def faults(method: str, reply: Any) -> int:
+        if not has_shape(method, reply):
+            return 1 + sum(1 for _ in _node(node, {}, expect, method))
+        return sum(1 for _ in _node(node, {method: reply}, expect, method))
+
+    best = {
+        method: min(candidates, key=partial(faults, method))
+        for method, candidates in replies.items()
+    }
+    shaped = {method: reply for method, reply in best.items() if has_shape(method, reply)}
+    malformed = [_bad(method, node, best[method]) for method in best if method not in shaped]
+    return [*malformed, *_node(node, shaped, expect)]
 
 
 def _malformed(replies: Replies) -> Iterator[Finding]:
@@ -183,16 +236,25 @@ def _bad(method: str, node: str, reply: Any) -> Finding:
     return Finding("malformed_reply", text, node, actual=shown)
 
 
-def _membership(
+def _silent(node: str) -> Finding:
+    return Finding("node_silent", f"{node} did not answer.", node, "an answer", "none")
+
+
+def _duplicates(replies: Replies) -> Iterator[Finding]:
+    """Yield a finding for each name in which two answered one question, whichever that was."""
+    most: Counter[str] = Counter()
+    for method in replies:
+        for node, found in answers(replies, method).items():
+            most[node] = max(most[node], len(found))
+    for node, number in sorted(most.items()):
+        if number > 1:
+            text = f"{number} workers answer as {node}."
+            yield Finding("duplicate_node", text, node, 1, number)
+
+
+def _others(
     alive: Mapping[str, Sequence[Any]], nodes: Sequence[str], expect: Mapping[str, Any]
 ) -> Iterator[Finding]:
-    for node in nodes:
-        if node not in alive:
-            yield Finding("node_silent", f"{node} did not answer.", node, "an answer", "none")
-    for node, found in sorted(alive.items()):
-        if len(found) > 1:
-            text = f"{len(found)} workers answer as {node}."
-            yield Finding("duplicate_node", text, node, 1, len(found))
     if expect.get("no_foreign_nodes"):
         for node in sorted(set(alive) - set(nodes)):
             text = f"{node} answers and is not of this release."
@@ -203,50 +265,73 @@ def _membership(
         yield Finding("wrong_count", f"{total} workers answer, {count} expected.", "", count, total)
 
 
-def _node(node: str, replies: Mapping[str, Any], expect: Mapping[str, Any]) -> Iterator[Finding]:
-    def first(method: str, kind: type) -> Any:
-        found = replies.get(method)
-        return found if isinstance(found, kind) else kind()
+def _node(
+    node: str, replies: Mapping[str, Any], expect: Mapping[str, Any], only: str = ""
+) -> Iterator[Finding]:
+    """Yield how a worker's replies, which have their shapes, differ; `only` of one method."""
+    for method, check in CHECKS:
+        if only in ("", method):
+            yield from check(node, replies.get(method), expect)
 
-    pools = expect.get("pools") or {}
-    stats, conf = first("stats", dict), first("conf", dict)
-    facts = stats.get("pool") if isinstance(stats.get("pool"), Mapping) else {}
-    pool = pools.get(node.partition("@")[0], {})
+
+def _queues(node: str, reply: Any, expect: Mapping[str, Any]) -> Iterator[Finding]:
+    pool = (expect.get("pools") or {}).get(node.partition("@")[0], {})
     if "queues" in pool:
-        queues = first("active_queues", list)
-        names = sorted(str(q.get("name")) for q in queues if isinstance(q, Mapping))
+        names = sorted(str(q.get("name")) for q in reply or [] if isinstance(q, Mapping))
         wanted = sorted(pool["queues"])
         if names != wanted:
             text = f"{node} consumes {_words(names)}, expected {_words(wanted)}."
             yield Finding("wrong_queues", text, node, wanted, names)
+
+
+def _pool_facts(stats: Any) -> Mapping[str, Any]:
+    facts = (stats or {}).get("pool")
+    return facts if isinstance(facts, Mapping) else {}
+
+
+def _concurrency(node: str, reply: Any, expect: Mapping[str, Any]) -> Iterator[Finding]:
+    pool = (expect.get("pools") or {}).get(node.partition("@")[0], {})
     if "concurrency" in pool:
-        actual = facts.get("max-concurrency")
+        actual = _pool_facts(reply).get("max-concurrency")
         if actual != pool["concurrency"]:
             text = f"{node} runs {actual} processes, expected {pool['concurrency']}."
             yield Finding("wrong_concurrency", text, node, pool["concurrency"], actual)
-    registered = {str(name).partition(" ")[0] for name in first("registered", list)}
+
+
+def _tasks(node: str, reply: Any, expect: Mapping[str, Any]) -> Iterator[Finding]:
+    registered = {str(name).partition(" ")[0] for name in reply or []}
     for task in expect.get("registered") or []:
         if task not in registered:
             text = f"{node} does not know the task {task}."
             yield Finding("unregistered_task", text, node, task, None)
-    yield from _time_limits(node, facts, expect)
-    for key in ("accept_content", "task_serializer"):
-        wanted, actual = expect.get(key), conf.get(key)
-        if wanted is not None and _sorted(actual) != _sorted(wanted):
-            text = f"{node} has {key} {actual!r}, expected {wanted!r}."
-            yield Finding("wrong_serializers", text, node, wanted, actual)
 
 
-def _time_limits(
-    node: str, facts: Mapping[str, Any], expect: Mapping[str, Any]
-) -> Iterator[Finding]:
-    timeouts = facts.get("timeouts")
+def _time_limits(node: str, reply: Any, expect: Mapping[str, Any]) -> Iterator[Finding]:
+    timeouts = _pool_facts(reply).get("timeouts")
     soft, hard = timeouts if isinstance(timeouts, Sequence) and len(timeouts) == 2 else (None, None)
     for name, actual in (("soft_time_limit", soft), ("time_limit", hard)):
         wanted = expect.get(name)
         if wanted is not None and actual != wanted:
             text = f"{node} has {name} {actual}, expected {wanted}."
             yield Finding("wrong_time_limits", text, node, wanted, actual)
+
+
+def _serializers(node: str, reply: Any, expect: Mapping[str, Any]) -> Iterator[Finding]:
+    for key in ("accept_content", "task_serializer"):
+        wanted, actual = expect.get(key), (reply or {}).get(key)
+        if wanted is not None and _sorted(actual) != _sorted(wanted):
+            text = f"{node} has {key} {actual!r}, expected {wanted!r}."
+            yield Finding("wrong_serializers", text, node, wanted, actual)
+
+
+# What is compared, and of which method's reply.
+CHECKS: tuple[tuple[str, Callable[[str, Any, Mapping[str, Any]], Iterator[Finding]]], ...] = (
+    ("active_queues", _queues),
+    ("stats", _concurrency),
+    ("registered", _tasks),
+    ("stats", _time_limits),
+    ("conf", _serializers),
+)
 
 
 def _sorted(value: Any) -> Any:

@@ -19,6 +19,17 @@ LOGIN = {
 }
 
 
+def database_images(references: Mapping[str, str], mariadb: bool) -> dict[str, str]:
+    """Return the references of the databases' images by name.
+
+    Args:
+        references: image_refs.
+        mariadb: whether the stack has one.
+    """
+    names = ("postgres", *(("mariadb",) if mariadb else ()))
+    return {name: references[name] for name in names if name in references}
+
+
 def registry_references(values: Mapping[str, Any], sources: Collection[str]) -> dict[str, str]:
     """Return the references that come from a registry, by the variable that holds each.
 

@@ -6,18 +6,20 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..celery.judge import told
 from ..controller import orphaned
 from ..docker.client import Begun, Engine, Watch, shown
 from ..docker.diagnosis import Report, compose_error, describe
 from ..host.data_guard import DATA_SERVICES, check_data
 from ..host.networks import networks_to_join
-from ..journal import NotOwnerError, note
+from ..journal import Journal, NotOwnerError, began_at, note
 from ..output import quote_last_lines
 from ..process import capture
 from ..proxy.upstream import Upstreams, waiting_connections
@@ -37,6 +39,7 @@ from .plan import (
     node_name,
     not_ready,
 )
+from .suspects import older_workers, replacement_warning, suspects, worker_findings
 from .workers import Workers, remedy
 
 if TYPE_CHECKING:
@@ -87,6 +90,9 @@ class Rollout:
         self.ending: Begun | None = None  # of those
         self.stopping: Begun | None = None  # of the old containers, whose names by id are
         self.retired: dict[str, str] = {}
+        self.replaced: dict[str, str] = {}  # suspect workers of the release, names by id
+        self.replacing: list[tuple[Begun, dict[str, str]]] = []  # what stops them, and whom
+        self.suspicion = ""  # why they are replaced
         self.redefined: list[str] = []  # services of kind `fixed`
         self.result: dict[str, Any] = {"changed": False}
 
@@ -140,7 +146,7 @@ class Rollout:
         ending, self.ending = self.ending, None
         if ending:
             ending.wait()
-        if self.stopping:
+        if self.stopping or self.replacing:
             self.stopped()
         return self.result
 
@@ -163,8 +169,12 @@ class Rollout:
 
     def plan(self) -> tuple[list[Step], list[Container]]:
         """What is to be done, and what there is."""
-        containers = [self.answered(container) for container in self.engine.containers()]
+        containers = [self.answered(container) for container in self.containers()]
         return decide(self.params["services"], containers, self.release, self.redefined), containers
+
+    def containers(self) -> list[Container]:
+        """Return the stack's containers without workers that were replaced and are about to go."""
+        return [c for c in self.engine.containers() if c.id not in self.replaced]
 
     def answered(self, container: Container) -> Container:
         """The container; a worker that has answered works, whenever the next look at it may be."""
@@ -218,7 +228,17 @@ class Rollout:
         gone = {container.id for container in dead}
         before = {container.id for container in containers} - gone
         old = {step.service: len(set(step.old) - gone) for step in wanted}
-        self.watch = Watch(self.engine)
+        self.start_beside(wanted, old, before)
+
+    def start_beside(self, wanted: list[Step], old: dict[str, int], before: set[str]) -> None:
+        """Start what is missing of these services in batches, and wait for health.
+
+        Args:
+            wanted: what happens to them.
+            old: service -> containers beside the new ones that stay.
+            before: ids of containers that are there.
+        """
+        self.watch = self.watch or Watch(self.engine)
         together = STARTING_PER_PROCESSOR * len(os.sched_getaffinity(0))
         # None where a service has too many containers of the release, and nothing is missing.
         fresh, goes = [], batches(wanted, together)
@@ -286,7 +306,7 @@ class Rollout:
         self.fail(
             f"New containers of release {self.release} were started and removed again: {why}."
             f"{' What ran before still serves.' if self.served_before() else ''}"
-            f"{describe(failures)}",
+            f"{self.suspicion}{describe(failures)}",
             failures=[each.as_dict() for each in failures],
         )
 
@@ -367,6 +387,10 @@ class Rollout:
         left, wrong = self.asked().left(nodes["new"])
         self.result |= {"left": left, "held": sorted(set(nodes["old"]) - set(left["drained"]))}
         self.result["changed"] |= bool(left["queues"])
+        if left.get("findings"):
+            findings = self.mend(self.look(), self.look)
+            left |= {"findings": findings, "problem": left["problem"] if findings else ""}
+            wrong = told(findings)
         if wrong:
             self.fail(wrong, problem=left["problem"])
         if left["silent"]:
@@ -374,6 +398,73 @@ class Rollout:
                 f"No answer from {', '.join(left['silent'])}. Does the container run (docker ps),"
                 " and is it connected to the broker (its log)?"
             )
+        if left.get("consuming"):
+            self.module.warn(
+                f"{', '.join(left['consuming'])} did not leave its queues when it was told to. It"
+                " is stopped all the same; its log may tell why."
+            )
+
+    def look(self) -> list[dict[str, Any]]:
+        """Return the findings over the workers of the release at another look."""
+        _steps, containers = self.plan()
+        try:
+            return self.asked().look(self.nodes(containers)["new"])
+        except ShipError as error:
+            self.fail(f"{error}. {remedy(error.problem)}", problem=error.problem)
+
+    def mend(
+        self, findings: list[dict[str, Any]], ask: Callable[[], list[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        """Replace workers that were there before this run as long as there are findings.
+
+        At first those that are named, then all: one may answer in the name of others. Findings
+        over workers that this run has started stay findings.
+
+        Args:
+            findings: over the workers of the release.
+            ask: returns them again.
+        """
+        for everyone in (False, True):
+            chosen = suspects(findings, self.older(), self.params["host"], everyone=everyone)
+            if not chosen:
+                break
+            self.replace_workers(chosen, findings)
+            findings = ask()
+        return findings
+
+    def older(self) -> list[Container]:
+        """Return the workers of the release that were there before this run."""
+        run = self.params["run"]
+        if not run:
+            return []
+        began = began_at(Journal(run["root"], run["id"]).entries(), run["id"])
+        return older_workers(self.containers(), self.release, began)
+
+    def replace_workers(self, chosen: list[Container], findings: list[dict[str, Any]]) -> None:
+        """Start others in the place of these workers of the release, and have these stop.
+
+        They get SIGTERM and their stop_grace_period as any worker that goes: one of them may work
+        well, while another answers in its name.
+        """
+        self.note("start")
+        warning = replacement_warning(chosen, findings, self.release)
+        self.suspicion = f"\nThey were to take the place of others: {warning}"
+        alive = {c.id: c.name for c in chosen if c.state in ("running", "restarting")}
+        if dead := [c.id for c in chosen if c.id not in alive]:
+            self.engine.run("rm", "--force", "--volumes", *dead)
+        self.replaced |= alive
+        steps, containers = self.plan()
+        services = {container.service for container in chosen}
+        wanted = [s for s in steps if s.service in services and s.action != KEEP]
+        stay = Counter(container.service for container in chosen if container.id in alive)
+        old = {step.service: len(step.old) + stay[step.service] for step in wanted}
+        before = {container.id for container in containers} | set(self.replaced)
+        self.start_beside(wanted, old, before)
+        self.module.warn(warning)
+        self.suspicion = ""
+        if alive:
+            stop = self.engine.begin("stop", *self.stop_limits(), *alive)
+            self.replacing.append((stop, alive))
 
     def guard_data(self, steps: list[Step]) -> None:
         """End before a data service is made whose data is elsewhere, or in other hands."""
@@ -442,7 +533,7 @@ class Rollout:
         while True:
             mine = [
                 container
-                for container in self.engine.containers()
+                for container in self.containers()
                 if container.release == self.release and container.id not in self.retired
             ]
             beats = [container for container in mine if container.service in singles]
@@ -633,19 +724,23 @@ class Rollout:
         late = [c.id for c in containers if c.id in ids and node_name(c, host) in overdue]
         if late:
             self.engine.run("kill", "--signal", "QUIT", *late)
-        limit = self.params["stop_timeout"]
-        limits = ["--time", str(limit)] if limit is not None else []
         names = {container.id: container.name for container in containers}
         self.retired = {identity: names[identity] for identity in ids}
-        self.stopping = self.engine.begin("stop", *limits, *ids)
+        self.stopping = self.engine.begin("stop", *self.stop_limits(), *ids)
         self.result["changed"] = True
         if queues := self.result.get("left", {}).get("queues"):
             # Nobody is left to take them up again.
             gone = {node_name(c, host) for c in containers if c.id in ids}
             self.result["left"]["queues"] = {n: q for n, q in queues.items() if n not in gone}
 
+    def stop_limits(self) -> list[str]:
+        """Return the option of `docker stop` that limits it, where a limit is given."""
+        limit = self.params["stop_timeout"]
+        return ["--time", str(limit)] if limit is not None else []
+
     def stopped(self) -> None:
         """When they have stopped: exit codes by container name; then they are removed."""
+        self.stop_replaced()
         stopping, self.stopping = self.stopping, None
         if not stopping:
             return
@@ -655,6 +750,15 @@ class Rollout:
         self.engine.run("rm", "--force", "--volumes", *self.retired)
         if self.upstreams:
             self.upstreams.prune()
+
+    def stop_replaced(self) -> None:
+        """Wait until replaced workers have stopped, and remove them."""
+        replacing, self.replacing = self.replacing, []
+        for stop, names in replacing:
+            stop.wait()
+            _code, out, _err = self.engine.call("container", "inspect", *names)
+            self.warn_of_killed(names, json.loads(out or "[]"))
+            self.engine.run("rm", "--force", "--volumes", *names)
 
     def warn_of_killed(
         self, names: dict[str, str], records: list[dict[str, Any]]
@@ -689,7 +793,7 @@ class Rollout:
 
         Where all canaries of a question before are accounted for, `canaries`, none are sent.
         """
-        containers = self.engine.containers()
+        containers = self.containers()
         self.prepare(containers)
         services = self.params["services"].values()
         count = sum(service["replicas"] for service in services if service["kind"] == "worker")
@@ -704,3 +808,18 @@ class Rollout:
             self.ask(canaries if canaries and not canaries["findings"] else None)
             proof = self.asked().proof()
         self.result["proof"] = proof
+        findings = worker_findings(proof)
+        if "retire" in self.params["phases"] and (findings or self.unfit_workers()):
+            self.mend(findings, self.prove_again)
+
+    def unfit_workers(self) -> bool:
+        """Return whether workers of the release were not as they should be at the last look."""
+        steps = self.result["after"]["steps"]
+        return any(step["kind"] == "worker" and step["action"] != KEEP for step in steps)
+
+    def prove_again(self) -> list[dict[str, Any]]:
+        """Ask everybody anew when replaced workers are gone; return the findings."""
+        self.retire(held=False)
+        self.ask()
+        self.result["proof"] = self.asked().proof()
+        return worker_findings(self.result["proof"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from typing import Any
 
 from ..text import printable
@@ -30,6 +31,7 @@ class Container:
     health: str
     pool: str = ""
     pid: int = 0
+    created: float = 0.0  # Unix seconds, by the engine's clock; 0 where it is not known
 
     @property
     def fit(self) -> bool:
@@ -78,9 +80,19 @@ def parse_inspect(records: Iterable[Mapping[str, Any]]) -> list[Container]:
                 health=printable((state.get("Health") or {}).get("Status", "none")),
                 pool=printable(labels.get("crisper.pool", "")),
                 pid=int(state.get("Pid") or 0),
+                created=_unix_seconds(record.get("Created")),
             )
         )
     return sorted(found, key=lambda container: (container.service, container.name))
+
+
+def _unix_seconds(text: Any) -> float:
+    """Return the whole seconds of a time like ``2026-11-28T07:26:00.123456789Z``; 0 for others."""
+    try:
+        moment = datetime.strptime(str(text)[:19], "%Y-%m-%dT%H:%M:%S")
+    except ValueError:
+        return 0.0
+    return moment.replace(tzinfo=timezone.utc).timestamp()
 
 
 def decide(

@@ -14,7 +14,7 @@ from ..celery.judge import (
     REMEDIES,
     SHAPES,
     answered,
-    judge,
+    judge_named,
     told,
 )
 from ..probes import drain as drain_probe
@@ -50,6 +50,8 @@ LEAVE = {"timeout": 30.0, "interval": 1.0, "reply_timeout": 2.0, "silent_after":
 # A worker of the release answers at once, or the next second.
 PROOF = {"timeout": 5.0, "settle": 0.1}
 SETTLE = 0.3
+# Of a second look: somebody else may have answered in a worker's name before it did.
+SECOND_LOOK = {"timeout": 5.0, "settle": 2.0}
 # Seconds until those who did not answer are pinged again: a worker that starts hears nothing yet.
 PING = 0.25
 LEFT: dict[str, Any] = {
@@ -177,12 +179,31 @@ class Workers:
             names = listed(sorted(told_to["queues"])) or "nobody"
             wrong = f"{self.asked['app']}: {reply['error']}. {remedy(reply['problem'])}"
             return told_to, f"{wrong} Told to leave queues before: {names}."
-        expect = {**self.asked["expect"], "nodes": list(new)}
-        judged = judge(reply["replies"], expect)[:MOST_FINDINGS] if new else []
-        found = [finding.as_dict() for finding in judged]
+        stubborn = set(told_to["queues"]) - set(like(reply.get("left"), [""]))
+        told_to["consuming"] = sorted(stubborn - set(told_to["silent"]))
+        found = self._judged(reply["replies"], new)
         if found:
             told_to |= {"findings": found, "problem": "expectations_not_met"}
         return told_to, told(found)
+
+    def look(self, nodes: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the findings over these workers, with time for several answers in one name.
+
+        Raises:
+            ShipError: nobody can be asked.
+        """
+        request = {"command": "prove", "methods": list(SHAPES), "destination": list(nodes)}
+        self._session().send({**request, "everybody": False, "canary": None, **SECOND_LOOK})
+        limit = self.asked["import_timeout"] + 2 * SECOND_LOOK["timeout"] + 60
+        reply = like(self._session().receive(limit), ANSWER)
+        if reply["problem"]:
+            raise ShipError(reply["problem"], f"{self.asked['app']}: {reply['error']}")
+        return self._judged(reply["replies"], nodes)
+
+    def _judged(self, replies: Mapping[str, Any], nodes: Sequence[str]) -> list[dict[str, Any]]:
+        expect = {**self.asked["expect"], "nodes": list(nodes)}
+        found = judge_named(replies, expect)[:MOST_FINDINGS] if nodes else []
+        return [finding.as_dict() for finding in found]
 
     def ask(
         self, nodes: Sequence[str], count: int, canaries: Mapping[str, Any] | None = None

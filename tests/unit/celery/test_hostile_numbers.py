@@ -114,7 +114,21 @@ def test_a_drain_hears_whatever_a_worker_reports(first: Any, second: Any, meta: 
         json.dumps(clean(book.summary(1e9)), allow_nan=False)
 
 
-@pytest.mark.parametrize("report", [None, [], {"active_queues": None}, {"active_queues": []}])
+# Each queue costs an order a poll: the poll would not end in its time, and with it the deploy.
+MANY_QUEUES = {"active_queues": [{"name": str(n)} for n in range(drain.MOST_QUEUES + 1)]}
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        None,
+        [],
+        {"active_queues": None},
+        {"active_queues": []},
+        {**MANY_QUEUES, "active": [], "reserved": []},
+    ],
+    ids=lambda _: "",
+)
 def test_who_cannot_be_judged_falls_silent(report: Any) -> None:
     book = drain.Drain(["w@a", "x@a"], 10.0)
     assert book.hear("w@a", report, 1.0, 1e9) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.model.images import (
+    database_images,
     moving_references,
     registry_references,
 )
@@ -86,3 +87,10 @@ def test_moving_references_are_those_that_a_registry_may_have_replaced():
     app = GOOD["stack_app"] | {"image": "r/app:1", "frontend": {"image": "r/web:1"}}
     values |= {"stack_app": app, "image_source": "local"}
     assert moving_references(values) == ["r/app:1", "r/web:1"]
+
+
+def test_images_of_databases_are_those_that_the_stack_has():
+    refs = {"nginx": "r/nginx:1", "postgres": "r/postgres:1", "mariadb": "r/mariadb:1"}
+    assert database_images(refs, False) == {"postgres": "r/postgres:1"}
+    assert database_images(refs, True) == {"postgres": "r/postgres:1", "mariadb": "r/mariadb:1"}
+    assert database_images({}, True) == {}

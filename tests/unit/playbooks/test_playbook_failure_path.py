@@ -108,6 +108,21 @@ def test_a_part_of_a_deploy_is_undone_like_a_whole_one(site: Site) -> None:
     assert host.releases == host.consuming == [before]
 
 
+def test_an_undo_replaces_a_worker_that_answers_nonsense(site: Site) -> None:
+    """Regression: a worker of the old release that somebody had taken over failed the undo."""
+    host = site.one
+    before = host.current
+    hostile = next(each for each in host.engine["containers"] if each["pool"])
+    host.change(hostile=[hostile["name"]])
+    site.script({"point": "compose_rollout:swap", "do": "fail", "answer": {"msg": "no room"}})
+
+    site.deploy(x="2").failed("no room", f"What serves: release {before}, put back and proved")
+
+    assert hostile["id"] not in [each["id"] for each in host.engine["containers"]]
+    assert (host.serving, host.current, host.lock) == (before, before, {})
+    assert host.releases == host.consuming == [before]
+
+
 def test_an_engine_that_died_is_told_and_the_next_run_goes_on(site: Site) -> None:
     """Regression: "as before" was told of an engine that nobody had asked."""
     host = site.one

@@ -6,7 +6,12 @@ import time
 from typing import Any
 
 from ansible_collections.crisper.stack.plugins.module_utils.docker.client import shown
-from ansible_collections.crisper.stack.plugins.module_utils.journal import NotOwnerError, note
+from ansible_collections.crisper.stack.plugins.module_utils.journal import (
+    Journal,
+    NotOwnerError,
+    began_at,
+    note,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.phases import orphaned
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.plan import (
     CREATE,
@@ -18,6 +23,11 @@ from ansible_collections.crisper.stack.plugins.module_utils.rollout.plan import 
     Step,
     decide,
     node_name,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.suspects import (
+    older_workers,
+    replacement_warning,
+    suspects,
 )
 from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import Stub, container
 
@@ -164,8 +174,9 @@ class Rollout(Stub):
         self.result["after"] = {"release": release, **self.told()}
 
     def prove(self) -> None:
-        """What the workers answer."""
+        """What the workers answer; those of the engine's `hostile` answer nonsense."""
         self.point("prove")
+        findings = self.replace_hostile()
         with self.world.engine() as engine:
             held, restarted = engine.get("stranded", 0), engine.get("restarted", False)
         # Of workers without crisper-worker.
@@ -174,11 +185,36 @@ class Rollout(Stub):
         self.result["proof"] = {
             "held": held,
             "restarted": time.time() if restarted else None,
-            "problem": "",
-            "findings": [],
+            "problem": "malformed_reply" if findings else "",
+            "findings": findings,
             "nodes": nodes,
             "canary": {"problem": "", "queues": {}, "findings": []},
         }
+
+    def hostile(self) -> list[dict[str, Any]]:
+        """Findings over the workers of the release."""
+        with self.world.engine() as engine:
+            names = engine.get("hostile", [])
+        nodes = [node_name(c, self.params["host"]) for c in self.containers() if c.name in names]
+        texts = [(node, f"{node} answered stats with {{'ok': 1}}.") for node in nodes]
+        return [
+            {"code": "malformed_reply", "node": n, "message": t, "remedy": ""} for n, t in texts
+        ]
+
+    def replace_hostile(self) -> list[dict[str, Any]]:
+        """Replace what was there before this run; the findings after that."""
+        findings, run, release = self.hostile(), self.params["run"], self.params["release"]
+        began = began_at(Journal(run["root"], run["id"]).entries(), run["id"])
+        older = older_workers(self.containers(), release, began)
+        if chosen := suspects(findings, older, self.params["host"]):
+            self.module.warn(replacement_warning(chosen, findings, release))
+            with self.world.engine() as engine:
+                for each in chosen:
+                    names = (self.params["project_name"], each.service, release, each.pool)
+                    container(engine, *names)
+            self.drop(tuple(each.id for each in chosen))
+            self.result["after"] = {"release": release, **self.told()}
+        return self.hostile()
 
     def run(self) -> None:
         """All phases that are asked for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -90,6 +91,7 @@ def container(
         "health": "healthy",
         "pool": pool,
         "consumes": bool(pool),
+        "created": time.time(),
     }
     engine["containers"].append(made)
     return made
