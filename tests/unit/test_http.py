@@ -143,12 +143,13 @@ def test_without_tls_a_redirect_of_the_application_is_an_answer(plain, secure):
     assert ledger_probe.ask(request(plain, secure), None) == 301
 
 
+@pytest.mark.parametrize("key", ["front", "proxy"])  # of an older edition, and of this one
 @pytest.mark.parametrize("source", ["", "self_signed"])
-def test_the_ledger_trusts_what_the_release_that_serves_shows(tmp_path, pem, trusted, source):
-    manifest = {"model": {"front": {"tls": source}}}
+def test_the_ledger_trusts_what_the_release_that_serves_shows(tmp_path, pem, trusted, source, key):
+    manifest = {"model": {key: {"tls": source}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     params = {"project_src": str(tmp_path), "front": str(pem.parent)}
-    entry = deploy_ledger.serving(params)["front"]
+    entry = deploy_ledger.serving(params)["proxy"]
     assert deploy_ledger.shown(params, entry) == (trusted if source else "")
 
 
