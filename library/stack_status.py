@@ -119,7 +119,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import
 from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal, unfinished
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import Upstreams
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import MANIFEST
-from ansible_collections.crisper.stack.plugins.module_utils.text import clean, printable
+from ansible_collections.crisper.stack.plugins.module_utils.text import clean, quote
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -159,7 +159,7 @@ def containers(module: AnsibleModule) -> tuple[list[ContainerStatus], str]:
     except OSError as error:
         return [], f"{cli}: {error.strerror}"
     if code != 0:
-        return [], printable(err.strip()[-300:], 300)
+        return [], quote(err[-300:], 300) or f"{cli}: exit code {code}"
     return containers_of(json.loads(out or "[]")), ""
 
 

@@ -80,10 +80,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     library/container_diagnosis.py
     library/container_exec.py
     library/container_users.py
-    library/data_guard.py
-    library/data_secrets.py
-    library/database_identity.py
-    library/database_roles.py
     library/deploy_ledger.py
     library/image_facts.py
     library/kept_releases.py
@@ -118,15 +114,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/celery/skew.py
     module_utils/crisper/celery/stale.py
     module_utils/crisper/celery/stranded.py
-    module_utils/crisper/database/catalog.py
-    module_utils/crisper/database/fresh_cluster.py
-    module_utils/crisper/database/mariadb_accounts.py
-    module_utils/crisper/database/migration.py
-    module_utils/crisper/database/migration_plan.py
-    module_utils/crisper/database/planted.py
-    module_utils/crisper/database/roles.py
-    module_utils/crisper/database/upgrade.py
-    module_utils/crisper/database/versions.py
     module_utils/crisper/docker/client.py
     module_utils/crisper/docker/diagnosis.py
     module_utils/crisper/docker/exec.py
