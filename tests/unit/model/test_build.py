@@ -8,13 +8,13 @@ from stack_values import GOOD, OWN, changed
 
 
 def test_the_model_tells_how_browsers_reach_it():
-    front = stack_model(GOOD)["front"]
-    assert (front["tls"], front["scheme"], front["port"]) == ("", "http", 80)
-    assert front["headers"] == {"X-Frame-Options": "DENY"}
-    front = stack_model(OWN)["front"]
-    assert (front["tls"], front["scheme"], front["port"]) == ("own", "https", 443)
-    assert front["host"] == "app.example"
-    assert front["headers"]["Strict-Transport-Security"] == "max-age=300"
+    proxy = stack_model(GOOD)["proxy"]
+    assert (proxy["tls"], proxy["scheme"], proxy["port"]) == ("", "http", 80)
+    assert proxy["headers"] == {"X-Frame-Options": "DENY"}
+    proxy = stack_model(OWN)["proxy"]
+    assert (proxy["tls"], proxy["scheme"], proxy["port"]) == ("own", "https", 443)
+    assert proxy["host"] == "app.example"
+    assert proxy["headers"]["Strict-Transport-Security"] == "max-age=300"
 
 
 def test_the_model_counts_memory_of_every_container():
