@@ -195,7 +195,8 @@ seconds:
 problem:
   description:
     - Kind of trouble, empty when there is none; V(broker_unreachable), V(broker_unsupported),
-      V(app_not_importable), V(container_not_running), V(docker_unavailable), V(malformed_reply).
+      V(app_not_importable), V(container_not_running), V(docker_unavailable), V(malformed_reply),
+      V(unreadable_data).
   returned: always
   type: str
   sample: ""

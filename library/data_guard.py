@@ -76,8 +76,8 @@ def main() -> None:
     found = check_data(call, Path(params["root"]), params["project"], params["recreate"])
     problems = [asdict(each) for each in found]
     if found:
-        told = "; ".join(f"{each.message}. {each.remedy}" for each in found)
-        module.fail_json(msg=f"Data services are not started: {told}.", problems=problems)
+        reasons = "; ".join(f"{each.message}. {each.remedy}" for each in found)
+        module.fail_json(msg=f"Data services are not started: {reasons}.", problems=problems)
     module.exit_json(changed=False, problems=[])
 
 

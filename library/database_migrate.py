@@ -141,9 +141,9 @@ rc:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.crisper.stack.plugins.module_utils.database.interrupted import POINTS
 from ansible_collections.crisper.stack.plugins.module_utils.database.migration import (
     HOOK_SPEC,
-    POINTS,
     Migration,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.database.migration_plan import (

@@ -69,7 +69,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.redis_refusal
 )
 from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient
 from ansible_collections.crisper.stack.plugins.module_utils.process import capture
-from ansible_collections.crisper.stack.plugins.module_utils.text import printable
+from ansible_collections.crisper.stack.plugins.module_utils.text import quote
 
 SECONDS = 20.0
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -94,10 +94,10 @@ def read_refusals(module: AnsibleModule) -> tuple[list[str], str]:
             return [], f"ACL LOG of Redis has more than {MOST_BYTES >> 20} MiB, and was not read"
         if done.returncode != 0:
             why = done.stderr or done.stdout or f"exit code {done.returncode}"
-            return [], f"ACL LOG of Redis was not read: {printable(why.strip(), 200)}"
+            return [], f"ACL LOG of Redis was not read: {quote(why, 200)}"
         return refusals(done.stdout, module.params["hours"]), ""
     except (OSError, subprocess.TimeoutExpired, UnreadableError) as error:
-        return [], printable(str(error), 300)
+        return [], quote(str(error), 300) if isinstance(error, OSError) else str(error)
 
 
 def main() -> None:

@@ -123,7 +123,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.docker.client import
 from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal, unfinished
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import Upstreams
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import MANIFEST
-from ansible_collections.crisper.stack.plugins.module_utils.text import clean, printable
+from ansible_collections.crisper.stack.plugins.module_utils.text import clean, quote
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -155,7 +155,7 @@ def containers(module: AnsibleModule) -> tuple[list[ContainerStatus], str]:
     try:
         ids = client.list_ids(all_states=True)
     except DockerError as error:
-        return [], printable(str(error), 300)
+        return [], quote(str(error), 300)
     return containers_of(client.records(ids) if ids else []), ""
 
 

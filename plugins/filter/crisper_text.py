@@ -11,11 +11,12 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import
     stale_tasks,
     worker_rows,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.output import last_lines
+from ansible_collections.crisper.stack.plugins.module_utils.output import mark_last_lines
 from ansible_collections.crisper.stack.plugins.module_utils.text import (
     clean,
     printable,
     printable_lines,
+    quote,
 )
 
 
@@ -32,11 +33,12 @@ class FilterModule:
         return {
             "crisper_aside_rows": aside_rows,
             "crisper_clean": clean,
-            "crisper_last_lines": last_lines,
+            "crisper_marked_lines": mark_last_lines,
             "crisper_numbered": numbered,
             "crisper_printable": printable,
             "crisper_printable_lines": printable_lines,
             "crisper_queue_rows": queue_rows,
+            "crisper_quote": quote,
             "crisper_stale_tasks": stale_tasks,
             "crisper_worker_rows": worker_rows,
         }

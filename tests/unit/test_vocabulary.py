@@ -75,10 +75,6 @@ PYTHON = ("module_utils", "library", "plugins", "app/crisper-worker/src", "scrip
 UNCLEAN_FILES: frozenset[str] = words(
     """
     library/backup_set.py
-    library/data_guard.py
-    library/data_secrets.py
-    library/database_identity.py
-    library/database_roles.py
     module_utils/crisper/backup/archive.py
     module_utils/crisper/backup/backends/__init__.py
     module_utils/crisper/backup/backends/mariadb.py
@@ -101,15 +97,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/backup/timer.py
     module_utils/crisper/celery/busy.py
     module_utils/crisper/celery/judge.py
-    module_utils/crisper/database/catalog.py
-    module_utils/crisper/database/fresh_cluster.py
-    module_utils/crisper/database/mariadb_accounts.py
-    module_utils/crisper/database/migration.py
-    module_utils/crisper/database/migration_plan.py
-    module_utils/crisper/database/planted.py
-    module_utils/crisper/database/roles.py
-    module_utils/crisper/database/upgrade.py
-    module_utils/crisper/database/versions.py
     module_utils/crisper/docker/client.py
     module_utils/crisper/docker/one_off.py
     module_utils/crisper/probes/health.py

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from ..shapes import ANY, EACH, like
-from ..text import clean, listed, printable
+from ..text import WIDTH, clean, listed, printable, quote
 from .busy import (
     BUSY,
     FREE,
@@ -83,6 +83,12 @@ REMEDIES = {
     "wrong_concurrency": "Compare celery_workers[].concurrency with the worker's command.",
     "unregistered_task": "The task's module is not imported by the worker: include=, autodiscover.",
     "wrong_time_limits": "Compare celery_task_time_limit and celery_task_soft_time_limit.",
+    "unreadable_data": (
+        "Something writes into Redis that is not Celery's: stop the old workers, replace"
+        " redis_password in stack_secrets, and remove the key that the message names (redis-cli"
+        " DEL). Workers without crisper-worker (plain Celery) end when they read such data: start"
+        " them again afterwards."
+    ),
     "wrong_serializers": "Set accept_content and task_serializer in the Celery application.",
 }
 
@@ -386,7 +392,7 @@ def judge_canaries(
         if state in ("PENDING", "STARTED", "RECEIVED", "RETRY"):
             text, remedy = absent(queue, state, entry.get("why") or {})
         elif state != "SUCCESS":
-            text = f"The canary in queue {queue} ended as {state}: {printable(_plain(result))}."
+            text = f"The canary in queue {queue} ended as {state}: {quote(_plain(result), WIDTH)}."
             remedy = "Look at the worker's log for that task id."
         elif nodes and worker and worker not in nodes:
             text = f"The canary in queue {queue} was run by {worker}, which is not of this release."

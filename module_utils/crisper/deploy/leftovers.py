@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..database.migration import collect, end_sessions
+from ..database.interrupted import collect, end_sessions
 from ..database.migration_plan import REPLACING
 from ..docker.exec import Docker
 from ..docker.one_off import CommandError, Commands

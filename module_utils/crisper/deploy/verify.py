@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from ..model.validators import is_address, quoted
 from ..proxy.public_url import PORTS, authority, expected_status, url_host
 from ..shapes import like
-from ..text import ROWS, printable
+from ..text import ROWS, WIDTH, printable, quote
 
 REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -285,7 +285,7 @@ def _status_finding(answer: Mapping[str, Any], inside: str, host: str) -> str:
     """Return the finding for an answer with a status, without the advice to read logs."""
     status = answer["status"]
     expected = " or ".join(map(str, answer.get("expected") or [200]))
-    location = f", Location {printable(answer['location'])}," if answer.get("location") else ""
+    location = f", Location {quote(answer['location'], WIDTH)}," if answer.get("location") else ""
     to_host = f" to Host {host}" if host else ""
     text = (
         f"{answer.get('url')}{inside} answered {status}{location}{to_host} (expected {expected})."

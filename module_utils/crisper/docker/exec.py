@@ -141,9 +141,9 @@ class Docker:
         """Fail when a command that ended did; `errors` are its last words, else it knows them."""
         if ended.returncode != 0:
             late = f" within {self.timeout} s" if ended.returncode == 124 else ""
-            why = (ended.errors if errors is None else errors) or f"exit code {ended.returncode}"
-            explanation = explained(quote_output(why), lambda: self._database(ended.args))
-            raise BackupError(f"{what}{late}: {explanation}")
+            quoted = quote_output(ended.errors if errors is None else errors)
+            why = explained(quoted, lambda: self._database(ended.args))
+            raise BackupError(f"{what}{late}: {why or f'exit code {ended.returncode}'}")
 
     def _database(self, command: list[str]) -> str:
         """Return whether PostgreSQL's application database is missing, closed or open.

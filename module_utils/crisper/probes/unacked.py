@@ -21,6 +21,7 @@ from ..celery.unacked import (
     parts_of,
     text_of,
 )
+from .control import Failure
 
 # Messages that are moved in one round trip, and bytes of them in memory.
 MOVED, MOVED_BYTES = 100, 4_000_000
@@ -42,8 +43,21 @@ class Unacked:
         self.index = self.prefix + channel.unacked_index_key
         self.lease = self.key + "_lease"
 
+    def check_types(self) -> None:
+        """Raise Failure if one of the keys has another type than kombu's."""
+        for key, wanted in ((self.key, "hash"), (self.index, "zset"), (self.lease, "zset")):
+            found = text_of(self.client.type(key))
+            if found not in (wanted, "none"):
+                text = f"the key {key!a} in Redis is a {found}, and Celery's is a {wanted}"
+                raise Failure("unreadable_data", text)
+
     def count(self) -> int:
-        """Return how many there are."""
+        """Return how many there are.
+
+        Raises:
+            Failure: one of the keys has another type than kombu's.
+        """
+        self.check_types()
         return int(self.client.hlen(self.key))
 
     def tags(self, grace: float) -> tuple[list[str], bool]:

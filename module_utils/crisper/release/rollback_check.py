@@ -12,7 +12,7 @@ from ..images.identity import config_digest, identity
 from ..output import first_line
 from .store import ReleaseError, ReleaseStore
 
-UPGRADE = "upgrade.json"  # as database.upgrade has it
+UPGRADE = "upgrade.json"  # as database.upgrade_record has it
 Docker = Callable[..., tuple[int, str, str]]
 
 
