@@ -162,7 +162,7 @@ def test_a_redirect_is_not_followed(run_module, port):
     assert (answer["status"], answer["location"], answer["ok"]) == (302, "/ok", False)
     assert Handler.asked == ["/moved"]
     finding = http_finding(answer)
-    assert "/moved answered 302, Location /ok, (expected 200)" in finding
+    assert "/moved answered 302, Location “/ok”, (expected 200)" in finding
     assert "stack_public_url" in finding
 
 
