@@ -177,6 +177,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.probes import skew a
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.certificate import blocks
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.certificate_files import installed
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import MANIFEST
+from ansible_collections.crisper.stack.plugins.module_utils.release.model import read_model
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import (
     ShipError,
     program,
@@ -236,7 +237,7 @@ def docker(module: AnsibleModule, *arguments: str) -> tuple[int, str, str]:
 def serving(params: dict[str, Any]) -> dict[str, Any]:
     """Return the model of the release that serves."""
     manifest = json.loads((Path(params["project_src"]) / MANIFEST).read_text())
-    return manifest.get("model") or {}
+    return read_model(manifest)
 
 
 def installed_certificates(params: dict[str, Any], entry: dict[str, Any]) -> str:
@@ -310,7 +311,7 @@ def begin(module: AnsibleModule, name: str) -> str:
     keys = ("app", "task", "queues", "path", "task_interval", "request_interval", "wait", "limit")
     site = ("site_host", "site_scheme", "expected")
     request = {key: params[key] for key in (*keys, *site)}
-    entry = serving(params).get("front") or {}
+    entry = serving(params).get("proxy") or {}
     request["certificates"] = installed_certificates(params, entry) + params["certificates"]
     # Ids of an earlier deploy's sentinels may still be around.
     run = f"{int(time.time())}-{uuid4().hex[:8]}"  # other hosts send through the same broker

@@ -18,8 +18,8 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import 
 )
 from ansible_collections.crisper.stack.plugins.module_utils.celery.skew import NAME_BYTES, Tally
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import (
-    aside_rows,
     containers_of,
+    dead_letter_rows,
     queue_rows,
     worker_rows,
 )
@@ -106,8 +106,8 @@ def test_names_become_printable_wherever_they_come_from(name: str, tmp_path: Pat
         assert harmless(http_finding({**answer, "status": status}))
     told_of = describe_task({"msg": name}, "The task")
     assert harmless(told_of.replace("\n", ""))
-    judged_fit(aside_rows(json.dumps([{"task_id": name, "task": name, "reason": name}])))
-    judged_fit(aside_rows(name))
+    judged_fit(dead_letter_rows(json.dumps([{"task_id": name, "task": name, "reason": name}])))
+    judged_fit(dead_letter_rows(name))
     waiting = {"waiting": {name: {name: 1}}, "orphaned": {name: 1}, "problem": ""}
     rows = queue_rows(waiting, ["default"])
     assert all(harmless(row) for row in rows)
@@ -129,9 +129,9 @@ def test_rows_of_the_status_need_no_shape(value: Any) -> None:
         queue_rows(value, ["q"]),
         queue_rows({"waiting": value, "partial": value, "problem": ""}, ["q"]),
         queue_rows({"waiting": {"q": value}, "partial": {"q": value}}, ["q"]),
-        aside_rows(value),
-        aside_rows(json.dumps(value)),
-        aside_rows(json.dumps([value])),
+        dead_letter_rows(value),
+        dead_letter_rows(json.dumps(value)),
+        dead_letter_rows(json.dumps([value])),
     ):
         assert all(isinstance(row, str) and harmless(row) for row in rows)
 
@@ -143,8 +143,8 @@ def test_rows_are_bounded() -> None:
     rows = queue_rows(waiting, ["q4999"])
     assert rows[0] == "Queue     q4999  1 (t 1)"
     assert rows[-1] == f"Queue     and {4999 - ROWS} more queues"
-    aside = aside_rows(json.dumps([{"task_id": str(n)} for n in range(500)]))
-    assert aside[-1] == f"and {500 - ROWS} more tasks"
+    dead_letters = dead_letter_rows(json.dumps([{"task_id": str(n)} for n in range(500)]))
+    assert dead_letters[-1] == f"and {500 - ROWS} more tasks"
 
 
 def test_no_template_runs_what_a_name_says() -> None:

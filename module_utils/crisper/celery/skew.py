@@ -137,7 +137,7 @@ def task_name(message: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _mapping(value: object) -> Mapping[Any, Any]:
+def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 

@@ -44,7 +44,11 @@ class Unacked:
         self.lease = self.key + "_lease"
 
     def check_types(self) -> None:
-        """Raise Failure if one of the keys has another type than kombu's."""
+        """Fail if one of the keys has another type than kombu's.
+
+        Raises:
+            Failure: names the key and its type.
+        """
         for key, wanted in ((self.key, "hash"), (self.index, "zset"), (self.lease, "zset")):
             found = text_of(self.client.type(key))
             if found not in (wanted, "none"):

@@ -233,7 +233,7 @@ def test_settings_and_rows_of_a_status_take_whatever_was_answered(report: Any, o
         status.queue_rows(value, ["q"])
         status.queue_rows({"waiting": value, "partial": value, "orphaned": value}, ["q"])
         with contextlib.suppress(RecursionError, ValueError):
-            status.aside_rows(json.dumps(value))
+            status.dead_letter_rows(json.dumps(value))
 
 
 @QUICK
