@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import secrets
 from collections.abc import Callable
@@ -21,6 +22,7 @@ COMPOSE: dict[str, Any] = {
 }
 
 
+@functools.cache
 def real_options(name: str) -> dict[str, Any]:
     """The argument specification of the repository's module of this name."""
     spec = importlib.util.spec_from_file_location(f"real_{name}", LIBRARY / f"{name}.py")
