@@ -97,8 +97,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/backup/timer.py
     module_utils/crisper/celery/busy.py
     module_utils/crisper/celery/judge.py
-    module_utils/crisper/docker/client.py
-    module_utils/crisper/docker/one_off.py
     module_utils/crisper/probes/health.py
     module_utils/crisper/rollout/distrust.py
     module_utils/crisper/rollout/phases.py

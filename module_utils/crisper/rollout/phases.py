@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..celery.judge import told
 from ..controller import orphaned
-from ..docker.client import BackgroundCommand, DockerClient, EventWatcher, shown
+from ..docker.client import BackgroundCommand, DockerClient, EventWatcher, summarize
 from ..docker.diagnosis import Report, compose_error, describe
 from ..host.data_guard import DATA_SERVICES, check_data
 from ..host.networks import networks_to_join
@@ -202,7 +202,7 @@ class Rollout:
         plan: dict[str, Any] = {
             "steps": [step.as_dict() for step in steps],
             "nodes": self.nodes(containers),
-            "containers": shown(containers),
+            "containers": summarize(containers),
         }
         if self.upstreams:
             plan["serving"] = self.upstreams.serving
