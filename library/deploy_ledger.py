@@ -67,7 +67,7 @@ options:
     type: list
     elements: int
     default: [200]
-  front:
+  tls_folder:
     description:
       - Folder with the certificate that nginx shows, if the release that serves has TLS. Where
         nginx redirects to HTTPS, requests follow, and it must answer by the name in the redirect.
@@ -202,7 +202,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "site_host": {"type": "str", "default": ""},
     "site_scheme": {"type": "str", "default": "http"},
     "expected": {"type": "list", "elements": "int", "default": [200]},
-    "front": {"type": "path"},
+    "tls_folder": {"type": "path"},
     "certificates": {"type": "str", "default": ""},
     "task_interval": {"type": "float", "default": 0.5},
     "request_interval": {"type": "float", "default": 0.1},
@@ -242,9 +242,9 @@ def serving(params: dict[str, Any]) -> dict[str, Any]:
 
 def installed_certificates(params: dict[str, Any], entry: dict[str, Any]) -> str:
     """Return the certificates (PEM) that nginx shows now; empty without TLS."""
-    if not params["front"] or not entry.get("tls"):
+    if not params["tls_folder"] or not entry.get("tls"):
         return ""
-    return "".join(blocks(installed(Path(params["front"])))[0])
+    return "".join(blocks(installed(Path(params["tls_folder"])))[0])
 
 
 def port(entry: dict[str, Any]) -> int:

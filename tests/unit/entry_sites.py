@@ -11,9 +11,9 @@ from ansible_collections.crisper.stack.plugins.module_utils.model.validate impor
 from ansible_collections.crisper.stack.plugins.module_utils.model.validators import LOCATION
 from ansible_collections.crisper.stack.plugins.module_utils.proxy import guard, locations
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.entry import LOG_FORMATS
-from front_files import nginx
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from proxy_files import nginx
 from stack_values import GOOD
 
 

@@ -148,7 +148,7 @@ def test_without_tls_a_redirect_of_the_application_is_an_answer(plain, secure):
 def test_the_ledger_trusts_what_the_release_that_serves_shows(tmp_path, pem, trusted, source, key):
     manifest = {"model": {key: {"tls": source}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    params = {"project_src": str(tmp_path), "front": str(pem.parent)}
+    params = {"project_src": str(tmp_path), "tls_folder": str(pem.parent)}
     entry = deploy_ledger.serving(params)["proxy"]
     assert deploy_ledger.installed_certificates(params, entry) == (trusted if source else "")
 

@@ -100,7 +100,7 @@ class Ledger:
 
 
 class Requests:
-    """Requests through the front door, by what came of them; several threads may tell."""
+    """Requests through the entry point, by what came of them; several threads may tell."""
 
     def __init__(self, expected: Iterable[int] = ()) -> None:
         """Begin with the statuses that the health check of the application demands."""

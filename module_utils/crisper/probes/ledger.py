@@ -80,7 +80,7 @@ def probe_once(request: dict[str, Any], context: ssl.SSLContext | None, requests
 
 
 def probe_requests(request: dict[str, Any], requests: Requests, stop: threading.Event) -> None:
-    """Ask the front door on schedule, each time by a new connection, until told to stop.
+    """Ask the entry point on schedule, each time by a new connection, until told to stop.
 
     A request that hangs holds up no other. Returns when those on their way have ended.
     """

@@ -27,7 +27,8 @@ def old_model() -> dict[str, Any]:
     """A model as releases of before have it in their manifest."""
     model = stack_model(GOOD)
     del model["probes"], model["proxy"]["public"]
-    return read_model({"model": {**model, "outside": model.pop("proxy")}})
+    proxy = model.pop("proxy")
+    return read_model({"model": {**model, "front": proxy}})
 
 
 def test_a_site_whose_tls_ends_in_front_is_asked_by_its_host_and_inside():

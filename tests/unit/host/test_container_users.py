@@ -19,7 +19,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.host.container_users
     Account,
     Process,
 )
-from front_files import rendered
+from proxy_files import rendered
 
 KIM = Account("kim", 1000, 1000, "/bin/bash")
 # `docker compose config`, `volume inspect`, `compose run`, `ps`, `stop` and `start`, by a state in

@@ -11,9 +11,9 @@ from ansible_collections.crisper.stack.plugins.module_utils.model import contain
 from ansible_collections.crisper.stack.plugins.module_utils.model.build import stack_model
 from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
 from ansible_collections.crisper.stack.plugins.module_utils.model.validators import size_bytes
-from front_files import rendered
 from hypothesis import given
 from hypothesis import strategies as st
+from proxy_files import rendered
 from stack_values import GOOD
 
 EVERYTHING = {"mariadb_enabled": True}

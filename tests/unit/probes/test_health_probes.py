@@ -18,9 +18,9 @@ import pytest
 import yaml
 from ansible_collections.crisper.stack.plugins.module_utils.docker.diagnosis import find_remedies
 from ansible_collections.crisper.stack.plugins.module_utils.probes import health as health_probe
-from front_files import rendered
 from hypothesis import given
 from hypothesis import strategies as st
+from proxy_files import rendered
 
 ROOT = Path(__file__).resolve().parents[3]
 VARIABLES = yaml.safe_load((ROOT / "roles/release/vars/main.yml").read_text())

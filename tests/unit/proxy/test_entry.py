@@ -11,10 +11,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.model.validate impor
 from ansible_collections.crisper.stack.plugins.module_utils.model.validators import LOCATION
 from ansible_collections.crisper.stack.plugins.module_utils.proxy import entry
 from entry_sites import generated_sites, site
-from front_files import blocks, nginx
 from hypothesis import given
 from hypothesis import strategies as st
 from nginx_directives import directives
+from proxy_files import blocks, nginx
 from stack_values import GOOD
 
 

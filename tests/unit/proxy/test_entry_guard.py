@@ -14,9 +14,9 @@ import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
 from ansible_collections.crisper.stack.plugins.module_utils.proxy import guard, maintenance_pass
 from entry_sites import site
-from front_files import blocks, nginx
 from hypothesis import given
 from hypothesis import strategies as st
+from proxy_files import blocks, nginx
 from stack_values import GOOD
 
 TOKEN = "t" * 43

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from ansible_collections.crisper.stack.plugins.module_utils.model.build import stack_model
 from ansible_collections.crisper.stack.plugins.module_utils.proxy import resources as entry
-from front_files import nginx, rendered
 from hypothesis import given
 from hypothesis import strategies as st
+from proxy_files import nginx, rendered
 from stack_values import GOOD
 
 CPUS = st.one_of(st.integers(1, 4096), st.floats(0.01, 4096), st.sampled_from(["0.5", "2"]))

@@ -230,7 +230,7 @@ OWN = {"tls": "own", "scheme": "https", "host": "a.example", "port": 8443}
 
 
 @pytest.mark.parametrize(
-    ("front", "url", "asked"),
+    ("proxy", "url", "asked"),
     [
         # A release of before knows nothing of a public URL.
         (PLAIN, "", ("http://192.0.2.1:80", "", False, "", False)),
@@ -250,14 +250,14 @@ OWN = {"tls": "own", "scheme": "https", "host": "a.example", "port": 8443}
         ),
     ],
 )
-def test_how_the_site_is_asked_for(front: dict[str, Any], url: str, asked: tuple[Any, ...]):
-    found = entry_request(front, url, "192.0.2.1")
+def test_how_the_site_is_asked_for(proxy: dict[str, Any], url: str, asked: tuple[Any, ...]):
+    found = entry_request(proxy, url, "192.0.2.1")
     names = ("url", "host", "pinned", "redirects_to", "inside")
     assert tuple(found[name] for name in names) == asked
 
 
 @pytest.mark.parametrize(
-    ("front", "shown"),
+    ("proxy", "shown"),
     [
         (PLAIN, "http://192.0.2.1"),
         (PLAIN | {"port": 8080}, "http://192.0.2.1:8080"),
@@ -267,10 +267,10 @@ def test_how_the_site_is_asked_for(front: dict[str, Any], url: str, asked: tuple
         (PLAIN | {"public": {**PUBLIC, "url": ""}}, "http://192.0.2.1"),
     ],
 )
-def test_people_are_shown_the_url_that_browsers_have(front: dict[str, Any], shown: str) -> None:
-    assert site_url(front, "192.0.2.1") == shown
-    assert entry_request(front, "", "192.0.2.1")["shown"] == shown
-    assert entry_request(front, "http://10.0.0.1:81/", "192.0.2.1")["shown"] == "http://10.0.0.1:81"
+def test_people_are_shown_the_url_that_browsers_have(proxy: dict[str, Any], shown: str) -> None:
+    assert site_url(proxy, "192.0.2.1") == shown
+    assert entry_request(proxy, "", "192.0.2.1")["shown"] == shown
+    assert entry_request(proxy, "http://10.0.0.1:81/", "192.0.2.1")["shown"] == "http://10.0.0.1:81"
 
 
 PROBES = {"backend": {"path": "/up", "status": [204]}, "frontend": {"path": "/", "status": [200]}}

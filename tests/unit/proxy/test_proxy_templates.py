@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from front_files import HEADERS, blocks, nginx, rendered
+from proxy_files import HEADERS, blocks, nginx, rendered
 
 SECURE = {
     "stack_tls": "self_signed",
