@@ -181,7 +181,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.reme
 from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.versions import (
     service_version,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.backup.check import check, fits
+from ansible_collections.crisper.stack.plugins.module_utils.backup.check import check, check_fit
 from ansible_collections.crisper.stack.plugins.module_utils.backup.drill import drill
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import (
     SUFFIXES,
@@ -247,7 +247,7 @@ OF_WARNING = ("remote_tool", "remote_target", "encryption", "remote_encrypted")
 def act(
     params: dict[str, Any], check_mode: bool, warn: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """What the module is asked to do; its result."""
+    """Do what the module is asked to do; return its result."""
     settings = Settings(root=Path(params["root"]), **{name: params[name] for name in OF_SETTINGS})
     state, identity = params["state"], params["identity"]
 
@@ -255,8 +255,8 @@ def act(
         note(params, step)
 
     if state == "made":
-        if told := remote_warning(*(params[name] for name in OF_WARNING)):
-            warn(told)
+        if warning := remote_warning(*(params[name] for name in OF_WARNING)):
+            warn(warning)
         if check_mode:
             return {"changed": True, "set": {}, "removed": [], "copied": []}
         made = make(settings, noted)
@@ -276,7 +276,7 @@ def act(
                 warn(sentence)
         if state == "checked" and (sentence := missing_database(settings)):
             warn(sentence)
-        fits(settings, manifest)
+        check_fit(settings, manifest)
         judge_psql(settings, manifest, warn if state == "checked" else lambda _: None)
     if state == "restored" and not check_mode:
         result |= restore(settings, manifest, identity, noted)

@@ -1,6 +1,6 @@
 """The first contact with a host: connect, become, and say in one message what stands against it.
 
-A controller whose disk is full is told before that: it would fail in the middle of a deploy.
+Before that, a full disk of the controller is reported: it would fail in the middle of a deploy.
 
 It runs a command there that does nothing, over the connection that all later tasks use again, and
 needs no Python there.

@@ -11,7 +11,7 @@ description:
     hosts for a success. For C(deploy.yml) and C(playbooks/*.yml) of this repository they are errors
     here, before any server is contacted. Ansible ends with exit code 5.
   - Other playbooks, also those that import these, are not judged. They may add hosts, or include
-    tasks with tags, which nobody knows at the start.
+    tasks with tags, which are not known at the start.
 """
 
 from collections.abc import Iterable, Iterator
@@ -100,7 +100,7 @@ def find_inventories() -> list[str]:
 
 
 class CallbackModule(CallbackBase):
-    """Judges the call when a playbook starts; it needs no enabling, so nobody can forget it."""
+    """Judges the call when a playbook starts; it needs no enabling, so it cannot be forgotten."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"

@@ -12,7 +12,7 @@ description:
   - No finding has a part of a secret, not even in the reason, wherever it is referred to.
 options:
   _terms:
-    description: Names of variables; those that nobody set are passed over.
+    description: Names of variables; those that are not set are skipped.
     required: true
   secret:
     description: Names of those whose values are secrets.

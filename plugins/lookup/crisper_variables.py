@@ -15,7 +15,7 @@ description:
   - Facts and registered results do not count, nor do variables of plays, roles and tasks.
 options:
   _terms:
-    description: C(keys) gives the findings about keys in mappings instead, which have to be told
+    description: C(keys) gives the findings about keys in mappings instead, which have to come
       before Ansible's own validation.
 """
 

@@ -74,27 +74,6 @@ PYTHON = ("module_utils", "library", "plugins", "app/crisper-worker/src", "scrip
 # Not clean yet; take out what you clean.
 UNCLEAN_FILES: frozenset[str] = words(
     """
-    library/backup_set.py
-    module_utils/crisper/backup/archive.py
-    module_utils/crisper/backup/backends/__init__.py
-    module_utils/crisper/backup/backends/mariadb.py
-    module_utils/crisper/backup/backends/postgres.py
-    module_utils/crisper/backup/backends/postgres_locks.py
-    module_utils/crisper/backup/backends/psql.py
-    module_utils/crisper/backup/backends/qdrant.py
-    module_utils/crisper/backup/backends/redis.py
-    module_utils/crisper/backup/backends/remedies.py
-    module_utils/crisper/backup/backends/uploads.py
-    module_utils/crisper/backup/check.py
-    module_utils/crisper/backup/cipher.py
-    module_utils/crisper/backup/drill.py
-    module_utils/crisper/backup/free_space.py
-    module_utils/crisper/backup/manifest.py
-    module_utils/crisper/backup/restore.py
-    module_utils/crisper/backup/restore_mark.py
-    module_utils/crisper/backup/set.py
-    module_utils/crisper/backup/throwaway.py
-    module_utils/crisper/backup/timer.py
     module_utils/crisper/celery/busy.py
     module_utils/crisper/celery/judge.py
     module_utils/crisper/probes/health.py

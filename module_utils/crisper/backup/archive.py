@@ -39,7 +39,7 @@ BITS = "set-user-ID, set-group-ID or sticky bits"
 
 @dataclass(frozen=True)
 class Expected:
-    """What the manifest of a set tells of its archive."""
+    """The numbers that the manifest of a set tells of its archive."""
 
     files: int
     size: int
@@ -49,29 +49,30 @@ class Expected:
     def of(cls, part: dict[str, Any]) -> Expected:
         """Return what the part `uploads` of a manifest tells."""
         entries = part.get("entries")
-        told = part["uploads"]
-        whole = isinstance(entries, int) and not isinstance(entries, bool) and entries >= 0
-        return cls(told["files"], told["bytes"], entries if whole else ENTRIES)
+        uploads = part["uploads"]
+        if not isinstance(entries, int) or isinstance(entries, bool) or entries < 0:
+            entries = ENTRIES
+        return cls(uploads["files"], uploads["bytes"], entries)
 
 
 class _Bounded:
-    """A stream that ends in an error when more is read than `left`: headers are held in memory."""
+    """A stream that ends in an error when more than `remaining` is read: headers are in memory."""
 
     def __init__(self, source: IO[bytes]) -> None:
         self.source = source
-        self.left = SLACK
+        self.remaining = SLACK
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes."""
         piece = self.source.read(size if size >= 0 else SLACK)
-        self.left -= len(piece)
-        if self.left < 0:
+        self.remaining -= len(piece)
+        if self.remaining < 0:
             raise BackupError("it holds more than its entries tell")
         return piece
 
     def read_to_end(self) -> None:
         """Read what is behind the last entry, which is SLACK bytes at most."""
-        self.left = SLACK
+        self.remaining = SLACK
         while self.read(SLACK):
             pass
 
@@ -133,13 +134,13 @@ class _Judge:
             self.size += found.size
         if found.size < 0 or found.issparse():
             raise BackupError(f"{found.name[:100]!a} is not as large as it says")
-        for what, so_far, told in (
+        for what, so_far, limit in (
             ("files", self.files, self.expected.files),
             ("bytes", self.size, self.expected.size),
             ("entries", self.entries, self.expected.entries),
         ):
-            if so_far > told:
-                raise BackupError(f"it holds more than the {told} {what} that the manifest tells")
+            if so_far > limit:
+                raise BackupError(f"it holds more than the {limit} {what} that the manifest tells")
 
     def path(self, text: str) -> str:
         """Return a name as it is below the folder, without `./`.
@@ -148,26 +149,26 @@ class _Judge:
             BackupError: it leads somewhere else, or nowhere.
         """
         pieces = [piece for piece in text.split("/") if piece not in ("", ".")]
-        shown = f"{text[:100]!a}"
+        quoted = f"{text[:100]!a}"
         if text.startswith("/") or ".." in pieces:
-            raise BackupError(f"the name {shown} leads out of the folder")
+            raise BackupError(f"the name {quoted} leads out of the folder")
         raw = [piece.encode("utf-8", "surrogateescape") for piece in pieces]
         if len(b"/".join(raw)) > LONGEST_PATH or any(len(each) > LONGEST_NAME for each in raw):
-            raise BackupError(f"the name {shown}… is too long")
+            raise BackupError(f"the name {quoted}… is too long")
         if pieces[:1] == [DRAFT]:
-            raise BackupError(f"the name {shown} is one that a restore uses itself")
+            raise BackupError(f"the name {quoted} is one that a restore uses itself")
         for depth in range(1, len(pieces)):
             if "/".join(pieces[:depth]) in self.links:
-                raise BackupError(f"the name {shown} leads through a link")
+                raise BackupError(f"the name {quoted} leads through a link")
         return "/".join(pieces) or "."
 
     def end(self) -> None:
         """Raise when there is less than the manifest tells."""
-        seen, told = (self.files, self.size), (self.expected.files, self.expected.size)
-        if seen != told:
+        actual, expected = (self.files, self.size), (self.expected.files, self.expected.size)
+        if actual != expected:
             raise BackupError(
-                f"it holds {seen[0]} files with {seen[1]} bytes, and the manifest tells {told[0]}"
-                f" with {told[1]}"
+                f"it holds {actual[0]} files with {actual[1]} bytes, and the manifest tells"
+                f" {expected[0]} with {expected[1]}"
             )
 
 
@@ -191,8 +192,8 @@ def _copy_member(
     if safe is not None:
         copy.addfile(safe, archive.extractfile(found) if safe.isfile() else None)
     # Otherwise every member stays in memory until the end.
-    archive.members = []
-    copy.members = []
+    archive.members = []  # type: ignore[attr-defined]
+    copy.members = []  # type: ignore[attr-defined]
 
 
 def copy_safely(
@@ -220,7 +221,7 @@ def copy_safely(
             tarfile.open(fileobj=target, mode="w|", format=tarfile.GNU_FORMAT) as copy,
         ):
             for found in archive:
-                stream.left = max(0, found.size) + SLACK
+                stream.remaining = max(0, found.size) + SLACK
                 _copy_member(archive, found, copy, judge)
             judge.end()
             stream.read_to_end()

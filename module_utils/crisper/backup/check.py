@@ -1,4 +1,4 @@
-"""Whether a backup set is this stack's, is whole, and can be put back."""
+"""Check whether a backup set is this stack's, is whole, and can be put back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .manifest import (
     newest,
     parse_manifest,
 )
-from .set import Settings, current_release, names, services, signing_key, told
+from .set import Settings, current_release, explain_errors, names, services, signing_key
 from .signature import OTHER_KEY, SIGNATURE, UNSIGNED, judge, key_name, key_named
 
 # Larger manifests than any set has are not read into memory.
@@ -42,7 +42,7 @@ def read(settings: Settings, wanted: str) -> tuple[Path, bytes]:
             " Choose one with -e backup=<set>, or make one: ansible-playbook playbooks/backup.yml"
         )
     folder = settings.folder / name
-    with told(f"The set {name} cannot be read"):
+    with explain_errors(f"The set {name} cannot be read"):
         return folder, _content(folder / MANIFEST, LARGEST_MANIFEST)
 
 
@@ -113,7 +113,7 @@ def check(
         BackupError: with everything that is wrong. Nothing was touched.
     """
     folder, content = read(settings, wanted)
-    with told(f"The set {folder.name} cannot be read"):
+    with explain_errors(f"The set {folder.name} cannot be read"):
         manifest = parse_manifest(content.decode(), str(folder / MANIFEST))
         if problem := misplaced(manifest, folder.name):
             raise BackupError(f"{problem} Nothing was touched.")
@@ -172,8 +172,8 @@ def _archive_problems(folder: Path, manifest: dict[str, Any], identity: str) -> 
     return []
 
 
-def fits(settings: Settings, manifest: dict[str, Any]) -> None:
-    """Whether the set can be put back into the stack that runs.
+def check_fit(settings: Settings, manifest: dict[str, Any]) -> None:
+    """Check that the set can be put back into the stack that runs.
 
     Raises:
         BackupError: with every reason why not. Nothing was touched.

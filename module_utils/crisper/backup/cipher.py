@@ -30,7 +30,7 @@ DECRYPT = {
 
 @contextmanager
 def _commands(tool: str, key: str) -> Iterator[Callable[[list[str]], list[str]]]:
-    """What fills in a command's key and a keyring of its own, gone afterwards with its agent."""
+    """Yield what fills in a command's key and its own keyring, gone afterwards with its agent."""
     if shutil.which(tool) is None:
         package = "gnupg" if tool == "gpg" else tool
         raise BackupError(f"{tool} is not installed on the server: apt-get install {package}")
@@ -48,7 +48,7 @@ def _commands(tool: str, key: str) -> Iterator[Callable[[list[str]], list[str]]]
 
 @contextmanager
 def written(path: Path, tool: str, key: str) -> Iterator[IO[bytes]]:
-    """A stream into a new file that only root reads; on the disk when it is left.
+    """Open a stream into a new file that only root reads; on the disk when it is left.
 
     It ends before the disk is full.
 
@@ -91,7 +91,7 @@ def written(path: Path, tool: str, key: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def opened(path: Path, tool: str, key: str) -> Iterator[IO[bytes]]:
-    """A stream out of a file of a set; what it says counts when it was read to its end.
+    """Open a stream out of a file of a set; what it says counts when it was read to its end.
 
     Args:
         tool: "", "age" or "gpg".
@@ -131,7 +131,7 @@ def opened(path: Path, tool: str, key: str) -> Iterator[IO[bytes]]:
 def _read_from(
     running: subprocess.Popen[bytes], failed: Callable[[], BackupError]
 ) -> Iterator[IO[bytes]]:
-    """A stream out of a tool that decrypts; raises what `failed` returns when the tool fails."""
+    """Yield the stream out of a tool that decrypts; raise what `failed` returns if that fails."""
     assert running.stdout is not None  # noqa: S101 (for the type)
     try:
         yield running.stdout
@@ -156,7 +156,7 @@ def _read_from(
 
 
 def measured(path: Path) -> tuple[int, str] | None:
-    """Size in bytes and SHA-256 (hex) of a file; None when it is missing."""
+    """Return the size in bytes and SHA-256 (hex) of a file; None when it is missing."""
     digest, size = hashlib.sha256(), 0
     try:
         with path.open("rb") as stream:

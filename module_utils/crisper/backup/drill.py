@@ -18,7 +18,7 @@ from .backends import mariadb, postgres, qdrant, redis, uploads
 from .cipher import opened
 from .manifest import BackupError, differences
 from .restore import extensions, without
-from .set import Settings, services, told
+from .set import Settings, explain_errors, services
 from .throwaway import service_folder, service_options, service_user
 
 READY = {
@@ -45,7 +45,7 @@ class Throwaway:
 
     @contextmanager
     def room(self) -> Iterator[None]:
-        """Room for the containers; everything is gone when it is left."""
+        """Make room for the containers; everything is gone when it is left."""
         self.remove()  # what a drill that was killed left behind
         try:
             yield
@@ -67,19 +67,19 @@ class Throwaway:
                 except BackupError as error:
                     raise BackupError(f"A {kind} of the drill stays behind: {error}") from error
 
-    def seen(self, service: str) -> dict[str, Any]:
-        """What the engine knows of the container that serves."""
+    def inspect_service(self, service: str) -> dict[str, Any]:
+        """Return what the engine knows of the container that serves."""
         return self.docker.inspect(self.live[service])
 
     def volume(self, service: str) -> tuple[str, ...]:
         """Make the volume of a service, its user's; the options that mount it."""
-        name, seen = f"{self.name}-{service}", self.seen(service)
+        name, record = f"{self.name}-{service}", self.inspect_service(service)
         self.docker.run("volume", "create", "--label", self.label, name)
-        user, folder = service_user(service, seen), service_folder(service, seen)
+        user, folder = service_user(service, record), service_folder(service, record)
         self.docker.run(
             *("run", "--rm", *HARDENED, "--cap-add", "CHOWN", "--user", "0:0"),
             *("--label", self.label, "--volume", f"{name}:/data:nocopy"),
-            *("--entrypoint", "chown", seen["Image"], user, "/data"),
+            *("--entrypoint", "chown", record["Image"], user, "/data"),
         )
         return ("--volume", f"{name}:{folder}:nocopy")
 
@@ -90,19 +90,19 @@ class Throwaway:
             options: mount its data; empty for a new volume.
         """
         options = options or self.volume(service)
-        seen = self.seen(service)
-        environment = [item for item in seen["Config"]["Env"] if item.split("=")[0] in KEPT]
+        record = self.inspect_service(service)
+        environment = [item for item in record["Config"]["Env"] if item.split("=")[0] in KEPT]
         if service == "postgres":
             environment.append("POSTGRES_HOST_AUTH_METHOD=trust")  # nobody else reaches it
         if service == "mariadb":
             environment.append(f"MARIADB_ROOT_PASSWORD={secrets.token_urlsafe(24)}")
-        given = [piece for item in environment for piece in ("--env", item)]
+        variables = [piece for item in environment for piece in ("--env", item)]
         return self.docker.run(
             *("run", "--detach", "--label", self.label, "--name", f"{self.name}-{service}"),
-            *service_options(service, seen),
-            *given,
+            *service_options(service, record),
+            *variables,
             *options,
-            *(seen["Image"], *command),
+            *(record["Image"], *command),
         ).strip()
 
     def ready(self, service: str, container: str) -> None:
@@ -119,8 +119,8 @@ class Throwaway:
             except BackupError as error:
                 state = self.docker.inspect(container)["State"]["Status"]
                 if state != "running" or time.monotonic() > deadline:
-                    said = self.docker.run("logs", "--tail", "5", container).strip()
-                    logs = "\n" + quoted_lines(said[-5000:])
+                    output = self.docker.run("logs", "--tail", "5", container).strip()
+                    logs = "\n" + quoted_lines(output[-5000:])
                     raise BackupError(
                         f"{service} of the drill is not ready ({state}): {logs}"
                     ) from error
@@ -131,8 +131,8 @@ def _postgres(away: Throwaway, source: Any, part: dict[str, Any] | None = None) 
     container = away.start("postgres")
     away.ready("postgres", container)
     part = part or {}
-    asked = ("", extensions(part), str(part.get("version", "")))
-    postgres.restore_postgres(away.docker, container, source, *asked)
+    arguments = ("", extensions(part), str(part.get("version", "")))
+    postgres.restore_postgres(away.docker, container, source, *arguments)
     return postgres.postgres_state(away.docker, container)
 
 
@@ -152,7 +152,9 @@ def _qdrant(away: Throwaway, source: Any) -> dict[str, Any]:
 
 def _redis(away: Throwaway, source: Any) -> dict[str, Any]:
     options = away.volume("redis")
-    redis.restore_redis(away.docker, away.seen("redis")["Image"], f"{away.name}-redis", source)
+    redis.restore_redis(
+        away.docker, away.inspect_service("redis")["Image"], f"{away.name}-redis", source
+    )
     command = ("redis-server", "--appendonly", "yes", "--dir", "/data")
     container = away.start("redis", *command, options=options)
     away.ready("redis", container)
@@ -162,7 +164,9 @@ def _redis(away: Throwaway, source: Any) -> dict[str, Any]:
 def _uploads(away: Throwaway, source: Any, part: dict[str, Any]) -> dict[str, Any]:
     volume = f"{away.name}-uploads"
     away.docker.run("volume", "create", "--label", away.label, volume)
-    files = uploads.Uploads(away.docker, away.seen("uploads")["Image"], volume, away.label)
+    files = uploads.Uploads(
+        away.docker, away.inspect_service("uploads")["Image"], volume, away.label
+    )
     with gzip.GzipFile(fileobj=source) as plain, open(os.devnull, "wb") as nowhere:
         left_out = files.restore(plain, Expected.of(part))  # type: ignore[arg-type]
         return {**files.dump(nowhere), "left_out": left_out}
@@ -210,7 +214,7 @@ def drill(
             report[service] = {}
             with (
                 _timed(report[service]),
-                told(f"{service} was not restored"),
+                explain_errors(f"{service} was not restored"),
                 opened(path, manifest["encryption"], identity) as source,
             ):
                 if service in WITH_PART:

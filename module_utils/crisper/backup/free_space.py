@@ -35,10 +35,10 @@ class Roomy:
         before = self.written // STEP
         self.written += len(piece)
         if self.written // STEP != before:
-            self.look()
+            self.check_room()
         return self.target.write(piece)
 
-    def look(self) -> None:
+    def check_room(self) -> None:
         """Raise BackupError when the disk has not enough room left for what serves."""
         disk = shutil.disk_usage(self.folder)
         least = min(FREE, int(disk.total * SHARE))
@@ -51,5 +51,5 @@ class Roomy:
             )
 
     def __getattr__(self, name: str) -> Any:
-        """Be the stream in all else."""
+        """Return what else the stream has."""
         return getattr(self.target, name)

@@ -1,4 +1,4 @@
-"""What a backup set is: its name, its manifest, whether it is whole, whether it fits, what expires.
+"""A backup set: its name, its manifest, whether it is whole, whether it fits, what expires.
 
 A set is a folder ``<root>/backups/<set id>`` with one file per part and a ``manifest.json``. Pure
 functions of plain data; ``backup.set`` does the reading and writing.
@@ -46,17 +46,17 @@ class BackupError(Exception):
 
 
 def set_id(moment: datetime) -> str:
-    """The UTC time, as release ids begin."""
+    """Return the UTC time, as release ids begin."""
     return f"{moment.astimezone(timezone.utc):%Y%m%dt%H%M%Sz}"
 
 
 def made_at(name: str) -> datetime:
-    """When the set of this id was made."""
+    """Return when the set of this id was made."""
     return datetime.strptime(name, "%Y%m%dt%H%M%Sz").replace(tzinfo=timezone.utc)
 
 
 def newest(names: Iterable[str]) -> str:
-    """The newest set; empty when there is none."""
+    """Return the newest set; empty when there is none."""
     return max((name for name in names if SET_ID.match(name)), default="")
 
 
@@ -84,8 +84,8 @@ def parse_manifest(text: str, where: str) -> dict[str, Any]:
 def _manifest_problem(found: Any) -> str:
     """Return why something is no manifest of a set; empty when it is. Sets what may be left out."""
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        told = found.get("format") if isinstance(found, dict) else type(found).__name__
-        return f"its format is {_shown(told)}, this version reads {FORMAT}"
+        version = found.get("format") if isinstance(found, dict) else type(found).__name__
+        return f"its format is {_literal(version)}, this version reads {FORMAT}"
     if not isinstance(found.get("set"), str) or not SET_ID.match(found["set"]):
         return "it does not name its set"
     files, parts = found.get("files"), found.get("parts")
@@ -95,7 +95,7 @@ def _manifest_problem(found: Any) -> str:
         return problem
     encryption = found.setdefault("encryption", "")
     if not isinstance(encryption, str) or encryption not in SUFFIXES:
-        return f"its encryption is {_shown(encryption)}"
+        return f"its encryption is {_literal(encryption)}"
     return _field_problem(found)
 
 
@@ -104,7 +104,7 @@ def _file_problem(files: dict[str, Any]) -> str:
     for name, file in files.items():
         # The name becomes a path below the set's folder, and nowhere else.
         if not _FILE.match(name) or name == MANIFEST:
-            return f"it names the file {_shown(name)}"
+            return f"it names the file {_literal(name)}"
         fields = file if isinstance(file, dict) else {}
         digest, size = fields.get("sha256"), fields.get("bytes")
         if not _is_count(size) or not isinstance(digest, str) or not _HEX.match(digest):
@@ -118,7 +118,7 @@ def _part_problem(parts: dict[str, Any], files: dict[str, Any]) -> str:
         fields = part if isinstance(part, dict) else {}
         file = fields.get("file")
         if name not in FILES or not isinstance(file, str) or file not in files:
-            return f"the part {_shown(name)} is unknown or its file is not listed"
+            return f"the part {_literal(name)} is unknown or its file is not listed"
         uploads = fields.get("uploads")
         if name == "uploads" and not (
             isinstance(uploads, dict) and all(_is_count(uploads.get(n)) for n in ("files", "bytes"))
@@ -141,15 +141,15 @@ def _field_problem(manifest: Mapping[str, Any]) -> str:
         fields.append((f"version of {name}", part.get("version", ""), _VERSION))
     for name, value, form in fields:
         if not isinstance(value, str) or not form.match(value):
-            return f"its {name} is {_shown(value)}, which is none"
+            return f"its {name} is {_literal(value)}, which is none"
     for name in ("host", "made_by"):  # free texts
         value = manifest.get(name, "")
         if not isinstance(value, str) or len(value) > WIDTH or not is_visible(value):
-            return f"its {name} is {_shown(value)}, which is no text of one line"
+            return f"its {name} is {_literal(value)}, which is no text of one line"
     return ""
 
 
-def _shown(value: object) -> str:
+def _literal(value: object) -> str:
     """Return a value of somebody else as a short literal that can be printed."""
     return printable(ascii(value), 80)
 
@@ -188,16 +188,18 @@ def remote_warning(tool: str, target: str, encryption: str, encrypted: bool) -> 
     )
 
 
-def damage(manifest: Mapping[str, Any], seen: Mapping[str, tuple[int, str] | None]) -> list[str]:
-    """What is wrong with the files of a set, a sentence each; nothing when it is whole.
+def damage(
+    manifest: Mapping[str, Any], measures: Mapping[str, tuple[int, str] | None]
+) -> list[str]:
+    """Return what is wrong with the files of a set, a sentence each; nothing when it is whole.
 
     Args:
-        seen: file name -> ``(bytes, sha256)`` as it lies there, None when it is missing.
+        measures: file name -> ``(bytes, sha256)`` as it lies there, None when it is missing.
     """
     problems = []
     owners = {file["sha256"]: name for name, file in manifest["files"].items()}
     for name, file in sorted(manifest["files"].items()):
-        actual = seen.get(name)
+        actual = measures.get(name)
         if actual is None:
             problems.append(f"{name} is missing, or no regular file")
         elif actual[1] != file["sha256"] and actual[1] in owners:
@@ -210,13 +212,13 @@ def damage(manifest: Mapping[str, Any], seen: Mapping[str, tuple[int, str] | Non
 
 
 def version_numbers(text: str) -> tuple[int, ...]:
-    """The first dotted number of a version text, such as ``(17, 6)``; empty when there is none."""
+    """Return the first dotted number of a version text, such as ``(17, 6)``; empty without one."""
     match = _NUMBERS.search(text)
     return tuple(int(piece) for piece in match[0].split(".")) if match else ()
 
 
 def misfits(manifest: Mapping[str, Any], running: Mapping[str, str]) -> list[str]:
-    """Why the set does not fit the services that run; nothing when it does.
+    """Return why the set does not fit the services that run; nothing when it does.
 
     A service reads what the same or an older version of it wrote. PostgreSQL counts by its major
     version, the others by major and minor.
@@ -240,14 +242,14 @@ def misfits(manifest: Mapping[str, Any], running: Mapping[str, str]) -> list[str
 
 
 def newer_than_code(manifest: Mapping[str, Any], release: str, head: Iterable[str]) -> list[str]:
-    """Whether the set's schema is of a later release than the one that serves.
+    """Return whether the set's schema is of a later release than the one that serves.
 
     Args:
         release: id of the release that serves.
         head: migration head of its database; the same head fits whatever the release is.
     """
-    told = manifest["parts"].get("postgres", {}).get("migration_head")
-    theirs = [str(name) for name in told] if isinstance(told, list) else []
+    heads = manifest["parts"].get("postgres", {}).get("migration_head")
+    theirs = [str(name) for name in heads] if isinstance(heads, list) else []
     made_by = str(manifest.get("release", ""))
     if theirs == list(head) or made_by <= release:
         return []
@@ -259,9 +261,10 @@ def newer_than_code(manifest: Mapping[str, Any], release: str, head: Iterable[st
 
 
 def to_expire(names: Iterable[str], keep: int, days: float, now: datetime) -> list[str]:
-    """Sets that may go, oldest first: all but the newest `keep`, and those older than `days`.
+    """Return the sets that may go, oldest first.
 
-    The newest always stays. Names that are no set ids are nobody's business here.
+    All but the newest `keep`, and those older than `days`. The newest always stays. Names that are
+    no set ids are left alone.
 
     Args:
         keep: at least 1.
@@ -275,7 +278,7 @@ def to_expire(names: Iterable[str], keep: int, days: float, now: datetime) -> li
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """What restored data lacks of what the manifest tells of it, a sentence each."""
+    """Return what restored data lacks of what the manifest tells of it, a sentence each."""
     problems = []
     for key in ("migration_head", "rows", "tables", "vectors", "uploads"):
         if key not in expected:
@@ -289,5 +292,5 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
                 if wanted.get(name) != got.get(name)
             ]
         elif wanted != got:
-            problems.append(f"{key}: {_shown(got)} instead of {_shown(wanted)}")
+            problems.append(f"{key}: {_literal(got)} instead of {_literal(wanted)}")
     return problems

@@ -13,7 +13,7 @@ from .backends import mariadb, postgres, psql, qdrant, redis, uploads
 from .cipher import opened
 from .manifest import FILES, BackupError, differences
 from .restore_mark import BEGUN, RESTORED, Mark, parts_told, read_mark
-from .set import Note, Settings, current_release, services, told
+from .set import Note, Settings, current_release, explain_errors, services
 
 STATE = {
     "postgres": postgres.postgres_state,
@@ -66,10 +66,12 @@ def clean_up(settings: Settings, note: Note) -> list[str]:
     if not mark:
         return []
     done = [f"An earlier restore of {mark['set'] or 'a set'} was cut off: {parts_told(mark)}."]
-    left = docker.run(*("ps", "--all", "--quiet", "--filter", f"label={label(settings)}")).split()
-    if left:
-        docker.run("rm", "--force", "--volumes", *left)
-        done.append(f"{len(left)} container(s) of it are removed.")
+    leftovers = docker.run(
+        *("ps", "--all", "--quiet", "--filter", f"label={label(settings)}")
+    ).split()
+    if leftovers:
+        docker.run("rm", "--force", "--volumes", *leftovers)
+        done.append(f"{len(leftovers)} container(s) of it are removed.")
     for service in current_release(settings.root).get("model", {}).get("data_services", []):
         if service not in FILES or docker.container(settings.project, service):
             continue
@@ -118,7 +120,7 @@ def restore(
         raise
     except BackupError as error:
         raise BackupError(f"{error} The data now: {parts_told(mark.content)}.") from error
-    with told(f"That the restore has ended cannot be written down, remove {mark.path}"):
+    with explain_errors(f"That the restore has ended cannot be written down, remove {mark.path}"):
         mark.remove()
     return result
 
@@ -152,7 +154,7 @@ def _make_database(
 
 @dataclass(frozen=True)
 class _Restore:
-    """One restore under way.
+    """A restore under way.
 
     `first` is the part before which nothing was touched, empty after a restore that was cut off;
     `schema` names the database as it was before, where that part is PostgreSQL.
@@ -174,14 +176,14 @@ class _Restore:
             BackupError: this part was not restored.
         """
         try:
-            with told(f"{service} was not restored"):
+            with explain_errors(f"{service} was not restored"):
                 self.mark.write(service, BEGUN)
         except BackupError as error:  # a full disk
             if service == self.first:
                 raise UntouchedError(str(error)) from error
             raise
         try:
-            with told(f"{service} was not restored"):
+            with explain_errors(f"{service} was not restored"):
                 result = _restore(
                     self.settings, self.running, self.manifest, self.identity, service
                 )
@@ -192,7 +194,7 @@ class _Restore:
                 self.mark.remove()
                 raise UntouchedError(str(error)) from error
             raise
-        with told(f"That {service} is restored cannot be written down"):
+        with explain_errors(f"That {service} is restored cannot be written down"):
             self.mark.write(service, RESTORED)
         return result
 
@@ -258,11 +260,11 @@ def _restore(
             _restore_redis(docker, running["redis"], source, label(settings))
         elif service == "uploads":
             expected, container = Expected.of(part), running["uploads"]
-            left = uploads.restore_uploads(docker, container, source, expected, label(settings))
-            return {"left_out": left}
+            left_out = uploads.restore_uploads(docker, container, source, expected, label(settings))
+            return {"left_out": left_out}
         elif service == "postgres":
-            asked = (SESSION, extensions(part), str(part.get("version", "")))
-            postgres.restore_postgres(docker, running[service], source, *asked)
+            arguments = (SESSION, extensions(part), str(part.get("version", "")))
+            postgres.restore_postgres(docker, running[service], source, *arguments)
         else:
             RESTORE[service](docker, running[service], source)
     return {}
@@ -276,11 +278,11 @@ def extensions(part: dict[str, Any]) -> list[str] | None:
 
 def _restore_redis(docker: Docker, container: str, source: Any, mine: str) -> None:
     """Stop Redis, give it the snapshot, start it and wait until it has read it."""
-    seen = docker.inspect(container)
-    volume = next(m["Name"] for m in seen["Mounts"] if m["Destination"] == "/data")
+    record = docker.inspect(container)
+    volume = next(m["Name"] for m in record["Mounts"] if m["Destination"] == "/data")
     docker.run("stop", container)
     try:
-        redis.restore_redis(docker, seen["Image"], volume, source, mine)
+        redis.restore_redis(docker, record["Image"], volume, source, mine)
     finally:
         docker.run("start", container)
     redis.redis_keys(docker, container)

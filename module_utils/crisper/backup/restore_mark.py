@@ -46,8 +46,8 @@ def parts_told(mark: Mapping[str, Any]) -> str:
     found: dict[str, list[str]] = {}
     for name, state in mark["parts"].items():
         found.setdefault(words.get(str(state), words[BEGUN]), []).append(str(name))
-    told = [f"{', '.join(names)}: {state}" for state, names in found.items()]
-    return "; ".join(told) or "nothing is known of its parts"
+    parts = [f"{', '.join(names)}: {state}" for state, names in found.items()]
+    return "; ".join(parts) or "nothing is known of its parts"
 
 
 def refusal(root: Path, mark: Mapping[str, Any]) -> str:

@@ -49,7 +49,7 @@ MOST_SAID = 16 << 20
 
 @dataclass(frozen=True)
 class Settings:
-    """Whose backups, and how they are made."""
+    """The stack whose backups are made, and how."""
 
     root: Path
     project: str
@@ -74,7 +74,7 @@ class Settings:
 
     @property
     def folder(self) -> Path:
-        """Where the sets are."""
+        """The folder of the sets."""
         return self.root / "backups"
 
 
@@ -82,8 +82,8 @@ Note = Callable[[str], None]
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
-    """Errors of the system and of damaged contents are told as such."""
+def explain_errors(what: str) -> Iterator[None]:
+    """Raise BackupError at errors of the system and of damaged contents."""
     try:
         yield
     except (
@@ -94,15 +94,18 @@ def told(what: str) -> Iterator[None]:
 
 
 def current_release(root: Path) -> dict[str, Any]:
-    """Manifest of the release that serves; empty when there is none."""
+    """Return the manifest of the release that serves; empty when there is none."""
     try:
-        return json.loads((root / "current" / MANIFEST).read_text())
+        release: dict[str, Any] = json.loads((root / "current" / MANIFEST).read_text())
     except (OSError, ValueError):
         return {}
+    return release
 
 
 def services(settings: Settings) -> dict[str, str]:
-    """Data service -> id of its running container; `uploads` are reached by PostgreSQL's image.
+    """Return data service -> id of its running container.
+
+    `uploads` are reached by PostgreSQL's image.
 
     Raises:
         BackupError: one that the release has does not run.
@@ -126,7 +129,7 @@ def services(settings: Settings) -> dict[str, str]:
 
 
 def names(settings: Settings) -> list[str]:
-    """Ids of the sets that are there, oldest first."""
+    """Return the ids of the sets that are there, oldest first."""
     if not settings.folder.is_dir():
         return []
     return sorted(p.name for p in settings.folder.iterdir() if SET_ID.match(p.name) and p.is_dir())
@@ -152,7 +155,7 @@ def make(settings: Settings, note: Note) -> dict[str, Any]:
     _forget_drafts(settings)
     release = current_release(settings.root)
     manifest = _empty_manifest(settings, moment, release["id"])
-    with told(f"The set {name} could not be written"):
+    with explain_errors(f"The set {name} could not be written"):
         draft.mkdir(mode=0o700)
         try:
             manifest["parts"] = _write_parts(settings, running, draft, note)
@@ -255,11 +258,13 @@ def _sync(folder: Path) -> None:
 
 def expire(settings: Settings) -> list[str]:
     """Remove the sets that retention does not keep; their ids."""
-    gone = to_expire(names(settings), settings.keep, settings.keep_days, datetime.now(timezone.utc))
-    with told("Old sets could not be removed"):
-        for name in gone:
+    expired = to_expire(
+        names(settings), settings.keep, settings.keep_days, datetime.now(timezone.utc)
+    )
+    with explain_errors("Old sets could not be removed"):
+        for name in expired:
             shutil.rmtree(settings.folder / name)
-    return gone
+    return expired
 
 
 def copy_away(settings: Settings, name: str) -> list[str]:
@@ -287,6 +292,6 @@ def copy_away(settings: Settings, name: str) -> list[str]:
     if cut:
         raise BackupError(f"{failed}: it printed more than {MOST_SAID >> 20} MiB, and was ended")
     if code != 0:
-        said = quote_output((err or out).decode(errors="replace").strip()[-1000:])
-        raise BackupError(f"{failed}: {said}")
+        output = quote_output((err or out).decode(errors="replace").strip()[-1000:])
+        raise BackupError(f"{failed}: {output}")
     return command

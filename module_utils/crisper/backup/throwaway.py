@@ -34,19 +34,19 @@ TMPFS_OPTIONS = "mode=1777,size=64m,noexec,nosuid,nodev"
 _USER = re.compile(r"[1-9]\d{0,9}:\d{1,10}\Z")
 
 
-def service_user(service: str, seen: Mapping[str, Any]) -> str:
+def service_user(service: str, record: Mapping[str, Any]) -> str:
     """Return ``uid:gid`` of the container that serves, or the template's where that is root.
 
     Args:
         seen: what the engine knows of the container.
     """
-    user = str(seen["Config"].get("User") or "")
+    user = str(record["Config"].get("User") or "")
     return user if _USER.match(user) else USERS[service]
 
 
-def service_folder(service: str, seen: Mapping[str, Any]) -> str:
+def service_folder(service: str, record: Mapping[str, Any]) -> str:
     """Return where the container that serves has its data: another folder in PostgreSQL 18."""
-    volumes = (m["Destination"] for m in seen.get("Mounts") or [] if m.get("Type") == "volume")
+    volumes = (m["Destination"] for m in record.get("Mounts") or [] if m.get("Type") == "volume")
     return next(volumes, FOLDERS[service])
 
 
@@ -60,17 +60,17 @@ def tmpfs_options(service: str, mounts: Mapping[str, str]) -> list[str]:
     return [piece for folder, how in wanted.items() for piece in ("--tmpfs", f"{folder}:{how}")]
 
 
-def service_options(service: str, seen: Mapping[str, Any]) -> list[str]:
+def service_options(service: str, record: Mapping[str, Any]) -> list[str]:
     """Return the options of a throwaway container of a service, but for its data.
 
     Args:
         seen: what the engine knows of the container that serves.
     """
-    host = seen["HostConfig"]
+    host = record["HostConfig"]
     shared = host.get("ShmSize") or 0
     return [
         *HARDENED,
-        *("--init", "--user", service_user(service, seen), "--memory", str(host["Memory"])),
+        *("--init", "--user", service_user(service, record), "--memory", str(host["Memory"])),
         *(("--shm-size", str(shared)) if shared else ()),
         *tmpfs_options(service, host.get("Tmpfs") or {}),
         # Nobody reads more of its log than the end.

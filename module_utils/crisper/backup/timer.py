@@ -37,35 +37,36 @@ def lock(journal: Journal, patience: float) -> None:
         "purpose": BACKUP,
     }
     deadline = time.monotonic() + patience
-    while held := journal.acquire(owner):
+    while lock_holder := journal.acquire(owner):
         if time.monotonic() > deadline:
+            run = f"{lock_holder.get('purpose', 'deploy')} {lock_holder.get('run')}"
             raise BackupError(
-                f"{held.get('purpose', 'deploy')} {held.get('run')} of {held.get('who')} has had"
-                f" the stack for {patience:.0f} s: no backup was made this time."
+                f"{run} of {lock_holder.get('who')} has had the stack for {patience:.0f} s: no"
+                " backup was made this time."
             )
         time.sleep(LOOK)
 
 
-def back_up(given: dict[str, Any], patience: float = PATIENCE) -> str:
+def back_up(params: dict[str, Any], patience: float = PATIENCE) -> str:
     """Make a set as the settings say; what is told of it.
 
     Raises:
         BackupError: no set was made, or it could not be copied.
         NotOwnerError: somebody else took the lock over.
     """
-    settings = Settings(**{**given, "root": Path(given["root"])})
+    settings = Settings(**{**params, "root": Path(params["root"])})
     journal = Journal(settings.root, f"backup-{int(time.time())}-{os.getpid()}")
     lock(journal, patience)
     result = "failed"
     try:
         made = make(settings, journal.note)
-        gone = expire(settings)
+        expired = expire(settings)
         copy_away(settings, made["set"])
         result = "done"
     finally:
         journal.end(result)
     size = sum(file["bytes"] for file in made["files"].values())
-    return f"{made['path']}: {size} bytes; expired: {', '.join(gone) or 'none'}"
+    return f"{made['path']}: {size} bytes; expired: {', '.join(expired) or 'none'}"
 
 
 def main() -> int:

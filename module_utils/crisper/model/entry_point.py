@@ -43,7 +43,7 @@ def validate(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the variables of TLS, names and headers, with the remedy."""
     source = values.get("stack_tls", "none")
     if source not in TLS_SOURCES:
-        return  # told by its form
+        return  # FORMS has the finding
     secure = source != "none"
     if secure and str(values.get("stack_http_port")) == str(values.get("stack_https_port")):
         yield (

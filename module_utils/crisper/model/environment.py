@@ -133,6 +133,6 @@ def validate_proxies(values: Mapping[str, Any], variable: str) -> Iterator[str]:
     if not isinstance(proxies, Mapping) or not all(name in known for name in proxies):
         yield f"{variable} is no mapping of {', '.join(known)}: give nothing else in it."
         return
-    for name, value in proxies.items():  # a proxy's URL may hold a password: never told
+    for name, value in proxies.items():  # a proxy's URL may hold a password: never quote it
         if not isinstance(value, str) or not value.isprintable():
             yield f"{variable}.{name} is no printable text: give a URL, or a list of hosts."

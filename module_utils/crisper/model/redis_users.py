@@ -36,7 +36,7 @@ ADDABLE = (
     "sort_ro",
     "swapdb",
 )
-# A guess at a weak redis_password costs whoever knows the application's 16 MiB and some 50 ms.
+# With the application's password, each guess at a weak redis_password costs 16 MiB and some 50 ms.
 SCRYPT = {"n": 2**14, "r": 8, "p": 1, "dklen": 24}
 USER = re.compile(r"user[ \t]+(\S+)[ \t]", re.IGNORECASE)
 

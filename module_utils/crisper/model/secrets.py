@@ -12,7 +12,7 @@ from .validators import as_mapping
 
 SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 SECRETS = ("postgres_password", "redis_password", "qdrant_api_key", "secret_key")
-# No client outside the stack has them: the server makes those that nobody gives.
+# No client outside the stack has them: the server makes those that the inventory lacks.
 OWN_SECRETS = ("postgres_superuser_password",)
 MARIADB_SECRETS = ("mariadb_password", "mariadb_root_password")
 # Longer ones do not fit every client: they stand in URLs, prompts and HTTP headers.

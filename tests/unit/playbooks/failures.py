@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.crisper.stack.plugins.module_utils.journal import last_host
-from harness import Host, Run, Site
+from harness import Host, Run, Site, deployed_site
 
 # Variables of a deploy in which every step has something to do.
 WANTED: dict[str, Any] = {
@@ -197,14 +198,19 @@ def fingerprint(site: Site, old: dict[str, str]) -> str:
 
 
 class Slot:
-    """A site in a folder of its own, and its state after a first deploy."""
+    """A site in a folder of its own, and its state after a first deploy.
 
-    def __init__(self, folder: Path, hosts: int) -> None:
+    The first one of its kind is the one that other tests use, too.
+    """
+
+    def __init__(self, folder: Path, hosts: int, first: bool) -> None:
         names = ("one", "two", "three")[:hosts]
-        self.site = Site(folder / "site", names)
-        self.site.deploy().succeeded()
-        self.kept = folder / "kept"
-        self.site.keep(self.kept)
+        if first:
+            self.site, self.kept = deployed_site(*names)
+        else:
+            self.site, self.kept = Site(folder / "site", names), folder / "kept"
+            self.site.deploy().succeeded()
+            self.site.keep(self.kept)
         self.old = {name: host.current for name, host in self.site.hosts.items()}
         self.broken = "two" if hosts > 1 else "one"
 
@@ -276,17 +282,17 @@ class Slots:
     def __init__(self, folder: Path, hosts: int) -> None:
         self.folder, self.hosts = folder, hosts
         self.free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
-        self.made = 0
+        self.numbers = itertools.count(1)
 
     def take(self) -> Slot:
         """One that nobody uses."""
         try:
             return self.free.get_nowait()
         except queue.Empty:
-            self.made += 1
-            folder = self.folder / f"slot-{self.hosts}-{self.made}"
+            number = next(self.numbers)
+            folder = self.folder / f"slot-{self.hosts}-{number}"
             folder.mkdir()
-            return Slot(folder, self.hosts)
+            return Slot(folder, self.hosts, number == 1)
 
 
 def run_cases(cases: list[Case], folder: Path) -> dict[Case, Outcome]:

@@ -323,3 +323,24 @@ def temporary_site(*hosts: str) -> Iterator[Site]:
     """A site in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         yield Site(Path(folder) / "site", hosts or ("one",))
+
+
+@functools.cache
+def _deployed(hosts: tuple[str, ...]) -> tuple[Site, Path]:
+    folder = Path(tempfile.mkdtemp(prefix="crisper-site-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    site = Site(folder / "site", hosts)
+    site.deploy().succeeded()
+    site.keep(folder / "first")
+    return site, folder / "first"
+
+
+def deployed_site(*hosts: str) -> tuple[Site, Path]:
+    """Return a site as its first deploy has left it, and that state to return to.
+
+    The folder is the same for all that ask, one after the other: the deploy is made once.
+    """
+    site, kept = _deployed(hosts or ("one",))
+    site.put_back(kept)
+    site.script()
+    return site, kept

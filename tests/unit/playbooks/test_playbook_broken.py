@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Site, temporary_site
+from harness import Site, deployed_site, temporary_site
 
 FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "an image that no registry has": (
@@ -40,20 +38,9 @@ FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Path]]:
-    folder = tmp_path_factory.mktemp("kept")
-    with temporary_site("one") as site:
-        site.deploy().succeeded()
-        site.keep(folder / "first")
-        yield site, folder / "first"
-
-
 @pytest.fixture
-def site(kept: tuple[Site, Path]) -> Site:
-    kept[0].put_back(kept[1])
-    kept[0].script()
-    return kept[0]
+def site() -> Site:
+    return deployed_site("one")[0]
 
 
 @pytest.mark.parametrize("name", FAILURES)

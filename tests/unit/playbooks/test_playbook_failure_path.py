@@ -5,24 +5,21 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Host, Site, temporary_site
+from harness import Host, Site, deployed_site
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Path, Path]]:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Path, Path]:
     """Return a site, its state with one release, and with a second whose migration is one-way."""
-    folder = tmp_path_factory.mktemp("kept")
-    with temporary_site("one") as site:
-        site.deploy().succeeded()
-        site.keep(folder / "first")
-        site.one.change(irreversible=True)
-        site.deploy(build=2).succeeded()
-        site.keep(folder / "second")
-        yield site, folder / "first", folder / "second"
+    second = tmp_path_factory.mktemp("kept") / "second"
+    site, first = deployed_site("one")
+    site.one.change(irreversible=True)
+    site.deploy(build=2).succeeded()
+    site.keep(second)
+    return site, first, second
 
 
 @pytest.fixture
@@ -261,19 +258,14 @@ def test_a_deploy_reads_a_redis_that_ran_in_a_loop_when_it_runs(site: Site) -> N
     assert site.one.serving == site.one.current
 
 
-@pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Path]]:
+@pytest.fixture
+def three() -> Site:
     """Return three hosts with a release."""
-    folder = tmp_path_factory.mktemp("three") / "first"
-    with temporary_site("one", "two", "three") as site:
-        site.deploy().succeeded()
-        site.keep(folder)
-        yield site, folder
+    return deployed_site("one", "two", "three")[0]
 
 
-def test_where_one_host_fails_in_role_begin_none_is_touched(three: tuple[Site, Path]) -> None:
-    site, folder = three
-    site.put_back(folder)
+def test_where_one_host_fails_in_role_begin_none_is_touched(three: Site) -> None:
+    site = three
     site.script({"point": "deploy_begin:after", "do": "unreachable", "host": "two"})
     site.deploy(x="2").failed("This run has changed nothing")
     for name in ("one", "three"):
@@ -284,9 +276,8 @@ def test_where_one_host_fails_in_role_begin_none_is_touched(three: tuple[Site, P
         assert "compose_rollout" not in host.points
 
 
-def test_a_host_that_cannot_be_put_back_keeps_no_other_from_it(three: tuple[Site, Path]) -> None:
-    site, folder = three
-    site.put_back(folder)
+def test_a_host_that_cannot_be_put_back_keeps_no_other_from_it(three: Site) -> None:
+    site = three
     before = {name: host.current for name, host in site.hosts.items()}
     site.script(
         {"point": "compose_rollout:swap", "do": "fail", "host": "three"},

@@ -1,1 +1,1 @@
-"""One file for each data service: its data into a stream, and back."""
+"""A file for each data service: its data into a stream, and back."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from ...docker.exec import Docker
 
@@ -23,16 +23,17 @@ TABLES_MARIADB = (
 
 
 def mariadb_state(docker: Docker, container: str) -> dict[str, Any]:
-    """``{tables: [name]}``: MariaDB cannot count the rows of what it dumps."""
-    told = docker.text("MariaDB did not answer", docker.inside(container, TABLES_MARIADB))
-    return {"tables": sorted(told.splitlines())}
+    """Return ``{tables: [name]}``: MariaDB cannot count the rows of what it dumps."""
+    names = docker.text("MariaDB did not answer", docker.inside(container, TABLES_MARIADB))
+    return {"tables": sorted(names.splitlines())}
 
 
 def dump_mariadb(docker: Docker, container: str, target: IO[bytes]) -> dict[str, Any]:
     """Dump the database, one transaction's view of it."""
     state = mariadb_state(docker, container)
     with gzip.GzipFile(fileobj=target, mode="wb", mtime=0) as packed:
-        docker.out_of("MariaDB was not dumped", docker.inside(container, DUMP_MARIADB), packed)
+        stream = cast(IO[bytes], packed)
+        docker.out_of("MariaDB was not dumped", docker.inside(container, DUMP_MARIADB), stream)
     return state
 
 
@@ -40,4 +41,6 @@ def restore_mariadb(docker: Docker, container: str, source: IO[bytes]) -> None:
     """Replace the database by a dump."""
     with gzip.GzipFile(fileobj=source) as plain:
         command = docker.inside(container, RESTORE_MARIADB)
-        docker.into("MariaDB was not restored; run the restore again", command, plain)
+        docker.into(
+            "MariaDB was not restored; run the restore again", command, cast(IO[bytes], plain)
+        )

@@ -73,7 +73,7 @@ def _rows(session: Session) -> dict[str, int]:
     Raises:
         BackupError: an answer cannot be read.
     """
-    told = {
+    answers = {
         name: [
             line.split("\t")
             for line in session.ask(f"COPY pg_catalog.{name} ({columns}) TO STDOUT")
@@ -82,10 +82,10 @@ def _rows(session: Session) -> dict[str, int]:
     }
     smallest = _smallest_columns(session)
     try:
-        schemas = {number: unescape(name) for number, name in told["pg_namespace"]}
+        schemas = {number: unescape(name) for number, name in answers["pg_namespace"]}
         tables = {
             number: (schemas[schema], unescape(name), kind)
-            for number, name, schema, kind, persistence in told["pg_class"]
+            for number, name, schema, kind, persistence in answers["pg_class"]
             if kind in "rp" and persistence != "t" and schemas[schema] not in SYSTEM_SCHEMAS
         }
         session.ask("\\set QUIET off\n")  # else COPY does not tell how many
@@ -98,7 +98,7 @@ def _rows(session: Session) -> dict[str, int]:
     except (ValueError, KeyError) as error:
         raise BackupError(f"PostgreSQL's tables cannot be read: {error}") from error
     heirs: dict[str, list[str]] = {}
-    for heir, parent in told["pg_inherits"]:
+    for heir, parent in answers["pg_inherits"]:
         heirs.setdefault(parent, []).append(heir)
     return count_names(
         sorted(
@@ -133,9 +133,9 @@ def _count(session: Session, number: str, column: tuple[bool, int, str] | None) 
     """Return the rows of one table; 0 when the session has ended, which tells why itself."""
     name = unescape("".join(session.ask(NAME.format(int(number)))))
     quoted = unescape(column[2]).replace('"', '""') if column else ""
-    told = session.ask(f"COPY {name}" + (f' ("{quoted}")' if column else "") + " TO '/dev/null'")
-    match = COUNTED.match("".join(told))
-    if not told:
+    answer = session.ask(f"COPY {name}" + (f' ("{quoted}")' if column else "") + " TO '/dev/null'")
+    match = COUNTED.match("".join(answer))
+    if not answer:
         return 0
     if not match:
         raise ValueError(f"{name!a} was not counted")
@@ -162,7 +162,7 @@ def _heads(docker: Docker, container: str, name: str = "", snapshot: str = "") -
 
 
 def postgres_state(docker: Docker, container: str) -> dict[str, Any]:
-    """``{rows: {table: count}, migration_head: [...]}`` of a database."""
+    """Return ``{rows: {table: count}, migration_head: [...]}`` of a database."""
     with name_lock_holders(docker, container), postgres_session(docker, container) as session:
         session.ask(f"SET lock_timeout = '{lock_seconds(docker)}s'")
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -188,9 +188,9 @@ def dump_postgres(
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot = "".join(session.ask("SELECT pg_export_snapshot()"))
         if snapshot:  # else the session has ended, and tells why when it is left
-            rows = _extensions(session)
-            extensions, hidden = find_hidden(*rows)
-            refuse_misplaced(_misplaced(session, rows[1]))
+            answers = _extensions(session)
+            extensions, hidden = find_hidden(*answers)
+            refuse_misplaced(_misplaced(session, answers[1]))
             refuse_hidden(
                 (kind, unescape("".join(session.ask(NAME.format(number)))), of)
                 for kind, number, of in hidden
@@ -211,8 +211,8 @@ def _extensions(session: Session) -> list[list[list[str]]]:
 
 def _misplaced(session: Session, available: Rows) -> list[tuple[str, str]]:
     """Return what :func:`find_misplaced` finds in the database of a session."""
-    told = [[line.split("\t") for line in session.ask(each)] for each in (PLACES, SCHEMAS)]
-    return find_misplaced(available, *told)
+    answers = [[line.split("\t") for line in session.ask(each)] for each in (PLACES, SCHEMAS)]
+    return find_misplaced(available, *answers)
 
 
 def misplaced_extensions(docker: Docker, container: str) -> list[tuple[str, str]]:

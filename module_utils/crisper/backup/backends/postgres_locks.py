@@ -26,7 +26,7 @@ def lock_seconds(docker: Docker) -> int:
 
 @contextmanager
 def name_lock_holders(docker: Docker, container: str) -> Iterator[None]:
-    """Say who holds the lock that a dump has waited for in vain.
+    """Name who holds the lock that a dump has waited for in vain.
 
     Raises:
         BackupError: as within; with the sessions and the remedy, if that was it.

@@ -39,10 +39,11 @@ class Session:
             self.running.stdin.flush()
         except BrokenPipeError:
             return []
-        lines, left = [], MOST_ROWS
-        while line := self.running.stdout.readline(left + 1):
-            left -= len(line)
-            if left < 0:
+        lines: list[str] = []
+        remaining = MOST_ROWS
+        while line := self.running.stdout.readline(remaining + 1):
+            remaining -= len(line)
+            if remaining < 0:
                 raise BackupError(
                     f"PostgreSQL answered with more than {MOST_ROWS >> 20} MiB, which are not read:"
                     f" {statement[:60]!a} … Something has made an extraordinary number of tables or"

@@ -65,14 +65,14 @@ class _WithinContainer(http.client.HTTPConnection):
 
 def _read(response: http.client.HTTPResponse, most: int, deadline: float) -> bytes:
     """Return an answer, or its first bytes; asked for at once, all of `most` would be reserved."""
-    pieces, left = [], most
+    pieces, remaining = [], most
     # Not `read`, which waits for all of it: each byte could come just before the time-out.
-    while left > 0 and (piece := response.read1(min(left, 1 << 20))):
+    while remaining > 0 and (piece := response.read1(min(remaining, 1 << 20))):
         pieces.append(piece)
-        left -= len(piece)
+        remaining -= len(piece)
         if time.monotonic() > deadline:
             raise TimeoutError("its answer came too slowly")
-    if left > 0 and response.length:
+    if remaining > 0 and response.length:
         raise http.client.IncompleteRead(b"", response.length)
     return b"".join(pieces)
 
@@ -85,11 +85,11 @@ class Qdrant:
     received = 0  # bytes of the last answer
 
     def __init__(self, docker: Docker, container: str) -> None:
-        seen = docker.inspect(container)
-        networks = seen["NetworkSettings"]["Networks"].values()
+        record = docker.inspect(container)
+        networks = record["NetworkSettings"]["Networks"].values()
         self.address = next((n["IPAddress"] for n in networks if n["IPAddress"]), "")
-        self.pid = int(seen["State"]["Pid"])
-        environment = dict(item.split("=", 1) for item in seen["Config"]["Env"] if "=" in item)
+        self.pid = int(record["State"]["Pid"])
+        environment = dict(item.split("=", 1) for item in record["Config"]["Env"] if "=" in item)
         self.headers = {"Content-Type": "application/json"}
         if environment.get("QDRANT__SERVICE__API_KEY"):
             self.headers["api-key"] = environment["QDRANT__SERVICE__API_KEY"]
@@ -105,7 +105,7 @@ class Qdrant:
     def ask(
         self, method: str, path: str, body: Any = None, missing: Any = None, most: int = MOST_ANSWER
     ) -> Any:
-        """The answer's ``result`` (the answer itself where it has none).
+        """Return the answer's ``result`` (the answer itself where it has none).
 
         Args:
             missing: what a 404 means; None makes it an error.
@@ -134,13 +134,13 @@ class Qdrant:
         if response.status == 404 and missing is not None:
             return missing
         if response.status != 200:
-            told = raw.decode(errors="replace")[:500]
-            raise BackupError(f"Qdrant answered {method} {path} with {response.status}: {told}")
+            words = raw.decode(errors="replace")[:500]
+            raise BackupError(f"Qdrant answered {method} {path} with {response.status}: {words}")
         answer = json.loads(raw)
         return answer.get("result", answer)
 
     def names(self) -> list[str]:
-        """Names of the collections."""
+        """Return the names of the collections."""
         return sorted(item["name"] for item in self.ask("GET", "/collections")["collections"])
 
     def wait(self) -> None:
@@ -157,10 +157,10 @@ class Qdrant:
 
 
 def collection_request(info: dict[str, Any]) -> dict[str, Any]:
-    """The request that makes a collection like the one Qdrant described."""
+    """Return the request that makes a collection like the one Qdrant described."""
     config = info["config"]
     request = dict(config["params"])
-    for told, asked in (
+    for source, target in (
         ("hnsw_config", "hnsw_config"),
         ("optimizer_config", "optimizers_config"),
         ("wal_config", "wal_config"),
@@ -168,18 +168,18 @@ def collection_request(info: dict[str, Any]) -> dict[str, Any]:
         ("strict_mode_config", "strict_mode_config"),
         ("metadata", "metadata"),
     ):
-        request[asked] = config.get(told)
+        request[target] = config.get(source)
     # What is empty is what Qdrant has by default.
     return {name: value for name, value in request.items() if value not in (None, {})}
 
 
 def index_request(schema: dict[str, Any]) -> Any:
-    """The ``field_schema`` that makes an index like the one Qdrant described."""
+    """Return the ``field_schema`` that makes an index like the one Qdrant described."""
     return schema.get("params") or schema["data_type"]
 
 
 def qdrant_state(docker: Docker, container: str) -> dict[str, Any]:
-    """``{vectors: {collection: points}}``."""
+    """Return ``{vectors: {collection: points}}``."""
     qdrant = Qdrant(docker, container)
     counted = {}
     for name in qdrant.names():
@@ -251,8 +251,8 @@ def _pages(qdrant: Qdrant, name: str) -> Iterator[list[dict[str, Any]]]:
     ask: dict[str, Any] = {"limit": 1, "with_payload": True, "with_vector": True}
     while True:
         page = _page(qdrant, path, ask, name)
-        kept = ("id", "vector", "payload")
-        points = [{key: point.get(key) for key in kept} for point in page["points"]]
+        fields = ("id", "vector", "payload")
+        points = [{key: point.get(key) for key in fields} for point in page["points"]]
         if points:
             yield points
         if page.get("next_page_offset") is None:
@@ -298,7 +298,7 @@ def dump_qdrant(docker: Docker, container: str, target: IO[bytes]) -> dict[str, 
             base = f"/collections/{quote(name, safe='')}"
             info = qdrant.ask("GET", base)
             schema = info.get("payload_schema") or {}
-            indexes = {field: index_request(told) for field, told in schema.items()}
+            indexes = {field: index_request(entry_schema) for field, entry_schema in schema.items()}
             write(collection=name, request=collection_request(info), indexes=indexes)
             counted[name] = 0
             for points in _pages(qdrant, name):

@@ -36,12 +36,12 @@ def _redis(docker: Docker, container: str, command: str) -> str:
 
 
 def _redis_facts(docker: Docker, container: str, section: str) -> dict[str, str]:
-    told = _redis(docker, container, f"redis-cli info {section}")
-    return dict(line.strip().split(":", 1) for line in told.splitlines() if ":" in line)
+    text = _redis(docker, container, f"redis-cli info {section}")
+    return dict(line.strip().split(":", 1) for line in text.splitlines() if ":" in line)
 
 
 def redis_keys(docker: Docker, container: str) -> int:
-    """Number of keys in all databases; waits while Redis still loads them."""
+    """Return the number of keys in all databases; wait while Redis still loads them."""
     deadline = time.monotonic() + docker.timeout
     while _redis_facts(docker, container, "persistence").get("loading") != "0":
         if time.monotonic() > deadline:

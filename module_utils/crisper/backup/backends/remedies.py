@@ -1,4 +1,4 @@
-"""What an operator does about an error that a data service prints.
+"""Remedies for an error that a data service prints.
 
 Needs nothing but Python: the timer on a server runs it without Ansible.
 """
@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 
 # Only what a client of PostgreSQL says of its own connection. The application writes other words
-# (RAISE EXCEPTION, names), and may even begin a line of them like this: see `look`.
+# (RAISE EXCEPTION, names), and may even begin a line of them like this: see `ask_state`.
 _CONNECTION = (
     r"(?m)^(?:\| |“)?(?:psql|pg_dump): error: (?:[^\n]*(?:failed|server): )?FATAL:  database"
     r" \"[^\n]*\" "
@@ -26,29 +26,29 @@ RESTORE = (
 )
 
 
-def explained(said: str, look: Callable[[], str]) -> str:
+def explained(words: str, ask_state: Callable[[], str]) -> str:
     """Return what a service said, with the remedy where its words alone do not show one.
 
     Args:
-        said: its words; those of the application may be among them.
-        look: asks PostgreSQL whether the application's database is ``missing``, ``closed`` or
+        words: its words; those of the application may be among them.
+        ask_state: asks PostgreSQL whether the application's database is ``missing``, ``closed`` or
             ``open``; anything else where it does not answer. No remedy is named without it: a
             restore replaces data.
     """
-    if _MISSING.search(said) and look() == "missing":
+    if _MISSING.search(words) and ask_state() == "missing":
         return (
-            f"{said}. Somebody with the rights of the application has dropped its database (DROP"
+            f"{words}. Somebody with the rights of the application has dropped its database (DROP"
             f" DATABASE), or it was never made. Find out who.{RESTORE}"
         )
-    if _CLOSED.search(said) and look() == "closed":
+    if _CLOSED.search(words) and ask_state() == "closed":
         return (
-            f"{said}. Somebody with the rights of the application has closed the database (ALTER"
+            f"{words}. Somebody with the rights of the application has closed the database (ALTER"
             " DATABASE … ALLOW_CONNECTIONS false), for the superuser, too. Find out who. To open"
             f" it, in the folder `current` of the stack on the server: {OPEN_DATABASE}"
         )
-    return said
+    return words
 
 
-def during_restore(said: str) -> str:
+def during_restore(message: str) -> str:
     """Return the message of a restore that failed, which does not name itself as the remedy."""
-    return said.replace(RESTORE, "")
+    return message.replace(RESTORE, "")

@@ -48,7 +48,7 @@ class _Counting:
         self.target = target
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
+        """Return the next bytes."""
         piece = self.source.read(size)
         self.target.write(piece)
         return piece
@@ -138,12 +138,12 @@ class Uploads:
 
 
 def _uploads(docker: Docker, container: str, *labels: str) -> Uploads:
-    seen = docker.inspect(container)
-    return Uploads(docker, seen["Image"], f"{_project(seen)}_uploads", *labels)
+    record = docker.inspect(container)
+    return Uploads(docker, record["Image"], f"{_project(record)}_uploads", *labels)
 
 
-def _project(seen: dict[str, Any]) -> str:
-    return str(seen["Config"]["Labels"]["com.docker.compose.project"])
+def _project(record: dict[str, Any]) -> str:
+    return str(record["Config"]["Labels"]["com.docker.compose.project"])
 
 
 def uploads_owner(docker: Docker, project: str) -> str:
@@ -157,16 +157,16 @@ def uploads_owner(docker: Docker, project: str) -> str:
         *("ps", "--all", "--quiet", "--no-trunc", "--filter", f"volume={volume}"),
         *("--filter", f"label=com.docker.compose.project={project}"),
     ).split():
-        seen = docker.inspect(container)
-        writes = any(m.get("Name") == volume and m.get("RW") for m in seen["Mounts"])
-        user = str(seen["Config"].get("User") or "")
+        record = docker.inspect(container)
+        writes = any(m.get("Name") == volume and m.get("RW") for m in record["Mounts"])
+        user = str(record["Config"].get("User") or "")
         if writes and user and OWNER.match(user):
             return user
     return ""
 
 
 def uploads_state(docker: Docker, container: str) -> dict[str, Any]:
-    """``{uploads: {files, bytes}}``; the container is one of the stack whose image has tar."""
+    """Return ``{uploads: {files, bytes}}``; the image of the container has tar."""
     with open(os.devnull, "wb") as nowhere:
         return _uploads(docker, container).dump(nowhere)
 
