@@ -83,10 +83,9 @@ import subprocess
 import tarfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
@@ -282,8 +281,7 @@ def is_current(folder: Path, manifest: dict[str, Any]) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """Contents of images by name, the names of those that were read now, and what failed."""
 
     contents: dict[str, Contents]
