@@ -228,7 +228,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.celery import drain, stale, stranded
-from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import REMEDIES
+from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import REMEDIES
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
     NotOwnerError,

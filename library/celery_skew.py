@@ -189,7 +189,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.celery import skew
-from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import REMEDIES
+from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import REMEDIES
 from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import skew as skew_probe
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError, run

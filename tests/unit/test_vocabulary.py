@@ -126,9 +126,7 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/backup/set.py
     module_utils/crisper/backup/throwaway.py
     module_utils/crisper/backup/timer.py
-    module_utils/crisper/celery/busy.py
     module_utils/crisper/celery/drain.py
-    module_utils/crisper/celery/judge.py
     module_utils/crisper/celery/settings.py
     module_utils/crisper/celery/skew.py
     module_utils/crisper/celery/stale.py
@@ -162,10 +160,8 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/remote/probe.py
     module_utils/crisper/remote/run.py
     module_utils/crisper/remote/session.py
-    module_utils/crisper/rollout/distrust.py
     module_utils/crisper/rollout/phases.py
     module_utils/crisper/rollout/plan.py
-    module_utils/crisper/rollout/report.py
     module_utils/crisper/rollout/workers.py
     plugins/action/stack_secrets.py
     plugins/callback/crisper_call.py

@@ -409,7 +409,7 @@ def explain(entry, verdict, waited):
 
     why = {**verdict.as_dict(), "waited": waited}
     if verdict.kind == busy.BUSY:
-        why["text"] = busy.told(why, waited)
+        why["text"] = busy.describe_busy(why, waited)
         entry["state"] = busy.BUSY
     entry["why"] = why
 

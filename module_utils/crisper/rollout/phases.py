@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..celery.judge import told
+from ..celery.findings import describe_findings
 from ..controller import orphaned
 from ..docker.client import Begun, Engine, Watch, shown
 from ..docker.diagnosis import Report, compose_error, describe
@@ -193,7 +193,7 @@ class Rollout:
         self.watch = self.watch or Watch(self.engine)
         self.watch.sleep(LOOK_SECONDS, POLL_SECONDS, *besides)
 
-    def told(self, steps: list[Step], containers: list[Container]) -> dict[str, Any]:
+    def describe_findings(self, steps: list[Step], containers: list[Container]) -> dict[str, Any]:
         """A plan as results show it."""
         plan: dict[str, Any] = {
             "steps": [step.as_dict() for step in steps],
@@ -390,7 +390,7 @@ class Rollout:
         if left.get("findings"):
             findings = self.mend(self.look(), self.look)
             left |= {"findings": findings, "problem": left["problem"] if findings else ""}
-            wrong = told(findings)
+            wrong = describe_findings(findings)
         if wrong:
             self.fail(wrong, problem=left["problem"])
         if left["silent"]:

@@ -9,14 +9,9 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ..celery import busy, drain, stale, stranded
-from ..celery.judge import (
-    MOST_FINDINGS,
-    REMEDIES,
-    SHAPES,
-    answered,
-    judge_named,
-    told,
-)
+from ..celery.findings import MOST_FINDINGS, REMEDIES, describe_findings
+from ..celery.inspection import report_inspection
+from ..celery.judge import SHAPES, judge_named
 from ..probes import drain as drain_probe
 from ..probes import inspect as celery_probe
 from ..probes import queue_head
@@ -184,7 +179,7 @@ class Workers:
         found = self._judged(reply["replies"], new)
         if found:
             told_to |= {"findings": found, "problem": "expectations_not_met"}
-        return told_to, told(found)
+        return told_to, describe_findings(found)
 
     def look(self, nodes: Sequence[str]) -> list[dict[str, Any]]:
         """Return the findings over these workers, with time for several answers in one name.
@@ -233,8 +228,8 @@ class Workers:
         except ShipError as error:
             reply = {"problem": error.problem, "error": str(error)}
         if self.canaries is None:
-            return answered(reply, expect, list(expect["nodes"]) if canary else None)
-        proof = answered(reply, expect, None)
+            return report_inspection(reply, expect, list(expect["nodes"]) if canary else None)
+        proof = report_inspection(reply, expect, None)
         return {**proof, "canary": self.canaries}
 
     def _session(self) -> Session:
