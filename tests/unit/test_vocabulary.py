@@ -160,9 +160,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/remote/probe.py
     module_utils/crisper/remote/run.py
     module_utils/crisper/remote/session.py
-    module_utils/crisper/rollout/phases.py
-    module_utils/crisper/rollout/plan.py
-    module_utils/crisper/rollout/workers.py
     plugins/action/stack_secrets.py
     plugins/callback/crisper_call.py
     plugins/callback/crisper_debug.py

@@ -45,7 +45,7 @@ def test_leaving_does_not_wait_for_what_runs(worker, ask, drain, send, marks):
     workers = ask()
     begun = time.monotonic()
     workers.leave(["old@a"], [])
-    left, wrong = workers.left([])
+    left, wrong = workers.wait_for_leaving([])
     assert time.monotonic() - begun < 3
     assert (left["queues"], left["drained"], wrong) == ({"old@a": ["one"]}, [], "")
     assert [task["name"] for task in left["unfinished"]] == ["nap"]
@@ -68,7 +68,7 @@ def test_new_workers_are_proved_while_old_ones_leave(worker, ask, drain, send, m
     expect = {"pools": {"new": {"queues": ["two"], "concurrency": 2}}}
     workers = ask(expect=expect, patience=10.0)
     workers.leave(["old@a"], ["new@b"])
-    left, wrong = workers.left(["new@b"])
+    left, wrong = workers.wait_for_leaving(["new@b"])
     assert (left["drained"], left["findings"], wrong) == (["old@a"], [], "")
     assert 0.5 < left["longest"] < 4
 
@@ -81,13 +81,13 @@ def test_new_workers_are_proved_while_old_ones_leave(worker, ask, drain, send, m
     drain(state="resumed", queues=left["queues"])
     unmet = ask(expect={"pools": {"new": {"queues": ["two", "three"]}}})
     unmet.leave(["old@a"], ["new@b"])
-    left, wrong = unmet.left(["new@b"])
+    left, wrong = unmet.wait_for_leaving(["new@b"])
     assert left["problem"] == "expectations_not_met"
     assert "consumes two, expected three, two" in wrong
     assert left["queues"] == {"old@a": ["one"]}, "who undoes it must know who was told to leave"
 
     unmet.leave(["old@a"], ["nobody@c"])
-    left, wrong = unmet.left(["nobody@c"])
+    left, wrong = unmet.wait_for_leaving(["nobody@c"])
     assert "nobody@c" in wrong or "No worker answered" in wrong
 
 
@@ -121,7 +121,7 @@ def test_no_broker_is_one_clear_error(ask, broker, monkeypatch):
     monkeypatch.setenv("TEST_BROKER", "redis://:secret-word@127.0.0.1:9/0")
     workers = ask()
     workers.leave(["old@a"], ["new@b"])
-    left, wrong = workers.left(["new@b"])
+    left, wrong = workers.wait_for_leaving(["new@b"])
     assert (left["problem"], left["queues"]) == ("broker_unreachable", {})
     assert "secret-word" not in wrong + str(left)
     assert proved(workers, ["new@b"], 1)["problem"] == "broker_unreachable"
@@ -130,7 +130,7 @@ def test_no_broker_is_one_clear_error(ask, broker, monkeypatch):
 def test_no_application_is_one_clear_error(ask, broker):
     workers = ask(app="nowhere.app")
     workers.leave(["old@a"], [])
-    left, wrong = workers.left([])
+    left, wrong = workers.wait_for_leaving([])
     assert (left["problem"], left["drained"]) == ("app_not_importable", [])
     assert "nowhere" in wrong
 
@@ -141,7 +141,7 @@ def test_a_container_that_goes_away_is_told(docker, broker):
     workers.begin("any", [])
     os.kill(workers.session.process.pid, signal.SIGKILL)
     workers.leave(["old@a"], [])
-    left, wrong = workers.left([])
+    left, wrong = workers.wait_for_leaving([])
     assert left["problem"] == "malformed_reply"
     assert "ended" in wrong
     assert proved(workers, ["old@a"], 1)["problem"] == "malformed_reply"
@@ -161,7 +161,7 @@ def test_new_workers_are_known_as_soon_as_they_answer(worker, ask, drain, send):
     seen = proved(again, ["new@b", "late@c"], 2)
     assert (seen["problem"], set(seen["nodes"])) == ("", {"new@b", "late@c"})
     again.leave(["late@c"], ["new@b"])
-    left, wrong = again.left(["new@b"])
+    left, wrong = again.wait_for_leaving(["new@b"])
     assert (left["drained"], wrong) == (["late@c"], "")
     assert again.answering == set()
 
