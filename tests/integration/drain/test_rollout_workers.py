@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import json
 import os
 import signal
 import sys
+import threading
 import time
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.workers import Workers
 from lab import until
@@ -36,6 +43,56 @@ def proved(workers: Workers, nodes: list[str], count: int) -> dict[str, Any]:
     """What comes of asking everybody."""
     workers.ask(nodes, count)
     return workers.proof()
+
+
+@contextlib.contextmanager
+def forging(broker: redis.Redis, node: str, answer: Any) -> Iterator[None]:
+    """Answer every question in the name of a node, as whoever may write into Redis can."""
+    listener, over = broker.pubsub(), threading.Event()
+    listener.psubscribe("/*pidbox*")
+    until(lambda: listener.get_message(timeout=1))
+
+    def forge() -> None:
+        while not over.is_set():
+            message = listener.get_message(ignore_subscribe_messages=True, timeout=0.2)
+            question = (
+                json.loads(base64.b64decode(json.loads(message["data"])["body"])) if message else {}
+            )
+            if not question.get("reply_to"):
+                continue
+            to = question["reply_to"]
+            reply = {
+                "body": base64.b64encode(json.dumps({node: answer}).encode()).decode(),
+                "content-encoding": "utf-8",
+                "content-type": "application/json",
+                "headers": {"ticket": question["ticket"], "clock": 1},
+                "properties": {
+                    "delivery_mode": 1,
+                    "delivery_info": to,
+                    "priority": 0,
+                    "body_encoding": "base64",
+                    "delivery_tag": str(uuid.uuid4()),
+                },
+            }
+            broker.lpush(f"{to['routing_key']}.{to['exchange']}", json.dumps(reply))
+
+    thread = threading.Thread(target=forge)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_forged_bad_answers_block_nothing_and_prove_nothing(worker, ask, broker):
+    worker("new@b", "-c2", "-Qtwo").ready()
+    workers = ask(expect={"pools": {"new": {"queues": ["two"], "concurrency": 2}}})
+    with forging(broker, "new@b", {"ok": 1}):
+        assert workers.look_again(["new@b"]) == []
+        codes = {finding["code"] for finding in proved(workers, ["new@b"], 1)["findings"]}
+    assert {"malformed_reply", "duplicate_node"} <= codes
+    assert proved(workers, ["new@b"], 1)["findings"] == []
 
 
 def test_leaving_does_not_wait_for_what_runs(worker, ask, drain, send, marks):
