@@ -62,7 +62,7 @@ SPEC = {
 
 
 def fingerprints(data: bytes) -> list[str]:
-    """Of the primary keys in it; [] for what is no key."""
+    """Return the fingerprints of the primary keys in it; [] for what is no key."""
     try:
         return engine_logic.openpgp_fingerprints(data)
     except ValueError:

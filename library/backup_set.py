@@ -11,16 +11,8 @@ description:
     MariaDB, Qdrant and Redis as the current release has them, that release's manifest, and a
     C(manifest.json) with sizes, checksums, versions, row counts and the migration head.
   - It is made while the stack serves, and named when it is whole.
-extends_documentation_fragment: [crisper]
+extends_documentation_fragment: [crisper, crisper.docker, crisper.project, crisper.root]
 options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
-  project:
-    description: Compose project.
-    type: str
-    required: true
   state:
     description:
       - C(made) makes a set, removes those that retention does not keep, and copies it to the
@@ -103,10 +95,6 @@ options:
     description: Seconds that one part may take.
     type: int
     default: 3600
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Makes and restores nothing in check mode; C(checked) only looks anyway.

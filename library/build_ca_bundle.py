@@ -59,7 +59,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.proxy.tls import blocks
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.certificate import blocks
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "sources": {"type": "list", "elements": "path", "required": True},
@@ -68,7 +68,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
 }
 
 
-def fit(content: str, limit: int) -> str:
+def shorten(content: str, limit: int) -> str:
     """Return a bundle that is not larger than `limit` bytes, if one can be made of it.
 
     A small one stays as it is, to the letter.
@@ -88,7 +88,7 @@ def main() -> None:
         module.exit_json(changed=False, path="", source="")
         return
     try:
-        content = fit(source.read_text(errors="replace"), limit)
+        content = shorten(source.read_text(errors="replace"), limit)
         size = len(content.encode())
         if size > limit:
             module.fail_json(

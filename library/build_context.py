@@ -96,20 +96,23 @@ ARGUMENT_SPEC: dict[str, Any] = {"contexts": {"type": "dict", "required": True}}
 CONTEXT_KEYS = {"path", "dockerfile", "args", "archive"}
 
 
-def read_context(name: str, given: Any, check_mode: bool) -> tuple[dict[str, Any], bool]:
+def read_context(name: str, context: Any, check_mode: bool) -> tuple[dict[str, Any], bool]:
     """Read one context, and archive it when asked to."""
-    if not isinstance(given, dict) or not given.get("path"):
+    if not isinstance(context, dict) or not context.get("path"):
         raise ContextError(f"contexts.{name} needs path, the folder of the build context")
-    unknown = sorted(set(given) - CONTEXT_KEYS)
+    unknown = sorted(set(context) - CONTEXT_KEYS)
     if unknown:
         raise ContextError(
             f"contexts.{name}.{unknown[0]} is unknown; known: {sorted(CONTEXT_KEYS)}"
         )
-    root = Path(given["path"]).expanduser()
-    dockerfile = given.get("dockerfile") or "Dockerfile"
+    root = Path(context["path"]).expanduser()
+    dockerfile = context.get("dockerfile") or "Dockerfile"
     entries = scan(root, dockerfile)
-    result = {"digest": digest(entries, dockerfile, given.get("args") or {}), "files": len(entries)}
-    archive = given.get("archive")
+    result = {
+        "digest": digest(entries, dockerfile, context.get("args") or {}),
+        "files": len(entries),
+    }
+    archive = context.get("archive")
     if not archive or check_mode:
         return result, bool(archive)
     target = Path(archive).expanduser()
@@ -125,9 +128,9 @@ def main() -> None:
     if PATHSPEC_ERROR:
         module.fail_json(msg=missing_required_lib("pathspec"), exception=PATHSPEC_ERROR)
     contexts, changed = {}, False
-    for name, given in module.params["contexts"].items():
+    for name, context in module.params["contexts"].items():
         try:
-            contexts[name], archived = read_context(name, given, module.check_mode)
+            contexts[name], archived = read_context(name, context, module.check_mode)
         except (ContextError, OSError) as error:
             module.fail_json(msg=f"build context of {name}: {error}")
         changed = changed or archived

@@ -16,6 +16,7 @@ description:
     canary is not waited for. It is a failure when no worker consumes the queue, when a worker has a
     free process and does not take the canary, when a task runs beyond its hard time limit, and when
     the workers stop answering.
+extends_documentation_fragment: [crisper.docker, crisper.celery]
 options:
   container:
     description: Container to send from; or O(project) and O(service).
@@ -26,10 +27,6 @@ options:
   service:
     description: Service of O(project) whose first running container is used.
     type: str
-  app:
-    description: The Celery application, as C(celery -A) takes it.
-    type: str
-    required: true
   task:
     description:
       - Name of the task. When it returns a mapping with the key C(worker), that node is compared
@@ -59,18 +56,6 @@ options:
     description: Seconds until every canary must be back, where a process is free to run it.
     type: float
     default: 5.0
-  import_timeout:
-    description: Seconds that importing the application may take.
-    type: int
-    default: 60
-  python:
-    description: Python in the container.
-    type: str
-    default: python
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Sends nothing in check mode.

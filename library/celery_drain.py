@@ -21,7 +21,7 @@ description:
     consumes by itself.
   - A C(solo) pool does not answer while a task runs; O(silent_after) must then be as long as the
     longest task.
-extends_documentation_fragment: [crisper]
+extends_documentation_fragment: [crisper, crisper.docker, crisper.celery]
 options:
   state:
     description:
@@ -57,10 +57,6 @@ options:
         or the one that runs gives no answer; it has less time then. It may be broken or
         compromised, and about to be replaced.
     type: path
-  app:
-    description: The Celery application as C(celery -A) takes it.
-    type: str
-    required: true
   timeout:
     description: Budget in seconds for the whole wait.
     type: float
@@ -88,18 +84,6 @@ options:
     description: Whether workers that do not answer are only reported; otherwise they fail the task.
     type: bool
     default: true
-  import_timeout:
-    description: Seconds that importing the application may take.
-    type: int
-    default: 60
-  python:
-    description: The Python interpreter in the container.
-    type: str
-    default: python
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Looks once and tells what each worker holds; tells the workers nothing.

@@ -14,6 +14,7 @@ description:
   - With O(canary) the same process then sends a task through every queue and waits for it, as
     M(celery_canary) does; a pool that is busy in every process is no failure.
   - Addresses and passwords are taken out of everything that is returned.
+extends_documentation_fragment: [crisper.docker, crisper.celery]
 options:
   container:
     description: Container to ask in; or O(project) and O(service).
@@ -24,18 +25,10 @@ options:
   service:
     description: Service of O(project) whose first running container is asked in.
     type: str
-  app:
-    description: The Celery application, as C(celery -A) takes it.
-    type: str
-    required: true
   timeout:
     description: Seconds to wait for answers; less when all nodes of O(expect) have answered.
     type: float
     default: 5.0
-  import_timeout:
-    description: Seconds that importing the application may take.
-    type: int
-    default: 60
   settle:
     description: Seconds to go on listening for nodes nobody expects.
     type: float
@@ -105,14 +98,6 @@ options:
         description: Seconds for all of them to come back, where a process is free to run them.
         type: float
         default: 30.0
-  python:
-    description: Python in the container.
-    type: str
-    default: python
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Asks as always; it changes nothing.

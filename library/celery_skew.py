@@ -21,11 +21,8 @@ description:
     in order while that ends in time, then windows evenly spread over what is left. What was not
     read completely is in RV(partial) and a warning.
   - Numbers are of the moment; a message that moves while it is read may be counted twice.
+extends_documentation_fragment: [crisper.docker, crisper.celery]
 options:
-  app:
-    description: The Celery application as C(celery -A) takes it.
-    type: str
-    required: true
   container:
     description: Running container of the release to ask in. Or O(project_src) and O(service).
     type: str
@@ -92,18 +89,6 @@ options:
     description: Seconds that connecting to the broker may take.
     type: float
     default: 5.0
-  import_timeout:
-    description: Seconds that importing the application may take.
-    type: int
-    default: 60
-  python:
-    description: The Python interpreter in the container.
-    type: str
-    default: python
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Only looks, so it does the same in check mode.

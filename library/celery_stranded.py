@@ -24,7 +24,7 @@ description:
     says that it succeeded after that delivery is acknowledged instead.
   - Only the database, the C(global_keyprefix) and the keys of the application's own broker are
     looked at.
-extends_documentation_fragment: [crisper]
+extends_documentation_fragment: [crisper, crisper.docker, crisper.celery]
 options:
   state:
     description: C(examined) only looks; C(put_back) puts stranded tasks back in their queues.
@@ -73,26 +73,10 @@ options:
   service:
     description: Compose service in O(project); the first of its containers that runs is used.
     type: str
-  app:
-    description: The Celery application as C(celery -A) takes it.
-    type: str
-    required: true
   timeout:
     description: Seconds that workers have to answer a look.
     type: float
     default: 5.0
-  import_timeout:
-    description: Seconds that importing the application may take.
-    type: int
-    default: 60
-  python:
-    description: The Python interpreter in the container.
-    type: str
-    default: python
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Only looks.
@@ -211,7 +195,8 @@ seconds:
 problem:
   description:
     - Kind of trouble, empty when there is none; V(broker_unreachable), V(broker_unsupported),
-      V(app_not_importable), V(container_not_running), V(docker_unavailable), V(malformed_reply).
+      V(app_not_importable), V(container_not_running), V(docker_unavailable), V(malformed_reply),
+      V(unreadable_data).
   returned: always
   type: str
   sample: ""

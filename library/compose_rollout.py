@@ -26,7 +26,7 @@ description:
   - Old workers that still hold tasks when C(leave) has waited for them are told in RV(held);
     C(retire) leaves them, and C(prove) is put off, until it is called again without C(leave).
   - Nothing of community.docker does this; C(docker_compose_v2) recreates in place.
-extends_documentation_fragment: [crisper]
+extends_documentation_fragment: [crisper, crisper.docker, crisper.host]
 options:
   phases:
     description: What to do, in this order whatever theirs; nothing only looks.
@@ -54,10 +54,6 @@ options:
         nginx asks which of its replicas are healthy.
     type: dict
     required: true
-  host:
-    description: Name of this host in Celery node names.
-    type: str
-    default: ""
   wait_timeout:
     description: Seconds until started containers must be healthy.
     type: int
@@ -118,10 +114,6 @@ options:
     type: list
     elements: str
     default: []
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Every phase only plans.

@@ -11,20 +11,13 @@ description:
     its state, the last words of its health check, its last log lines, and what to do about known
     causes. Changes nothing and does not fail.
   - M(community.docker.docker_compose_v2) says that a container is unhealthy, and not why.
+extends_documentation_fragment: [crisper.docker, crisper.project]
 options:
-  project:
-    description: Compose project.
-    type: str
-    required: true
   services:
     description: Services whose containers are looked at; empty takes all.
     type: list
     elements: str
     default: []
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: It only looks.

@@ -12,11 +12,8 @@ description:
     terminal and nothing on standard input.
   - An exit code is no failure of the module; a command that cannot be run, is late or prints too
     much is one.
+extends_documentation_fragment: [crisper.docker, crisper.project]
 options:
-  project:
-    description: Name of the Compose project.
-    type: str
-    required: true
   service:
     description: The service; one of its containers that run is taken.
     type: str
@@ -34,10 +31,6 @@ options:
     description: Bytes of its output that are taken; a command that prints more is ended.
     type: int
     default: 8000000
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: It is skipped, as it is not known what the command does.

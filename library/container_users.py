@@ -12,15 +12,7 @@ description:
     environment in /proc.
   - Looks at the processes that run, as the host sees them, so that user namespaces of the engine
     count; and asks the host's user database for each user id.
-options:
-  project:
-    description: Name of the stack, and compose project.
-    type: str
-    required: true
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
+extends_documentation_fragment: [crisper.docker, crisper.project]
 attributes:
   check_mode:
     description: It only looks.

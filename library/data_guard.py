@@ -13,25 +13,14 @@ description:
     another engine, look like that; Compose would create empty volumes, or start a second database
     on the same files.
   - Changes nothing. Without a current release there is nothing to lose.
+extends_documentation_fragment: [crisper.docker, crisper.project, crisper.root]
 author: [Crisper]
 options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
-  project:
-    description: Compose project.
-    type: str
-    required: true
   recreate:
     description: Whether volumes that are gone are to be made anew; processes are refused all the
       same.
     type: bool
     default: false
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: It only looks.
@@ -87,8 +76,8 @@ def main() -> None:
     found = check_data(call, Path(params["root"]), params["project"], params["recreate"])
     problems = [asdict(each) for each in found]
     if found:
-        told = "; ".join(f"{each.message}. {each.remedy}" for each in found)
-        module.fail_json(msg=f"Data services are not started: {told}.", problems=problems)
+        reasons = "; ".join(f"{each.message}. {each.remedy}" for each in found)
+        module.fail_json(msg=f"Data services are not started: {reasons}.", problems=problems)
     module.exit_json(changed=False, problems=[])
 
 

@@ -78,12 +78,12 @@ def content(source: Path, target: Path) -> str:
 def differs(target: Path, text: str, mode: int, owner: int) -> bool:
     """Return whether a file is missing, or not as it is to be."""
     try:
-        seen = target.stat()
-        same = target.read_bytes() == text.encode()
+        status = target.stat()
+        equal = target.read_bytes() == text.encode()
     except FileNotFoundError:
         return True
-    owned = os.geteuid() != 0 or seen.st_uid == owner
-    return not (same and owned and stat.S_IMODE(seen.st_mode) == mode)
+    owned = os.geteuid() != 0 or status.st_uid == owner
+    return not (equal and owned and stat.S_IMODE(status.st_mode) == mode)
 
 
 def write(target: Path, text: str, mode: int, owner: int) -> None:

@@ -11,6 +11,8 @@ description:
     community.docker streams between the two.
   - A restore is one transaction - it happens whole or not at all. One that a killed module left
     running is ended first. M(database_migrate) makes the dumps.
+  - Warns of an image whose C(psql) runs programs that a dump names. The dump is restored all the
+    same, as the way back must stay open.
 options:
   state:
     description: What to do.
@@ -21,10 +23,6 @@ options:
     description: The file.
     type: path
     required: true
-  project:
-    description: Compose project.
-    type: str
-    required: true
   service:
     description: Service of the database.
     type: str
@@ -33,11 +31,7 @@ options:
     description: Seconds it may take.
     type: int
     default: 3600
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
-extends_documentation_fragment: [crisper]
+extends_documentation_fragment: [crisper, crisper.docker, crisper.project]
 attributes:
   check_mode:
     description: Does nothing in check mode.
@@ -60,6 +54,7 @@ RETURN = r"""
 # Nothing but C(changed).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +65,14 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.post
 from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql import (
     end_postgres_sessions,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.versions import (
+    service_version,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
-from ansible_collections.crisper.stack.plugins.module_utils.database.migration import (
+from ansible_collections.crisper.stack.plugins.module_utils.database.interrupted import (
     RESTORE_SESSION,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.database.versions import loose_psql
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
@@ -93,14 +92,21 @@ ARGUMENT_SPEC: dict[str, Any] = {
 }
 
 
-def act(params: dict[str, Any]) -> dict[str, Any]:
-    """Restore; the module's result."""
+def act(params: dict[str, Any], warn: Callable[[str], None]) -> dict[str, Any]:
+    """Restore a dump; return the module's result.
+
+    Raises:
+        BackupError: it failed, and the database is as it was.
+    """
     path, docker = Path(params["path"]), Docker(params["docker_cli"], params["timeout"])
     container = docker.container(params["project"], params["service"])
     if not container:
         raise BackupError(f"No container of {params['service']} of {params['project']} runs.")
     if not path.is_file():
         raise BackupError(f"The backup {path} is not there: nothing was restored.")
+    # The application can bring such lines into the names of its own objects.
+    if problem := loose_psql(service_version(docker, "postgres", container)):
+        warn(f"{problem}, and deploy. The dump is of this stack, and is restored all the same.")
     if not end_postgres_sessions(docker, container, [RESTORE_SESSION]):
         raise BackupError(f"an earlier restore does not end (session {RESTORE_SESSION})")
     with path.open("rb") as stream:
@@ -116,7 +122,7 @@ def main() -> None:
     try:
         # While this module lives no other deploy begins, although its controller may be gone.
         note(module.params, "restore_database", backup=module.params["path"])
-        module.exit_json(**act(module.params))
+        module.exit_json(**act(module.params, module.warn))
     except NotOwnerError as error:
         module.fail_json(msg=composed(str(error)))
     except BackupError as error:

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Whether a stack's database is still the one that it was."""
+"""Tell a stack's database that was restored from one that was not."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ description:
   - Every table of a database has a number that no other table gets later. A restore makes all
     tables anew, so other numbers mean that it was carried out, whatever its client was told.
   - Changes nothing, and does not fail when the database does not answer; RV(error) says why then.
+extends_documentation_fragment: [crisper.docker, crisper.project]
 options:
-  project:
-    description: Compose project.
-    type: str
-    required: true
   service:
     description: Its service of PostgreSQL.
     type: str
@@ -27,10 +24,6 @@ options:
     description: Seconds that the answer may take.
     type: int
     default: 60
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Only looks, so it does the same in check mode.
@@ -78,17 +71,17 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql
     end_postgres_sessions,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
-from ansible_collections.crisper.stack.plugins.module_utils.database.migration import (
+from ansible_collections.crisper.stack.plugins.module_utils.database.interrupted import (
     RESTORE_SESSION,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 
 # A restore drops the schema and makes it anew, so an empty database has another number too.
-# Each operator and function has arguments of exactly its types: nothing that a former superuser has
-# planted matches better.
+# Each operator and function has arguments of exactly its types, and a number becomes a text without
+# a cast: nothing that a former superuser has planted matches better.
 IDENTITY = (
-    "SELECT md5(coalesce(string_agg(number::text, ','::text ORDER BY number), '')) FROM ("
-    "SELECT c.oid::bigint AS number FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    "SELECT md5(coalesce(string_agg(textin(int8out(number)), ','::text ORDER BY number), '')) FROM"
+    " (SELECT c.oid::bigint AS number FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE n.nspname::text !~ '^pg_'::text AND n.nspname <> 'information_schema'"
     " UNION ALL SELECT oid::bigint FROM pg_namespace WHERE nspname = 'public') numbers"
 )
@@ -137,8 +130,8 @@ def main() -> None:
     except BackupError as error:
         module.exit_json(**{**result, "error": str(error)})
     if params["before"]:
-        same = result["identity"] == params["before"]
-        result["state"] = "untouched" if same else "restored"
+        untouched = result["identity"] == params["before"]
+        result["state"] = "untouched" if untouched else "restored"
     module.exit_json(**result)
 
 

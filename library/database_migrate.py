@@ -16,7 +16,7 @@ description:
     which cannot be undone is recorded in any case.
   - A dump is never overwritten once anything that may change the database has begun. Dumps are of
     PostgreSQL; MariaDB is not dumped.
-extends_documentation_fragment: [crisper]
+extends_documentation_fragment: [crisper, crisper.docker, crisper.project, crisper.root]
 options:
   state:
     description:
@@ -25,14 +25,6 @@ options:
     type: str
     choices: [migrated, collected]
     default: migrated
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
-  project:
-    description: Compose project.
-    type: str
-    required: true
   release:
     description: Id of the release that is migrated to. Needed to migrate.
     type: str
@@ -95,10 +87,6 @@ options:
             type: int
             required: true
       after_migrate: *point
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Does nothing in check mode; M(stack_plan) tells whether migrations are pending.
@@ -153,9 +141,9 @@ rc:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.crisper.stack.plugins.module_utils.database.interrupted import POINTS
 from ansible_collections.crisper.stack.plugins.module_utils.database.migration import (
     HOOK_SPEC,
-    POINTS,
     Migration,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.database.migration_plan import (

@@ -18,10 +18,6 @@ description:
     its own database.
   - A release without a password for the superuser is of an earlier edition, and is left as it is.
 options:
-  project:
-    description: Compose project.
-    type: str
-    required: true
   service:
     description: Its service of PostgreSQL.
     type: str
@@ -51,11 +47,7 @@ options:
     description: Seconds that one step may take.
     type: int
     default: 3600
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
-extends_documentation_fragment: [crisper]
+extends_documentation_fragment: [crisper, crisper.docker, crisper.project]
 attributes:
   check_mode:
     description: Tells what would be done.
@@ -112,15 +104,16 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.database.dangers import find_dangers
 from ansible_collections.crisper.stack.plugins.module_utils.database.mariadb_accounts import (
     find_excess,
     find_planted,
     remove_excess,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.database.role_plan import plan
 from ansible_collections.crisper.stack.plugins.module_utils.database.roles import (
-    EXTENSION,
     Roles,
-    plan,
+    refuse_extensions,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
@@ -157,15 +150,10 @@ def password(path: Path) -> str:
 
 
 def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
-    """Put the roles in order; the module's result."""
+    """Put the roles in order; return the module's result."""
     result: dict[str, Any] = {"changed": False, "done": [], "moved": False, "postponed": ""}
     result["dangers"] = []
-    for name in params["extensions"]:
-        if not EXTENSION.match(name):
-            raise BackupError(
-                f"database_extensions names {name!r}: give names of extensions of PostgreSQL"
-                " (letters, digits, '_' and '-')"
-            )
+    refuse_extensions(params["extensions"])
     docker = Docker(params["docker_cli"], params["timeout"])
     secret = password(Path(params["release"]) / SUPERUSER_FILE)
     if not secret and not check:
@@ -180,12 +168,12 @@ def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
     wanted = plan(state, secret, params["extensions"])
     other = docker.container(params["project"], "mariadb") if params["mariadb"] else ""
     excess = find_excess(docker, other, params["application"]) if other else []
-    told = [f"MariaDB: {statement}" for statement in excess]
+    revoked = [f"MariaDB: {statement}" for statement in excess]
     root = Path(params["release"]).parent.parent
     planted = find_planted(docker, other, params["application"]) if other else []
     if check:
-        result["dangers"] = [*roles.find_dangers(state, None, params["project"]), *planted]
-        return {**result, "changed": bool(wanted or told), "done": [*wanted, *told]}
+        result["dangers"] = [*find_dangers(roles, state, None, params["project"]), *planted]
+        return {**result, "changed": bool(wanted or revoked), "done": [*wanted, *revoked]}
     if excess:
         note(params, "database_roles", mariadb=excess)
         remove_excess(docker, other, excess)
@@ -194,8 +182,8 @@ def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
         own = password(Path(params["release"]) / APPLICATION_FILE)
         result |= roles.apply(secret, own, params["extensions"])
         state = roles.state()
-    result["dangers"] = [*roles.find_dangers(state, root, params["project"]), *planted]
-    result["done"] += told
+    result["dangers"] = [*find_dangers(roles, state, root, params["project"]), *planted]
+    result["done"] += revoked
     return {**result, "changed": bool(result["done"])}
 
 

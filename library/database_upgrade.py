@@ -17,16 +17,8 @@ description:
     leaves the old data in its place, and the old server running.
   - C(seen) only looks, after the release of an upgrade has failed.
   - An upgrade that was cut off is put in order by the next call of the first two.
-extends_documentation_fragment: [crisper]
+extends_documentation_fragment: [crisper, crisper.docker, crisper.project, crisper.root]
 options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
-  project:
-    description: Compose project.
-    type: str
-    required: true
   release:
     description: Folder of the release.
     type: path
@@ -59,10 +51,6 @@ options:
     description: Seconds that one step may take.
     type: int
     default: 3600
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Does nothing in check mode.
@@ -145,6 +133,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.database.upgrade import Upgrade
+from ansible_collections.crisper.stack.plugins.module_utils.database.upgrade_stack import Stack
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
@@ -175,18 +164,19 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, needed=False)
     docker = Docker(params["docker_cli"], params["timeout"])
-    upgrade = Upgrade(
+    stack = Stack(
         Path(params["root"]),
         params["project"],
         Path(params["release"]),
         docker,
         lambda step: note(params, step),
     )
+    upgrade = Upgrade(stack)
     try:
         if params["state"] == "fitted":
-            module.exit_json(**upgrade.fit(params["upgrade"], params["rebuild"]))
+            module.exit_json(**upgrade.prepare(params["upgrade"], params["rebuild"]))
         if params["state"] == "seen":
-            module.exit_json(**upgrade.look(params["kept"], params["dump"]))
+            module.exit_json(**upgrade.describe(params["kept"], params["dump"]))
         module.exit_json(**upgrade.upgrade())
     except (BackupError, NotOwnerError) as error:
         module.fail_json(msg=composed(str(error)))

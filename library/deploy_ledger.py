@@ -15,15 +15,12 @@ description:
     a queue are unfinished at any time, so that they add nothing to a backlog.
   - Running twice is seen by the states that workers store, so it needs a Redis result backend.
   - While the container starts, the queues can be read (O(known)), which takes as long.
+extends_documentation_fragment: [crisper.docker, crisper.project]
 options:
   state:
     description: What to make true.
     type: str
     choices: [started, stopped]
-    required: true
-  project:
-    description: Compose project.
-    type: str
     required: true
   project_src:
     description: Folder of the release that serves. Needed with O(state=started).
@@ -100,10 +97,6 @@ options:
     description: The Python interpreter in the container.
     type: str
     default: python
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Does nothing in check mode.
@@ -185,7 +178,8 @@ from ansible_collections.crisper.stack.plugins.module_utils.probes import inspec
 from ansible_collections.crisper.stack.plugins.module_utils.probes import ledger as ledger_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import queue_head
 from ansible_collections.crisper.stack.plugins.module_utils.probes import skew as skew_probe
-from ansible_collections.crisper.stack.plugins.module_utils.proxy.tls import blocks, installed
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.certificate import blocks
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.certificate_files import installed
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import MANIFEST
 from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import running
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import (

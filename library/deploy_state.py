@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Who has the lock of a stack, what a run has changed, and what serves."""
+"""Lock of a stack, changes of a run, and the release that serves."""
 
 from __future__ import annotations
 
@@ -10,23 +10,12 @@ description:
   - What a deploy that failed needs to know before it undoes or tells anything. It asks the server
     and not the memory of the run, because the lock may be another deploy's by now.
   - Changes nothing, and does not fail where something cannot be seen; RV(error) says why then.
+extends_documentation_fragment: [crisper.docker, crisper.project, crisper.root]
 options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
-  project:
-    description: Compose project.
-    type: str
-    required: true
   run_id:
     description: Id of the run that asks, as of the lookup C(crisper_run).
     type: str
     default: ""
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Only looks, so it does the same in check mode.
@@ -38,7 +27,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: Look at the stack before anything is undone
+- name: Read the state of the stack
   deploy_state:
     root: /opt/crisper
     project: crisper

@@ -79,7 +79,7 @@ SPEC = {
 
 
 def existing(module: AnsibleModule, path: str) -> tuple[str, dict[str, Any]]:
-    """(text, keys) of the file as it is."""
+    """Return text and keys of the file as it is; fail where it is no object of JSON."""
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()

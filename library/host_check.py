@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Is this host fit for the stack? All findings at once, each with what to do."""
+"""Check a host for everything that the stack needs: all findings at once, each with a remedy."""
 
 from __future__ import annotations
 

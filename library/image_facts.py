@@ -10,6 +10,7 @@ description:
   - Asks the Docker CLI for many references at once and answers by reference.
   - C(community.docker.docker_image_info) needs the C(requests) library on the host and gives a
     plain list that does not say which of the names asked for an image belongs to.
+extends_documentation_fragment: [crisper.docker]
 author: [Crisper]
 options:
   references:
@@ -41,10 +42,6 @@ options:
     description: Socket of the engine, through which registries are asked.
     type: path
     default: /var/run/docker.sock
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode: {support: full}
 """

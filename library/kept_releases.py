@@ -9,12 +9,8 @@ short_description: List, check, put back and prune the releases kept on a server
 description:
   - Works on what M(release) wrote. Needs no network - a kept release is its folder and its
     images, both on the server.
-extends_documentation_fragment: [crisper, crisper.ledger]
+extends_documentation_fragment: [crisper, crisper.ledger, crisper.docker, crisper.root]
 options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
   stack:
     description: Name of the stack.
     type: str
@@ -49,10 +45,6 @@ options:
     description: How many proved releases stay.
     type: int
     default: 5
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Changes nothing in check mode and tells whether it would.

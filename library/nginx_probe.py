@@ -12,11 +12,8 @@ description:
     real answer, without the proxy or balancer that ends TLS in front.
   - Uses C(curl), as the container's own health check does. Redirects are not followed, proxies are
     not used.
+extends_documentation_fragment: [crisper.docker, crisper.project]
 options:
-  project:
-    description: Compose project.
-    type: str
-    required: true
   service:
     description: Service of nginx.
     type: str
@@ -48,10 +45,6 @@ options:
     description: Seconds to wait for an answer.
     type: int
     default: 10
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: It only looks.

@@ -12,11 +12,8 @@ description:
     does finds out by errors alone. Redis keeps a log of them, which this module reads as its
     administrator.
   - It never fails, and warns when asked to.
+extends_documentation_fragment: [crisper.docker, crisper.project]
 options:
-  project:
-    description: Name of the Compose project.
-    type: str
-    required: true
   hours:
     description: Age of refusals that are told; older ones may be of a release that is gone.
     type: float
@@ -25,10 +22,6 @@ options:
     description: Whether a warning is given for each.
     type: bool
     default: false
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Only looks.
@@ -76,7 +69,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.redis_refusal
 )
 from ansible_collections.crisper.stack.plugins.module_utils.process import capture
 from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import running
-from ansible_collections.crisper.stack.plugins.module_utils.text import printable
+from ansible_collections.crisper.stack.plugins.module_utils.text import quote
 
 SECONDS = 20.0
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -101,10 +94,10 @@ def look(module: AnsibleModule) -> tuple[list[str], str]:
             return [], f"ACL LOG of Redis has more than {MOST_BYTES >> 20} MiB, and was not read"
         if done.returncode != 0:
             said = done.stderr or done.stdout or f"exit code {done.returncode}"
-            return [], f"ACL LOG of Redis was not read: {printable(said.strip(), 200)}"
+            return [], f"ACL LOG of Redis was not read: {quote(said, 200)}"
         return refusals(done.stdout, module.params["hours"]), ""
     except (OSError, subprocess.TimeoutExpired, UnreadableError) as error:
-        return [], printable(str(error), 300)
+        return [], quote(str(error), 300) if isinstance(error, OSError) else str(error)
 
 
 def main() -> None:

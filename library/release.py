@@ -12,12 +12,13 @@ description:
     release by fingerprint; C(current) promotes the staged one; C(info) only looks.
   - The symlink C(next) names a release that was staged and is not yet proved, C(current) the
     one that serves.
-extends_documentation_fragment: [crisper, crisper.files, crisper.ledger]
+extends_documentation_fragment:
+  - crisper
+  - crisper.files
+  - crisper.ledger
+  - crisper.docker
+  - crisper.root
 options:
-  root:
-    description: Folder of the stack on the server, such as V(/opt/crisper).
-    type: path
-    required: true
   state:
     description: What to make true.
     type: str
@@ -56,10 +57,6 @@ options:
         state C(pruned). 0 removes none.
     type: int
     default: 0
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Writes nothing in check mode and tells whether it would.

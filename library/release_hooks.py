@@ -11,16 +11,8 @@ description:
     limit. The first one that fails ends the module.
   - The containers go on when the module is killed. What an earlier call left running is waited for
     before anything begins.
-extends_documentation_fragment: [crisper]
+extends_documentation_fragment: [crisper, crisper.docker, crisper.project, crisper.root]
 options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
-  project:
-    description: Compose project.
-    type: str
-    required: true
   release:
     description: Id of the release whose image runs the commands.
     type: str
@@ -49,10 +41,6 @@ options:
         description: Seconds that it may take.
         type: int
         required: true
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Runs nothing in check mode, and tells whether it would.

@@ -15,11 +15,8 @@ description:
   - An image is read once, in a container without network, capabilities or writable files, that is
     removed. What was read is kept in C(<root>/sbom) by the image's id.
   - Fails for no image.
+extends_documentation_fragment: [crisper.docker, crisper.root]
 options:
-  root:
-    description: Folder of the stack on the server, such as V(/opt/crisper).
-    type: path
-    required: true
   stack:
     description: Name of the stack.
     type: str
@@ -36,10 +33,6 @@ options:
     description: Seconds for reading one image.
     type: int
     default: 60
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Does nothing in check mode.
@@ -90,6 +83,7 @@ import subprocess
 import tarfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -249,7 +243,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 class Cache:
-    """What is known of images, by their identity: ``<root>/sbom/<sha256>.json``."""
+    """Contents of images by their identity: ``<root>/sbom/<sha256>.json``."""
 
     def __init__(self, root: Path) -> None:
         self.folder = root / "sbom"
@@ -291,25 +285,21 @@ def is_current(folder: Path, manifest: dict[str, Any]) -> bool:
         return False
 
 
-def make(params: dict[str, Any]) -> dict[str, Any]:
-    """Write the list of a release, unless it is there; return the module's result.
+@dataclass(frozen=True)
+class Report:
+    """Contents of images by name, the names of those that were read now, and what failed."""
 
-    Raises:
-        OSError, ValueError: the release cannot be read or written.
-    """
-    root, release, images = Path(params["root"]), params["release"], params["images"]
-    folder = root / "releases" / release
-    kept = manifests(root)
-    if is_current(folder, kept.get(release, {})):
-        return {"changed": False, "sbom": kept[release]["sbom"], "read": [], "problems": []}
-    cache = Cache(root)
-    descriptions = {name: cache.get(image) for name, image in images.items()}
+    contents: dict[str, Contents]
+    read: list[str]
+    problems: list[str]
+
+
+def read_images(reader: Reader, cache: Cache, images: dict[str, Any]) -> Report:
+    """Return the contents of images; read those that the cache does not have, each once."""
+    contents = {name: cache.get(image) for name, image in images.items()}
     missing = {
-        identity(images[name]): name
-        for name, description in descriptions.items()
-        if description is None
+        identity(images[name]): name for name, described in contents.items() if described is None
     }
-    reader = Reader(params["docker_cli"], params["stack"], params["timeout"])
     problems: list[str] = []
 
     def read(name: str) -> Contents:
@@ -321,41 +311,66 @@ def make(params: dict[str, Any]) -> dict[str, Any]:
         cache.put(images[name], described)
         return described
 
+    new: dict[str, Contents] = {}
     if missing:
         with contextlib.suppress(UnreadableError):  # each image says it
             reader.remove_leftovers()
         with ThreadPoolExecutor(3) as pool:
             answers = {key: pool.submit(read, name) for key, name in missing.items()}
-            results = {key: answer.result() for key, answer in answers.items()}
-        descriptions.update(
-            {
-                name: results[identity(images[name])]
-                for name, description in descriptions.items()
-                if description is None
-            }
-        )
-    listed: dict[str, Any] = {
-        name: {**images[name], **(descriptions[name] or {})} for name in images
-    }
+            new = {key: answer.result() for key, answer in answers.items()}
+    return Report(
+        {
+            name: new[identity(images[name])] if known is None else known
+            for name, known in contents.items()
+        },
+        sorted(name for name in images if identity(images[name]) in missing),
+        problems,
+    )
+
+
+def write_list(params: dict[str, Any], contents: dict[str, Contents]) -> dict[str, Any]:
+    """Write the list of the release; return what its manifest holds of it.
+
+    Raises:
+        OSError: the folder of the release cannot be written.
+    """
+    images, release = params["images"], params["release"]
+    entries: dict[str, Any] = {name: {**images[name], **contents[name]} for name in images}
     moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    text = json.dumps(document(params["stack"], release, listed, moment), separators=(",", ":"))
+    text = json.dumps(document(params["stack"], release, entries, moment), separators=(",", ":"))
     content = text.encode() + b"\n"
-    write(folder / SBOM, content)
-    record = {
+    write(Path(params["root"]) / "releases" / release / SBOM, content)
+    return {
         "path": SBOM,
         "sha256": hashlib.sha256(content).hexdigest(),
-        **summary(listed),
+        **summary(entries),
         "of": {name: identity(image) for name, image in images.items()},
     }
+
+
+def make(params: dict[str, Any]) -> dict[str, Any]:
+    """Write the list of a release, unless it is there; return the module's result.
+
+    Raises:
+        OSError, ValueError: the release cannot be read or written.
+    """
+    root, release, images = Path(params["root"]), params["release"], params["images"]
+    known = manifests(root)
+    if is_current(root / "releases" / release, known.get(release, {})):
+        return {"changed": False, "sbom": known[release]["sbom"], "read": [], "problems": []}
+    cache = Cache(root)
+    reader = Reader(params["docker_cli"], params["stack"], params["timeout"])
+    report = read_images(reader, cache, images)
+    record = write_list(params, report.contents)
     annotate(root, release, {"sbom": record})
-    used = {
-        identity(image).rpartition(":")[2]
-        for manifest in (*kept.values(), {"images": images})
-        for image in manifest.get("images", {}).values()
-    }
-    cache.prune(used)
-    read_now = sorted(n for n in images if identity(images[n]) in missing)
-    return {"changed": True, "sbom": record, "read": read_now, "problems": problems}
+    cache.prune(
+        {
+            identity(image).rpartition(":")[2]
+            for manifest in (*known.values(), {"images": images})
+            for image in manifest.get("images", {}).values()
+        }
+    )
+    return {"changed": True, "sbom": record, "read": report.read, "problems": report.problems}
 
 
 def main() -> None:

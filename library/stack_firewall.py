@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""What containers of a stack must not reach."""
+"""Close the host and link-local addresses from containers of a stack."""
 
 from __future__ import annotations
 
@@ -15,16 +15,9 @@ description:
     starts. On a host without systemd that is the operator's.
   - With O(state=probed) it tries, out of the network of one container of each service, whether that
     is so.
+extends_documentation_fragment: [crisper.docker, crisper.project, crisper.root]
 author: [Crisper]
 options:
-  project:
-    description: Compose project.
-    type: str
-    required: true
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
   state:
     description: Whether rules are in force, removed, or tried.
     type: str
@@ -49,10 +42,6 @@ options:
     description: Address that they are published on; empty is all.
     type: str
     default: ""
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: It changes nothing, and tells whether it would.
@@ -96,38 +85,36 @@ tried:
   sample: 17
 """
 
-import contextlib
-import ctypes
-import errno
 import json
-import os
-import select
 import shutil
-import socket
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
 from ansible_collections.crisper.stack.plugins.module_utils.host.firewall import (
-    PROJECT,
     TABLES,
-    Attempt,
-    attempts,
     chain_name,
     daemon_nameservers,
-    describe_reached,
     in_force,
     list_command,
-    networks_to_create,
     open_ports,
     parse_nameservers,
-    parse_networks,
     render_rules,
     render_script,
     render_unit,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.host.firewall_probe import (
+    attempts,
+    describe_reached,
+    host_address,
+    try_attempts,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.host.networks import (
+    PROJECT,
+    networks_to_create,
+    parse_networks,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.text import quote_output
 
@@ -145,9 +132,6 @@ UNITS = Path("/etc/systemd/system")
 # Where the engine takes the nameservers from when the other one only names systemd-resolved.
 RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 DAEMON = Path("/etc/docker/daemon.json")
-# Seconds that a connection may take to be refused or accepted: all are on this host or its link.
-PATIENCE = 0.4
-CLONE_NEWNET = 0x40000000
 
 
 class Firewall:
@@ -210,8 +194,8 @@ class Firewall:
             found += parse_nameservers(_read(path))
         return list(dict.fromkeys(found))
 
-    def present(self) -> dict[str, Any]:
-        """Have the rules in force, now and after a reboot."""
+    def tables(self) -> dict[int, str]:
+        """Return the programs that write rules, by version of IP; fail where one is missing."""
         versions = [4, *([6] if Path("/proc/sys/net/ipv6").is_dir() else [])]
         # Wherever they are: not every way to become root has sbin in its PATH.
         tables = {v: self.module.get_bin_path(TABLES[v]) or "" for v in versions}
@@ -222,9 +206,14 @@ class Firewall:
                 " containers of the stack. Install it (apt-get install iptables), or set"
                 " stack_isolation to false (docs/SECURITY.md). No container was changed."
             )
+        return tables
+
+    def present(self) -> dict[str, Any]:
+        """Have the rules in force, now and after a reboot."""
+        tables = self.tables()
         created = self.create_networks()
         bridges, nameservers = parse_networks(self.networks()), self.nameservers()
-        rules = {v: render_rules(self.chain, bridges, self.ports, nameservers, v) for v in versions}
+        rules = {v: render_rules(self.chain, bridges, self.ports, nameservers, v) for v in tables}
         files = {self.folder / f"rules.v{version}": text for version, text in rules.items()}
         files[self.folder / "firewall.sh"] = render_script(self.chain, str(self.folder))
         changed = any(_read(path) != text for path, text in files.items())
@@ -236,22 +225,26 @@ class Firewall:
         result: dict[str, Any] = {"changed": changed, "differs": changed, "created": created}
         if self.module.check_mode:
             return result
+        self.apply(files, rules)
+        result["changed"] |= self.enable()
+        return result
+
+    def apply(self, files: Mapping[Path, str], versions: Iterable[int]) -> None:
+        """Write the files and have their rules in force, or leave no file of rules behind."""
         make_folder(self.folder, 0o700)
         for path, text in files.items():
             _write(path, text)
         # Also what looks the same: a rule may have been exchanged for another one.
         code, _out, err = self.module.run_command(["sh", str(self.folder / "firewall.sh"), "apply"])
         if code != 0:
-            # Nobody is to take them for rules that have been in force.
-            for version in rules:
+            # A later run would take them for rules that have been in force.
+            for version in versions:
                 (self.folder / f"rules.v{version}").unlink(missing_ok=True)
             self.fail(
                 f"The rules of iptables were refused: {err.strip()[-1000:]}. They need the kernel's"
                 " table mangle with the matches conntrack and addrtype; set stack_isolation to"
                 " false to do without (docs/SECURITY.md). No container was changed."
             )
-        result["changed"] |= self.enable()
-        return result
 
     def enable(self) -> bool:
         """Have systemd apply the rules at boot; return whether that was changed."""
@@ -293,9 +286,9 @@ class Firewall:
         # Those that end meanwhile are left out.
         out = self.run(self.cli, "container", "inspect", *ids, check=False)[1]
         bridges = parse_networks(self.networks())
-        tries = attempts(json.loads(out or "[]"), bridges, self.ports, _host_address())
+        tries = attempts(json.loads(out or "[]"), bridges, self.ports, host_address())
         result["tried"] = sum(map(len, tries.values()))
-        result["findings"] = describe_reached(_reached(tries), self.project)
+        result["findings"] = describe_reached(try_attempts(tries), self.project)
         return result
 
 
@@ -312,68 +305,6 @@ def _write(path: Path, text: str, mode: int = 0o600) -> None:
     draft.write_text(text)
     draft.chmod(mode)
     draft.replace(path)
-
-
-def _host_address() -> str:
-    """Return the address by which this host goes out; empty without one. Nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
-    return ""
-
-
-@contextlib.contextmanager
-def _inside(process: int) -> Iterator[None]:
-    """Have sockets made in the network namespace of a process; they stay there.
-
-    Raises:
-        OSError: the process is gone.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    home = os.open("/proc/self/ns/net", os.O_RDONLY)
-    try:
-        there = os.open(f"/proc/{process}/ns/net", os.O_RDONLY)
-        try:
-            if libc.setns(there, CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), "setns")
-            yield
-        finally:
-            os.close(there)
-            libc.setns(home, CLONE_NEWNET)
-    finally:
-        os.close(home)
-
-
-def _reached(tries: dict[int, list[Attempt]]) -> list[Attempt]:
-    """Return what was reached: who refuses a connection was reached too."""
-    reached, pending = [], {}
-    for process, wanted in tries.items():
-        with contextlib.suppress(OSError), _inside(process):
-            for each in wanted:
-                family = socket.AF_INET6 if ":" in each.address else socket.AF_INET
-                link = socket.socket(family, socket.SOCK_STREAM)
-                link.setblocking(False)
-                code = link.connect_ex((each.address, each.port))
-                if code == errno.EINPROGRESS:
-                    pending[link.fileno()] = (link, each)
-                    continue
-                link.close()
-                if code in (0, errno.ECONNREFUSED):
-                    reached.append(each)
-    poll, deadline = select.poll(), time.monotonic() + PATIENCE
-    for descriptor in pending:
-        poll.register(descriptor, select.POLLOUT)
-    while pending and (left := deadline - time.monotonic()) > 0:
-        for descriptor, _event in poll.poll(left * 1000):
-            poll.unregister(descriptor)
-            link, each = pending.pop(descriptor)
-            code = link.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            link.close()
-            if code in (0, errno.ECONNREFUSED):
-                reached.append(each)
-    for link, _each in pending.values():
-        link.close()
-    return reached
 
 
 def main() -> None:

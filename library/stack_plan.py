@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""What a deploy would do, without doing any of it."""
+"""Plan a deploy without doing any of it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ description:
   - Compares the rendered release with the one that serves and with what runs. Nothing is built,
     started or kept; the rendered files lie in a private temporary folder while Compose looks at
     them. Works on a host without Docker, where everything would be created.
-extends_documentation_fragment: [crisper.files]
+extends_documentation_fragment: [crisper.files, crisper.docker, crisper.root, crisper.host]
 options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
   stack:
     description: Name of the stack, and compose project.
     type: str
@@ -28,10 +24,6 @@ options:
     description: Service to C({kind, replicas}), as of M(compose_rollout).
     type: dict
     required: true
-  host:
-    description: Name of this host in Celery node names.
-    type: str
-    default: ""
   migrate:
     description: The migration command; another one than that of the current release will run.
     type: list
@@ -42,10 +34,6 @@ options:
     type: list
     elements: str
     default: []
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: It only looks.
@@ -124,6 +112,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +120,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.database.versions import find_misfits
 from ansible_collections.crisper.stack.plugins.module_utils.docker.client import Engine
 from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
-from ansible_collections.crisper.stack.plugins.module_utils.host.firewall import networks_to_create
+from ansible_collections.crisper.stack.plugins.module_utils.host.networks import networks_to_create
 from ansible_collections.crisper.stack.plugins.module_utils.images.identity import (
     is_same as same_image,
 )
@@ -142,7 +131,11 @@ from ansible_collections.crisper.stack.plugins.module_utils.release.manifest imp
     file_options,
     fingerprint,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.rollout.plan import decide, node_name
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.plan import (
+    Container,
+    decide,
+    node_name,
+)
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -171,7 +164,7 @@ UNTOLD = (124, 125, 126, 127, 137)  # exit codes of a check that could not run, 
 
 
 class Plan:
-    """What the wanted release differs in from what there is."""
+    """Differences between the wanted release and what serves and runs."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.params = module.params
@@ -187,14 +180,14 @@ class Plan:
                 module.fail_json(msg=f"{self.folder}/{MANIFEST} cannot be read: {error}.")
 
     def old_text(self, path: str) -> str:
-        """A file of the release that serves."""
+        """Return a file of the release that serves; empty where it has none, or no text."""
         try:
             return (self.folder / path).read_bytes().decode() if self.folder else ""
         except (OSError, UnicodeError):
             return ""
 
     def write(self, folder: Path) -> None:
-        """The release as Compose would see it, its images by id: they have no names yet."""
+        """Write the release as Compose would see it, its images by id: they have no names yet."""
         for item in self.files:
             text = item["content"]
             if item["path"] == ".env":
@@ -252,34 +245,37 @@ class Plan:
         found = find_misfits(self.engine.call, self.params["stack"], self.params["images"])
         return [f"{each.message}: {each.remedy}." for each in found]
 
-    def result(self) -> dict[str, Any]:
-        """Everything there is to tell."""
-        services, images = self.params["services"], self.params["images"]
-        print_ = fingerprint(self.files, images, self.params["migrate"])
-        same = bool(self.current) and self.current.get("fingerprint") == print_
-        containers = self.engine.containers() if self.engine.available() else []
-        changed: list[str] = []
-        migrations = "none" if same else "all: there is no database yet"
+    def ask_compose(
+        self, containers: Sequence[Container], unchanged: bool
+    ) -> tuple[list[str], str]:
+        """Return the services whose definition changed, and what is known of migrations.
+
+        Args:
+            containers: of the stack.
+            unchanged: whether the release that serves is the wanted one.
+        """
+        redefined: list[str] = []
+        migrations = "none" if unchanged else "all: there is no database yet"
         draft = Path(tempfile.mkdtemp(prefix="crisper-plan-"))
         try:
             self.write(draft)
             if containers:
-                changed = self.engine.definitions_changed(services, containers, str(draft))
-            if self.current and not same:
+                services = self.params["services"]
+                redefined = self.engine.definitions_changed(services, containers, str(draft))
+            if self.current and not unchanged:
                 migrations = self.migrations(draft)
         finally:
             shutil.rmtree(draft)
-        wanted = self.current.get("id", "") if same else "planned"
+        return redefined, migrations
+
+    def differences(self) -> dict[str, list[Any]]:
+        """Return what differs from the release that serves: images, environment and files."""
         old = self.current.get("images", {})
         env = next((f["content"] for f in self.files if f["path"] == ".env.prod"), "")
         return {
-            "changed": False,
-            "current": self.current.get("id", ""),
-            "same": same,
-            "steps": [s.as_dict() for s in decide(services, containers, wanted, changed)],
             "images": [
                 {"name": name, "old": old.get(name, {}).get("id", ""), "new": image["id"]}
-                for name, image in images.items()
+                for name, image in self.params["images"].items()
                 if not image["id"] or not same_image(old.get(name, {}), image)
             ],
             "env_changed": env_names_changed(self.old_text(".env.prod"), env),
@@ -288,6 +284,22 @@ class Plan:
                 for item in self.files
                 if item["path"] != ".env" and self.old_text(item["path"]) != item["content"]
             ],
+        }
+
+    def result(self) -> dict[str, Any]:
+        """Return the plan, as RETURN describes it."""
+        services, images = self.params["services"], self.params["images"]
+        print_ = fingerprint(self.files, images, self.params["migrate"])
+        unchanged = bool(self.current) and self.current.get("fingerprint") == print_
+        containers = self.engine.containers() if self.engine.available() else []
+        redefined, migrations = self.ask_compose(containers, unchanged)
+        wanted = self.current.get("id", "") if unchanged else "planned"
+        return {
+            "changed": False,
+            "current": self.current.get("id", ""),
+            "same": unchanged,
+            "steps": [s.as_dict() for s in decide(services, containers, wanted, redefined)],
+            **self.differences(),
             "migrations": migrations,
             "refusals": self.refusals(),
             "workers": [

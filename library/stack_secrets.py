@@ -66,18 +66,18 @@ RANDOM_BYTES = 32
 
 
 def read(path: Path) -> dict[str, str]:
-    """The kept secrets; empty when there is no file yet."""
+    """Return the secrets of the file; empty when there is no file yet."""
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def write(path: Path, kept: dict[str, str]) -> None:
+def write(path: Path, values: dict[str, str]) -> None:
     """Replace the file atomically; it is never readable by others, not even for a moment."""
     make_folder(path.parent, 0o750)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         with os.fdopen(os.open(draft, flags, 0o600), "w") as stream:
-            stream.write(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+            stream.write(json.dumps(values, indent=2, sort_keys=True) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
         draft.replace(path)
@@ -90,20 +90,20 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     path = Path(module.params["path"])
     try:
-        kept = read(path)
+        values = read(path)
     except (OSError, ValueError) as error:
         module.fail_json(
             msg=f"{path} holds the generated secrets of this stack, but cannot be read: {error}."
             " Restore it from a backup: new secrets would lock the stack out of its own data."
         )
-    generated = [name for name in module.params["names"] if name not in kept]
-    kept |= {name: secrets.token_urlsafe(RANDOM_BYTES) for name in generated}
+    generated = [name for name in module.params["names"] if name not in values]
+    values |= {name: secrets.token_urlsafe(RANDOM_BYTES) for name in generated}
     if generated and not module.check_mode:
         try:
-            write(path, kept)
+            write(path, values)
         except OSError as error:
             module.fail_json(msg=f"{path} could not be written: {error}. Nothing was changed.")
-    module.exit_json(changed=bool(generated), secrets=kept, generated=generated)
+    module.exit_json(changed=bool(generated), secrets=values, generated=generated)
 
 
 if __name__ == "__main__":

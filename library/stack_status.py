@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""What there is of a stack on a server, without changing or proving anything."""
+"""Report the status of a stack on a server, without changing or proving anything."""
 
 from __future__ import annotations
 
@@ -9,19 +9,7 @@ short_description: Tell what there is of a stack
 description:
   - Reads the release that serves, the lock, the journal, the containers and the backup sets. Asks
     no worker; M(celery_inspect) does.
-options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
-  project:
-    description: Compose project.
-    type: str
-    required: true
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
+extends_documentation_fragment: [crisper.docker, crisper.project, crisper.root]
 attributes:
   check_mode:
     description: Only looks.
@@ -131,7 +119,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import
 from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal, unfinished
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import Upstreams
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import MANIFEST
-from ansible_collections.crisper.stack.plugins.module_utils.text import clean, printable
+from ansible_collections.crisper.stack.plugins.module_utils.text import clean, quote
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -141,24 +129,24 @@ ARGUMENT_SPEC: dict[str, Any] = {
 
 
 def release_of(root: Path) -> dict[str, Any]:
-    """What is to be told of the release that serves; empty when there is none."""
+    """Return the release that serves, as RETURN describes it; empty when there is none."""
     try:
         manifest = json.loads((root / "current" / MANIFEST).read_text())
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(manifest, dict):
         return {}
-    told = {key: manifest.get(key, "") for key in ("id", "created", "operator", "revision")}
+    facts = {key: manifest.get(key, "") for key in ("id", "created", "operator", "revision")}
     proof = manifest.get("verified")
     proof = proof if isinstance(proof, dict) else {}
     release: dict[str, Any] = clean(
-        {**told, "verified": bool(proof), "tasks": proof.get("tasks", [])}
+        {**facts, "verified": bool(proof), "tasks": proof.get("tasks", [])}
     )
     return release
 
 
 def containers(module: AnsibleModule) -> tuple[list[ContainerStatus], str]:
-    """The stack's containers, and why they could not be read."""
+    """Return the stack's containers, and why they could not be read."""
     cli = module.params["docker_cli"]
     label = f"label=com.docker.compose.project={module.params['project']}"
     try:
@@ -171,7 +159,7 @@ def containers(module: AnsibleModule) -> tuple[list[ContainerStatus], str]:
     except OSError as error:
         return [], f"{cli}: {error.strerror}"
     if code != 0:
-        return [], printable(err.strip()[-300:], 300)
+        return [], quote(err[-300:], 300) or f"{cli}: exit code {code}"
     return containers_of(json.loads(out or "[]")), ""
 
 

@@ -16,12 +16,9 @@ description:
   - Trees of releases that are gone are removed, except the one that serves.
   - Nothing of the image is started. When the files of the release are there, nothing is copied. A
     run that was killed leaves nothing that counts.
+extends_documentation_fragment: [crisper.docker, crisper.root]
 author: [Crisper]
 options:
-  root:
-    description: Folder of the stack on the server.
-    type: path
-    required: true
   release:
     description: Id of the release whose files are wanted.
     type: str
@@ -42,10 +39,6 @@ options:
     type: list
     elements: dict
     default: []
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Changes nothing in check mode and tells whether it would.
@@ -91,6 +84,7 @@ from typing import IO, Any, NoReturn, cast
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.output import quote_last_lines
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.static_draft import StaticDraft
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.static_files import StaticFiles
 from ansible_collections.crisper.stack.plugins.module_utils.text import composed
 
@@ -131,14 +125,14 @@ class Image:
         """Remove the container with its volumes."""
         self.module.run_command([self.cli, "rm", "--force", "--volumes", self.container])
 
-    def copy(self, folder: str, files: StaticFiles) -> None:
+    def copy(self, folder: str, draft: StaticDraft) -> None:
         """Copy one folder into the draft of the release's tree."""
         command = [self.cli, "cp", "--follow-link", f"{self.container}:{folder}", "-"]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=pipe) as copying:
             archive, errors = cast(IO[bytes], copying.stdout), cast(IO[bytes], copying.stderr)
             try:
-                for _path in files.extract(archive, folder):
+                for _path in draft.extract(archive, folder):
                     pass
             except (OSError, tarfile.TarError) as error:
                 copying.kill()
@@ -161,26 +155,27 @@ class Image:
         raise AssertionError  # fail_json has ended the process
 
 
-def build(module: AnsibleModule, files: StaticFiles) -> None:
-    """Build the tree of the release out of its image."""
-    folders = module.params["folders"]
+def build(module: AnsibleModule, files: StaticFiles) -> list[str]:
+    """Build the tree of the release out of its image; return what was left out of it."""
+    folders, draft = module.params["folders"], StaticDraft(files)
     try:
-        files.begin()
+        draft.begin()
         with Image(module) as image:
             for folder in folders:
-                image.copy(folder, files)
-        if problem := files.misplaced(module.params["locations"]):
+                image.copy(folder, draft)
+        if problem := draft.misplaced(module.params["locations"]):
             module.fail_json(msg=problem)
-        files.publish(folders)
+        draft.publish(folders)
     finally:
         # What is left of a failure would fill the disk further.
-        files.discard()
-    if files.skipped:
+        draft.discard()
+    if draft.skipped:
         module.warn(
-            f"{len(files.skipped)} links among the static files were left out, such as"
-            f" {files.skipped[0]}: they lead nowhere outside the image. Copy the files, without"
+            f"{len(draft.skipped)} links among the static files were left out, such as"
+            f" {draft.skipped[0]}: they lead nowhere outside the image. Copy the files, without"
             " --link."
         )
+    return draft.skipped
 
 
 def main() -> None:
@@ -189,11 +184,12 @@ def main() -> None:
     params = module.params
     files = StaticFiles(Path(params["root"]), params["release"])
     complete, removed = files.complete(params["folders"]), files.stale()
+    skipped: list[str] = []
     changed = not complete or bool(removed)
     if changed and not module.check_mode:
         try:
             if not files.built(params["folders"]):
-                build(module, files)
+                skipped = build(module, files)
             elif not complete:
                 files.supplement()
             files.prune()
@@ -209,7 +205,7 @@ def main() -> None:
         removed=[
             name for name in removed if not name.startswith(".") and not name.endswith(".json")
         ],
-        skipped=files.skipped,
+        skipped=skipped,
     )
 
 

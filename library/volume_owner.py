@@ -14,6 +14,7 @@ description:
   - While files are changed, the volume's folder belongs to root. A run that was killed is thereby
     known, and the next one goes through all files again, in whichever direction.
   - When the files cannot be changed, they are given back, and what ran is started again.
+extends_documentation_fragment: [crisper.docker]
 options:
   project_src:
     description: Folder of the release.
@@ -32,10 +33,6 @@ options:
     description: Seconds that the change of the files of one volume may take.
     type: int
     default: 1800
-  docker_cli:
-    description: The Docker client.
-    type: str
-    default: docker
 attributes:
   check_mode:
     description: Changes nothing in check mode and tells whether it would.

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .text import composed, printable, quote_output, quoted_lines
+from .text import composed, printable, printable_line, quote_output, quoted_lines
 
 LINES = 20
 LARGEST = 1_000_000  # characters of the end of an output that are looked at
@@ -38,15 +38,20 @@ def last_lines(text: str, count: int = LINES) -> str:
     lines = [CREDENTIALS.sub(r"\1:***@", line) for line in lines if line][-count:]
     # Progress bars return the carriage: what they show last counts.
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in lines]
-    return "\n".join(printable(line.replace("\t", "    "), WIDTH) for line in lines)
+    return "\n".join(printable_line(line, WIDTH) for line in lines)
 
 
 def quote_last_lines(text: str, count: int = LINES) -> str:
     """Return the last lines of somebody else's output as a part of a message.
 
-    Several are marked, each on a line of its own: none of them passes for one of ours.
+    One is quoted, several are marked, each on a line of its own: none passes for one of ours.
     """
     return quote_output(last_lines(text, count))
+
+
+def mark_last_lines(text: str, count: int = LINES) -> str:
+    """Return the last lines of somebody else's output, each marked, for a place below ours."""
+    return quoted_lines(last_lines(text, count))
 
 
 def is_failure(result: Mapping[str, Any]) -> bool:
@@ -128,7 +133,7 @@ def _reason(result: Mapping[str, Any], timeout: float) -> str:
     words = "failed" if code in (None, 0, "0") else f"failed with exit code {code}"
     if message in EMPTY_MESSAGES or (code not in (None, 0, "0") and message in _output(result)):
         return words
-    return f"{words}: {quote_last_lines(message, 5).rstrip('.')}"
+    return f"{words}: {quote_last_lines(message.rstrip('.'), 5)}"
 
 
 def _output(result: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 # Bytes of standard output that are read: no probe of this project prints a third of it.
 MOST = 32 * 1024 * 1024
@@ -136,12 +136,7 @@ def _talk(
                 raise subprocess.TimeoutExpired(process.args, timeout)
             for key, _ in selector.select(remaining):
                 if key.fileobj is process.stdin:
-                    try:
-                        view = view[os.write(process.stdin.fileno(), view[:READ]) :]
-                    except BlockingIOError:
-                        continue
-                    except OSError:
-                        view = view[len(view) :]  # it has ended; its output says why
+                    view = _feed(process.stdin, view)
                     if not view:
                         selector.unregister(process.stdin)
                         with contextlib.suppress(OSError):
@@ -158,3 +153,13 @@ def _talk(
                     err += part
                     del err[:-TAIL]
     return bytes(out), bytes(err), False
+
+
+def _feed(stream: IO[bytes], data: memoryview) -> memoryview:
+    """Write as much as the pipe takes; return the rest, nothing if the process has ended."""
+    try:
+        return data[os.write(stream.fileno(), data[:READ]) :]
+    except BlockingIOError:
+        return data
+    except OSError:
+        return data[len(data) :]  # its output says why

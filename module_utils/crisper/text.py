@@ -17,6 +17,9 @@ from typing import Any
 # Characters of one text, of one line that is part of a composed text, entries of a list or mapping,
 # and lists within lists.
 WIDTH, LINE_WIDTH, ITEMS, DEPTH = 200, 2000, 20_000, 12
+# Spaces in a row that are left: of a text, and of the indent of a line that stands alone.
+SPACES, INDENT = 4, 40
+_GAP = re.compile(f" {{{SPACES + 1},}}")
 # Rows of one kind in a summary.
 ROWS = 50
 # Of our own sentence, behind lines of somebody else: those begin with a mark.
@@ -28,19 +31,41 @@ INVISIBLE = re.compile(
 )
 
 
+def is_visible(text: str) -> bool:
+    """Return whether each character of a text shows as itself on a terminal, spaces included."""
+    return text.isprintable() and not INVISIBLE.search(text)
+
+
 def printable(value: Any, width: int = WIDTH) -> str:
     r"""Return a text as one printable line of at most `width` characters.
 
     Control characters, line breaks (``U+2028`` too), direction marks, zero-width characters and
-    lone surrogates are written as Python writes them: ``\x1b``, ``\u202e``. What is cut says how
-    long it was. A printable line is returned as it is, so that a second call changes nothing.
+    lone surrogates are written as Python writes them: ``\x1b``, ``\u202e``. Of more than 4 spaces
+    in a row 4 are left: no gap moves what follows it to the beginning of a terminal's next line.
+    What is cut says how long it was. A second call changes nothing.
     """
     text = value if isinstance(value, str) else _words(value)
-    if len(text) <= width and text.isprintable() and not INVISIBLE.search(text):
+    return _one_line(_GAP.sub(" " * SPACES, text) if " " * (SPACES + 1) in text else text, width)
+
+
+def quote(value: Any, width: int = LINE_WIDTH) -> str:
+    """Return a text of somebody else as a part of one of our sentences, in quotes.
+
+    It cannot close them, and has no runs of spaces: it cannot pass for a sentence of ours. Of
+    nothing, nothing is returned.
+    """
+    text = value if isinstance(value, str) else _words(value)
+    text = re.sub("[ \t]+", " ", text.strip()).replace("“", '"').replace("”", '"')
+    return f"“{_one_line(text, width)}”" if text else ""
+
+
+def _one_line(text: str, width: int) -> str:
+    """Return a text as one printable line, its spaces as they are."""
+    if len(text) <= width and is_visible(text):
         return text
     parts, length = [], 0
     for one in text[: width + 1]:
-        part = one if one.isprintable() and not INVISIBLE.match(one) else _escaped(one)
+        part = one if is_visible(one) else _escaped(one)
         parts.append(part)
         length += len(part)
     if len(text) <= width and length <= width:
@@ -51,29 +76,35 @@ def printable(value: Any, width: int = WIDTH) -> str:
     return "".join(parts) + end
 
 
+def printable_line(line: str, width: int = LINE_WIDTH) -> str:
+    """Return a line of somebody else that stands on a line of its own: its indent stays, to 40."""
+    line = line.replace("\t", "    ")
+    rest = line.lstrip(" ")
+    return " " * min(len(line) - len(rest), INDENT) + printable(rest, width)
+
+
 def printable_lines(text: str, width: int = LINE_WIDTH) -> str:
     """Return a text of several lines, each of them printable; tabs become spaces.
 
     For texts that this project has composed: a line break of somebody else is none of its own.
     """
-    return "\n".join(printable(line.replace("\t", "    "), width) for line in text.split("\n"))
+    return "\n".join(_one_line(line.replace("\t", "    "), width) for line in text.split("\n"))
 
 
 def quoted_lines(text: str) -> str:
     """Return the lines of somebody else's log, each marked as one: none can pass for ours."""
-    return "\n".join(f"| {line}" for line in printable_lines(text).split("\n"))
+    return "\n".join(f"| {printable_line(line)}" for line in text.split("\n"))
 
 
 def quote_output(text: str) -> str:
     """Return what somebody else printed, as a part of one of our sentences.
 
-    A single line stays in the sentence. Several get lines of their own, each marked as in
-    :func:`quoted_lines`, and the sentence goes on below them: :func:`composed` ends the message.
+    A single line stays in the sentence, quoted as :func:`quote` does. Several get lines of their
+    own, each marked as in :func:`quoted_lines`, and the sentence goes on below them:
+    :func:`composed` ends the message. Of nothing, nothing is returned.
     """
     text = text.strip()
-    if "\n" not in text:
-        return printable(text.replace("\t", "    "), LINE_WIDTH)
-    return f"\n{quoted_lines(text)}\n"
+    return f"\n{quoted_lines(text)}\n" if "\n" in text else quote(text)
 
 
 def composed(text: str) -> str:
@@ -90,11 +121,10 @@ def sql_identifier(name: str) -> str:
     What is not printable is written as PostgreSQL's Unicode escapes, so that it is the same name.
     """
     quoted = name.replace('"', '""')
-    if quoted.isprintable() and not INVISIBLE.search(quoted):
+    if is_visible(quoted):
         return f'"{quoted}"'
     escaped = "".join(
-        one if one.isprintable() and not INVISIBLE.match(one) else f"\\+{ord(one):06x}"
-        for one in quoted.replace("\\", "\\\\")
+        one if is_visible(one) else f"\\+{ord(one):06x}" for one in quoted.replace("\\", "\\\\")
     )
     return f'U&"{escaped}"'
 

@@ -126,8 +126,8 @@ class CallbackModule(CallbackBase):
         return "\n".join(problems)
 
     def _tag_problem(self, playbook: Any, called: str) -> str:
-        given = {"--tags": "tags", "--skip-tags": "skip_tags"}
-        options = {option: set(context.CLIARGS.get(name) or ()) for option, name in given.items()}
+        names = {"--tags": "tags", "--skip-tags": "skip_tags"}
+        options = {option: set(context.CLIARGS.get(name) or ()) for option, name in names.items()}
         if options == {"--tags": {"all"}, "--skip-tags": set()}:
             return ""
         known = collect_tags(playbook)

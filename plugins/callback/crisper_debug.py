@@ -19,7 +19,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.playbook.debug impor
 
 
 class CallbackModule(CallbackBase):
-    """Does all when it is loaded, which is before the first task; it needs no enabling."""
+    """Acts when it is loaded, which is before the first task; it needs no enabling."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"

@@ -1,4 +1,4 @@
-"""Payloads of modules, kept from one deploy to the next."""
+"""Payloads of modules, stored from one deploy to the next."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ UTILS = [str(Path(__file__).resolve().parents[2] / "module_utils")]
 
 
 def fingerprint(folders: list[str]) -> str:
-    """Digest of everything that goes into a payload: `folders` of modules and their code."""
+    """Digest everything that goes into a payload: `folders` of modules and their code."""
     digest = hashlib.sha256(f"{ansible_version} {ansible.__file__} {sys.version}".encode())
     released = Path(ansible.__file__).with_name("release.py")
     digest.update(str(released.stat().st_mtime_ns).encode())
@@ -50,48 +50,48 @@ def fingerprint(folders: list[str]) -> str:
 
 
 def trusted(folder: Path) -> bool:
-    """Whether nobody else may write there: payloads are code, and Ansible unpickles them."""
-    seen = folder.lstat()
-    return folder.is_dir() and seen.st_uid == os.geteuid() and not seen.st_mode & 0o022
+    """Return whether only this user may write there: payloads are code that Ansible unpickles."""
+    status = folder.lstat()
+    return folder.is_dir() and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
-def take(kept: Path, used: Path) -> int:
-    """Lay what was kept into the folder that Ansible looks in; how many."""
-    if not kept.is_dir() or not (trusted(kept) and trusted(kept.parent)):
+def take(store: Path, used: Path) -> int:
+    """Copy stored payloads into the folder that Ansible looks in; return how many."""
+    if not store.is_dir() or not (trusted(store) and trusted(store.parent)):
         return 0
     used.mkdir(mode=0o700, parents=True, exist_ok=True)
-    names = [path for path in kept.iterdir() if path.name.startswith(OWN)]
+    names = [path for path in store.iterdir() if path.name.startswith(OWN)]
     for path in names:
         shutil.copyfile(path, used / path.name)
-    os.utime(kept)
+    os.utime(store)
     return len(names)
 
 
-def keep(used: Path, kept: Path) -> int:
-    """Keep what Ansible packed in this run; how many. Other versions go but for the newest."""
-    kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-    kept.parent.chmod(0o700)
-    if not (trusted(kept) and trusted(kept.parent)):
+def keep(used: Path, store: Path) -> int:
+    """Store what Ansible packed in this run; return how many. Only the newest versions stay."""
+    store.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store.parent.chmod(0o700)
+    if not (trusted(store) and trusted(store.parent)):
         return 0
     new = [
         path
         for path in used.iterdir()
-        if path.name.startswith(OWN) and path.suffix != ".lock" and not (kept / path.name).exists()
+        if path.name.startswith(OWN) and path.suffix != ".lock" and not (store / path.name).exists()
     ]
     for path in new:
         # Another deploy may do the same now: a payload appears whole or not at all.
-        handle, half = tempfile.mkstemp(dir=kept, prefix=".half-")
+        handle, half = tempfile.mkstemp(dir=store, prefix=".half-")
         os.close(handle)
         shutil.copyfile(path, half)
-        os.replace(half, kept / path.name)
-    versions = sorted(kept.parent.iterdir(), key=lambda path: path.stat().st_mtime)
+        os.replace(half, store / path.name)
+    versions = sorted(store.parent.iterdir(), key=lambda path: path.stat().st_mtime)
     for old in versions[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return len(new)
 
 
 class CallbackModule(CallbackBase):
-    """Lays payloads before Ansible at the start of a run and keeps new ones at its end."""
+    """Takes stored payloads at the start of a run and stores new ones at its end."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -101,18 +101,18 @@ class CallbackModule(CallbackBase):
     def __init__(self) -> None:
         super().__init__()
         home = Path(os.path.expanduser(constants.config.get_config_value("ANSIBLE_HOME")))
-        self.kept = home / "crisper_payloads" / "none"
+        self.store = home / "crisper_payloads" / "none"
         self.used = Path(constants.DEFAULT_LOCAL_TMP) / "ansiballz_cache"
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
-        """Before any module is packed."""
+        """Take stored payloads before any module is packed."""
         with contextlib.suppress(OSError):
             folders = [*constants.DEFAULT_MODULE_PATH, *UTILS]
-            self.kept = self.kept.with_name(fingerprint(folders))
-            take(self.kept, self.used)
+            self.store = self.store.with_name(fingerprint(folders))
+            take(self.store, self.used)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        """After the last one."""
+        """Store new payloads after the last module has been packed."""
         with contextlib.suppress(OSError):
-            if self.kept.name != "none" and self.used.is_dir():
-                keep(self.used, self.kept)
+            if self.store.name != "none" and self.used.is_dir():
+                keep(self.used, self.store)

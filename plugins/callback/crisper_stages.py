@@ -56,7 +56,7 @@ class CallbackModule(CallbackBase):
         self.stage, self.since = stage, now
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
-        """Book the time since the last task on its role."""
+        """Add the time since the last task to its role."""
         self._enter(find_role(task) or self.stage)
 
     v2_playbook_on_handler_task_start = v2_playbook_on_task_start  # type: ignore[assignment]

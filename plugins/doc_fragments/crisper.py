@@ -90,3 +90,51 @@ options:
         type: int
         default: 0
 """
+
+    DOCKER = r"""
+options:
+  docker_cli:
+    description: The Docker client.
+    type: str
+    default: docker
+"""
+
+    PROJECT = r"""
+options:
+  project:
+    description: Compose project; the name of the stack.
+    type: str
+    required: true
+"""
+
+    ROOT = r"""
+options:
+  root:
+    description: Folder of the stack on the server, such as V(/opt/crisper).
+    type: path
+    required: true
+"""
+
+    CELERY = r"""
+options:
+  app:
+    description: The Celery application as C(celery -A) takes it.
+    type: str
+    required: true
+  python:
+    description: The Python interpreter in the container.
+    type: str
+    default: python
+  import_timeout:
+    description: Seconds that importing the application may take.
+    type: int
+    default: 60
+"""
+
+    HOST = r"""
+options:
+  host:
+    description: Name of this host in Celery node names.
+    type: str
+    default: ""
+"""

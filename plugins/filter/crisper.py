@@ -15,29 +15,32 @@ from ansible_collections.crisper.stack.plugins.module_utils.images.context impor
     hash_file,
     scan,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.model.build import (
+from ansible_collections.crisper.stack.plugins.module_utils.model.build import stack_model
+from ansible_collections.crisper.stack.plugins.module_utils.model.environment import (
+    proxy_environment,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.model.file_values import (
     compose_value,
     env_file_line,
-    host_name,
     nginx_value,
-    proxy_environment,
     short_digest,
-    stack_model,
     style_hashes,
-    url_host,
     url_secret,
-    validate,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.model.images import database_images
 from ansible_collections.crisper.stack.plugins.module_utils.model.redis_users import (
     app_password,
     app_user,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
 from ansible_collections.crisper.stack.plugins.module_utils.model.validators import size_bytes
+from ansible_collections.crisper.stack.plugins.module_utils.model.workers import host_name
 from ansible_collections.crisper.stack.plugins.module_utils.output import (
     describe_failure,
     describe_task,
     first_line,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.public_url import url_host
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.resources import entry_resources
 
 # What of this repository decides how a release is made and rolled out.
@@ -51,7 +54,7 @@ def inputs_digests(
     bundle: str = "",
     sourceless: Collection[str] = (),
 ) -> dict[str, str]:
-    """SHA-256 (hex) of what a release is made from, whole and by stage: equal means nothing to do.
+    """Digest what a release is made from, by stage; equal digests mean that nothing changed.
 
     Args:
         values: stage -> the operator's variables that it looks at.
@@ -61,41 +64,53 @@ def inputs_digests(
         sourceless: stages that contexts and bundle mean nothing to.
 
     Returns:
-        A digest by the names of `values`.
+        SHA-256 (hex) by the names of `values`.
     """
     root = Path(repository).resolve()
+    code, sources = _code_digest(root), _sources_digest(contexts, bundle)
+    digests = {}
+    for name, stage in values.items():
+        whole = hashlib.sha256(code)
+        if name not in sourceless:
+            whole.update(sources)
+        # Paths below the repository are other ones on a colleague's controller, and mean the same.
+        text = json.dumps(stage, sort_keys=True, default=str)
+        whole.update(text.replace(f"{root}/", "<repository>/").encode())
+        digests[name] = whole.hexdigest()
+    return digests
+
+
+def _code_digest(root: Path) -> bytes:
+    """Digest the code of the repository that decides how a release is made."""
     files = [
         path
         for name in CODE
         for path in sorted((root / name).rglob("*") if (root / name).is_dir() else [root / name])
         if path.is_file() and "__pycache__" not in path.parts
     ]
-    code, sources = hashlib.sha256(), hashlib.sha256()
+    whole = hashlib.sha256()
     for path in files:
-        code.update(f"{path.relative_to(root)} {hash_file(path)}\n".encode())
+        whole.update(f"{path.relative_to(root)} {hash_file(path)}\n".encode())
+    return whole.digest()
+
+
+def _sources_digest(contexts: Iterable[Mapping[str, Any]], bundle: str) -> bytes:
+    """Digest the build contexts and the CA bundle; see `inputs_digests`."""
+    sources = hashlib.sha256()
     for build in contexts:
         dockerfile = build.get("dockerfile") or "Dockerfile"
         entries = scan(Path(build["context"]), dockerfile)
         sources.update(digest(entries, dockerfile, build.get("args") or {}).encode())
     if bundle and Path(bundle).is_file():
         sources.update(hash_file(Path(bundle)).encode())
-    digests = {}
-    for name, given in values.items():
-        whole = code.copy()
-        if name not in sourceless:
-            whole.update(sources.digest())
-        # Paths below the repository are other ones on a colleague's controller, and mean the same.
-        text = json.dumps(given, sort_keys=True, default=str)
-        whole.update(text.replace(f"{root}/", "<repository>/").encode())
-        digests[name] = whole.hexdigest()
-    return digests
+    return sources.digest()
 
 
 def services_digest(compose: str, services: Iterable[str]) -> str:
-    """SHA-256 (hex) of some services of a compose file, with its networks and volumes."""
+    """Digest some services of a compose file, with its networks and volumes: SHA-256, hex."""
     parsed = yaml.safe_load(compose)
-    kept = {name: parsed["services"].get(name) for name in services}
-    whole = [kept, parsed.get("networks"), parsed.get("volumes")]
+    chosen = {name: parsed["services"].get(name) for name in services}
+    whole = [chosen, parsed.get("networks"), parsed.get("volumes")]
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -103,9 +118,10 @@ class FilterModule:
     """Jinja filters of this repository."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        """Map of filter name to function."""
+        """Return the functions by filter name."""
         return {
             "crisper_compose_value": compose_value,
+            "crisper_database_images": database_images,
             "crisper_entry_resources": entry_resources,
             "crisper_env_line": env_file_line,
             "crisper_failed_task": describe_task,

@@ -1,7 +1,8 @@
-"""What of the platform images is missing on a host, and in which order it is made."""
+"""Images of a host: which are missing, in which order they are made, and how they are named."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -87,8 +88,8 @@ def crisper_image_result(reference: str, found: Found) -> dict[str, str]:
     if image.get("moved"):
         image = {}
     # A local build that stands for a reference with a digest is known by its tag.
-    told = {"ref": image.get("ref") or reference, "id": image.get("id", "")}
-    return {**told, "config": image["config"]} if image.get("config") else told
+    result = {"ref": image.get("ref") or reference, "id": image.get("id", "")}
+    return {**result, "config": image["config"]} if image.get("config") else result
 
 
 def crisper_image_identity(reference: str, found: Found) -> str:
@@ -97,12 +98,47 @@ def crisper_image_identity(reference: str, found: Found) -> str:
     return str(image.get("config") or image.get("id", ""))
 
 
+def crisper_app_tags(
+    names: Sequence[str], contexts: Mapping[str, Mapping[str, Any]], bases: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the tags of application images that are built, by name: SHA-256, hex.
+
+    Args:
+        names: of backend and frontend those that are built.
+        contexts: name -> ``{digest}`` of its sources, as of M(build_context).
+        bases: name -> identity of the image that it is built on.
+    """
+    return {
+        name: hashlib.sha256((contexts[name]["digest"] + bases[name]).encode()).hexdigest()
+        for name in names
+    }
+
+
+def crisper_app_references(
+    app: Mapping[str, Any], stack: str, tags: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the reference of each image of an application: its own, or that of the build.
+
+    Args:
+        app: stack_app.
+        stack: name of the stack.
+        tags: see `crisper_app_tags`.
+    """
+    sections = {"backend": app, **({"frontend": app["frontend"]} if "frontend" in app else {})}
+    return {
+        name: f"{stack}/{name}:src-{tags[name][:12]}" if name in tags else str(section["image"])
+        for name, section in sections.items()
+    }
+
+
 class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, Any]:
-        """Name them."""
+        """Return the functions by filter name."""
         return {
+            "crisper_app_references": crisper_app_references,
+            "crisper_app_tags": crisper_app_tags,
             "crisper_apps_missing": crisper_apps_missing,
             "crisper_by_tag": by_tag,
             "crisper_digest_lines": describe_refresh,

@@ -60,8 +60,8 @@ class LookupModule(LookupBase):
     def _configured(self, host: str, known: Mapping[str, Any]) -> str:
         connection = connection_loader.get("ansible.builtin.ssh", PlayContext(), "/dev/null")
         try:
-            given = {k: self._templar.template(known[k]) for k in VARIABLES if k in known}
-            connection.set_options(var_options=given)
+            values = {k: self._templar.template(known[k]) for k in VARIABLES if k in known}
+            connection.set_options(var_options=values)
             arguments = " ".join(str(connection.get_option(o) or "") for o in SSH_ARGUMENTS)
             command = [connection.get_option("ssh_executable"), *shlex.split(arguments)]
             # A client's configuration may decide by the user.

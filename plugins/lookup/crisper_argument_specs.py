@@ -1,4 +1,4 @@
-"""What roles say of their variables, as one specification."""
+"""Argument specifications of several roles as one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ description:
     each role. It takes a tenth of the time, and tells what is wrong before anything was done.
 options:
   _terms:
-    description: Names of roles beside this repository's others, each for its entry point C(main).
+    description: Names of roles of this repository, each for its entry point C(main); role C(stack)
+      has its variables at C(model).
     required: true
 """
 
@@ -31,7 +32,7 @@ class LookupModule(LookupBase):
     def run(
         self, terms: list[str], variables: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> list[dict[str, Any]]:
-        """One mapping of variable to its specification."""
+        """Return one mapping of variable to its specification."""
         found: dict[str, Any] = {}
         for role in terms:
             path = ROLES / role / "meta/argument_specs.yml"
@@ -40,18 +41,19 @@ class LookupModule(LookupBase):
             except OSError as error:
                 raise AnsibleError(f"crisper_argument_specs: {role}: {error}") from error
             specs = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-            for name, option in specs["argument_specs"]["main"]["options"].items():
+            entries = specs["argument_specs"]
+            for name, option in (entries.get("main") or entries["model"])["options"].items():
                 # Only what validation reads: documentation would be templated.
                 found[name] = without_documentation(option)
         return [found]
 
 
 def without_documentation(option: Mapping[str, Any]) -> dict[str, Any]:
-    """The option as a module's argument spec has it; defaults are the roles' own."""
-    kept = {key: value for key, value in option.items() if key not in ("description", "default")}
-    if isinstance(kept.get("options"), Mapping):
-        kept["options"] = {
+    """Return the option as a module's argument spec has it; defaults are the roles' own."""
+    result = {key: value for key, value in option.items() if key not in ("description", "default")}
+    if isinstance(result.get("options"), Mapping):
+        result["options"] = {
             name: {k: v for k, v in inner.items() if k != "description"}
-            for name, inner in kept["options"].items()
+            for name, inner in result["options"].items()
         }
-    return kept
+    return result

@@ -30,13 +30,13 @@ class LookupModule(LookupBase):
     def run(
         self, terms: list[str], variables: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> list[dict[str, str]]:
-        """One mapping for all terms."""
+        """Return one mapping for all terms."""
         known = variables or {}
-        given = known["hostvars"][known["inventory_hostname"]]
+        values = known["hostvars"][known["inventory_hostname"]]
         wanted = re.compile("|".join(f"(?:{term})" for term in terms))
-        return [{name: self._told(known[name]) for name in sorted(given) if wanted.match(name)}]
+        return [{name: self._as_text(known[name]) for name in sorted(values) if wanted.match(name)}]
 
-    def _told(self, value: Any) -> str:
+    def _as_text(self, value: Any) -> str:
         try:
             return json.dumps(self._templar.template(value), sort_keys=True, default=str)
         except AnsibleError:

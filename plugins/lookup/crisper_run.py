@@ -1,4 +1,4 @@
-"""Who deploys: the Ansible process on the controller."""
+"""The owner of a deploy: the Ansible process on the controller."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ansible.plugins.lookup import LookupBase
 
 
 def started(pid: int) -> int | None:
-    """Unix time (seconds) at which a process of this machine started; None when it is gone."""
+    """Return the Unix time (seconds) at which a process of this machine started; None if gone."""
     if Path("/proc/stat").exists():
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -67,7 +67,7 @@ def machine() -> str:
 
 
 def this_run() -> dict[str, str]:
-    """This run; tasks are templated in children of the Ansible process."""
+    """Return this run; tasks are templated in children of the Ansible process."""
     parent = multiprocessing.parent_process()
     pid = parent.pid if parent and parent.pid else os.getpid()
     since = started(pid) or 0
@@ -81,7 +81,7 @@ def this_run() -> dict[str, str]:
 
 
 def is_dead(lock: Mapping[str, Any]) -> bool:
-    """Whether the owner of a lock is a process of this machine that is no more."""
+    """Return whether the owner of a lock is a process of this machine that is no more."""
     if lock.get("controller") != platform.node():
         return False
     pid, since, where = [*str(lock.get("process", "")).split("@"), "", ""][:3]
@@ -97,5 +97,5 @@ class LookupModule(LookupBase):
     """The lookup."""
 
     def run(self, terms: list[Any], variables: Any = None, **kwargs: Any) -> list[Any]:
-        """This run, or whether the owners of locks are dead."""
+        """Return this run, or whether the owners of locks are dead."""
         return [is_dead(term) for term in terms] if terms else [this_run()]

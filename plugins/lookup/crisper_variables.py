@@ -1,4 +1,4 @@
-"""What is wrong with the names and kinds of the variables that an operator has set."""
+"""Findings about the names and kinds of the variables that an operator has set."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class LookupModule(LookupBase):
         specs = read_specifications()
         names = {name for options in specs.values() for name in options}
         prefixes = reserved_prefixes(specs.keys(), names)
-        given = find_given(known, known["inventory_hostname"])
+        operator = find_given(known, known["inventory_hostname"])
         origins = {
             name: tell_origin(key, value)
-            for key, value in given.items()
+            for key, value in operator.items()
             if "".join((name := str(key)).partition("_")[:2]) in prefixes
             or name in RENAMED
             or name == FACT
@@ -89,7 +89,7 @@ class LookupModule(LookupBase):
             try:
                 values[name] = self._templar.template(known[name])
             except AnsibleError:
-                continue  # lookup crisper_unreadable says why
+                continue  # lookup crisper_undefined says why
         return key_problems(values, specs)
 
 
@@ -116,13 +116,13 @@ def find_given(known: Mapping[str, Any], host: str) -> dict[str, Any]:
         return dict(hostvars[host])
     try:
         manager = hostvars._variable_manager
-        given = manager.get_vars(host=hostvars._inventory.get_host(host), include_hostvars=False)
+        values = manager.get_vars(host=hostvars._inventory.get_host(host), include_hostvars=False)
         facts = manager._nonpersistent_fact_cache.get(host, {}).keys() - manager.extra_vars.keys()
     except AttributeError:
         # Ansible has no public way to tell facts from inventory. Where this one is gone, a wrong
         # name is not found; taking our own facts for wrong names would refuse every deploy.
         return {}
-    return {name: value for name, value in given.items() if name not in facts}
+    return {name: value for name, value in values.items() if name not in facts}
 
 
 def tell_origin(name: str, value: Any) -> str:

@@ -161,7 +161,9 @@ def test_a_locked_table_ends_a_dump_in_time_and_is_told(
             told = str(caught.value)
             assert f"of {NAME} (active, 'psql', transaction open since" in told
             assert "LOCK TABLE items IN ACCESS EXCLUSIVE MODE" in told
-            assert f"(SELECT pg_terminate_backend({sql(f'SELECT pid {sleeping}')}))" in told
+            assert (
+                f"(SELECT pg_catalog.pg_terminate_backend({sql(f'SELECT pid {sleeping}')}))" in told
+            )
             assert "\x1b" not in told
             (quoted,) = [line for line in composed(told).split("\n") if "pg_sleep" in line]
             assert quoted.startswith("| session ")

@@ -26,19 +26,24 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql
     end_postgres_sessions,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
-from ansible_collections.crisper.stack.plugins.module_utils.database import roles as module
+from ansible_collections.crisper.stack.plugins.module_utils.database import superuser
 from ansible_collections.crisper.stack.plugins.module_utils.database.catalog import read_catalog
+from ansible_collections.crisper.stack.plugins.module_utils.database.cluster_dangers import (
+    of_cluster,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.database.connections import (
     of_databases,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.database.planted import (
-    of_cluster,
-    of_superusers,
+from ansible_collections.crisper.stack.plugins.module_utils.database.dangers import (
+    find_dangers,
+    of_roles,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.database.planted import of_superusers
 from ansible_collections.crisper.stack.plugins.module_utils.database.roles import (
     Roles,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.database.scram import (
     matches,
-    of_roles,
     scram_verifier,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
@@ -136,7 +141,7 @@ def old() -> Iterator[Server]:
 def dangers_of(docker: Docker) -> list[str]:
     """Return what is told of the stack's PostgreSQL."""
     roles = Roles(docker, "x", "shop")
-    return roles.find_dangers(roles.state(), None)
+    return find_dangers(roles, roles.state(), None)
 
 
 def owners(server: Server) -> dict[str, str]:
@@ -211,17 +216,17 @@ def test_a_move_that_is_killed_goes_on_and_never_closes_the_door(
     class KilledError(Exception):
         pass
 
-    whole: Callable[..., str] = Roles.sql
+    whole: Callable[..., str] = superuser.Superuser.run
     left = 0
 
-    def dies(self: Roles, *words: str, **settings: str) -> str:
+    def dies(self: superuser.Superuser, *words: str, **settings: str) -> str:
         nonlocal left
         left -= 1
         if left < 0:
             raise KilledError
         return whole(self, *words, **settings)
 
-    monkeypatch.setattr(Roles, "sql", dies)
+    monkeypatch.setattr(superuser.Superuser, "run", dies)
     for last in range(1, 12):
         left = last
         try:
@@ -241,7 +246,7 @@ def test_a_move_that_is_killed_goes_on_and_never_closes_the_door(
 def test_requests_go_on_while_a_transaction_holds_a_table(
     old: Server, docker: Docker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOCK_MILLISECONDS", 100)
+    monkeypatch.setattr(superuser, "LOCK_MILLISECONDS", 100)
     holder = subprocess.Popen(
         old.command("shop"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -694,7 +699,7 @@ def test_who_keeps_a_deploy_from_the_roles_is_named(docker: Docker) -> None:
         (quoted,) = [line for line in lines if "To end it run" in line]
         assert quoted.startswith(f"| session {pid} of shop (idle in transaction, 'psql', trans")
         assert "  " not in quoted
-        assert f"(SELECT pg_terminate_backend({pid})), and deploy again" in lines[-1]
+        assert f"(SELECT pg_catalog.pg_terminate_backend({pid})), and deploy again" in lines[-1]
         server.sql(f"SELECT pg_terminate_backend({pid})", "postgres")
         assert roles.apply(SECRET, OWN, [])["done"] == ["the role shop gets its password"]
         holder.communicate()

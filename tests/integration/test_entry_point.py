@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.static_draft import StaticDraft
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.static_files import StaticFiles
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import Upstreams
 
@@ -704,7 +705,7 @@ def test_the_service_is_healthy_and_answers_on_ipv6(files: Path, tmp_path: Path)
 
 def test_static_files_come_out_of_an_image(tmp_path: Path) -> None:
     """The archive of the engine itself; tests/unit/proxy/test_static_files.py makes its own."""
-    static = StaticFiles(tmp_path, "r1")
+    static = StaticDraft(StaticFiles(tmp_path, "r1"))
     static.begin()
     made = docker("create", "--network", "none", NGINX, "true")
     try:

@@ -19,9 +19,14 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql
     end_postgres_sessions,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.database.dangers import find_dangers
 from ansible_collections.crisper.stack.plugins.module_utils.database.fresh_cluster import FILE
-from ansible_collections.crisper.stack.plugins.module_utils.database.roles import Roles, matches
+from ansible_collections.crisper.stack.plugins.module_utils.database.roles import Roles
+from ansible_collections.crisper.stack.plugins.module_utils.database.scram import matches
 from ansible_collections.crisper.stack.plugins.module_utils.database.upgrade import Upgrade
+from ansible_collections.crisper.stack.plugins.module_utils.database.upgrade_stack import (
+    Stack as UpgradeStack,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
 
 PROJECT = f"crispertest-planted-{os.getpid()}"
@@ -173,7 +178,7 @@ class Stack:
     def dangers(self) -> list[str]:
         """Return what a deploy tells."""
         roles = Roles(self.docker, self.container, "shop")
-        return roles.find_dangers(roles.state(), self.root, PROJECT)
+        return find_dangers(roles, roles.state(), self.root, PROJECT)
 
 
 @pytest.fixture(scope="module")
@@ -252,17 +257,17 @@ def test_a_new_cluster_has_the_data_and_nothing_else(stack: Stack) -> None:
     image = json.loads(run("image", "inspect", IMAGE))[0]["Id"]
     images = {"postgres": {"ref": IMAGE, "id": image}}
     (release / "manifest.json").write_text(json.dumps({"images": images}))
-    upgrade = Upgrade(stack.root, PROJECT, release, stack.docker, lambda _step: None)
+    upgrade = Upgrade(UpgradeStack(stack.root, PROJECT, release, stack.docker, lambda _step: None))
     before = stack.sql("SELECT md5(string_agg(items::text, '' ORDER BY id)) FROM items", "shop")
 
     with pytest.raises(BackupError, match="roles planted"):
-        upgrade.fit(True, True)
+        upgrade.prepare(True, True)
     stack.sql("DROP OWNED BY planted; DROP ROLE planted")
     with pytest.raises(BackupError, match=DROPS):
-        upgrade.fit(True, True)
+        upgrade.prepare(True, True)
     stack.sql(DROP)
-    assert not upgrade.fit(True)["needed"]
-    assert upgrade.fit(True, True)["needed"]
+    assert not upgrade.prepare(True)["needed"]
+    assert upgrade.prepare(True, True)["needed"]
     told = upgrade.upgrade()
     assert (told["from"], told["to"]) == ("17", "17")
     assert told["rows"] == {"public.items": 500, "public.parent": 2, "public.ch|ild\n\\.": 2}
@@ -277,4 +282,4 @@ def test_a_new_cluster_has_the_data_and_nothing_else(stack: Stack) -> None:
     verifier = "SELECT rolpassword FROM pg_authid WHERE rolname = "
     assert matches("own", stack.sql(f"{verifier}'shop'"))
     assert matches("super", stack.sql(f"{verifier}'postgres'"))
-    assert upgrade.fit(False)["put_back"] == ""
+    assert upgrade.prepare(False)["put_back"] == ""

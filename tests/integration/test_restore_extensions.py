@@ -19,6 +19,9 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.post
     dump_postgres,
     restore_postgres,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql import (
+    end_postgres_sessions,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.remedies import (
     OPEN_DATABASE,
 )
@@ -60,6 +63,7 @@ BETTER = {
     "string_agg": ("text, name",),
     "current_setting": ("name",),
     "pg_sleep": ("numeric",),
+    "pg_terminate_backend": ("int",),
     "concat": ("text, text",),
     "pg_has_role": ("name, oid, name",),
     "obj_description": ("regnamespace, text",),
@@ -73,7 +77,10 @@ OPERATORS = {
     "!~": ("name, name", "text, name"),
     "?|": ("jsonb, name[]",),
 }
-CASTS = ("text AS bigint", "regclass AS text", "name AS bool")
+CASTS = (
+    *("text AS bigint", "regclass AS text", "name AS bool"),
+    *("bigint AS text", "text AS interval"),
+)
 # Makes the application superuser when a superuser runs it, also in a function that is his.
 RISE = """$$ BEGIN
   BEGIN EXECUTE 'ALTER ROLE shop SUPERUSER'; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
@@ -350,7 +357,17 @@ def test_no_better_match_runs_as_superuser(server: Server, monkeypatch: pytest.M
         "postgres",
     )
     server.sql("CREATE TRIGGER t AFTER INSERT ON ops.ledger_settings EXECUTE FUNCTION evil()")
+    # So that there is something to transfer, and somebody to end.
+    server.sql("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO pg_monitor", "postgres")
     assert roles.apply("the superuser's", "own", ["pageinspect"])["done"]
+    sleeps = f"docker exec --env PGAPPNAME=dump {NAME} psql --username shop --dbname shop --command"
+    statement = "SELECT pg_sleep('60'::float8)"
+    with subprocess.Popen([*sleeps.split(), statement], stderr=subprocess.DEVNULL) as client:
+        named = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dump'"
+        while server.sql(named, "postgres") != "1":
+            assert client.poll() is None
+        assert end_postgres_sessions(server.docker, NAME, ["dump"])
+        assert client.wait(30) != 0
     look = server.docker.inside(NAME, f'{postgres_sql.ASK_POSTGRES} --command "{IDENTITY}"')
     assert len(server.docker.text("?", look)) == 32
     assert server.sql(POWERS, "postgres") == "f"

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.static_draft import StaticDraft
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.static_files import StaticFiles
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import Upstreams
 
@@ -99,9 +100,10 @@ class Site:
                 member.size = len(text)
                 archive.addfile(member, io.BytesIO(text.encode()))
         stream.seek(0)
-        static.begin()
-        list(static.extract(stream, "/app/staticfiles"))
-        static.publish(["/app/staticfiles"])
+        draft = StaticDraft(static)
+        draft.begin()
+        list(draft.extract(stream, "/app/staticfiles"))
+        draft.publish(["/app/staticfiles"])
 
     def get(self, name: str, etag: str = "") -> tuple[int, str, str]:
         """Return status, content and ETag of a static file."""

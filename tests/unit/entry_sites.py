@@ -7,8 +7,10 @@ import json
 import sys
 from typing import Any
 
-from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
-from ansible_collections.crisper.stack.plugins.module_utils.proxy import entry, guard
+from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
+from ansible_collections.crisper.stack.plugins.module_utils.model.validators import LOCATION
+from ansible_collections.crisper.stack.plugins.module_utils.proxy import guard, locations
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.entry import LOG_FORMATS
 from front_files import nginx
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -28,11 +30,11 @@ def site(*locations: Any, **values: Any) -> dict[str, Any]:
     return found | values
 
 
-PATH = st.from_regex(entry.LOCATION, fullmatch=True).filter(
-    lambda path: entry.PATH.matches(path) and not path.startswith("/-/") and path != "/"
+PATH = st.from_regex(LOCATION, fullmatch=True).filter(
+    lambda path: locations.PATH.matches(path) and not path.startswith("/-/") and path != "/"
 )
 FOLDER = st.from_regex(r"/[A-Za-z0-9._-]{1,20}(/[A-Za-z0-9_-]{1,9})?", fullmatch=True).filter(
-    entry.ALIAS.matches
+    locations.ALIAS.matches
 )
 RATE = st.from_regex(guard.RATE, fullmatch=True)
 BURST = st.integers(0, guard.MAX_BURST)
@@ -42,13 +44,13 @@ LIMIT = st.fixed_dictionaries(
 )
 NAME = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,9}[a-z0-9])?(\.[a-z]{1,9}){0,2}", fullmatch=True)
 HOST = NAME | NAME.map(lambda name: f"*.{name}") | st.ip_addresses().map(str) | st.just("*")
-CACHE = st.sampled_from(["immutable", "none"]) | st.integers(0, entry.MAX_AGE)
+CACHE = st.sampled_from(["immutable", "none"]) | st.integers(0, locations.MAX_AGE)
 PROXIED = st.fixed_dictionaries(
-    {"kind": st.sampled_from(entry.PROXIED), "path": PATH},
+    {"kind": st.sampled_from(locations.PROXIED), "path": PATH},
     optional={
         "exact": st.booleans(),
         "body_size": st.from_regex(r"[0-9]{1,5}[kmgKMG]?\Z", fullmatch=True),
-        "timeout": st.integers(1, entry.MAX_TIMEOUT),
+        "timeout": st.integers(1, locations.MAX_TIMEOUT),
         "buffering": st.booleans(),
         "request_buffering": st.booleans(),
         "rate_limit": LIMIT,
@@ -67,12 +69,12 @@ REDIRECT = st.fixed_dictionaries(
     {
         "kind": st.just("redirect"),
         "path": PATH,
-        "to": st.from_regex(entry.TARGET, fullmatch=True).filter(entry.TO.matches),
+        "to": st.from_regex(locations.TARGET, fullmatch=True).filter(locations.TO.matches),
     },
-    optional={"status": st.sampled_from(entry.REDIRECTS), "exact": st.booleans()},
+    optional={"status": st.sampled_from(locations.REDIRECTS), "exact": st.booleans()},
 )
 DENY = st.fixed_dictionaries(
-    {"kind": st.just("deny"), "path": PATH}, optional={"status": st.sampled_from(entry.DENIALS)}
+    {"kind": st.just("deny"), "path": PATH}, optional={"status": st.sampled_from(locations.DENIALS)}
 )
 NETWORK = st.ip_addresses().map(str) | st.builds(
     lambda first, prefix: f"{first}.0.0.0/{prefix}", st.integers(1, 9), st.integers(8, 32)
@@ -82,7 +84,7 @@ SITE = st.fixed_dictionaries(
         "locations": st.lists(PROXIED | FILES | REDIRECT | DENY, max_size=8),
         "stack_trusted_proxies": st.lists(NETWORK, min_size=1, max_size=4),
         "stack_proxy_protocol": st.booleans(),
-        "stack_access_log": st.sampled_from(entry.LOG_FORMATS),
+        "stack_access_log": st.sampled_from(LOG_FORMATS),
         "stack_rate_limits": st.lists(
             st.builds(lambda limit, path: limit | {"path": path}, LIMIT, PATH), max_size=3
         ),
@@ -118,7 +120,7 @@ def generated_sites(count: int) -> list[str]:
     def collect(drawn: dict[str, Any]) -> None:
         values = site(*drawn.pop("locations"), **drawn)
         # Such as the same path twice.
-        if not stack.validate(values):
+        if not validate(values):
             found.append(configuration(values))
 
     collect()

@@ -10,7 +10,7 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import filter_loader
 from ansible.template import Templar, trust_as_template
-from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model.build import stack_model
 from stack_values import GOOD
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ def rendered(name: str, **values: Any) -> str:
         "release_redis_conf": "x",
         "release_maintenance": PAGE,
         **{f"release_{name}_probe": "x" for name in probes},
-        "stack_model": stack.stack_model(given),
+        "stack_model": stack_model(given),
     }
     text = (ROOT / "templates" / name).read_text()
     return str(Templar(loader=DataLoader(), variables=variables).template(trust_as_template(text)))

@@ -37,7 +37,7 @@ def roles() -> dict[str, Any]:
     filter_loader.add_directory(str(ROOT / "plugins/filter"))
     lookup_loader.add_directory(str(ROOT / "plugins/lookup"))
     found: dict[str, Any] = {}
-    for role in ("readable", "stack", "release"):
+    for role in ("stack", "release"):
         for part in ("defaults", "vars"):
             found |= _read(ROOT / "roles" / role / part / "main.yml")
     return found
@@ -47,7 +47,7 @@ def roles() -> dict[str, Any]:
 def specification() -> dict[str, Any]:
     """The argument specification of role stack."""
     specs = _read(ROOT / "roles/stack/meta/argument_specs.yml")
-    return specs["argument_specs"]["main"]["options"]
+    return specs["argument_specs"]["model"]["options"]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -82,9 +82,7 @@ class Inventory:
 
     def findings(self) -> list[str]:
         """What the deploy says before it touches anything, in its order; empty when all is fit."""
-        # Its default starts from role_path, which is another role's here.
-        self.known["readable_specification"] = str(ROOT / "roles/stack/meta/argument_specs.yml")
-        found = self.value("__readable_findings")
+        found = self.value("__stack_undefined")
         if found:
             return found
         arguments = {name: self.value(name) for name in specification() if name in self.known}

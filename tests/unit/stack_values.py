@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 GOOD = {
     "stack_name": "crisper",
     "stack_root": "/opt/crisper",
@@ -57,3 +60,17 @@ OWN = GOOD | {
     "stack_tls_key": "/x/key.pem",
     "stack_hsts_seconds": 300,
 }
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    """GOOD with one value replaced, by a dotted path."""
+    values = copy.deepcopy(GOOD)
+    target = values
+    *parents, last = path.split(".")
+    for key in parents:
+        target = target[int(key)] if isinstance(target, list) else target[key]
+    if value is None:
+        del target[last]
+    else:
+        target[last] = value
+    return values

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
 from entry_sites import site
 from rendering import specification
 
@@ -59,5 +59,5 @@ RECIPES = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/ENTRY.md").read_text(),
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.split("\n")[0])
 def test_every_recipe_of_the_entry_point_is_fit(recipe):
     values = yaml.safe_load(recipe)
-    assert stack.validate(site(app=values.pop("stack_app", {}), **values)) == []
+    assert validate(site(app=values.pop("stack_app", {}), **values)) == []
     assert not values.keys() - specification().keys()

@@ -69,6 +69,24 @@ def test_documented_options_are_those_of_the_argument_spec(
     assert differences(documented[name]["doc"]["options"], seen) == []
 
 
+def own_options(name: str) -> dict[str, Any]:
+    """Return the options that a module documents itself, without those of fragments."""
+    text = re.search(
+        r'DOCUMENTATION = r"""\n(.*?)"""', (ROOT / f"library/{name}.py").read_text(), re.S
+    )
+    assert text
+    return yaml.safe_load(text[1]).get("options") or {}
+
+
+def test_an_option_of_three_modules_is_documented_once() -> None:
+    """In plugins/doc_fragments/crisper.py."""
+    where: dict[str, list[str]] = {}
+    for name in MODULES:
+        for option, text in own_options(name).items():
+            where.setdefault(f"{option}: {json.dumps(text, sort_keys=True)}", []).append(name)
+    assert {option: names for option, names in where.items() if len(names) > 2} == {}
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_has_an_example_of_itself_and_tells_what_it_returns(
     name: str, documented: dict[str, Any]
@@ -80,6 +98,11 @@ def test_a_module_has_an_example_of_itself_and_tells_what_it_returns(
         assert told.get("type"), key
 
 
+def variables(specs: dict[str, Any]) -> dict[str, Any]:
+    """Options of a role; role stack looks for undefined variables in `main`, before its `model`."""
+    return (specs.get("main") or specs["model"])["options"] or {}
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_a_roles_specification_names_exactly_its_defaults(role: str) -> None:
     folder = ROOT / "roles" / role
@@ -88,7 +111,7 @@ def test_a_roles_specification_names_exactly_its_defaults(role: str) -> None:
     # a required variable has no default; it stands there commented, as `# name: required, ...`
     commented = set(re.findall(r"^# (\w+):", text, re.MULTILINE))
     specs = yaml.safe_load((folder / "meta" / "argument_specs.yml").read_text())["argument_specs"]
-    options = specs["main"]["options"] or {}
+    options = variables(specs)
     required = {name for name, option in options.items() if option.get("required")}
     assert required <= commented, "required, but not named in defaults/main.yml"
     assert set(options) - required == defaults - required
@@ -108,6 +131,6 @@ def test_a_roles_variables_carry_its_name(role: str) -> None:
 def test_every_option_of_a_role_says_what_it_is(role: str) -> None:
     path = ROOT / "roles" / role / "meta" / "argument_specs.yml"
     specs = yaml.safe_load(path.read_text())["argument_specs"]
-    for name, option in (specs["main"]["options"] or {}).items():
+    for name, option in variables(specs).items():
         assert option.get("type"), f"{name} has no type: it would become a string"
         assert option.get("description"), f"{name} is not described"

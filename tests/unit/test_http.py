@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import deploy_ledger
-import front_probe
+import http_probe
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils import http as https
 from ansible_collections.crisper.stack.plugins.module_utils.http import connect, trusting
 from ansible_collections.crisper.stack.plugins.module_utils.probes import ledger as ledger_probe
-from ansible_collections.crisper.stack.plugins.module_utils.proxy import tls
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.certificate import blocks
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.certificate_files import (
+    self_signed,
+)
 
 NAME = "app.example"
 
@@ -57,7 +60,7 @@ def serve(pem: Path | None = None) -> Server:
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("tls") / "front.pem"
-    path.write_text(tls.self_signed([NAME], 30))
+    path.write_text(self_signed([NAME], 30))
     return path
 
 
@@ -79,7 +82,7 @@ def plain() -> Iterator[Server]:
 
 @pytest.fixture
 def trusted(pem) -> str:
-    return "".join(tls.blocks(pem.read_text())[0])
+    return "".join(blocks(pem.read_text())[0])
 
 
 def test_the_name_and_the_certificate_must_be_right(secure, trusted):
@@ -90,7 +93,7 @@ def test_the_name_and_the_certificate_must_be_right(secure, trusted):
     connection.close()
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         connect("127.0.0.1", port, "other.example", trusting(trusted), 5)
-    another = tls.blocks(tls.self_signed([NAME], 30))[0][0]
+    another = blocks(self_signed([NAME], 30))[0][0]
     with pytest.raises(ssl.SSLCertVerificationError):
         connect("127.0.0.1", port, NAME, trusting(another), 5)
 
@@ -103,15 +106,15 @@ def test_the_front_door_is_asked_by_its_name_at_its_address(run_module, secure, 
         "retries": 0,
     }
     port = secure.server_address[1]
-    good = run_module(front_probe, url=f"https://{NAME}:{port}", **arguments)
+    good = run_module(http_probe, url=f"https://{NAME}:{port}", **arguments)
     assert [answer["status"] for answer in good["answers"]] == [200, 200]
-    bad = run_module(front_probe, url=f"https://other.example:{port}", **arguments)
+    bad = run_module(http_probe, url=f"https://other.example:{port}", **arguments)
     assert {answer["status"] for answer in bad["answers"]} == {-1}
     assert "Hostname mismatch" in bad["answers"][0]["msg"]
 
 
 def test_an_address_without_certificates_is_refused(run_module):
-    result = run_module(front_probe, url="https://x", connect_to="127.0.0.1")
+    result = run_module(http_probe, url="https://x", connect_to="127.0.0.1")
     assert "certificates" in result["msg"]
 
 

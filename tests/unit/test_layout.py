@@ -84,7 +84,7 @@ def copied(role: str, path: str, pattern: str) -> set[str]:
             copied("backup", "vars/main.yml", r"__backup_modules:\n((?:  (?:- \S+|#[^\n]*)\n)+)"),
             "crisper.backup.timer",
         ),
-        (copied("tls", "tasks/acme.yml", r"loop: \[(__init__.*?)\]"), "crisper.proxy.tls"),
+        (copied("tls", "tasks/acme.yml", r"loop:\n((?: +- \S+\n)+)"), "crisper.proxy.tls_hook"),
     ],
     ids=["backup timer", "hook for ACME clients"],
 )

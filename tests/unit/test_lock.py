@@ -23,7 +23,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     NotOwnerError,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.lock import LockedError, holders, take
-from ansible_collections.crisper.stack.plugins.module_utils.proxy import tls
+from ansible_collections.crisper.stack.plugins.module_utils.proxy import tls_hook
 
 OWNER = {"who": "ops", "controller": "laptop", "process": "1@2", "purpose": "deploy"}
 NOBODY = 65534
@@ -106,7 +106,7 @@ def test_a_local_user_hangs_no_deploy(root: Path, hold: Any, kind: str) -> None:
 def test_a_local_user_hangs_no_renewal(root: Path, hold: Any) -> None:
     hold(root / ".lock", NOBODY)
     began = time.monotonic()
-    with tls.between_deploys(root, 30):
+    with tls_hook.between_deploys(root, 30):
         assert time.monotonic() - began < 5
 
 

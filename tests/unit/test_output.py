@@ -67,7 +67,7 @@ def test_without_a_time_limit_137_is_a_kill():
 def test_a_build_shows_its_last_lines_once():
     told = describe_failure(BUILD, "The build of backend")
     assert told.splitlines()[0] == (
-        "The build of backend failed: Building myapp/backend:src-1 failed."
+        "The build of backend failed: “Building myapp/backend:src-1 failed”."
     )
     assert told.count("ERROR: exit code: 7") == 1
     assert told.endswith("ERROR: exit code: 7")
@@ -84,7 +84,7 @@ def test_each_item_of_a_loop_is_named():
     item = {"ansible_loop_var": "name", "name": "redis", **PULL}
     fine = {"ansible_loop_var": "name", "name": "nginx", "failed": False}
     told = describe_failure({"failed": True, "results": [fine, item]}, "The pull", remedy="Log in.")
-    assert told.startswith("The pull (redis) failed: Error pulling image a/b:1")
+    assert told.startswith("The pull (redis) failed: “Error pulling image a/b:1")
     assert told.endswith("\nLog in.")
     assert "nginx" not in told
 

@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.database.acl import rights
 from ansible_collections.crisper.stack.plugins.module_utils.database.catalog import (
-    TABLES,
     parse,
     parse_array,
     parse_field,
     script,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.database.planted import (
+from ansible_collections.crisper.stack.plugins.module_utils.database.catalog_tables import TABLES
+from ansible_collections.crisper.stack.plugins.module_utils.database.cluster_dangers import (
     DANGEROUS_SETTING,
-    Measure,
-    differences,
-    rights,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.database.roles import find_powers
+from ansible_collections.crisper.stack.plugins.module_utils.database.comparison import differences
+from ansible_collections.crisper.stack.plugins.module_utils.database.measure import Measure
+from ansible_collections.crisper.stack.plugins.module_utils.database.role_state import find_powers
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import unicodedata
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ from ansible_collections.crisper.stack.plugins.module_utils.text import (
     WIDTH,
     clean,
     composed,
+    is_visible,
     listed,
     printable,
     printable_lines,
+    quote,
     quote_output,
     quoted_lines,
     sql_identifier,
@@ -119,8 +122,35 @@ def test_no_line_of_somebody_elses_output_passes_for_ours(first: str, second: st
 
 def test_a_single_line_of_somebody_else_stays_in_its_sentence() -> None:
     assert composed(f"It failed: {quote_output(' no space left ')}. Do that.") == (
-        "It failed: no space left. Do that."
+        "It failed: “no space left”. Do that."
     )
+    assert quote_output(" \n ") == ""
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_a_foreign_line_is_quoted_and_leaves_no_gap(first: str, second: str) -> None:
+    """Regression: what stood behind 100 spaces was a line of its own, and looked like ours."""
+    said = f"{first}”{' ' * 100}OK: signature valid.{second}"
+    for shown in (quote(said), quote_output(said.replace("\n", ""))):
+        assert harmless(shown)
+        assert shown[0] == "“"
+        assert shown.index("”") == len(shown) - 1, "nothing in it closes the quotes"
+        assert "  " not in shown
+    assert " " * 5 not in printable(said)
+    assert quote(" ") == ""
+
+
+def test_an_indent_stays_where_a_line_stands_alone() -> None:
+    assert quoted_lines(f"a\n\tb\n{' ' * 100}c{' ' * 100}d") == f"| a\n|     b\n| {' ' * 40}c    d"
+
+
+def test_what_shows_as_nothing_is_written_out_everywhere() -> None:
+    for one in map(chr, range(sys.maxunicode + 1)):
+        if unicodedata.category(one)[0] in "CZ" and one != " ":
+            assert not is_visible(one)
+    for one in "\u034f\u115f\u17b4\u180b\u180f\u3164\ufe00\ufe0f\uffa0\U000e0100\U0001d173":
+        assert not is_visible(one)
+    assert is_visible("größe 한국어 🦫 a b")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=63))

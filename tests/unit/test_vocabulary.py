@@ -74,37 +74,18 @@ PYTHON = ("module_utils", "library", "plugins", "app/crisper-worker/src", "scrip
 # Not clean yet; take out what you clean.
 UNCLEAN_FILES: frozenset[str] = words(
     """
-    library/apt_key_pinned.py
     library/backup_set.py
-    library/build_ca_bundle.py
-    library/build_context.py
     library/celery_drain.py
     library/celery_skew.py
     library/container_diagnosis.py
     library/container_exec.py
     library/container_users.py
-    library/data_guard.py
-    library/data_secrets.py
-    library/database_identity.py
-    library/database_roles.py
-    library/deploy_begin.py
     library/deploy_ledger.py
-    library/deploy_state.py
-    library/docker_daemon_config.py
-    library/docker_engine_facts.py
-    library/front_certificate.py
-    library/front_probe.py
-    library/host_check.py
     library/image_facts.py
     library/kept_releases.py
     library/nginx_probe.py
     library/redis_refusals.py
     library/release.py
-    library/release_sbom.py
-    library/stack_firewall.py
-    library/stack_plan.py
-    library/stack_secrets.py
-    library/stack_status.py
     library/volume_owner.py
     module_utils/crisper/backup/archive.py
     module_utils/crisper/backup/backends/__init__.py
@@ -131,16 +112,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/celery/skew.py
     module_utils/crisper/celery/stale.py
     module_utils/crisper/celery/stranded.py
-    module_utils/crisper/database/catalog.py
-    module_utils/crisper/database/fresh_cluster.py
-    module_utils/crisper/database/mariadb_accounts.py
-    module_utils/crisper/database/migration.py
-    module_utils/crisper/database/migration_plan.py
-    module_utils/crisper/database/planted.py
-    module_utils/crisper/database/roles.py
-    module_utils/crisper/database/upgrade.py
-    module_utils/crisper/database/versions.py
-    module_utils/crisper/deploy/fact.py
     module_utils/crisper/docker/client.py
     module_utils/crisper/docker/diagnosis.py
     module_utils/crisper/docker/exec.py
@@ -160,46 +131,10 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/remote/probe.py
     module_utils/crisper/remote/run.py
     module_utils/crisper/remote/session.py
-    plugins/action/stack_secrets.py
-    plugins/callback/crisper_call.py
-    plugins/callback/crisper_debug.py
-    plugins/callback/crisper_payloads.py
-    plugins/callback/crisper_stages.py
-    plugins/filter/crisper.py
-    plugins/filter/crisper_images.py
-    plugins/lookup/crisper_address.py
-    plugins/lookup/crisper_argument_specs.py
-    plugins/lookup/crisper_given.py
-    plugins/lookup/crisper_run.py
-    plugins/lookup/crisper_unreadable.py
-    plugins/lookup/crisper_variables.py
-    scripts/audit
-    scripts/docs
     """
 )
 UNCLEAN_ROLES: frozenset[str] = words(
     """
-    backup
-    begin
-    database
-    docker
-    finish
-    firewall
-    images
-    ledger
-    maintenance
-    playbooks
-    preflight
-    readable
-    release
-    restore
-    rollback
-    rollout
-    stack
-    status
-    teardown
-    tls
-    verify
     """
 )
 
@@ -361,6 +296,24 @@ def test_the_names_of_tasks(role):
         assert problems, f"{role} is clean: take it out of UNCLEAN_ROLES"
     else:
         assert problems == []
+
+
+def scenario_files() -> list[Path]:
+    """Return the playbooks and task files of the molecule scenarios."""
+    return [p for p in tracked("molecule") if p.suffix == ".yml" and p.name != "molecule.yml"]
+
+
+def test_the_names_in_scenarios():
+    """`Converge` is what Molecule calls that play itself."""
+    tasks = {p: yaml.load(p.read_text(), yaml.CSafeLoader) for p in scenario_files()}
+    found = [
+        f"{named(path)}: {problem}"
+        for path, content in tasks.items()
+        if isinstance(content, list)
+        for name in task_names(content)
+        if name != "Converge" and (problem := task_problem(name))
+    ]
+    assert found == []
 
 
 # The lists and the judges themselves -------------------------------------------------------------

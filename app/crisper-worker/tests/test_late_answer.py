@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 from typing import Any
 
@@ -44,3 +45,32 @@ def test_an_answer_after_mingles_time_ends_no_worker(
             received[0].ack()
     assert redis_server.client().llen("work") == 0
     assert redis_server.client().hlen("unacked") == 0
+
+
+def test_what_kombu_cannot_restore_is_set_aside(redis_server: Redis) -> None:
+    """Regression: kombu logged it and dropped it."""
+    redis = redis_server.client()
+    redis.flushall()
+    fine = {"headers": None, "properties": {"delivery_info": {}}}
+    entries = {
+        "back": [fine, "", "q"],
+        "homeless": [fine, "", ""],
+        "nowhere": [fine, "no-exchange", "q"],
+        "shapeless": [{"headers": {}, "properties": 7}, "", "q"],
+        "no key": [fine, "", {}],
+        "no triple": [fine],
+        "no json": None,
+    }
+    with Connection(redis_server.url(), transport=internals.Transport) as connection:
+        channel = connection.default_channel
+        channel.keeper = LeaseKeeper(30, lambda entry: None)
+        channel.keeper.store = internals.open_store(channel, "me")
+        for tag, entry in entries.items():
+            redis.hset("unacked", tag, "[" if entry is None else json.dumps(entry))
+            redis.zadd("unacked_index", {tag: 1})
+            channel.qos.restore_by_tag(tag)
+    assert [json.loads(raw)["headers"] for raw in redis.lrange("q", 0, -1)] == [
+        {"redelivered": True}
+    ]
+    assert redis.exists("unacked", "unacked_index") == 0
+    assert redis.hlen("unacked_aside") == len(entries) - 1

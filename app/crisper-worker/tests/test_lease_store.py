@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import time
@@ -69,11 +70,48 @@ def test_a_message_comes_back_as_it_went(empty: Redis, headers: dict, source: st
 
 
 @pytest.mark.parametrize("raw", ["", "no json", "[]", '{"properties": {}}', '{"properties": 7}'])
-def test_what_cannot_be_read_is_handed_over(empty: Redis, raw: str) -> None:
+def test_what_cannot_be_read_is_held_and_set_aside(
+    empty: Redis, sweeper: LeaseKeeper, raw: str
+) -> None:
+    """Regression: it was in no key of Redis any more before the worker had read it."""
     mine, redis = store(empty), empty.client()
-    redis.lpush("q", raw)
-    assert redis.execute_command(*mine.take_command(["q"])) == [b"q", raw.encode(), 0]
-    assert redis.keys("*") == []
+    for by_its_worker in (True, False):
+        redis.lpush("q", raw)
+        source, told, readable, tag = redis.execute_command(*mine.take_command(["q"]))
+        assert (source, told, readable) == (b"q", raw.encode(), 0)
+        assert redis.hgetall("p:unacked") == {tag: raw.encode()}
+        assert redis.exists("p:unacked_index", "q") == 0
+        if by_its_worker:
+            assert mine.shelve(tag.decode(), "tested")
+        else:  # it was killed: another one does it
+            redis.zadd("p:unacked_lease", {tag: 1})
+            sweeper.sweep()
+        assert redis.keys("*") == [b"p:unacked_aside"]
+        (entry,) = mine.set_aside_entries().values()
+        assert (base64.b64decode(entry.message["unreadable"]), entry.source) == (raw.encode(), "q")
+        assert mine.drop(entry)
+
+
+def test_an_entry_that_is_set_aside_replaces_no_other(empty: Redis) -> None:
+    """Regression: whoever wrote a message chose, by its tag, which entry it took the place of."""
+    mine, redis = store(empty), empty.client()
+    for bad in ({"headers": 7}, {"headers": {"task": []}}, {"headers": {"id": []}}):
+        redis.lpush("q", json.dumps(message() | bad))
+        redis.execute_command(*mine.take_command(["q"]))
+        assert mine.shelve("tag-id", "tested")
+    assert len(mine.set_aside_entries()) == 3
+
+
+def test_a_message_that_does_not_fit_can_be_requeued(empty: Redis) -> None:
+    mine, redis, app = store(empty), empty.client(), Celery(backend="cache+memory://")
+    redis.lpush("q", json.dumps(message(task="nap")))
+    redis.execute_command(*mine.take_command(["q"]))
+    assert mine.shelve_unfit("tag-id", "tested")
+    (entry,) = mine.set_aside_entries().values()
+    assert (entry.task, entry.reason) == ("nap", "cannot be run (tested); it calls itself id")
+    assert act(app, mine, "requeue", [entry.task_id]) == []
+    assert recovered(redis) == ["id"]
+    assert redis.keys("p:*") == []
 
 
 def test_only_the_holder_gives_back_and_only_the_expired_is_taken_over(empty: Redis) -> None:
@@ -307,6 +345,43 @@ def test_a_key_of_another_type_loses_no_message(
         assert recovered(redis) == ["valid"]
 
 
+@pytest.mark.parametrize("kind", ["unacked", "unacked_index", "unacked_lease", "unacked_holder"])
+def test_a_key_of_another_type_is_named_and_loses_no_message(empty: Redis, kind: str) -> None:
+    """Regression: a worker that could not register a message died of it, and the next one."""
+    mine, redis = store(empty), empty.client()
+    keeper = LeaseKeeper(2, lambda store, delivery, before: None)
+    keeper.store, keeper._calm_since = mine, 0.0
+    redis.set(f"p:{kind}", "x")
+    redis.rpush("q", json.dumps(message()))
+    with pytest.raises(redis_py.ResponseError) as caught:
+        redis.execute_command(*mine.take_command(["q"]))
+    assert mine.wrong_types(caught.value, ["q"]).startswith(f"'p:{kind}' is a string instead of a ")
+    assert redis.llen("q") == 1
+    redis.delete(f"p:{kind}")
+    assert redis.hlen("p:unacked") == 0
+    assert redis.execute_command(*mine.take_command(["q"]))[2] == 1
+    assert (redis.hlen("p:unacked"), redis.llen("q")) == (1, 0)
+    redis.set("p:unacked_lease", "x")
+    keeper.hold("tag-id")
+    assert "'p:unacked_lease' is a string" in keeper._described(caught_by(keeper.tick))
+    redis.delete("p:unacked_lease")
+    keeper.tick()
+    assert redis.zrange("p:unacked_lease", 0, -1) == [b"tag-id"], "its lease is made again"
+
+
+def caught_by(action: Callable[[], object]) -> Exception:
+    with pytest.raises(redis_py.ResponseError) as caught:
+        action()
+    return caught.value
+
+
+def test_a_queue_of_another_type_stops_no_other(empty: Redis) -> None:
+    mine, redis = store(empty), empty.client()
+    redis.set("odd", "x")
+    redis.rpush("q", json.dumps(message()))
+    assert redis.execute_command(*mine.take_command(["odd", "q"]))[0] == b"q"
+
+
 def test_what_fails_is_logged_once_and_stops_nothing(
     empty: Redis, sweeper: LeaseKeeper, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -330,7 +405,8 @@ def test_what_fails_is_logged_once_and_stops_nothing(
     redis.hset("p:unacked_holder", "next", "other\nq")
     sweeper.give_back(["own", "next"])
     assert sorted(recovered(redis)) == ["next", "valid"]
-    assert list(sweeper.opened_store().set_aside_entries()) == ["own"]
+    (entry,) = sweeper.opened_store().set_aside_entries().values()
+    assert base64.b64decode(entry.message["unreadable"]) == b"[]"
 
 
 def test_an_entry_that_is_none_hides_no_other(empty: Redis) -> None:

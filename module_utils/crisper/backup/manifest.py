@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from ..text import WIDTH, is_visible, printable, quote
+
 SET_ID = re.compile(r"\d{8}t\d{6}z\Z")
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -27,6 +29,15 @@ FILES = {
 }
 SUFFIXES = {"": "", "age": ".age", "gpg": ".gpg"}
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")
+# Fields that are printed, and what they may be; one that is not there is empty. Whoever can write
+# into a set chooses them: nothing that could be taken for a sentence.
+_FIELDS = {
+    "stack": re.compile(r"(?:[a-z0-9][a-z0-9_-]{0,62})?\Z"),
+    "made_at": re.compile(r"[0-9T:.+Z-]{0,40}\Z"),
+    "release": re.compile(r"[A-Za-z0-9._+-]{0,128}\Z"),
+}
+_VERSION = re.compile(r"[A-Za-z0-9_.+~-]{0,60}\Z")
 _NUMBERS = re.compile(r"\d+(?:\.\d+)*")
 
 
@@ -74,7 +85,7 @@ def _manifest_problem(found: Any) -> str:
     """Return why something is no manifest of a set; empty when it is. Sets what may be left out."""
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         told = found.get("format") if isinstance(found, dict) else type(found).__name__
-        return f"its format is {told!a}, this version reads {FORMAT}"
+        return f"its format is {_shown(told)}, this version reads {FORMAT}"
     if not isinstance(found.get("set"), str) or not SET_ID.match(found["set"]):
         return "it does not name its set"
     files, parts = found.get("files"), found.get("parts")
@@ -84,21 +95,20 @@ def _manifest_problem(found: Any) -> str:
         return problem
     encryption = found.setdefault("encryption", "")
     if not isinstance(encryption, str) or encryption not in SUFFIXES:
-        return f"its encryption is {encryption!a}"
-    odd = _odd_field(found)
-    return f"{odd} is no text of one line" if odd else ""
+        return f"its encryption is {_shown(encryption)}"
+    return _field_problem(found)
 
 
 def _file_problem(files: dict[str, Any]) -> str:
     """Return what is wrong with the files that a manifest lists; empty for nothing."""
     for name, file in files.items():
         # The name becomes a path below the set's folder, and nowhere else.
-        if "/" in name or name.startswith(".") or name == MANIFEST:
-            return f"it names the file {name!a}"
+        if not _FILE.match(name) or name == MANIFEST:
+            return f"it names the file {_shown(name)}"
         fields = file if isinstance(file, dict) else {}
         digest, size = fields.get("sha256"), fields.get("bytes")
         if not _is_count(size) or not isinstance(digest, str) or not _HEX.match(digest):
-            return f"size and sha256 of {_escaped(name)} are missing"
+            return f"size and sha256 of {name} are missing"
     return ""
 
 
@@ -108,7 +118,7 @@ def _part_problem(parts: dict[str, Any], files: dict[str, Any]) -> str:
         fields = part if isinstance(part, dict) else {}
         file = fields.get("file")
         if name not in FILES or not isinstance(file, str) or file not in files:
-            return f"the part {name!a} is unknown or its file is not listed"
+            return f"the part {_shown(name)} is unknown or its file is not listed"
         uploads = fields.get("uploads")
         if name == "uploads" and not (
             isinstance(uploads, dict) and all(_is_count(uploads.get(n)) for n in ("files", "bytes"))
@@ -121,23 +131,27 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _odd_field(manifest: Mapping[str, Any]) -> str:
-    """Return the first field that is printed somewhere and is no text of one line; empty if none.
+def _field_problem(manifest: Mapping[str, Any]) -> str:
+    """Return which field that is printed somewhere has not the form that it must have.
 
     Names of tables and collections are the application's: they are escaped where they are printed.
     """
-    printed = ["set", "stack", "host", "made_at", "made_by", "release", "encryption"]
-    fields = {name: manifest.get(name, "") for name in printed}
+    fields = [(name, manifest.get(name, ""), form) for name, form in _FIELDS.items()]
     for name, part in manifest["parts"].items():
-        fields |= {f"the version of {name}": part.get("version", "")}
-    fields |= {f"the file {name!a}": name for name in manifest["files"]}
-    texts = fields.items()
-    return next((n for n, v in texts if not isinstance(v, str) or not v.isprintable()), "")
+        fields.append((f"version of {name}", part.get("version", ""), _VERSION))
+    for name, value, form in fields:
+        if not isinstance(value, str) or not form.match(value):
+            return f"its {name} is {_shown(value)}, which is none"
+    for name in ("host", "made_by"):  # free texts
+        value = manifest.get(name, "")
+        if not isinstance(value, str) or len(value) > WIDTH or not is_visible(value):
+            return f"its {name} is {_shown(value)}, which is no text of one line"
+    return ""
 
 
-def _escaped(value: object) -> str:
-    """Return a text as any terminal takes it."""
-    return "".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in str(value))
+def _shown(value: object) -> str:
+    """Return a value of somebody else as a short literal that can be printed."""
+    return printable(ascii(value), 80)
 
 
 def misplaced(manifest: Mapping[str, Any], folder: str) -> str:
@@ -233,13 +247,14 @@ def newer_than_code(manifest: Mapping[str, Any], release: str, head: Iterable[st
         head: migration head of its database; the same head fits whatever the release is.
     """
     told = manifest["parts"].get("postgres", {}).get("migration_head")
-    theirs = [_escaped(name) for name in told] if isinstance(told, list) else []
+    theirs = [str(name) for name in told] if isinstance(told, list) else []
     made_by = str(manifest.get("release", ""))
     if theirs == list(head) or made_by <= release:
         return []
+    migration = quote(", ".join(theirs), WIDTH) or "none"
     return [
-        f"its database is of release {made_by} (migration {', '.join(theirs) or 'none'}), which is"
-        f" newer than {release or 'the empty stack'} that serves: deploy that version first"
+        f"its database is of release {made_by} (migration {migration}), which is newer than"
+        f" {release or 'the empty stack'} that serves: deploy that version first"
     ]
 
 
@@ -268,10 +283,11 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
         wanted, got = expected[key], found.get(key)
         if isinstance(wanted, Mapping) and isinstance(got, Mapping):
             problems += [
-                f"{key} of {_escaped(name)}: {got.get(name)} instead of {wanted.get(name)}"
+                f"{key} of {printable(name)}: {printable(got.get(name))} instead of"
+                f" {printable(wanted.get(name))}"
                 for name in sorted({*wanted, *got})
                 if wanted.get(name) != got.get(name)
             ]
         elif wanted != got:
-            problems.append(_escaped(f"{key}: {got} instead of {wanted}"))
+            problems.append(f"{key}: {_shown(got)} instead of {_shown(wanted)}")
     return problems

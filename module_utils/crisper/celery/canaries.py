@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..shapes import ANY, EACH, like
-from ..text import clean, listed, printable
+from ..text import WIDTH, clean, listed, quote
 from .busy import BUSY, FREE, OVERDUE, RUNNING, SILENT, UNCONSUMED, describe_busy, duration
 from .findings import MOST_NAMES, REMEDIES
 
@@ -61,7 +61,7 @@ def _trouble(queue: str, entry: Mapping[str, Any], nodes: Sequence[str]) -> tupl
     if state in PENDING:
         return explain_missing(queue, state, entry.get("why") or {})
     if state != "SUCCESS":
-        text = f"The canary in queue {queue} ended as {state}: {printable(_plain(result))}."
+        text = f"The canary in queue {queue} ended as {state}: {quote(_plain(result), WIDTH)}."
         return text, "Look at the worker's log for that task id."
     if nodes and worker and worker not in nodes:
         text = f"The canary in queue {queue} was run by {worker}, which is not of this release."

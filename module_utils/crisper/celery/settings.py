@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from ..model.build import pool_service
+from ..model.workers import pool_service
 from ..shapes import like
 from ..text import listed, printable
 from .stranded import LEASED

@@ -30,6 +30,8 @@ MOST_OF_ALL, MOST_QUEUES = 50_000, 10_000
 # No task has such a name, and no client but a hostile one such a message that needs parsing: both
 # count as unreadable, and do not leave Redis where it runs scripts. Redis has the numbers in Lua.
 NAME_BYTES, RAW_BYTES = 1000, 4_000_000
+# More messages than any broker has.
+LARGEST = 2**53
 # Share of a budget after which reading in order is given up when it would not end in time.
 FIRST_SHARE = 0.5
 # Windows of a sample, at least.
@@ -133,6 +135,19 @@ def task_name(message: dict) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def _mapping(value: object) -> Mapping:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _counts(numbers: object) -> dict:
+    """Return the entries of a mapping that are numbers of messages; a container has told them."""
+    return {
+        name: number
+        for name, number in _mapping(numbers).items()
+        if type(number) is int and 0 <= number < LARGEST
+    }
+
+
 class Tally:
     """Counts of waiting tasks by queue and name; keeps nothing else of a message."""
 
@@ -202,11 +217,13 @@ class Tally:
 
     @classmethod
     def of_reading(cls, reading: Mapping) -> Tally:
-        """Return the counts of an earlier reading."""
+        """Return the counts of an earlier reading; what is no count in it is left out."""
         tally = cls()
-        tally.waiting = {queue: Counter(names) for queue, names in reading["waiting"].items()}
-        tally.unreadable = Counter(reading.get("unreadable") or {})
-        tally.partial = dict(reading.get("partial") or {})
+        for queue, names in _mapping(reading.get("waiting")).items():
+            tally.waiting[queue] = Counter(_counts(names))
+        tally.unreadable = Counter(_counts(reading.get("unreadable")))
+        for queue, numbers in _mapping(reading.get("partial")).items():
+            tally.partial[queue] = {"read": 0, "of": 0, **_counts(numbers)}
         tally.unlisted = bool(reading.get("unlisted"))
         return tally
 

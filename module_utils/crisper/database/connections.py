@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..text import printable, sql_identifier
+from .acl import Grant, grants
 from .catalog import SUPERUSER_OID, Catalog, builtin, identifier
-from .planted import Grant, grants
 
 # PostgreSQL's own; all of them belong to the bootstrap superuser.
 SYSTEM_DATABASES = ("postgres", "template0", "template1")

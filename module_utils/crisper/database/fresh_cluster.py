@@ -22,7 +22,7 @@ from ..backup.throwaway import service_options, service_user
 from ..docker.exec import Docker
 from ..text import quoted_lines
 from .catalog import identifier, read_catalog
-from .planted import Measure, access, measure, roles_of
+from .measure import Measure, access, measure, roles_of
 
 FILE = "postgres-measure.json"
 # Counts up when what is kept has another form.
@@ -42,17 +42,17 @@ def key_of(extensions: Iterable[Extension]) -> str:
     return json.dumps([EDITION, [*map(list, sorted(extensions))]])
 
 
-class Fresh:
-    """What new clusters of one image have.
+class FreshClusters:
+    """New clusters of one image, and their measures.
 
     Args:
         container: that of the stack's PostgreSQL, whose image is taken.
-        folder: where it is kept; None keeps nothing.
+        folder: where measures are stored; None stores nothing.
     """
 
     def __init__(self, docker: Docker, container: str, project: str, folder: Path | None) -> None:
         self.docker, self.project, self.folder = docker, project, folder
-        self.seen = docker.inspect(container)
+        self.record = docker.inspect(container)
         self.label = f"crisper.measure={project}"
 
     def measures(self, wanted: Iterable[Iterable[Extension]]) -> dict[str, dict[str, Any]]:
@@ -65,32 +65,32 @@ class Fresh:
         Raises:
             BackupError: no cluster could be made.
         """
-        known = self.kept()
+        known = self.stored()
         sets = {key_of(each): sorted(each) for each in wanted}
         if missing := {key: each for key, each in sets.items() if key not in known}:
             known |= self.made(missing)
-            self.keep({key: known[key] for key in known if key in sets})
+            self.store({key: known[key] for key in known if key in sets})
         return {key: {**known[key], "measure": Measure(**known[key]["measure"])} for key in sets}
 
-    # --- Kept --------------------------------------------------------------------------------
-    def kept(self) -> dict[str, Any]:
-        """Return what is kept of the image."""
+    # --- Stored --------------------------------------------------------------------------------
+    def stored(self) -> dict[str, Any]:
+        """Return the measures that are stored of the image."""
         try:
-            told = json.loads((self.folder / FILE).read_text()) if self.folder else {}
-            return told["measures"] if told.get("image") == self.seen["Image"] else {}
+            measured = json.loads((self.folder / FILE).read_text()) if self.folder else {}
+            return measured["measures"] if measured.get("image") == self.record["Image"] else {}
         except (OSError, ValueError, KeyError, AttributeError):
             return {}
 
-    def keep(self, measures: dict[str, Any]) -> None:
-        """Keep measures; without them the next call makes them again."""
+    def store(self, measures: dict[str, Any]) -> None:
+        """Store measures; without them the next call makes them again."""
         if not self.folder:
             return
         draft = self.folder / f".{FILE}"
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
             with written(draft, "", "") as target:
-                told = {"image": self.seen["Image"], "measures": measures}
-                target.write(json.dumps(told).encode())
+                measured = {"image": self.record["Image"], "measures": measures}
+                target.write(json.dumps(measured).encode())
             draft.replace(self.folder / FILE)
 
     # --- Made --------------------------------------------------------------------------------
@@ -140,10 +140,11 @@ class Fresh:
 
     @contextlib.contextmanager
     def cluster(self) -> Iterator[str]:
-        """A running server of the image with a new cluster in memory, and on no network."""
+        """Yield a running server of the image with a new cluster in memory, and on no network."""
         self.remove()  # what a run that was killed left behind
-        user, seen = service_user("postgres", self.seen), self.seen
-        names = [item.partition("=")[::2] for item in seen["Config"]["Env"]]
+        user, record = service_user("postgres", self.record), self.record
+        image = record["Image"]
+        names = [item.partition("=")[::2] for item in record["Config"]["Env"]]
         folder = dict(names).get("PGDATA") or "/var/lib/postgresql/data"
         uid, _, gid = user.partition(":")
         environment = {
@@ -152,7 +153,7 @@ class Fresh:
             "PGDATA": folder,
             "POSTGRES_DB": "postgres",
         }
-        options = service_options("postgres", seen)
+        options = service_options("postgres", record)
         place = options.index("--memory")
         limit = max(int(options[place + 1]), 768 << 20) if int(options[place + 1]) else 0
         options[place + 1] = str(limit)  # the cluster is in memory, too
@@ -165,7 +166,7 @@ class Fresh:
                     for name in environment
                     for piece in ("--env", f"{name}={environment[name]}")
                 ),
-                *(seen["Image"], "postgres", "-c", "fsync=off", "-c", "listen_addresses=127.0.0.1"),
+                *(image, "postgres", "-c", "fsync=off", "-c", "listen_addresses=127.0.0.1"),
             ).strip()
             self.wait(container)
             yield container
@@ -182,8 +183,8 @@ class Fresh:
             except BackupError as error:
                 state = self.docker.inspect(container)["State"]["Status"]
                 if state != "running" or time.monotonic() > deadline:
-                    said = quoted_lines(self.docker.run("logs", "--tail", "5", container)[-2000:])
-                    raise BackupError(f"a new cluster did not start ({state}): {said}") from error
+                    output = quoted_lines(self.docker.run("logs", "--tail", "5", container)[-2000:])
+                    raise BackupError(f"a new cluster did not start ({state}): {output}") from error
                 time.sleep(0.2)
 
     def remove(self) -> None:

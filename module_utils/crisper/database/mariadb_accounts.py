@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from ..backup.backends.mariadb import RESTORE_MARIADB
 from ..docker.exec import Docker
@@ -54,41 +54,56 @@ def find_planted(docker: Docker, container: str, application: str) -> list[str]:
     """
     script = f"{RESTORE_MARIADB} --skip-column-names --batch"
     command = docker.inside(container, script)
-    told = docker.answer("MariaDB did not answer", command, _PLANTED.encode())
-    rows = [line.split("\t") for line in told.splitlines() if line.count("\t") == 2]
-    powerful = {name: rights for kind, name, rights in rows if kind == "account"}
+    answer = docker.answer("MariaDB did not answer", command, _PLANTED.encode())
+    rows = [line.split("\t") for line in answer.splitlines() if line.count("\t") == 2]
+    powerful = {name for kind, name, _rights in rows if kind == "account"}
     found: dict[str, list[str]] = {}
     for kind, name, what in rows:
-        shown, other = printable(name), printable(what)
         if kind == "account":
-            if not _OWN.match(name) and not name.startswith(f"'{application}'@"):
-                found.setdefault(kind, []).append(
-                    f"MariaDB: the account {shown} has rights over the server ({other}). If it is"
-                    f" not yours{_remedy('DROP USER', _account(name), '@')}"
-                )
+            sentence = _describe_account(name, what, application)
         elif kind in ("plugin", "function"):
-            found.setdefault(kind, []).append(
-                f"MariaDB: the server loads {other} for {shown}. If it is not yours"
-                + _remedy(
-                    "UNINSTALL PLUGIN" if kind == "plugin" else "DROP FUNCTION", [_plain(name)]
-                )
-            )
+            sentence = _describe_library(kind, name, what)
         else:
-            user, _, host = what.rpartition("@")
-            if f"'{user}'@'{host}'" in powerful:
-                found.setdefault(kind, []).append(
-                    f"MariaDB: the {kind} {shown} runs with the rights of {other}, whoever calls"
-                    " it. If it is not yours"
-                    + _remedy(
-                        f"DROP {'FUNCTION' if kind == 'routine' else kind.upper()}",
-                        _plain(name).split("."),
-                        "." if name.count(".") == 1 else "",
-                    )
-                    + (" (or DROP PROCEDURE)" if kind == "routine" else "")
-                )
+            sentence = _describe_definer(kind, name, what, powerful)
+        if sentence:
+            found.setdefault(kind, []).append(f"MariaDB: {sentence}")
     more = sum(max(0, len(each) - MOST) for each in found.values())
     sentences = [sentence for each in found.values() for sentence in each[:MOST]]
     return sentences + ([f"MariaDB: and {more} more of these"] if more else [])
+
+
+def _describe_account(name: str, rights: str, application: str) -> str:
+    """Return what is told of an account; nothing of the image's own and the application's."""
+    if _OWN.match(name) or name.startswith(f"'{application}'@"):
+        return ""
+    return (
+        f"the account {printable(name)} has rights over the server ({printable(rights)}). If it is"
+        f" not yours{_remedy('DROP USER', _account(name), '@')}"
+    )
+
+
+def _describe_library(kind: str, name: str, library: str) -> str:
+    statement = "UNINSTALL PLUGIN" if kind == "plugin" else "DROP FUNCTION"
+    return (
+        f"the server loads {printable(library)} for {printable(name)}. If it is not yours"
+        + _remedy(statement, [_plain(name)])
+    )
+
+
+def _describe_definer(kind: str, name: str, definer: str, powerful: Container[str]) -> str:
+    """Return what is told of code that runs as its definer; nothing where that has no rights."""
+    user, _, host = definer.rpartition("@")
+    if f"'{user}'@'{host}'" not in powerful:
+        return ""
+    remedy = _remedy(
+        f"DROP {'FUNCTION' if kind == 'routine' else kind.upper()}",
+        _plain(name).split("."),
+        "." if name.count(".") == 1 else "",
+    )
+    return (
+        f"the {kind} {printable(name)} runs with the rights of {printable(definer)}, whoever calls"
+        f" it. If it is not yours{remedy}" + (" (or DROP PROCEDURE)" if kind == "routine" else "")
+    )
 
 
 def _plain(name: str) -> str:
@@ -126,8 +141,8 @@ def find_excess(docker: Docker, container: str, application: str) -> list[str]:
     account = "CONCAT('''', " + _literal(_pattern(application)) + ", '''@%')"
     script = f"{RESTORE_MARIADB} --skip-column-names --batch --raw"
     question = _STATEMENTS.format(account=account).encode()
-    told = docker.answer("MariaDB did not answer", docker.inside(container, script), question)
-    return told.splitlines()
+    answer = docker.answer("MariaDB did not answer", docker.inside(container, script), question)
+    return answer.splitlines()
 
 
 def remove_excess(docker: Docker, container: str, statements: list[str]) -> None:

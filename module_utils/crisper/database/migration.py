@@ -5,29 +5,21 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..backup.backends.postgres import dump_postgres
-from ..backup.backends.psql import end_postgres_sessions
 from ..backup.cipher import measured, written
 from ..backup.manifest import BackupError
 from ..controller import orphaned
 from ..docker.exec import Docker
-from ..docker.one_off import (
-    CHECK,
-    HOOK,
-    MIGRATE,
-    Command,
-    CommandError,
-    Commands,
-    Outcome,
-    shown,
-)
+from ..docker.one_off import CHECK, HOOK, MIGRATE, Command, CommandError, Commands, Outcome, shown
 from ..files import make_folder, sync_folder
 from ..journal import ROOT_MODE, Journal, NotOwnerError, note
-from ..output import first_line, last_lines
-from ..release.retention import annotate, manifests
+from ..output import last_lines
+from ..release.retention import manifests
+from .interrupted import DUMP_SESSION, collect, record, record_outcome
 from .migration_plan import (
     BEGUN,
     DUMPING,
@@ -37,9 +29,7 @@ from .migration_plan import (
     begin,
     changed,
     dump_name,
-    end,
     hook_key,
-    lost,
     valid_record,
     wants_check,
     wants_dump,
@@ -48,11 +38,7 @@ from .migration_plan import (
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
-
 CHECK_SECONDS = 120
-# What PostgreSQL knows the sessions of a dump and of a restore by.
-DUMP_SESSION, RESTORE_SESSION = "crisper-dump", "crisper-restore"
-POINTS = ("before_migrate", "after_migrate")
 # Until a client that a killed module has begun has handed its command to the engine.
 QUIET_SECONDS = 30
 # What PostgreSQL says to a role that is no superuser (commands/extension.c).
@@ -67,121 +53,8 @@ HOOK_SPEC: dict[str, Any] = {
         "timeout": {"type": "int", "required": True},
     },
 }
-NAMES = {CHECK: "check for pending migrations", MIGRATE: "migration", HOOK: "hook"}
-# Writes a step and its facts into the journal.
-Note = Callable[..., None]
 
 
-# --- what a killed module left ---------------------------------------------------------------
-def record(root: Path, release: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Add facts to a release's manifest; return the whole.
-
-    Raises:
-        CommandError: it cannot be written.
-    """
-    try:
-        return annotate(root, release, facts)
-    except (OSError, ValueError) as error:
-        raise CommandError(
-            f"The manifest of release {release} cannot be written: {error}. Make its folder in"
-            f" {root / 'releases'} writable (df {root}, mount), and run again: what the release's"
-            " migration does is recorded then."
-        ) from error
-
-
-def record_outcome(root: Path, command: Command, outcome: Outcome) -> None:
-    """Write what became of a command into the manifest of its release, where that has a place.
-
-    Raises:
-        CommandError: it cannot be written.
-    """
-    entry = manifests(root).get(command.release, {}).get("migration") or {}
-    if not entry:
-        return
-    if command.kind == MIGRATE:
-        record(root, command.release, end(entry, outcome, time.time()))
-    elif command.kind == HOOK and command.key.startswith(POINTS) and outcome.code == 0:
-        keys = [*(key for key in entry.get("hooks", []) if key != command.key), command.key]
-        record(root, command.release, {"migration": {**entry, "hooks": keys}})
-
-
-def collect(commands: Commands, docker: Docker, begun: Note) -> list[str]:
-    """Wait for what a killed module left running, and write down what became of it.
-
-    One that runs is waited for up to its own time limit. Dumps that nobody takes are ended.
-
-    Args:
-        commands: those of the stack.
-        docker: how its PostgreSQL is reached.
-        begun: called before anything is waited for or changed.
-
-    Returns:
-        One sentence for each.
-
-    Raises:
-        CommandError: what became of one cannot be found out, or a dump does not end.
-    """
-    root, told = commands.root, []
-    left = commands.left()
-    drafts = sorted((root / "backups").glob(".*.dump"))
-    if left or drafts:
-        begun("wait", commands=[command.name(commands.project) for command in left])
-    for command in left:
-        outcome = commands.finish(command)
-        record_outcome(root, command, outcome)
-        commands.remove(command)
-        told.append(describe(command, outcome))
-    for name, manifest in manifests(root).items():
-        if facts := lost(manifest):
-            record(root, name, facts)
-            told.append(
-                f"The migration of release {name} was cut off, and its container is gone: what it"
-                " did is unknown, so it counts as irreversible."
-            )
-    if drafts:
-        end_sessions(commands.project, docker)
-        for draft in drafts:
-            draft.unlink(missing_ok=True)
-    return told
-
-
-def describe(command: Command, outcome: Outcome) -> str:
-    """Return what became of a command that a killed module had begun."""
-    shown_command = first_line(shown(command.argv), 100)
-    what = (
-        f"A {NAMES[command.kind]} of release {command.release} ({shown_command}), of a deploy that"
-        " was cut off,"
-    )
-    if not outcome.begun:
-        return f"{what} had not begun and was given up."
-    if outcome.code is None:
-        return f"{what} ended unseen: its container is gone."
-    cut = " by a restart of the server" if outcome.cut else f" with exit code {outcome.code}"
-    return f"{what} was waited for; it ended{cut}."
-
-
-def end_sessions(project: str, docker: Docker) -> None:
-    """End dumps and restores that go on in the database though their module is gone.
-
-    Raises:
-        CommandError: PostgreSQL does not end a session.
-    """
-    try:
-        container = docker.container(project, "postgres")
-        ended = not container or end_postgres_sessions(
-            docker, container, [DUMP_SESSION, RESTORE_SESSION]
-        )
-    except BackupError:
-        return  # a PostgreSQL that does not answer has no sessions
-    if not ended:
-        raise CommandError(
-            f"A session of PostgreSQL named {DUMP_SESSION} or {RESTORE_SESSION}, of a dump or"
-            " restore that was cut off, does not end: look at pg_stat_activity, end it"
-            " (pg_terminate_backend), and run again."
-        )
-
-
-# --- one-off commands ------------------------------------------------------------------------
 class Steps:
     """One-off commands of a release, with the journal."""
 
@@ -222,12 +95,12 @@ class Steps:
                     "A process of an earlier step still acts on the server after"
                     f" {QUIET_SECONDS} s: find it (ps -ef), let it end or end it, and run again."
                 )
-            told = collect(self.commands, self.docker, self.note)
+            sentences = collect(self.commands, self.docker, self.note)
         except CommandError as error:
             self.fail(str(error))
-        for sentence in told:
+        for sentence in sentences:
             self.module.warn(sentence)
-        return bool(told)
+        return bool(sentences)
 
     def run(self, command: Command, record: Callable[[Outcome], None]) -> Outcome:
         """Run a command to its end."""
@@ -250,7 +123,7 @@ class Steps:
             limit = hook["timeout"]
             command = Command(HOOK, self.release, tuple(hook["command"]), limit, key)
             self.note("hook", point=point, hook=hook["name"])
-            outcome = self.run(command, lambda end, it=command: record_outcome(self.root, it, end))
+            outcome = self.run(command, partial(record_outcome, self.root, command))
             self.acted = True
             action = f"The hook '{hook['name']}' of rollout_hooks.{point} ({shown(command.argv)})"
             remedy = (
@@ -261,7 +134,6 @@ class Steps:
                 self.fail(failure, rc=outcome.code)
 
 
-# --- the migration ---------------------------------------------------------------------------
 class Migration(Steps):
     """Check, dump, commands before, migration, record and commands after, of one release."""
 
@@ -391,13 +263,13 @@ class Migration(Steps):
         self.note("migrate")
         self.write(begin(entry, manifest, STARTED, started_at=time.time()))
         command = Command(MIGRATE, self.release, argv, params["timeout"])
-        outcome = self.run(command, lambda end: record_outcome(self.root, command, end))
+        outcome = self.run(command, partial(record_outcome, self.root, command))
         backup = entry.get("backup") or {}
-        kept = f"; the dump from before it is {backup['path']}" if backup.get("path") else ""
+        dump_words = f"; the dump from before it is {backup['path']}" if backup.get("path") else ""
         remedy = (
             "Correct stack_app.migrate.command or the migration itself; if it only needs longer,"
             f" raise stack_app.migrate.timeout (now {params['timeout']} s). What it did before it"
-            f" failed stays in the database{kept}."
+            f" failed stays in the database{dump_words}."
         )
         if EXTENSION_REFUSED.search(outcome.output):
             remedy = (

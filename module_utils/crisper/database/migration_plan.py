@@ -1,4 +1,4 @@
-"""What is decided about a migration, as functions of plain data (no I/O).
+"""Decisions about a migration, as functions of plain data (no I/O).
 
 The manifest of a release has what is known of its migration under ``migration``:
 
@@ -144,14 +144,14 @@ def end(record: Mapping[str, Any], outcome: Outcome, ended_at: float) -> dict[st
     if not outcome.known(limit):
         entry |= {"state": UNKNOWN, "uncertain": True}
         return {"migration": entry, "irreversible": True}
-    told = matches(record.get("irreversible_pattern") or IRREVERSIBLE, outcome.output)
+    irreversible = matches(record.get("irreversible_pattern") or IRREVERSIBLE, outcome.output)
     if outcome.code != 0:
         # What it did before it failed may stay: each migration may be a transaction of its own.
-        return {"migration": {**entry, "state": FAILED}, "irreversible": before or told}
+        return {"migration": {**entry, "state": FAILED}, "irreversible": before or irreversible}
     entry["state"] = DONE
     if not changed(record, outcome):
         return {"migration": entry, "irreversible": before}
-    return {"migration": entry, "migrated": True, "irreversible": before or told}
+    return {"migration": entry, "migrated": True, "irreversible": before or irreversible}
 
 
 def changed(record: Mapping[str, Any], outcome: Outcome) -> bool:

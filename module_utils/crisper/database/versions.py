@@ -1,4 +1,4 @@
-"""Whether a database image can open the data in its volume: versions, read and compared.
+"""Versions of a database image and of the data in its volume, read and compared.
 
 The functions that ask the engine take `call`: arguments of the Docker client -> ``(exit code,
 output, errors)``.
@@ -21,7 +21,7 @@ RESTRICTED = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 
 @dataclass(frozen=True)
 class Database:
-    """How a database's data and its image tell their version."""
+    """Places where a database's data and its image tell their version."""
 
     label: str
     files: tuple[str, ...]  # in the volume, the newest cluster last

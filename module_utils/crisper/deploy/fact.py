@@ -58,8 +58,8 @@ def updated_fact(fact: Mapping[str, Any], news: Mapping[str, Any]) -> dict[str, 
     lock = {**LOCK, **known.get("lock", {}), **news.get("lock", {})}
     state = {**STATE, **known.get("state", {})}
     docker_cli = news.get("docker_cli") or fact.get("docker_cli") or DOCKER_CLI
-    if told := news.get("state"):
-        state = {**STATE, **{key: told[key] for key in STATE if key in told}}
+    if report := news.get("state"):
+        state = {**STATE, **{key: report[key] for key in STATE if key in report}}
         lock["held"] = bool(state["locked"])
         if state["same"]["docker"] and state["docker_cli"]:  # role docker has nothing to do then
             docker_cli = state["docker_cli"]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..model.redis_users import ADDABLE, APP_USER
-from ..text import printable
+from ..text import quote
 
 # Entries that are asked for; Redis keeps 128 as a rule. Bytes of them that are read.
 MOST_ENTRIES = 128
@@ -39,9 +39,9 @@ def refusals(text: str, hours: float) -> list[str]:
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UnreadableError(f"ACL LOG of Redis cannot be read: {printable(error, 200)}") from None
+        raise UnreadableError(f"ACL LOG of Redis cannot be read: {quote(error, 200)}") from None
     if not isinstance(entries, list):
-        raise UnreadableError(f"ACL LOG of Redis is no list: {printable(text, 80)}")
+        raise UnreadableError(f"ACL LOG of Redis is no list: {quote(text, 80)}")
     counts: dict[str, int] = {}
     ages: dict[str, float] = {}
     for entry in entries[:MOST_ENTRIES]:
@@ -79,7 +79,7 @@ def _sentence(name: str, count: int, age: float) -> str:
         else f"the application cannot be given it, call another one ({PAGE})"
     )
     return (
-        f"The application's Redis user was refused the command '{printable(name, WIDTH)}' {times},"
+        f"The application's Redis user was refused the command {quote(name, WIDTH)} {times},"
         f" last {_ago(age)} ago: {remedy}"
     )
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from ..model.validators import is_address, quoted
 from ..proxy.public_url import PORTS, authority, expected_status, url_host
 from ..shapes import like
-from ..text import ROWS, printable
+from ..text import ROWS, WIDTH, printable, quote
 
 REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -84,10 +84,7 @@ def worker_request(
         "app": celery["app"],
         "timeout": inspect_timeout,
         "expect": {
-            "pools": {pool["name"]: pool for pool in model["pools"]},
-            "registered": celery["expected_tasks"],
-            "time_limit": celery["time_limit"],
-            "soft_time_limit": celery["soft_time_limit"],
+            **_expected_limits(model),
             "accept_content": accept_content,
             "task_serializer": task_serializer,
         },
@@ -99,6 +96,17 @@ def worker_request(
             "timeout": canary_timeout,
         }
     return request
+
+
+def _expected_limits(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return pools, tasks and time limits of a release, as its workers must answer them."""
+    celery = model["celery"]
+    return {
+        "pools": {pool["name"]: pool for pool in model["pools"]},
+        "registered": celery["expected_tasks"],
+        "time_limit": celery["time_limit"],
+        "soft_time_limit": celery["soft_time_limit"],
+    }
 
 
 def known_tasks(model: Mapping[str, Any], registered: Sequence[str] = ()) -> list[str]:
@@ -256,37 +264,14 @@ def http_finding(answer: Mapping[str, Any], host: str = "") -> str:
     """Return the finding for an answer through nginx that is not as expected.
 
     Args:
-        answer: of front_probe or nginx_probe: ``{url, status, location, expected, msg, inside}``,
+        answer: of http_probe or nginx_probe: ``{url, status, location, expected, msg, inside}``,
             status -1 without an answer.
         host: the Host header that was sent; empty for that of the URL.
     """
     status, logs = answer.get("status", -1), "See `docker compose logs nginx backend frontend`."
     inside = " inside the container of nginx" if answer.get("inside") else ""
-    expected = " or ".join(map(str, answer.get("expected") or [200]))
     if status > 0:
-        location = f", Location {printable(answer['location'])}," if answer.get("location") else ""
-        to_host = f" to Host {host}" if host else ""
-        text = (
-            f"{answer.get('url')}{inside} answered {status}{location}{to_host}"
-            f" (expected {expected})."
-        )
-        if status == 400:
-            text += (
-                " Most often the application does not accept that Host (Django: ALLOWED_HOSTS): set"
-                " stack_server_names or stack_public_url to what browsers use."
-            )
-        elif status == 421:
-            text += (
-                " nginx refuses hosts that it does not know: add the name to stack_server_names or"
-                " stack_accepted_hosts, or ask for a known one (verify_url)."
-            )
-        elif location:
-            text += (
-                " Redirects are not followed. To HTTPS: set stack_public_url, and let the"
-                " application believe X-Forwarded-Proto (Django: SECURE_PROXY_SSL_HEADER). To"
-                " another path: give a path that answers itself, or its status in verify_paths."
-            )
-        return f"{text} {logs}"
+        return f"{_status_finding(answer, inside, host)} {logs}"
     why = f" ({printable(answer['msg'], 500)})" if answer.get("msg") else ""
     if inside:
         return f"{answer.get('url')}{inside} did not answer{why}. {logs}"
@@ -294,6 +279,34 @@ def http_finding(answer: Mapping[str, Any], host: str = "") -> str:
         f"{answer.get('url')} did not answer{why} from the controller. {logs} If a firewall or a"
         " jump host stands between, set verify_url to the address that browsers use."
     )
+
+
+def _status_finding(answer: Mapping[str, Any], inside: str, host: str) -> str:
+    """Return the finding for an answer with a status, without the advice to read logs."""
+    status = answer["status"]
+    expected = " or ".join(map(str, answer.get("expected") or [200]))
+    location = f", Location {quote(answer['location'], WIDTH)}," if answer.get("location") else ""
+    to_host = f" to Host {host}" if host else ""
+    text = (
+        f"{answer.get('url')}{inside} answered {status}{location}{to_host} (expected {expected})."
+    )
+    if status == 400:
+        text += (
+            " Most often the application does not accept that Host (Django: ALLOWED_HOSTS): set"
+            " stack_server_names or stack_public_url to what browsers use."
+        )
+    elif status == 421:
+        text += (
+            " nginx refuses hosts that it does not know: add the name to stack_server_names or"
+            " stack_accepted_hosts, or ask for a known one (verify_url)."
+        )
+    elif location:
+        text += (
+            " Redirects are not followed. To HTTPS: set stack_public_url, and let the"
+            " application believe X-Forwarded-Proto (Django: SECURE_PROXY_SSL_HEADER). To"
+            " another path: give a path that answers itself, or its status in verify_paths."
+        )
+    return text
 
 
 def celery_finding(finding: Mapping[str, Any]) -> str:

@@ -141,9 +141,9 @@ class Docker:
         """Fail when a command that ended did; `said` is what it printed, else it knows that."""
         if ended.returncode != 0:
             late = f" within {self.timeout} s" if ended.returncode == 124 else ""
-            why = (ended.said if said is None else said) or f"exit code {ended.returncode}"
-            said = explained(quote_output(why), lambda: self._database(ended.args))
-            raise BackupError(f"{what}{late}: {said}")
+            quoted = quote_output(ended.said if said is None else said)
+            why = explained(quoted, lambda: self._database(ended.args))
+            raise BackupError(f"{what}{late}: {why or f'exit code {ended.returncode}'}")
 
     def _database(self, command: list[str]) -> str:
         """Return whether PostgreSQL's application database is missing, closed or open.

@@ -244,9 +244,7 @@ def users(
     for pid in proc.pids():
         space = proc.namespace(pid)
         if space == proc.own and pid != os.getpid():
-            for name, folder in volumes.items():
-                if folder and proc.writes_below(pid, os.path.realpath(folder)):
-                    found.append(Process(pid, proc.command(pid), name, folder))
+            found += _writer(pid, volumes, proc)
         if space in ours or space in reported:
             continue
         if space not in known:
@@ -262,6 +260,15 @@ def users(
             container = match[0][:12] if match else ""
             found.append(Process(pid, proc.command(pid), name, folder, container))
     return found
+
+
+def _writer(pid: int, volumes: Mapping[str, str], proc: Proc) -> list[Process]:
+    """Return a process of this host once for each of the volumes that it writes to."""
+    return [
+        Process(pid, proc.command(pid), name, folder)
+        for name, folder in volumes.items()
+        if folder and proc.writes_below(pid, os.path.realpath(folder))
+    ]
 
 
 def _mounted_volume(
@@ -313,21 +320,25 @@ def check_data(
     if not wanted or not data_root:
         return []
     folders = _folders(call, wanted)
-    _code, out, _err = call("ps", "--quiet", "--no-trunc")
-    pids = []
-    if out.split():
-        _code, out, _err = call("inspect", "--format", "{{.State.Pid}}", *out.split())
-        pids = [int(word) for word in out.split() if word.isdigit()]
     volumes = {name: folders.get(name, "") for name in wanted}
     found = Found(
         release=release,
         missing=[name for name in wanted if name not in folders],
         data_root=data_root,
         root=str(root),
-        processes=users(volumes, pids, proc),
+        processes=users(volumes, _container_pids(call), proc),
         recreate=recreate,
     )
     return judge(found)
+
+
+def _container_pids(call: Call) -> list[int]:
+    """Return the first process of each running container."""
+    _code, out, _err = call("ps", "--quiet", "--no-trunc")
+    if not out.split():
+        return []
+    _code, out, _err = call("inspect", "--format", "{{.State.Pid}}", *out.split())
+    return [int(word) for word in out.split() if word.isdigit()]
 
 
 def _folders(call: Call, names: Sequence[str]) -> dict[str, str]:

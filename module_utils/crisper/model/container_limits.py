@@ -1,4 +1,4 @@
-"""Limits of a container: its processes, and the size of its /tmp (no I/O).
+"""Limits of containers: memory, CPUs, processes, and the size of /tmp (no I/O).
 
 Without a limit of processes, one container that forks without end takes every process id of the
 host: nobody can log in, and no other container starts a health check. A tmpfs without a size grows
@@ -10,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypedDict
 
-from .validators import quoted, size_bytes, whole
+from ..text import listed
+from .validators import as_mapping, number, quoted, size_bytes, whole
+
+RESOURCES = ("memory", "cpus", "pids", "tmp")
+MINIMUM_MEMORY = 6 * 1024**2  # the engine refuses less
 
 # Processes and threads: the kernel counts both. A start needs 4, and a health check 3 to 6.
 LEAST_PIDS, MOST_PIDS = 32, 4194304
@@ -59,8 +63,65 @@ def container_limits(limit: Mapping[str, Any], pids: int) -> ContainerLimits:
     }
 
 
-def validate(where: str, section: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with ``pids`` and ``tmp`` of an entry, with the remedy."""
+def service_limits(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the limits of checked variables by service; those of workers are of their pools."""
+    limits = {name: dict(limit) for name, limit in values["stack_limits"].items()}
+    web = values["stack_app"]["web"]
+    limits["backend"].update({key: web[key] for key in RESOURCES if web.get(key)})
+    for name in PIDS.keys() & limits.keys():
+        if size_bytes(limits[name].get("memory")):  # else a service that this stack does not have
+            limits[name].update(container_limits(limits[name], PIDS[name]))
+    return limits
+
+
+def validate(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with stack_limits and the limits of stack_app.web, with the remedy."""
+    app, limits = as_mapping(values.get("stack_app")), values.get("stack_limits")
+    web = as_mapping(app.get("web"))
+    yield from validate_container("stack_app.web", web)
+    if not isinstance(limits, Mapping):
+        yield f"stack_limits is {quoted(limits)}: give a mapping of services to memory and cpus."
+        return
+    needed = ["nginx", "backend", "postgres", "redis", "qdrant"]
+    needed += ["frontend"] if app.get("frontend") else []
+    needed += ["celery-beat"] if as_mapping(app.get("celery")).get("beat") else []
+    needed += ["mariadb"] if values.get("mariadb_enabled") else []
+    missing: dict[str, list[str]] = {"memory": [], "cpus": []}
+    for service in [*needed, *(name for name in limits if name not in needed)]:
+        limit = limits.get(service, {})
+        where = f"stack_limits.{service}"
+        if not isinstance(limit, Mapping):
+            yield f"{where} is {quoted(limit)}: give a mapping with memory and cpus."
+            continue
+        yield from validate_container(where, limit)
+        for key in ("memory", "cpus") if service in needed else ():
+            if key not in limit and not (service == "backend" and service in limits and key in web):
+                missing[key].append(service)
+    names = [f"{key} of {listed(services)}" for key, services in missing.items() if services]
+    if names:
+        yield (
+            f"stack_limits lacks {' and '.join(names)}: it takes the place of all defaults, so give"
+            " every service its memory and cpus."
+        )
+
+
+def validate_container(where: str, section: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the limits in an entry of a service or pool, with the remedy."""
+    if "memory" in section:
+        size = size_bytes(section["memory"])
+        setting = f"{where}.memory is {quoted(section['memory'])}"
+        if size is None:
+            yield f"{setting}: give a number and a unit, such as 512m or 1g."
+        elif size < MINIMUM_MEMORY:
+            yield f"{setting}: the engine accepts no less than 6m."
+    if "cpus" in section:
+        cpus = number(section["cpus"])
+        if cpus is None or not 0.01 <= cpus <= 4096:
+            yield f"{where}.cpus is {quoted(section['cpus'])}: give a number of CPUs, such as 0.5."
+    yield from _process_problems(where, section)
+
+
+def _process_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:
     if "pids" in section:
         pids = whole(section["pids"])
         if pids is None or not LEAST_PIDS <= pids <= MOST_PIDS:

@@ -92,6 +92,11 @@ def env_text(value: Any) -> str:
     raise ValueError(f"is a {type(value).__name__.strip('_')} to YAML: quote it.")
 
 
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """Return the value if it is a mapping, else an empty one: the type is checked elsewhere."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def quoted(value: Any) -> str:
     """Return a value as messages have it: quoted, and cut if it is long."""
     text = repr(value)

@@ -39,8 +39,24 @@ class Unacked:
         self.index = self.prefix + channel.unacked_index_key
         self.lease = self.key + "_lease"
 
+    def check_types(self):
+        """Raise Failure if one of the keys has another type than kombu's."""
+        from ..celery.stranded import text_of
+        from .inspect import Failure
+
+        for key, wanted in ((self.key, "hash"), (self.index, "zset"), (self.lease, "zset")):
+            found = text_of(self.client.type(key))
+            if found not in (wanted, "none"):
+                text = f"the key {key!a} in Redis is a {found}, and Celery's is a {wanted}"
+                raise Failure("unreadable_data", text)
+
     def count(self):
-        """Return how many there are."""
+        """Return how many there are.
+
+        Raises:
+            Failure: one of the keys has another type than kombu's.
+        """
+        self.check_types()
         return self.client.hlen(self.key)
 
     def tags(self, grace):

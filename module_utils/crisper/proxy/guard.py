@@ -272,10 +272,6 @@ def guard_model(
     limit = {**LOGIN_LIMIT, **(values.get("stack_login_limit") or {})}
     paths = [*(values.get("stack_login_paths") or []), *logins]
     patterns = list(dict.fromkeys(_login_pattern(path) for path in paths))
-    waits = [(_of_request(one), seconds_between(one["rate"])) for one in limits]
-    wait = seconds_between(limit["rate"])
-    waits += [(_of_request({"pattern": pattern}), wait) for pattern in patterns]
-    longest = sorted((one for one in waits if one[1] > 1), key=lambda one: -one[1])
     return {
         "logins": {
             "patterns": patterns,
@@ -283,7 +279,7 @@ def guard_model(
             "rate": str(limit["rate"]),
             "burst": int(limit["burst"]),
         },
-        "waits": [{"pattern": pattern, "seconds": seconds} for pattern, seconds in longest],
+        "waits": _waits(limits, patterns, limit["rate"]),
         "hosts": _hosts(values),
         "host_with_port": HOST_WITH_PORT,
         "header_timeout": int(values.get("stack_header_timeout", HEADER_TIMEOUT)),
@@ -292,6 +288,15 @@ def guard_model(
         "believed_headers": list(BELIEVED_HEADERS),
         "dropped_headers": list(DROPPED_HEADERS),
     }
+
+
+def _waits(limits: Sequence[Limit], logins: Sequence[str], login_rate: str) -> list[dict[str, Any]]:
+    """Return the pattern and the seconds of Retry-After of each limit, the longest first."""
+    waits = [(_of_request(one), seconds_between(one["rate"])) for one in limits]
+    wait = seconds_between(login_rate)
+    waits += [(_of_request({"pattern": pattern}), wait) for pattern in logins]
+    longest = sorted((one for one in waits if one[1] > 1), key=lambda one: -one[1])
+    return [{"pattern": pattern, "seconds": seconds} for pattern, seconds in longest]
 
 
 def _login_pattern(path: str) -> str:

@@ -1,6 +1,6 @@
 """The URL by which browsers reach the site, and the answer that its health checks expect.
 
-Pure functions of the operator's variables. ``model.build`` calls them for its findings and for
+Pure functions of the operator's variables. ``model`` calls them for its findings and for
 the model.
 """
 
@@ -69,6 +69,14 @@ def _host(text: str) -> str | None:
 
 def validate(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the public URL and the health check's host and status."""
+    yield from _url_problems(values)
+    app = values.get("stack_app")
+    web = app.get("web") if isinstance(app, Mapping) else None
+    if isinstance(web, Mapping):
+        yield from _health_problems(web)
+
+
+def _url_problems(values: Mapping[str, Any]) -> Iterator[str]:
     url = values.get("stack_public_url", "")
     parsed = parse_url(url)
     if url not in (None, "") and parsed is None:
@@ -93,10 +101,9 @@ def validate(values: Mapping[str, Any]) -> Iterator[str]:
             " nginx ends TLS, but stack_trusted_proxies is empty: nginx would tell the application"
             " that browsers use http. List the addresses that its requests come from."
         )
-    app = values.get("stack_app")
-    web = app.get("web") if isinstance(app, Mapping) else None
-    if not isinstance(web, Mapping):
-        return
+
+
+def _health_problems(web: Mapping[str, Any]) -> Iterator[str]:
     host = web.get("health_host", "")
     if host not in (None, "") and not _is_authority(host):
         yield (

@@ -70,16 +70,21 @@ def entry_resources(
     # Two for each request: the client's and the backend's.
     connections = min(max(math.ceil(2 * requests / workers), MIN_CONNECTIONS), MAX_CONNECTIONS)
     capacity = min(requests, workers * connections // 2)
-    own = [location["body_size"] for location in locations if location.get("request_buffering")]
-    sizes = [body_bytes(size) for size in [max_body_size, *own] if size != ""]
-    bodies = BODIES_DISK // max(sizes) if all(sizes) else MIN_BODIES
     return {
         "workers": workers,
         "connections": connections,
         "worker_files": 4 * connections,
         "open_files": OPEN_FILES,
-        "bodies": min(max(bodies, MIN_BODIES), MAX_BODIES),
+        "bodies": _bodies(max_body_size, locations),
         # Half of them: load tests and the people behind one address share it, and one client that
         # keeps all of its requests open leaves the other half to everybody else.
         "clients": int(capacity / 2 if client_connections == "auto" else client_connections),
     }
+
+
+def _bodies(max_body_size: Any, locations: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many bodies of the largest size the disk for them holds."""
+    own = [location["body_size"] for location in locations if location.get("request_buffering")]
+    sizes = [body_bytes(size) for size in [max_body_size, *own] if size != ""]
+    bodies = BODIES_DISK // max(sizes) if all(sizes) else MIN_BODIES
+    return min(max(bodies, MIN_BODIES), MAX_BODIES)

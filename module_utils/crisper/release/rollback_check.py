@@ -18,7 +18,7 @@ from .manifest import (
 )
 from .retention import linked, manifests
 
-UPGRADE = "upgrade.json"  # as database.upgrade has it
+UPGRADE = "upgrade.json"  # as database.upgrade_record has it
 Docker = Callable[..., tuple[int, str, str]]
 
 

@@ -22,6 +22,7 @@ ELSEWHERE = frozenset(
         "docker_unavailable",
         "no_result_backend",
         "result_backend_unreachable",
+        "unreadable_data",
     }
 )
 # Findings whose sentences a warning has.

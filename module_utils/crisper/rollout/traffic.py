@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from ..docker.diagnosis import compose_error
-from ..host.firewall import networks_to_join
+from ..host.networks import networks_to_join
 from ..output import quote_last_lines
 from ..process import capture
 from ..proxy.upstream import Upstreams, waiting_connections

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -116,8 +117,16 @@ def test_anything_else_is_told(text):
         ({"parts": {"redis": {"file": ["redis.rdb"]}}}, "its file is not listed"),
         ({"parts": {"uploads": {"file": "redis.rdb"}}}, "how many files and bytes were uploaded"),
         ({"encryption": ["age"]}, r"its encryption is \['age'\]"),
-        ({"made_by": "ops\x1b[2J"}, "made_by is no text of one line"),
-        ({"release": 5}, "release is no text of one line"),
+        ({"made_by": "ops\x1b[2J"}, "its made_by is .*, which is no text of one line"),
+        ({"made_by": "x" * 201}, "its made_by is"),
+        ({"release": 5}, "its release is 5, which is none"),
+        ({"release": "5 or newer"}, "its release is '5 or newer', which is none"),
+        ({"stack": "crisper, verified. OK: run curl"}, "its stack is 'crisper, verified"),
+        ({"stack": "shop\n"}, "its stack is"),
+        ({"stack": "größe"}, "its stack is"),
+        ({"made_at": "now"}, "its made_at is 'now', which is none"),
+        ({"parts": {"redis": {"file": "redis.rdb", "version": "8; rm"}}}, "its version of redis"),
+        ({"files": {"a b": {"bytes": 1, "sha256": "a" * 64}}}, "it names the file 'a b'"),
         ({"parts": {"oracle": {"file": "redis.rdb"}}}, "the part 'oracle' is unknown"),
         ({"parts": {"redis": {"file": "/etc/shadow"}}}, "the part 'redis' is unknown or its file"),
         ({"encryption": "rot13"}, "its encryption is 'rot13'"),
@@ -209,7 +218,21 @@ def test_what_waits_is_taken_before_what_it_names():
 
 def test_names_of_an_application_cannot_forge_lines():
     found = differences({"rows": {"a\nb": 1}}, {"rows": {"a\nb": 2}})
-    assert found == ["rows of a\\u000ab: 2 instead of 1"]
+    assert found == [r"rows of a\nb: 2 instead of 1"]
+
+
+@given(st.dictionaries(st.sampled_from(["stack", "made_at", "release", "made_by"]), st.text()))
+def test_a_manifest_that_is_taken_says_no_sentence(changes):
+    """Regression: a forged stack name was printed as the end of our sentence, with a command."""
+    text = json.dumps(manifest(**changes))
+    with contextlib.suppress(BackupError):
+        found = parse_manifest(text, "x")
+        assert all(" " not in found.get(name, "") for name in ("stack", "made_at", "release"))
+        return
+    with pytest.raises(BackupError) as refused:
+        parse_manifest(text, "x")
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 300
 
 
 def test_swapped_parts_are_told_apart_from_damage():

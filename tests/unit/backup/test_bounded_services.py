@@ -107,7 +107,7 @@ def test_an_answer_without_an_end_is_one_error(monkeypatch: pytest.MonkeyPatch) 
 def test_what_is_asked_and_what_fails_is_told() -> None:
     docker = docker_exec.Docker()
     assert docker.answer("x", ["cat"], b" a question\n" * 50_000).count("question") == 50_000
-    with pytest.raises(BackupError, match=r"^It was not told: bad$"):
+    with pytest.raises(BackupError, match=r"^It was not told: “bad”$"):
         docker.text("It was not told", ["sh", "-c", "echo bad >&2; exit 1"])
     with pytest.raises(BackupError, match=r"^It was not told within 3600 s: exit code 124$"):
         docker.text("It was not told", ["sh", "-c", "exit 124"])
@@ -145,6 +145,7 @@ CLOSED = 'FATAL:  database "shop" is not currently accepting connections'
         (f"psql: error: {SOCKET}{CLOSED}", "open", ""),
         (f"pg_dump: error: {SOCKET}{MISSING}", "missing", "playbooks/restore.yml"),
         (f"psql: error: {MISSING}", "missing", "playbooks/restore.yml"),
+        (f"“psql: error: {SOCKET}{MISSING}”", "missing", "playbooks/restore.yml"),
         (f"| psql: error: {SOCKET}{MISSING}\n| more", "missing", "playbooks/restore.yml"),
         (f"psql: error: {SOCKET}{MISSING}", "open", ""),
         (f"psql: error: {SOCKET}{MISSING}", "", ""),

@@ -18,7 +18,11 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends impo
     uploads,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.set import Settings
-from ansible_collections.crisper.stack.plugins.module_utils.database import upgrade
+from ansible_collections.crisper.stack.plugins.module_utils.database import (
+    upgrade_cluster,
+    upgrade_volumes,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.database.upgrade_stack import Stack
 from ansible_collections.crisper.stack.plugins.module_utils.docker import exec as docker_exec
 
 RIGHTS = {"CHOWN", "DAC_OVERRIDE", "FOWNER"}
@@ -139,18 +143,19 @@ def test_an_upgrade_gives_its_containers_no_network_and_no_rights(tmp_path: Path
         json.dumps({"images": {"postgres": {"ref": "postgres:18", "id": "sha256:3c4d"}}})
     )
     engine = Engine()
-    job = upgrade.Upgrade(tmp_path, "demo", tmp_path, engine, lambda _: None)
+    stack = Stack(tmp_path, "demo", tmp_path, engine, lambda _: None)
+    cluster = upgrade_cluster.NewCluster(stack, "c1")
     service = {
         "user": "999:60902",
         "volumes": [{"source": "postgres", "target": "/var/lib/postgresql"}],
         "tmpfs": ["/tmp:mode=1777,size=9m"],
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "definition", lambda: service)
-        patch.setattr(job, "wait", lambda _: None)
-        with job.cluster("c1"):
+        patch.setattr(cluster, "definition", lambda: service)
+        patch.setattr(upgrade_cluster, "wait_until_ready", lambda *_: None)
+        with cluster.server():
             pass
-    job.between("a", "b", "true", "Nothing was copied")
+    upgrade_volumes.copy_volume(stack, "a", "b", "true", "Nothing was copied")
     server, copy = engine.made()
     judge(server)
     judge(copy)

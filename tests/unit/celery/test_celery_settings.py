@@ -11,7 +11,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.settings impo
     restart_warning,
     settings_warnings,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model.build import stack_model
 from hypothesis import given
 from hypothesis import strategies as st
 from ledger_cases import summary
@@ -146,7 +146,7 @@ def test_a_name_of_a_node_cannot_print_a_line():
 
 
 def test_the_warnings_fail_nothing_and_are_in_both_summaries():
-    model = stack.stack_model(GOOD)
+    model = stack_model(GOOD)
     after = {"release": "r", "steps": [], "containers": [], "nodes": {"new": [NAME]}}
     nodes = {NAME: replies({"task_acks_late": False})}
     retired = {"after": after, "proof": {"findings": [], "nodes": nodes}}

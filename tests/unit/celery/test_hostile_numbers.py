@@ -201,6 +201,21 @@ def test_stored_results_and_messages_are_judged(one: Any, meta: Any, body: Any) 
 
 
 @QUICK
+@given(st.dictionaries(st.sampled_from(["waiting", "unreadable", "partial", "unlisted"]), JSON))
+def test_a_reading_of_another_container_is_judged(reading: dict[str, Any]) -> None:
+    waiting = {"q": {"nap": 2, **dict(zip("abcdefghijk", NUMBERS, strict=False))}, "r": HUGE}
+    for told in (reading, reading | {"waiting": waiting, "unreadable": {"q": HUGE}}):
+        tally = skew.Tally.of_reading(told)
+        summary = tally.summary(set(), ["x"])
+        json.dumps(summary, allow_nan=False)
+        assert all(0 <= number < 2**54 for number in summary["unknown"].values())
+        assert skew.Tally.of_reading(tally.reading()).reading() == tally.reading()
+    assert summary["unknown"]["nap"] == summary["orphaned"]["q"] - sum(
+        number for name, number in summary["unknown"].items() if name != "nap"
+    )
+
+
+@QUICK
 @given(REPORT, JSON)
 def test_settings_and_rows_of_a_status_take_whatever_was_answered(report: Any, other: Any) -> None:
     names = ["w@a", "x@a"]

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import backlog
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.celery import stranded
+from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import REMEDIES
 from ansible_collections.crisper.stack.plugins.module_utils.celery.inspection import (
     report_inspection,
 )
@@ -343,3 +344,19 @@ def test_what_was_delivered_just_before_a_restart_is_judged(monkeypatch):
     assert (late["restarted"], len(looked)) == (False, 1)
     stranded_probe.examine(None, {**request, "restarted_within": 0})
     assert looked[1] == (5.0, 3.0)
+
+
+@pytest.mark.parametrize("name", ["unacked", "unacked_index", "unacked_lease"])
+def test_a_key_of_another_type_is_named(name):
+    """Regression: `SET unacked_lease x` was told as a broker that cannot be reached."""
+    unacked = object.__new__(stranded_probe.Unacked)
+    unacked.key, unacked.index, unacked.lease = "unacked", "unacked_index", "unacked_lease"
+    kinds = {"unacked": b"hash", "unacked_index": b"none", "unacked_lease": b"zset"}
+    unacked.client = SimpleNamespace(type=lambda key: kinds[key])
+    unacked.check_types()
+    kinds[name] = b"string"
+    with pytest.raises(celery_probe.Failure, match=f"^the key '{name}' in Redis is a str") as told:
+        unacked.check_types()
+    assert told.value.problem == "unreadable_data"
+    assert "stop the old workers" in REMEDIES[told.value.problem]
+    assert "plain Celery" in REMEDIES[told.value.problem]

@@ -16,13 +16,13 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends impo
     postgres_sql,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError  # noqa: E402
-from ansible_collections.crisper.stack.plugins.module_utils.database import roles  # noqa: E402
-from ansible_collections.crisper.stack.plugins.module_utils.database.roles import (  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.database import roles_sql  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.database.dangers import (  # noqa: E402
     MOST,
-    State,
     of_roles,
     shorten,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.database.role_state import State  # noqa: E402
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1)
 
@@ -47,7 +47,7 @@ def test_every_superuser_session_is_pinned() -> None:
     }
     assert {name: count for name, count in scripts.items() if count} == {
         "module_utils/crisper/backup/backends/postgres_sql.py": 5,
-        "module_utils/crisper/database/roles.py": 1,
+        "module_utils/crisper/database/superuser.py": 1,
         "module_utils/crisper/database/catalog.py": 1,
         "module_utils/crisper/database/fresh_cluster.py": 1,  # in a new cluster
     }
@@ -68,9 +68,25 @@ def test_every_superuser_session_is_pinned() -> None:
 CHOICES = (
     r"\b(?:format|concat|concat_ws|json_\w+|jsonb_\w+|to_json|to_jsonb|array_agg|array_\w+|unnest"
     r"|parse_ident|count|max|min|greatest|quote_literal|row_to_json)\s*\((?!\*)"
+    r"|\bpg_terminate_backend\s*\(\s*\w+\s*\)"
 )
 # A number or a text beside an operator that is not taken for the other side's type.
-UNTYPED = r"(?:=|<>|<|>|<=|>=)\s*-?\d|!?~\*?\s*(?:'[^']*'(?!::text))|::regclass::text|'::regclass"
+UNTYPED = (
+    r"(?:=|<>|<|>|<=|>=)\s*-?\d|!?~\*?\s*(?:'[^']*'(?!::text))|::regclass::text|'::regclass"
+    r"|\b(?!IN\b|VALUES\b|ANY\b)[a-z]\w*\s*\(\s*'[^']*'(?!::)"
+)
+# Casts of what is no literal: PostgreSQL has these itself. Where it has none, and calls the types'
+# functions for output and input, a superuser may have made one.
+NAME = r"\w*name|schema|session_user|current_user|pg_get_userbyid\([^()]*\)"
+NUMBER = "oid|number|tgrelid|ev_class|polrelid"
+CASTS = rf"(?:\w+\.)?(?:(?:{NAME})::(?:text|name)|(?:{NUMBER})::(?:regclass|bigint))"
+
+
+def find_casts(text: str) -> list[str]:
+    """Return the casts that are neither of a literal nor PostgreSQL's own."""
+    bare = re.sub(r"'[^']*'::", "::", text)
+    found = re.findall(r"[\w.]+(?:\([^()]*\))?::[\w.]+", bare)
+    return [each for each in found if not re.fullmatch(CASTS, each)]
 
 
 def test_superuser_statements_leave_no_choice_of_function_or_operator() -> None:
@@ -103,15 +119,21 @@ def test_superuser_statements_leave_no_choice_of_function_or_operator() -> None:
             postgres_sql.END_SESSIONS,
             *questions,
             identity,
+            postgres_sql.WHO,
         ),
-        *(roles.TRANSFER, roles.CARRY, roles.DROP_CARRIED, roles.OBJECTS),
+        *(roles_sql.TRANSFER, roles_sql.CARRY, roles_sql.DROP_CARRIED, roles_sql.OBJECTS),
     )
     for text in texts:
         bare = re.sub(r"(?m)^\s*--.*|RAISE EXCEPTION [^;]*;", "", text)
         assert not re.findall(CHOICES, bare), text
         assert not re.findall(UNTYPED, bare), text
+        assert find_casts(bare) == [], text
     for wrong in ("format('%I', a)", "unnest(b)", "a = 10", "n !~ '^pg_'", "oid::regclass::text"):
         assert re.findall(f"{CHOICES}|{UNTYPED}", wrong), wrong
+    for wrong in ("pg_terminate_backend(pid)", "current_setting('a')"):
+        assert re.findall(f"{CHOICES}|{UNTYPED}", wrong), wrong
+    for wrong in ("number::text", "current_setting('a'::text)::interval", "x.xact_start::int"):
+        assert len(find_casts(wrong)) == 1, wrong
 
 
 @given(st.lists(NAMES, max_size=4))

@@ -71,7 +71,7 @@ def test_an_outcome_that_cannot_be_recorded_keeps_its_container(
         raise OSError("read-only file system")
 
     monkeypatch.setattr(
-        "ansible_collections.crisper.stack.plugins.module_utils.database.migration.annotate",
+        "ansible_collections.crisper.stack.plugins.module_utils.database.interrupted.annotate",
         refused,
     )
     cli = client(tmp_path, LEFT, ExitCode=0)
@@ -95,7 +95,7 @@ def test_deploy_begin_gives_its_lock_back_when_it_cannot_look(run_module, root, 
     asked = {"root": str(root), "project": "shop", "owner": OWNER, "docker_cli": cli}
     answer = run_module(deploy_begin, **asked)
     assert answer["failed"] is True
-    assert "The engine does not tell its containers: broken" in answer["msg"]
+    assert "The engine does not tell its containers: “broken”" in answer["msg"]
     assert not (root / "lock").exists()
 
 

@@ -27,9 +27,9 @@ def entry(command: str, count: int = 1, age: float = 5, **changes: Any) -> dict[
 def test_refused_commands_are_told_with_what_to_do() -> None:
     log = [entry("keys", 9), entry("config|get", age=7300), entry("keys", 3, 90, context="lua")]
     assert refusals(json.dumps(log), 24) == [
-        "The application's Redis user was refused the command 'keys' 12 times, last 5 s ago: add it"
+        "The application's Redis user was refused the command “keys” 12 times, last 5 s ago: add it"
         " to stack_redis_commands, or call another one (docs/PRODUCTION_DOCKER.md)",
-        "The application's Redis user was refused the command 'config|get' once, last 2 h ago: the"
+        "The application's Redis user was refused the command “config|get” once, last 2 h ago: the"
         " application cannot be given it, call another one (docs/PRODUCTION_DOCKER.md)",
     ]
 
@@ -81,7 +81,7 @@ def docker(tmp_path: Path, exec_: str) -> str:
     ("exec_", "problem"),
     [
         ("echo '[]'", ""),
-        ("echo NOPERM >&2; exit 1", "was not read: NOPERM"),
+        ("echo NOPERM >&2; exit 1", "was not read: “NOPERM”"),
         ("echo OK", "cannot be read"),
         ("exec yes", "more than 4 MiB"),
     ],
@@ -111,7 +111,7 @@ def test_the_log_is_read_from_redis(
     (tmp_path / "log").write_text(json.dumps([entry("flushdb", 2)]))
     cli = docker(tmp_path, f"cat {tmp_path}/log")
     told = run_module(redis_refusals, project="x", docker_cli=cli)
-    assert "refused the command 'flushdb' 2 times" in told["refused"][0]
+    assert "refused the command “flushdb” 2 times" in told["refused"][0]
     assert warned == []
     run_module(redis_refusals, project="x", docker_cli=cli, warn=True)
     assert warned == told["refused"]

@@ -129,7 +129,7 @@ def test_an_engine_that_is_down_is_told(run_module: Any, tmp_path: Path) -> None
     down.write_text("#!/bin/sh\necho Cannot connect to the Docker daemon >&2; exit 1\n")
     down.chmod(0o755)
     found = run_module(stack_status, root=str(tmp_path), project="demo", docker_cli=str(down))
-    assert found["problem"] == "Cannot connect to the Docker daemon"
+    assert found["problem"] == "“Cannot connect to the Docker daemon”"
 
 
 def test_a_restore_that_did_not_end_is_told_when_nobody_restores(

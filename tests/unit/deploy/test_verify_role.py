@@ -13,7 +13,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import
     task_counts,
     worker_request,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model.build import stack_model
 from stack_values import GOOD
 from verify_role_cases import GOOD_ANSWER, value
 
@@ -24,13 +24,13 @@ BAD_ANSWER = {**GOOD_ANSWER, "status": 400, "ok": False}
 
 def old_model() -> dict[str, Any]:
     """A model as releases of before have it in their manifest."""
-    model = stack.stack_model(GOOD)
+    model = stack_model(GOOD)
     del model["probes"], model["front"]["public"]
     return model
 
 
 def test_a_site_whose_tls_ends_in_front_is_asked_by_its_host_and_inside():
-    model = stack.stack_model({**GOOD, **SITE})
+    model = stack_model({**GOOD, **SITE})
     door = value("__verify_door", model)
     assert (door["url"], door["redirects_to"]) == ("http://192.0.2.1:80", "https://app.example")
     assert door["inside"]
@@ -41,9 +41,7 @@ def test_a_site_whose_tls_ends_in_front_is_asked_by_its_host_and_inside():
     assert value("__verify_requests", model) == [{"path": "/health", "status": [200]}]
 
 
-@pytest.mark.parametrize(
-    "model", [old_model(), {**old_model(), "front": None}, stack.stack_model(GOOD)]
-)
+@pytest.mark.parametrize("model", [old_model(), {**old_model(), "front": None}, stack_model(GOOD)])
 def test_a_site_without_a_name_is_asked_by_its_address(model):
     if model["front"] is None:
         del model["front"]
@@ -70,19 +68,19 @@ def test_a_site_without_a_name_is_asked_by_its_address(model):
 def test_the_token_of_the_maintenance_page_is_that_of_the_server(
     read: dict[str, Any], token: str
 ) -> None:
-    assert value("__verify_pass", stack.stack_model(GOOD), __verify_secrets=read) == token
+    assert value("__verify_pass", stack_model(GOOD), __verify_secrets=read) == token
 
 
 def test_a_release_is_asked_for_its_own_health_path():
     """Regression: a release that was put back was asked for the path of the newer inventory."""
     app = GOOD["stack_app"]
     older = {**app, "web": {**app["web"], "health_path": "/older", "health_status": 204}}
-    model = stack.stack_model({**GOOD, "stack_app": older})
+    model = stack_model({**GOOD, "stack_app": older})
     assert value("__verify_requests", model) == [{"path": "/older", "status": [204]}]
 
 
 def test_what_is_not_as_expected_outside_or_inside_is_a_finding():
-    model = stack.stack_model({**GOOD, **SITE})
+    model = stack_model({**GOOD, **SITE})
     outside = {"answers": [BAD_ANSWER], "open": [], "address": "x"}
     (finding,) = value("__verify_findings", model, __verify_front=outside)
     assert "answered 400 to Host app.example" in finding
@@ -98,7 +96,7 @@ def test_what_is_not_as_expected_outside_or_inside_is_a_finding():
 
 @pytest.mark.parametrize("canary", [{}, {"queues": {}, "findings": []}])
 def test_busy_pools_are_reported_and_no_finding(canary):
-    model, after = stack.stack_model(GOOD), {"release": "r", "steps": [], "containers": []}
+    model, after = stack_model(GOOD), {"release": "r", "steps": [], "containers": []}
     after["nodes"] = {"new": []}
     busy = [{"queue": "default", "text": "busy: 2 of 2 processes run nap, oldest 14 min"}]
     # Rollouts of before tell no busy ones.
@@ -131,7 +129,7 @@ def test_what_the_ledger_counted_is_one_sentence(
 
 
 def test_workers_are_asked_for_what_the_model_says() -> None:
-    model = stack.stack_model(GOOD)
+    model = stack_model(GOOD)
     model["celery"]["canary_task"] = "ping"
     asked = worker_request(model, 5, 30, ["json"], "json")
     assert asked["expect"]["pools"] == {pool["name"]: pool for pool in model["pools"]}
@@ -152,7 +150,7 @@ def test_roles_rollout_and_verify_ask_the_same() -> None:
 
 
 def test_a_proved_release_knows_what_its_workers_told() -> None:
-    model = stack.stack_model(GOOD)
+    model = stack_model(GOOD)
     assert known_tasks(model, ["a", "b"]) == ["a", "b"]
     expected = [*model["celery"]["expected_tasks"], model["celery"]["canary_task"]]
     assert known_tasks(model) == known_tasks(model, []) == expected

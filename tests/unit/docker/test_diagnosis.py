@@ -130,6 +130,6 @@ def test_the_progress_of_compose_is_no_error():
         " Container demo-redis-1  Error\n Container demo-postgres-1  Started 0.3s\n"
         "container demo-redis-1 is unhealthy\n"
     )
-    assert compose_error(said) == "container demo-redis-1 is unhealthy"
-    assert compose_error(" Container demo-redis-1  Error\n") == "Container demo-redis-1  Error"
+    assert compose_error(said) == "“container demo-redis-1 is unhealthy”"
+    assert compose_error(" Container demo-redis-1  Error\n") == "“Container demo-redis-1 Error”"
     assert compose_error("") == ""

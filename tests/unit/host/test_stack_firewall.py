@@ -1,4 +1,4 @@
-"""What containers of a stack must not reach: the networks, the rules, and whether they hold."""
+"""The firewall of a stack: its rules, whether they are in force, and what is tried."""
 
 from __future__ import annotations
 
@@ -15,36 +15,13 @@ import pytest
 import stack_firewall
 import yaml
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.host import firewall
-from ansible_collections.crisper.stack.plugins.module_utils.model.build import validate
+from ansible_collections.crisper.stack.plugins.module_utils.host import firewall, firewall_probe
+from ansible_collections.crisper.stack.plugins.module_utils.host.networks import PROJECT
+from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
+from engine_records import BRIDGES, CLIENTS, DATA, EGRESS, NETWORKS, container
 from hypothesis import given
 from hypothesis import strategies as st
-from rendering import Inventory
 from stack_values import GOOD
-
-ROOT = Path(__file__).resolve().parents[3]
-LOCAL = (ROOT / "inventories/local/group_vars/all/stack.yml").read_text()
-
-
-def network(
-    key: str, number: int, internal: bool = False, gateway: str | None = None
-) -> dict[str, Any]:
-    """A record of ``docker network inspect``, as engine 26.1 writes it."""
-    gateway = f"172.2{number}.0.1" if gateway is None else gateway
-    return {
-        "Name": f"demo_{key}",
-        "Id": f"{number:064x}"[::-1],
-        "Driver": "bridge",
-        "Internal": internal,
-        "IPAM": {"Config": [{"Subnet": f"172.2{number}.0.0/16", "Gateway": gateway}]},
-        "Options": {},
-        "Labels": {firewall.PROJECT: "demo", firewall.NETWORK: key},
-    }
-
-
-NETWORKS = [network("clients", 1), network("data", 2, internal=True), network("egress", 3)]
-BRIDGES = firewall.parse_networks(NETWORKS)
-CLIENTS, DATA, EGRESS = (f"br-{n}00000000000" for n in (1, 2, 3))
 
 
 def rendered(version: int = 4, **given: Any) -> list[str]:
@@ -178,100 +155,6 @@ def test_nameservers_are_those_that_containers_would_ask() -> None:
         assert firewall.daemon_nameservers(broken) == []
 
 
-def test_bridges_are_read_of_any_engine() -> None:
-    named = network("egress", 3, gateway="172.23.0.1/16")
-    named["Options"] = {firewall.BRIDGE_NAME: "stack0"}
-    host = {"Name": "host", "Id": "9" * 64, "Driver": "host"}
-    none = network("data", 2, internal=True, gateway="")
-    data, egress = firewall.parse_networks([named, host, none])
-    assert (egress.interface, egress.gateways, egress.reaches_out) == (
-        "stack0",
-        ("172.23.0.1",),
-        True,
-    )
-    assert (data.interface, data.gateways, data.reaches_out) == (DATA, ("172.22.0.1",), False)
-
-
-# --- The networks of the compose file ---------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def composed() -> dict[str, Any]:
-    return yaml.safe_load(Inventory(LOCAL).files()["docker-compose.prod.yml"])
-
-
-def names(service: dict[str, Any]) -> set[str]:
-    return set(service["networks"])
-
-
-def test_services_share_networks_with_those_only_that_they_need(composed: dict[str, Any]) -> None:
-    services = composed["services"]
-    assert names(services["nginx"]) == {"clients", "edge", "frontend"}
-    assert names(services["frontend"]) == {"frontend"}
-    assert names(services["backend"]) == {"edge", "data", "egress"}
-    assert names(services["celery-worker"]) == {"data", "egress"}
-    for service in ("celery-beat", "postgres", "redis", "qdrant"):
-        assert names(services[service]) == {"data"}
-    internal = {key for key, value in composed["networks"].items() if value.get("internal")}
-    assert internal == {"data", "frontend"}
-    alone = {name for name in services if "clients" in names(services[name])}
-    assert alone == {"nginx"}, "the firewall lets nothing out of this network"
-
-
-def test_clients_come_in_by_the_network_of_nginx_alone() -> None:
-    """The engine takes the first network by name that is not internal for a container's way out."""
-    assert min("clients", "edge") == firewall.CLIENTS
-
-
-def test_networks_of_stacks_that_run_keep_their_definition(composed: dict[str, Any]) -> None:
-    """Compose makes a network anew that is defined otherwise, and takes it away from what runs."""
-    labels = {"labels": {"crisper.stack": composed["name"]}}
-    assert composed["networks"]["edge"] == composed["networks"]["egress"] == labels
-    assert composed["networks"]["data"] == {"internal": True, **labels}
-
-
-def test_missing_networks_are_made_as_compose_knows_them(composed: dict[str, Any]) -> None:
-    existing = ["demo_edge", "demo_egress", "demo_data", "bridge"]
-    made = dict(firewall.networks_to_create(composed["networks"], "demo", existing))
-    assert made.keys() == {"demo_clients", "demo_frontend"}
-    label = f"crisper.stack={composed['name']}"
-    common = ["--label", f"{firewall.PROJECT}=demo", "--label"]
-    assert made["demo_clients"] == [*common, f"{firewall.NETWORK}=clients", "--label", label]
-    assert made["demo_frontend"][-1] == "--internal"
-    other = {"own": {"external": True}, "named": {"name": "x"}, "plain": None}
-    assert [n for n, _ in firewall.networks_to_create(other, "demo", [])] == ["demo_plain"]
-
-
-# --- nginx of another edition ------------------------------------------------------------------
-
-
-def container(service: str, release: str = "", **networks: list[str] | None) -> dict[str, Any]:
-    return {
-        "Id": f"{service}-{release}",
-        "Config": {
-            "Labels": {"com.docker.compose.service": service, firewall.PROJECT: "demo"},
-        },
-        "State": {"Pid": 4000 + len(service + release)},
-        "NetworkSettings": {
-            "Networks": {f"demo_{key}": {"Aliases": value} for key, value in networks.items()}
-        },
-    }
-
-
-def test_an_nginx_of_before_joins_the_network_of_the_frontend() -> None:
-    before = container("nginx", edge=["nginx"])
-    webs = [
-        container("backend", "r2", data=["backend"], edge=["backend", "backend-r2"]),
-        container("frontend", "r2", frontend=["frontend", "frontend-r2"]),
-    ]
-    assert firewall.networks_to_join(before, webs, "r2") == ["demo_frontend"]
-    now = container("nginx", clients=None, edge=None, frontend=None)
-    assert firewall.networks_to_join(now, webs, "r2") == []
-    old = [container("frontend", "r1", edge=["frontend", "frontend-r1"])]
-    assert firewall.networks_to_join(now, old, "r1") == [], "a rollback"
-    assert firewall.networks_to_join(before, [{}, {"NetworkSettings": None}], "r2") == []
-
-
 # --- What is tried -----------------------------------------------------------------------------
 
 
@@ -282,38 +165,38 @@ def test_one_container_of_each_service_is_tried() -> None:
         container("celery-worker", "r", data=None, egress=None),
         {**container("redis", data=None), "State": {"Pid": 0}},
     ]
-    tries = firewall.attempts(records, BRIDGES, [(80, "tcp")], "203.0.113.7")
+    tries = firewall_probe.attempts(records, BRIDGES, [(80, "tcp")], "203.0.113.7")
     beat, worker = tries[4000 + len("celery-beatr")], tries[4000 + len("celery-workerr")]
     assert len(tries) == 2
-    metadata = firewall.METADATA_ADDRESS
+    metadata = firewall_probe.METADATA_ADDRESS
     assert [(a.address, a.port) for a in beat] == [("172.22.0.1", 22), metadata]
     addresses = [("172.22.0.1", 22), ("172.23.0.1", 22), ("203.0.113.7", 22), metadata]
     assert [(a.address, a.port) for a in worker] == addresses
-    opened = firewall.attempts(records[:1], BRIDGES, [(22, "tcp")], "")
+    opened = firewall_probe.attempts(records[:1], BRIDGES, [(22, "tcp")], "")
     assert next(iter(opened.values()))[0].port == 9
 
 
 def test_what_was_reached_is_one_finding_with_the_remedy() -> None:
-    reached = [firewall.Attempt("redis", f"172.2{n}.0.1", 22) for n in range(9)]
-    reached += [firewall.Attempt("celery-beat", "172.20.0.1", 22)]
-    (finding,) = firewall.describe_reached(reached, "demo")
+    reached = [firewall_probe.Attempt("redis", f"172.2{n}.0.1", 22) for n in range(9)]
+    reached += [firewall_probe.Attempt("celery-beat", "172.20.0.1", 22)]
+    (finding,) = firewall_probe.describe_reached(reached, "demo")
     assert finding.startswith("Containers of celery-beat, redis reach 172.20.0.1:22, 172.21.0.1:22")
     assert "172.25.0.1:22 and 3 more: the host" in finding
     assert "systemctl restart crisper-firewall@demo" in finding
-    assert firewall.describe_reached([], "demo") == []
+    assert firewall_probe.describe_reached([], "demo") == []
 
 
 def test_who_refuses_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the network of this process; that of another one is for root."""
-    monkeypatch.setattr(stack_firewall, "_inside", lambda _: nullcontext())
+    monkeypatch.setattr(firewall_probe, "_inside", lambda _: nullcontext())
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             closed = free.getsockname()[1]
-        tries = [firewall.Attempt("open", "127.0.0.1", port)]
-        tries += [firewall.Attempt("refused", "127.0.0.1", closed)]
-        reached = stack_firewall._reached({1: tries})
+        tries = [firewall_probe.Attempt("open", "127.0.0.1", port)]
+        tries += [firewall_probe.Attempt("refused", "127.0.0.1", closed)]
+        reached = firewall_probe.try_attempts({1: tries})
     assert sorted(each.service for each in reached) == ["open", "refused"]
 
 
@@ -391,7 +274,7 @@ def test_rules_are_in_force_before_the_networks_have_a_container(apply: Any, hos
     assert answer["changed"]
     assert answer["created"] == ["demo_clients", "demo_egress"]
     told = (host / "told").read_text()
-    assert f"network create --label {firewall.PROJECT}=demo" in told
+    assert f"network create --label {PROJECT}=demo" in told
     assert told.index("network create") < told.index("iptables-restore")
     assert "--dport 5432" in (host / "iptables.rules").read_text()
     assert (host / "ip6tables.jump").exists()

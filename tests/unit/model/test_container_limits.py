@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
 from ansible_collections.crisper.stack.plugins.module_utils.model import container_limits as limits
+from ansible_collections.crisper.stack.plugins.module_utils.model.build import stack_model
+from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
+from ansible_collections.crisper.stack.plugins.module_utils.model.validators import size_bytes
 from front_files import rendered
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,13 +44,13 @@ def test_every_container_has_a_limit_of_processes() -> None:
 def test_every_tmpfs_has_a_size_and_runs_no_programs() -> None:
     """Regression: without a size it grew until the memory limit ended some process."""
     for name, service in services(**EVERYTHING).items():
-        memory = stack.size_bytes(service["deploy"]["resources"]["limits"]["memory"])
+        memory = size_bytes(service["deploy"]["resources"]["limits"]["memory"])
         mounts = [options(mount) for mount in service["tmpfs"]]
         assert "/tmp" in [mount["path"] for mount in mounts], name
         for mount in mounts:
             size = mount["size"]
-            assert int(size) if size.isdigit() else stack.size_bytes(size)
-            assert (int(size) if size.isdigit() else stack.size_bytes(size)) <= memory, name
+            assert int(size) if size.isdigit() else size_bytes(size)
+            assert (int(size) if size.isdigit() else size_bytes(size)) <= memory, name
             assert {"noexec", "nosuid", "nodev"} <= mount.keys(), name
 
 
@@ -64,8 +66,8 @@ def test_a_pool_has_as_many_as_its_children_need() -> None:
         {"name": "default", "queues": ["a"], "concurrency": 100},
         {"name": "own", "queues": ["b"], "pids": 77, "tmp": "64m", "memory": "2g"},
     ]
-    assert stack.validate(values) == []
-    first, second = stack.stack_model(values)["pools"]
+    assert validate(values) == []
+    first, second = stack_model(values)["pools"]
     assert (first["pids"], first["tmp"]) == (limits.worker_pids(100), 512 * MIB)
     assert (second["pids"], second["tmp"]) == (77, 64 * MIB)
 
@@ -74,8 +76,8 @@ def test_an_operator_sets_them_beside_memory_and_cpus() -> None:
     values = copy.deepcopy(GOOD)
     values["stack_limits"]["redis"] |= {"pids": 100, "tmp": "1m"}
     values["stack_app"]["web"] |= {"pids": 5000, "tmp": "128m"}
-    assert stack.validate(values) == []
-    found = stack.stack_model(values)["limits"]
+    assert validate(values) == []
+    found = stack_model(values)["limits"]
     assert (found["redis"]["pids"], found["redis"]["tmp"]) == (100, MIB)
     assert (found["backend"]["pids"], found["backend"]["tmp"]) == (5000, 128 * MIB)
 
@@ -95,5 +97,5 @@ def test_an_operator_sets_them_beside_memory_and_cpus() -> None:
 def test_what_does_not_fit_is_told_with_the_remedy(given: dict[str, Any], said: str) -> None:
     values = copy.deepcopy(GOOD)
     values["stack_limits"]["redis"] = {"memory": "512m", "cpus": 1, **given}
-    (finding,) = stack.validate(values)
+    (finding,) = validate(values)
     assert said in finding

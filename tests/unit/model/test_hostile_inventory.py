@@ -17,9 +17,16 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
 from ansible_collections.crisper.stack.plugins.module_utils.model import validators as forms
+from ansible_collections.crisper.stack.plugins.module_utils.model.file_values import nginx_value
 from ansible_collections.crisper.stack.plugins.module_utils.model.redis_users import app_password
+from ansible_collections.crisper.stack.plugins.module_utils.model.secrets import SECRET_NAME
+from ansible_collections.crisper.stack.plugins.module_utils.model.validate import NAME, validate
+from ansible_collections.crisper.stack.plugins.module_utils.model.workers import (
+    POOL,
+    QUEUE,
+    pool_service,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.entry import entry_model
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.resources import entry_resources
 from hostile_values import TEXTS, UNFIT, Unsafe, example, unsafe, written
@@ -125,7 +132,7 @@ def site() -> dict[str, Any]:
         {"path": "/own/d", "kind": "deny"},
     ]
     values["rollout_hooks"] = {"after_switch": [{"name": "warm", "command": ["true"]}]}
-    assert stack.validate(values) == []
+    assert validate(values) == []
     return values
 
 
@@ -157,7 +164,7 @@ def baseline() -> dict[str, str]:
 
 def refused(place: str, value: Any) -> list[str]:
     """The findings when one value stands in one place; each is one clear sentence."""
-    findings = stack.validate(changed(place, value))
+    findings = validate(changed(place, value))
     for finding in findings:
         assert finding.isprintable(), finding
         assert len(finding) < 600, finding
@@ -174,7 +181,7 @@ def refused(place: str, value: Any) -> list[str]:
 def test_a_value_in_any_place_is_fit_or_named_with_a_remedy(place, value):
     findings = refused(place, value)
     if isinstance(value, str) and len(value) > 10 and f"{place}.".startswith(SECRET):
-        if "secret_environment" in place and stack.SECRET_NAME.match(value):
+        if "secret_environment" in place and SECRET_NAME.match(value):
             return  # it reads like the name of one
         assert value not in " ".join(findings)
 
@@ -450,7 +457,7 @@ PORT = st.integers(1, 65535).map(str)
 FITTING = {
     place: admitted(place, pattern)
     for place, pattern in {
-        "stack_name": stack.NAME,
+        "stack_name": NAME,
         "stack_root": forms.PLAIN_PATH,
         "stack_max_body_size": forms.BODY_SIZE,
         "stack_app.database_scheme": forms.SCHEME,
@@ -460,8 +467,8 @@ FITTING = {
         "stack_app.celery.heartbeat_file": forms.PLAIN_PATH,
         "stack_app.uploads": forms.PLAIN_PATH,
         "stack_app.backend_paths.0": forms.LOCATION,
-        "celery_workers.0.name": stack.POOL,
-        "celery_workers.0.queues.0": stack.QUEUE,
+        "celery_workers.0.name": POOL,
+        "celery_workers.0.queues.0": QUEUE,
         "image_refs.redis": forms.REFERENCE,
     }.items()
 } | {
@@ -490,7 +497,7 @@ def test_what_is_fit_arrives_and_injects_nothing(drawn):
     plain = baseline()
     app, secrets = values["stack_app"], values["stack_secrets"]
 
-    pool = stack.pool_service(values["celery_workers"][0]["name"])
+    pool = pool_service(values["celery_workers"][0]["name"])
     expected = shape(plain["docker-compose.prod.yml"])
     expected[pool] = expected.pop("celery-worker")
     assert shape(files["docker-compose.prod.yml"]) == expected
@@ -527,9 +534,9 @@ def test_what_is_fit_arrives_and_injects_nothing(drawn):
         # The published port, for X-Forwarded-Port.
         ("default", values["stack_http_port"]),
         # The health path, which no limit counts.
-        (stack.nginx_value(entry_model(values)["unlimited"]), '""'),
+        (nginx_value(entry_model(values)["unlimited"]), '""'),
         # And which answers to every host.
-        (stack.nginx_value(entry_model(values)["unlimited"]), "yes"),
+        (nginx_value(entry_model(values)["unlimited"]), "yes"),
     ]
     found = directives(files["nginx/nginx.conf"]) - directives(plain["nginx/nginx.conf"])
     assert [words for _depth, *words in found if tuple(words) not in allowed] == []

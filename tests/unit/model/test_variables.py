@@ -210,7 +210,7 @@ def test_all_findings_are_one_step_with_the_others(tmp_path):
     assert told[4].startswith("begin_enabled is 'no'")
     assert told[5].startswith("docker_live_restore is 'false'")
     assert any(finding.startswith("stack_http_port is 0") for finding in told)
-    assert output.count("TASK [stack : The stack's variables are fit]") == 1
+    assert output.count("TASK [stack : Model | Check the stack's variables]") == 1
 
 
 def test_documented_texts_of_the_command_line_are_taken():
@@ -294,7 +294,7 @@ def test_numbers_of_the_command_line_are_numbers_to_the_timer_of_backups(tmp_pat
 
 def test_numbers_that_are_texts_are_compared_as_numbers():
     """Regression: '30' >= '397' compares texts, and '30' >= 397 is an error of Python's."""
-    text = (ROOT / "roles/tls/tasks/look.yml").read_text()
+    text = (ROOT / "roles/tls/tasks/check.yml").read_text()
     assert "tls_renew_days | int >= tls_days | int" in text
 
 

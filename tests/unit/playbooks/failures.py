@@ -52,7 +52,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "switch the requests": {"point": "compose_rollout:switch"},
     "stop the old containers": {"point": "compose_rollout:retire"},
     "run the hook after the switch": {"point": "command:hook"},
-    "verify": {"point": "front_probe"},
+    "verify": {"point": "http_probe"},
     "make it current": {"point": "release", "with": {"state": "current"}},
     "made current, answer lost": {"point": "release:after", "with": {"state": "current"}},
     "give the lock back": {"point": "deploy_journal", "with": {"state": "ended"}},

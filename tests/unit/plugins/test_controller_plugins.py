@@ -112,14 +112,14 @@ def test_other_code_is_another_version(tmp_path: Path) -> None:
 
 @given(st.text())
 def test_what_is_no_file_of_secrets_is_left_to_the_module(text: str) -> None:
-    assert secrets.kept(text, ["a"]) == {}
+    assert secrets.read_secrets(text, ["a"]) == {}
 
 
 @given(st.dictionaries(st.text(min_size=1), st.text()), st.sets(st.text(min_size=1)))
 def test_secrets_are_read_when_none_is_missing(found: dict[str, str], names: set[str]) -> None:
     import json
 
-    got = secrets.kept(json.dumps(found), sorted(names))
+    got = secrets.read_secrets(json.dumps(found), sorted(names))
     assert got == (found if names <= set(found) else {})
 
 
@@ -140,11 +140,11 @@ def test_secrets_by_the_plugin_are_those_of_the_module(tmp_path: Path, content: 
     assert '"generated": []' in again.stdout or "generated: []" in again.stdout
 
 
-def test_bad_options_of_the_front_probe_are_told(tmp_path: Path) -> None:
-    bad = play(tmp_path, *LOCAL, "-m", "front_probe", "-a", "url=ftp://x")
+def test_bad_options_of_the_http_probe_are_told(tmp_path: Path) -> None:
+    bad = play(tmp_path, *LOCAL, "-m", "http_probe", "-a", "url=ftp://x")
     assert bad.returncode != 0
     assert "give http" in bad.stdout
-    assert play(tmp_path, *LOCAL, "-m", "front_probe", "-a", "url=http://x ports=a").returncode != 0
+    assert play(tmp_path, *LOCAL, "-m", "http_probe", "-a", "url=http://x ports=a").returncode != 0
 
 
 def test_the_specification_of_roles_is_that_of_each(tmp_path: Path) -> None:

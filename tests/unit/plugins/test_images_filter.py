@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,22 @@ def test_whatever_is_there_the_order_can_be_built(
     for name in order:
         assert name in cached or name == "base" or PARENTS[name] in ready
         ready.add(name)
+
+
+def test_an_image_that_is_built_is_named_by_its_sources_and_its_base() -> None:
+    contexts = {"backend": {"digest": "a"}, "frontend": {"digest": "b"}, "nginx": {"digest": "c"}}
+    bases = {"backend": "sha256:1", "frontend": "sha256:2"}
+    tags = images.crisper_app_tags(["backend"], contexts, bases)
+    assert tags == {"backend": hashlib.sha256(b"asha256:1").hexdigest()}
+    app = {"frontend": {"image": "r/web:1"}}
+    assert images.crisper_app_references(app, "demo", tags) == {
+        "backend": f"demo/backend:src-{tags['backend'][:12]}",
+        "frontend": "r/web:1",
+    }
+    moved = images.crisper_app_tags(["backend"], contexts, bases | {"backend": "sha256:3"})
+    assert moved != tags
+
+
+def test_an_application_that_is_pulled_keeps_its_reference() -> None:
+    app = {"image": "r/app:1"}
+    assert images.crisper_app_references(app, "demo", {}) == {"backend": "r/app:1"}

@@ -6,7 +6,9 @@ import re
 from typing import Any
 
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model.build import stack_model
+from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
+from ansible_collections.crisper.stack.plugins.module_utils.model.validators import LOCATION
 from ansible_collections.crisper.stack.plugins.module_utils.proxy import entry
 from entry_sites import generated_sites, site
 from front_files import blocks, nginx
@@ -18,8 +20,8 @@ from stack_values import GOOD
 
 def model(*locations: Any, **values: Any) -> dict[str, Any]:
     given = site(*locations, **values)
-    assert stack.validate(given) == []
-    return stack.stack_model(given)["front"]
+    assert validate(given) == []
+    return stack_model(given)["front"]
 
 
 def location(text: str, match: str) -> str:
@@ -83,15 +85,15 @@ STATIC = {"path": "/static/", "kind": "static", "alias": "/app/staticfiles"}
     ],
 )
 def test_a_bad_location_is_named_with_its_remedy(item: Any, said: str) -> None:
-    findings = stack.validate(site(item))
+    findings = validate(site(item))
     assert any(said in finding for finding in findings), findings
     assert all(finding.startswith("stack_app.") for finding in findings)
 
 
 def test_the_same_path_twice_is_refused_but_not_a_prefix_and_a_whole_path():
     one, other = {"path": "/x", "kind": "deny"}, {"path": "/x", "kind": "deny", "exact": True}
-    assert stack.validate(site(one, other)) == []
-    findings = stack.validate(site(one, other, one))
+    assert validate(site(one, other)) == []
+    findings = validate(site(one, other, one))
     assert len(findings) == 1
     assert "[2].path is '/x', and so is that of stack_app.locations[0]" in findings[0]
 
@@ -99,31 +101,31 @@ def test_the_same_path_twice_is_refused_but_not_a_prefix_and_a_whole_path():
 def test_redirects_that_lead_to_each_other_are_refused_but_not_a_chain():
     there = {"path": "/a/", "kind": "redirect", "to": "/b/"}
     back = {"path": "/b/", "kind": "redirect", "to": "/a/x"}
-    said = stack.validate(site(there, back))
+    said = validate(site(there, back))
     assert [one.partition(" is ")[0] for one in said] == [
         "stack_app.locations[0].to",
         "stack_app.locations[1].to",
     ]
-    assert stack.validate(site(there, back | {"to": "/c"})) == []
-    assert stack.validate(site(there | {"to": "/a/b", "exact": True})) == []
+    assert validate(site(there, back | {"to": "/c"})) == []
+    assert validate(site(there | {"to": "/a/b", "exact": True})) == []
 
 
 def test_a_closed_prefix_may_have_an_open_health_path():
     closed = {"path": "/int/", "kind": "deny"}
     web = GOOD["stack_app"]["web"] | {"health_path": "/int/%68ealth?x"}
-    (said,) = stack.validate(site(closed, app={"web": web}))
+    (said,) = validate(site(closed, app={"web": web}))
     assert said.startswith("stack_app.locations[0].path is '/int/' of kind 'deny', but")
     health = {"path": "/int/health", "kind": "backend", "exact": True}
-    assert stack.validate(site(closed, health, app={"web": web})) == []
+    assert validate(site(closed, health, app={"web": web})) == []
 
 
 @given(st.dictionaries(st.sampled_from(["path", "to", "kind", "exact"]), st.text() | st.none()))
 def test_no_destination_breaks_the_findings(item: dict[str, Any]):
-    stack.validate(site({"path": "/x", "kind": "redirect", "to": "//["} | item))
+    validate(site({"path": "/x", "kind": "redirect", "to": "//["} | item))
 
 
 def test_a_location_of_the_front_end_needs_one():
-    findings = stack.validate(
+    findings = validate(
         site(
             {"path": "/assets/", "kind": "frontend"},
             app={"frontend": {}, "backend_paths": ["/"]},
@@ -155,7 +157,7 @@ def test_a_location_of_the_front_end_needs_one():
     ],
 )
 def test_a_bad_variable_is_named_with_its_remedy(values: dict[str, Any], said: str) -> None:
-    findings = stack.validate(site(**values))
+    findings = validate(site(**values))
     assert any(said in finding for finding in findings), findings
 
 
@@ -169,7 +171,7 @@ def test_the_short_form_is_the_long_form_of_the_backend():
         {"path": "/admin/login", "kind": "backend"},
         app={"backend_paths": []},
     )
-    assert stack.validate(long) == []
+    assert validate(long) == []
     assert nginx(stack_app=long["stack_app"]) == short
     assert "set $service frontend;" in location(short, "/")
 
@@ -240,7 +242,7 @@ def test_the_health_path_is_not_limited():
     assert not re.search(pattern, "/health/x")
 
 
-@given(st.from_regex(entry.LOCATION, fullmatch=True), st.from_regex(entry.LOCATION, fullmatch=True))
+@given(st.from_regex(LOCATION, fullmatch=True), st.from_regex(LOCATION, fullmatch=True))
 def test_a_limit_matches_the_paths_below_its_own(path: str, other: str) -> None:
     (limit,) = entry.entry_model(
         {"stack_app": GOOD["stack_app"], "stack_rate_limits": [{"path": path, "rate": "1r/s"}]}
@@ -291,5 +293,5 @@ def test_the_health_path_must_have_a_location():
     """Regression: found by verify alone, when requests went to the release already."""
     app = {**GOOD["stack_app"], "backend_paths": ["/api/"]}
     app.pop("frontend", None)
-    (finding,) = stack.validate({**GOOD, "stack_app": app})
+    (finding,) = validate({**GOOD, "stack_app": app})
     assert finding.startswith("No path of stack_app.locations or backend_paths is met, but")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
 from ansible_collections.crisper.stack.plugins.module_utils.proxy import guard, maintenance_pass
 from entry_sites import site
 from front_files import blocks, nginx
@@ -100,7 +100,7 @@ def test_a_bad_value_is_one_clear_error(values: dict[str, Any], said: str) -> No
     given_site = site(**values)
     if "stack_secrets" in values:
         given_site["stack_secrets"] = GOOD["stack_secrets"] | values["stack_secrets"]
-    (finding,) = stack.validate(given_site)
+    (finding,) = validate(given_site)
     assert said in finding
     assert finding.endswith(".")
 
@@ -323,7 +323,7 @@ def test_further_names_and_those_below_a_name_are_accepted():
         "stack_accepted_hosts": ["*.shop.example", "10.0.0.7"],
         "stack_app": {**GOOD["stack_app"], "web": web},
     }
-    assert stack.validate(values) == []
+    assert validate(values) == []
     own = ["public.example", "probe.example", "*.shop.example", "10.0.0.7"]
     assert guard.accepted_hosts(values) == own
     text = nginx(stack_accepted_hosts=["*.shop.example", "10.0.0.7"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model.build import stack_model
 from ansible_collections.crisper.stack.plugins.module_utils.proxy import resources as entry
 from front_files import nginx, rendered
 from hypothesis import given
@@ -138,7 +138,7 @@ def test_bodies_lie_on_a_volume_and_not_on_a_tmpfs():
 
 
 def test_the_volume_is_the_stacks_own_and_no_service_of_data_has_it():
-    model = stack.stack_model(GOOD)
+    model = stack_model(GOOD)
     assert "nginx-temp" in model["volumes"]
     assert "nginx-temp" not in model["services"]
     mounted = {

@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model.build import stack_model
+from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
 from ansible_collections.crisper.stack.plugins.module_utils.proxy import public_url as public
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,7 +45,7 @@ def site(web: dict[str, Any] | None = None, **values: Any) -> dict[str, Any]:
     ],
 )
 def test_a_public_url_that_is_none_is_refused(url: Any):
-    (finding,) = stack.validate(site(stack_public_url=url))
+    (finding,) = validate(site(stack_public_url=url))
     assert finding.startswith("stack_public_url is "), finding
     assert "https://app.example.com" in finding
 
@@ -60,7 +61,7 @@ def test_a_public_url_that_is_none_is_refused(url: Any):
     ],
 )
 def test_a_public_url_has_scheme_host_and_port(url: str, parsed: tuple[str, str, int]):
-    assert stack.validate(site(stack_public_url=url)) == []
+    assert validate(site(stack_public_url=url)) == []
     assert public.parse_url(url) == parsed
 
 
@@ -75,24 +76,24 @@ def test_what_is_told_of_a_url_reads_back(scheme: str, host: str, port: int):
 
 
 def test_a_public_url_without_tls_contradicts_a_certificate():
-    (finding,) = stack.validate(OWN | {"stack_public_url": "http://app.example"})
+    (finding,) = validate(OWN | {"stack_public_url": "http://app.example"})
     assert "stack_tls is 'own'" in finding
-    assert stack.validate(OWN | {"stack_public_url": "https://app.example"}) == []
+    assert validate(OWN | {"stack_public_url": "https://app.example"}) == []
 
 
 @pytest.mark.parametrize(
     "host", ["app example", "app.example/x", "a\r\nX: y", 5, "a:0", '"', "[x]"]
 )
 def test_a_health_host_that_is_none_is_refused(host: Any):
-    (finding,) = stack.validate(site({"health_host": host}))
+    (finding,) = validate(site({"health_host": host}))
     assert finding.startswith("stack_app.web.health_host is "), finding
 
 
 @given(st.text(max_size=40) | st.from_regex(public.AUTHORITY))
 def test_a_health_host_that_is_fit_is_one_header(host: str):
     """It stands in a request as it is: nothing that is taken may end the line."""
-    if not stack.validate(site({"health_host": host})):
-        told = stack.stack_model(site({"health_host": host}))["probes"]["backend"]["host"]
+    if not validate(site({"health_host": host})):
+        told = stack_model(site({"health_host": host}))["probes"]["backend"]["host"]
         assert told.isascii()
         assert told.isprintable()
         assert " " not in told
@@ -100,7 +101,7 @@ def test_a_health_host_that_is_fit_is_one_header(host: str):
 
 @pytest.mark.parametrize("status", [0, 99, 600, "ok", [], [200, "x"], True, {200: 1}, b"\xc8", 2.5])
 def test_a_health_status_that_is_none_is_refused(status: Any):
-    (finding,) = stack.validate(site({"health_status": status}))
+    (finding,) = validate(site({"health_status": status}))
     assert finding.startswith("stack_app.web.health_status is "), finding
 
 
@@ -126,8 +127,8 @@ def test_a_health_status_that_is_none_is_refused(status: Any):
 )
 def test_the_health_check_asks_for_the_host_that_browsers_ask_for(web, values, host):
     values = site(web, **values)
-    assert stack.validate(values) == []
-    assert stack.stack_model(values)["probes"]["backend"]["host"] == host
+    assert validate(values) == []
+    assert stack_model(values)["probes"]["backend"]["host"] == host
 
 
 @pytest.mark.parametrize(
@@ -139,8 +140,8 @@ def test_the_model_says_which_status_is_healthy(given, status):
     values = site(web)
     values["stack_app"]["frontend"] = {"image": "r/x:1", "port": 8080, "health_path": "/up"}
     values["stack_app"]["backend_paths"] = ["/api/"]
-    assert stack.validate(values) == []
-    assert stack.stack_model(values)["probes"] == {
+    assert validate(values) == []
+    assert stack_model(values)["probes"] == {
         "backend": {
             "path": "/health",
             "host": "127.0.0.1:8000",
@@ -177,7 +178,7 @@ def test_the_model_says_which_status_is_healthy(given, status):
 )
 def test_the_model_says_how_browsers_reach_the_site(values, told):
     names = ("scheme", "host", "port", "authority", "url", "in_front")
-    assert stack.stack_model(values)["front"]["public"] == dict(zip(names, told, strict=True))
+    assert stack_model(values)["front"]["public"] == dict(zip(names, told, strict=True))
 
 
 def test_a_long_name_is_judged_at_once():

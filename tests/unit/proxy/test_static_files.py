@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import static_files
+from ansible_collections.crisper.stack.plugins.module_utils.proxy.static_draft import StaticDraft
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.static_files import StaticFiles
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import Upstreams
 from hypothesis import given, settings
@@ -62,9 +63,10 @@ def put(root: Path, release: str, members: dict[str, Any]) -> None:
     if files.built([FOLDER]):
         files.supplement()
     else:
-        files.begin()
-        list(files.extract(archive(members), FOLDER))
-        files.publish([FOLDER])
+        draft = StaticDraft(files)
+        draft.begin()
+        list(draft.extract(archive(members), FOLDER))
+        draft.publish([FOLDER])
     files.prune()
 
 
@@ -285,38 +287,38 @@ def test_nginx_may_read_what_only_the_application_may(tmp_path):
 
 
 def test_links_are_left_out_and_hard_links_are_files(tmp_path):
-    files = StaticFiles(tmp_path, "r1")
+    draft = StaticDraft(StaticFiles(tmp_path, "r1"))
     members = {
         "staticfiles/a": b"1",
         "staticfiles/hard": (tarfile.LNKTYPE, "staticfiles/a"),
         "staticfiles/soft": (tarfile.SYMTYPE, "/etc/passwd"),
     }
-    files.begin()
-    assert list(files.extract(archive(members), FOLDER)) == [f"{FOLDER}/a", f"{FOLDER}/hard"]
-    files.publish([FOLDER])
-    assert files.skipped == [f"{FOLDER}/soft"]
+    draft.begin()
+    assert list(draft.extract(archive(members), FOLDER)) == [f"{FOLDER}/a", f"{FOLDER}/hard"]
+    draft.publish([FOLDER])
+    assert draft.skipped == [f"{FOLDER}/soft"]
     assert served(tmp_path, "r1") == {f"{FOLDER}/a": b"1", f"{FOLDER}/hard": b"1"}
 
 
 def test_a_file_that_stands_twice_in_an_archive_does_not_reach_another_release(tmp_path):
     """Its first copy is a name of the other release's file by then."""
     put(tmp_path, "r1", {"staticfiles/a": b"1"})
-    files = StaticFiles(tmp_path, "r2")
+    draft = StaticDraft(StaticFiles(tmp_path, "r2"))
     (tmp_path / "releases/r2").mkdir()
-    files.begin()
-    list(files.extract(archive({"staticfiles/a": b"1"}), FOLDER))
-    list(files.extract(archive({"staticfiles/a": b"2"}), FOLDER))
-    files.publish([FOLDER])
+    draft.begin()
+    list(draft.extract(archive({"staticfiles/a": b"1"}), FOLDER))
+    list(draft.extract(archive({"staticfiles/a": b"2"}), FOLDER))
+    draft.publish([FOLDER])
     assert served(tmp_path, "r1") == {f"{FOLDER}/a": b"1"}
     assert served(tmp_path, "r2") == {f"{FOLDER}/a": b"2"}
 
 
 @pytest.mark.parametrize("name", ["staticfiles/../../../etc/x", "/etc/x", "../x"])
 def test_no_name_leads_out_of_the_folder(tmp_path, name):
-    files = StaticFiles(tmp_path / "root", "r1")
-    files.begin()
+    draft = StaticDraft(StaticFiles(tmp_path / "root", "r1"))
+    draft.begin()
     with pytest.raises(OSError, match="leads out of"):
-        list(files.extract(archive({name: b"x"}), FOLDER))
+        list(draft.extract(archive({name: b"x"}), FOLDER))
     assert not list(tmp_path.rglob("x"))
 
 

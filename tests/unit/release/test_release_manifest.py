@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from ansible_collections.crisper.stack.plugins.module_utils.model import build as stack
+from ansible_collections.crisper.stack.plugins.module_utils.model.environment import (
+    proxy_environment,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.model.file_values import env_file_line
 from ansible_collections.crisper.stack.plugins.module_utils.release import manifest as release
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,8 +58,8 @@ def test_no_proxy_is_no_change_of_the_environment():
     """Regression: the plan showed ten lines +ALL_PROXY … of a site without a proxy."""
     none, one = (
         "".join(
-            f"{stack.env_file_line(name, value)}\n"
-            for name, value in stack.proxy_environment(proxies, ["redis"], {}).items()
+            f"{env_file_line(name, value)}\n"
+            for name, value in proxy_environment(proxies, ["redis"], {}).items()
         )
         for proxies in ({}, {"http_proxy": "http://p:3128"})
     )

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError, ResponseError
 from crisper_worker.internals import MINE, open_app_store
 from crisper_worker.lease_store import Aside, LeaseStore
 from crisper_worker.past_limit import is_refusal
+from crisper_worker.text import printable
 
 
 def described(entry: Aside) -> str:
@@ -29,11 +30,6 @@ def described(entry: Aside) -> str:
     at = datetime.fromtimestamp(entry.at, UTC).isoformat(timespec="seconds")
     text = f"{entry.task_id}  {at}  {entry.task}  queue {entry.source}: {entry.reason}"
     return printable(text)
-
-
-def printable(text: str) -> str:
-    """Return a text whose control characters and lone surrogates are written out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def show(store: LeaseStore, as_json: bool) -> None:

@@ -8,6 +8,10 @@ kombu.transport.redis
   BRPOP takes a message out of Redis before the worker has it: a worker, Redis or network that
   goes away in between loses it. Here a script takes and registers in one step, and the waiting
   is a BLMOVE from a list's end to the same end, which changes nothing.
+- ``Channel._receive_one`` reads a broadcast (``_handle_message``, ``_in_listen``), and
+  ``_do_restore_message`` puts a message back within a transaction: kombu's own ends the worker by
+  what it cannot read, and drops what it cannot restore. What ``Transport._deliver`` raises ends the
+  worker, too. A ``Consumer``'s callback is a method of it, so that ``accept`` is known.
 - ``QoS.append`` registers a delivery (``unacked``, ``unacked_index``), ``ack``, ``reject``,
   ``restore_unacked`` (a channel that closes) and ``restore_visible`` (kombu's own sweep) end it.
 - ``Channel.do_restore``: False lets a closing channel keep its messages.
@@ -24,6 +28,9 @@ celery.worker
   ``on_close`` then forgets every request that no process of the pool has accepted (and drops it
   from the pool): ``state.active_requests`` is what still runs.
 - ``Consumer.call_soon_ack`` puts an acknowledgement off to the event loop's next round.
+- ``Consumer.on_unknown_message``, ``on_invalid_task`` and ``on_decode_error`` drop a message; an
+  `InvalidTaskError` of the request's constructor leads there. Behind it a request takes a place in
+  the pool, which an exception does not give back.
 - ``Consumer.update_strategies`` reads each task's ``Request`` class; ``Request.on_failure`` gets
   the `WorkerLostError` of a lost process (or the `SystemExit` it left by).
 - a ``Reject`` with ``requeue=False`` and the reason is what `Task.retry` makes of a retry that it
@@ -40,11 +47,13 @@ celery.worker
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import secrets
 import time
+from collections.abc import Iterator
 from queue import Empty
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +63,7 @@ from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery import Celery, signals
 from celery.app.task import Context
 from celery.backends import redis as celery_redis
-from celery.exceptions import Reject, WorkerLostError
+from celery.exceptions import InvalidTaskError, Reject, WorkerLostError
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.transport import redis as kombu_redis
@@ -64,8 +73,17 @@ from kombu.utils.imports import symbol_by_name
 from kombu.utils.json import dumps, loads
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
+from crisper_worker import garbage
+from crisper_worker.garbage import DATA_ERRORS, check_control, read_message
 from crisper_worker.lease_keeper import LeaseKeeper
-from crisper_worker.lease_store import Delivery, LeaseStore, UnreadableError, text_of
+from crisper_worker.lease_store import (
+    Delivery,
+    LeaseStore,
+    UnreadableError,
+    described_error,
+    text_of,
+    unreadable_entry,
+)
 from crisper_worker.past_limit import (
     INCOMING,
     OPEN,
@@ -75,6 +93,7 @@ from crisper_worker.past_limit import (
     past_limit,
 )
 from crisper_worker.poison import failure, judged
+from crisper_worker.text import shorten
 
 # What the mixins are mixed into; at run time the class beside them brings it.
 if TYPE_CHECKING:
@@ -90,6 +109,11 @@ SOCKET_TIMEOUT = 5.0  # seconds, where the transport options have none
 MINE = {"redis": "Transport", "rediss": "Transport", "sentinel": "SentinelTransport"}
 RESULTS = {"redis": "Results", "rediss": "Results", "sentinel": "SentinelResults"}
 STUCK = 70  # exit code of a worker that ended itself because it no longer consumed
+PIDBOX = ".pidbox"  # ends the names of the remote control's queues, of answers too
+TRIES = 5  # of a message that no worker can take, where nothing is ever set aside for its deaths
+# Lists and mappings within each other in a task's headers and arguments. A few hundred more, and
+# reading them works and handing them to a process does not.
+MOST_DEPTH = 500
 
 
 class Lease:
@@ -201,7 +225,7 @@ class QoS(kombu_redis.QoS):
             name = text_of(tag) if isinstance(tag, bytes) else str(tag)
             why = "kombu cannot restore it"
             if not keeper.store.is_kombus(name) and keeper.store.shelve_unleased(name, why):
-                log.error("message %a cannot be read, and was set aside", name)
+                garbage.set_aside.add(f"{name!a} in unacked")
         super().restore_by_tag(tag, client, leftmost)
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
@@ -251,12 +275,14 @@ class LeaseMixin(ChannelBase):
     # kombu sets both to None first.
     _brpop_sent_at: Any
     _in_poll: Any
+    _in_listen: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.keeper: LeaseKeeper | None = None
         self.registered: str | None = None  # the tag that the take script registered last
         self._waits = False  # for a message, else for the take script
         self._asked_kombus_way = False  # the command under way is a BRPOP
+        self._lists: list[str] = []  # that the last command looks at
         self._refused = False  # Redis takes no writes: the waiting changes nothing, and is longer
         super().__init__(*args, **kwargs)
 
@@ -282,13 +308,17 @@ class LeaseMixin(ChannelBase):
             with self.conn_or_acquire() as client:
                 past_limit(client, [(INCOMING, key, dumps(message))])
 
-    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+    def basic_consume(
+        self, queue: str, no_ack: bool, callback: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         """Consume from `queue`; without acknowledgements in kombu's own way."""
         if not no_ack and self.ack_emulation and Lease.keeper is not None:
             self.keeper = Lease.keeper
             if self.keeper.store is None:
                 self.keeper.start(open_store(self, holder_name()))
-        return super().basic_consume(queue, no_ack, *args, **kwargs)
+        if queue.endswith(PIDBOX):
+            callback = callback_of_control(callback)
+        return super().basic_consume(queue, no_ack, callback, *args, **kwargs)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         self._asked_kombus_way = self.keeper is None
@@ -298,7 +328,7 @@ class LeaseMixin(ChannelBase):
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return
-        lists = [
+        self._lists = lists = [
             self.global_keyprefix + self._q_for_pri(queue, priority)
             for priority in self.priority_steps
             for queue in queues
@@ -324,39 +354,173 @@ class LeaseMixin(ChannelBase):
         # Mingle waits for answers on this channel before it has a keeper. One that comes after
         # Mingle's time answers its BRPOP: read as the script's, it ended the worker.
         if self.keeper is None or self._asked_kombus_way:
-            return bool(super()._brpop_read(**options))
+            with garbage_dropped("a queue of the remote control"):
+                return bool(super()._brpop_read(**options))
         try:
-            answer, refused = None, False
-            try:
-                answer = self.client.parse_response(self.client.connection, "EVAL", **options)
-            except ResponseError as error:
-                refused = is_refusal(error)
-                if not refused:
-                    raise
-            except self.connection_errors:
-                self._waits = False
-                self.client.connection.disconnect()
-                raise
-            self._refused = self._waits and refused
+            answer = self._read_answer(self.keeper, **options)
             waited, self._waits = self._waits, not self._waits and not answer
             if waited or not answer:
                 raise Empty
-            source, raw, registered = answer[:3]
-            queue = bytes_to_str(source)[len(self.global_keyprefix) :].rsplit(self.sep, 1)[0]
-            message = loads(bytes_to_str(raw))
-            if registered:
-                tag = message["properties"]["delivery_tag"]
-                late = time.monotonic() - self._brpop_sent_at > self.keeper.seconds / 2
-                # Kombu leaves an answer unread while the worker is full.
-                if late and not self.keeper.holds(tag):
-                    raise Empty
-                self.registered = tag
-            self._queue_cycle.rotate(queue)
-            self.connection._deliver(message, queue)
+            source, raw, readable, tag = answer
+            self._take(self.keeper, bytes_to_str(source), raw, bool(readable), text_of(tag))
             return True
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
+
+    def _read_answer(self, keeper: LeaseKeeper, **options: Any) -> Any:
+        """Return what Redis answers to the take script or the waiting; None if it refuses it.
+
+        Raises:
+            ResponseError: neither refusal nor a key of another type.
+        """
+        try:
+            answer = self.client.parse_response(self.client.connection, "EVAL", **options)
+        except ResponseError as error:
+            if wrong := keeper.opened_store().wrong_types(error, self._lists):
+                garbage.blocked.add(wrong)
+            elif not is_refusal(error):
+                raise
+            # Where the script itself is refused a list may be full, and nothing to wait for.
+            self._refused = self._waits or bool(wrong)
+            return None
+        except self.connection_errors:
+            self._waits = False
+            self.client.connection.disconnect()
+            raise
+        self._refused = self._refused and not self._waits
+        return answer
+
+    def _take(self, keeper: LeaseKeeper, key: str, raw: bytes, readable: bool, tag: str) -> None:
+        """Hand over a message that the script has registered, or set it aside.
+
+        Raises:
+            Empty: nothing was delivered.
+        """
+        try:
+            message = read_message(raw)
+            if not readable or message["properties"]["delivery_tag"] != tag:
+                raise UnreadableError("Redis reads it otherwise than kombu")
+        except UnreadableError as error:
+            if keeper.opened_store().shelve(tag, str(error)):
+                garbage.set_aside.add(f"{key!a}: {error}")
+            raise Empty from None
+        queue = key[len(self.global_keyprefix) :].rsplit(self.sep, 1)[0]
+        late = time.monotonic() - self._brpop_sent_at > keeper.seconds / 2
+        # Kombu leaves an answer unread while the worker is full.
+        if late and not keeper.holds(tag):
+            raise Empty
+        self.registered = tag
+        self._queue_cycle.rotate(queue)
+        try:
+            self.connection._deliver(message, queue)
+        except DATA_ERRORS as error:
+            if not decline(self.qos, tag, error):
+                raise
+
+    def _receive_one(self, c: Any) -> Any:
+        """Read one broadcast: remote control, gossip, events. Drop garbage.
+
+        Raises:
+            Empty: it was garbage.
+        """
+        try:
+            response = c.parse_response()
+        except self.connection_errors:
+            self._in_listen = None
+            raise
+        if not isinstance(response, list | tuple):
+            return None
+        payload = self._handle_message(c, response)
+        if not bytes_to_str(payload["type"]).endswith("message") or not payload["data"]:
+            return None
+        channel = bytes_to_str(payload["channel"])
+        if channel.startswith("/"):
+            channel = channel.partition(".")[2]
+        with garbage_dropped(f"the broadcast {channel}"):
+            message = loads(bytes_to_str(payload["data"]))
+            return self._deliver_fanout_message(message, channel.split("/", 1)[0])
+
+    def _do_restore_message(
+        self, payload: Any, exchange: Any, routing_key: Any, pipe: Any, leftmost: bool = False
+    ) -> None:
+        """Put a message back into its queues within a transaction; set aside what cannot go there.
+
+        Kombu drops it: its transaction has taken the message out of ``unacked``.
+        """
+        try:
+            payload["headers"] = payload.get("headers") or {}
+            payload["headers"]["redelivered"] = True
+            payload["properties"]["delivery_info"]["redelivered"] = True
+            queues = [queue for queue in self._lookup(exchange, routing_key) if queue]
+            if not queues:
+                raise ValueError("it has no queue")
+            priority = self._get_message_priority(payload, reverse=False)
+            lists, text = [self._q_for_pri(queue, priority) for queue in queues], dumps(payload)
+        except self.connection_errors:
+            raise
+        except Exception as error:  # whatever a lookup makes of an exchange that others have named
+            raw = dumps([payload, exchange, routing_key]).encode()
+            entry = unreadable_entry("", raw, "", described_error(error))
+            pipe.hset(f"{self.unacked_key}_aside", entry.task_id, entry.dump())
+            garbage.set_aside.add(f"unacked: {entry.reason}")
+            return
+        for name in lists:
+            (pipe.lpush if leftmost else pipe.rpush)(name, text)
+
+
+@contextlib.contextmanager
+def garbage_dropped(place: str) -> Iterator[None]:
+    """Log what cannot be read, and go on as if nothing had come: nothing there is a task.
+
+    Raises:
+        Empty: something was dropped.
+    """
+    try:
+        yield
+    except DATA_ERRORS as error:
+        garbage.dropped.add(f"{place}: {described_error(error)}")
+        raise Empty from None
+
+
+def callback_of_control(callback: Any) -> Any:
+    """Return a consumer's callback that raises at what the remote control cannot take."""
+    accept = getattr(getattr(callback, "__self__", None), "accept", None)
+
+    @functools.wraps(callback)
+    def checked(message: Any) -> Any:
+        check_control(message, accept)
+        return callback(message)
+
+    return checked
+
+
+def decline(qos: QoS, tag: str, error: Exception) -> bool:
+    """Give a message back that the worker cannot take, or set it aside; return if that was done.
+
+    It counts as a death: unhindered it would end one worker after the other.
+    """
+    if tag not in qos.leased:
+        return False
+    store, limit = qos.channel.keeper.opened_store(), Lease.max_deliveries or TRIES
+    try:
+        delivery = store.find(tag)
+    except UnreadableError as problem:
+        store.shelve(tag, str(problem))
+        delivery = None
+    if delivery is None:
+        qos.ack(tag)
+        return True
+    deaths = store.count_death(delivery.task_id)
+    entry = judged(delivery, deaths, limit, f"no worker can take it: {described_error(error)}")
+    what = "was set aside" if entry else "goes to the end of its queue"
+    garbage.declined.add(f"{delivery.label} {what}: {described_error(error)}", error)
+    if entry is None:
+        qos.reject(tag, requeue=True)
+    else:
+        store.set_aside(delivery, entry)
+        qos.ack(tag)
+    return True
 
 
 class Channel(LeaseMixin, kombu_redis.Channel):
@@ -413,6 +577,21 @@ class LeaseConsumer(Consumer):
             running = {request.message.delivery_tag for request in tuple(state.active_requests)}
             keeper.give_back(keeper.leased_tags() - running)
 
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """Set aside what names no task; without a lease Celery drops it."""
+        if not shelve_unfit(message, "it names no task"):
+            super().on_unknown_message(body, message)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Set aside what no task can be made of; without a lease Celery drops it."""
+        if not shelve_unfit(message, described_error(exc)):
+            super().on_invalid_task(body, message, exc)
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Set aside what cannot be decoded; without a lease Celery drops it."""
+        if not shelve_unfit(message, described_error(exc)):
+            super().on_decode_error(message, exc)
+
     def update_strategies(self) -> None:
         """Let every request count the deaths of its processes."""
         for task in self.app.tasks.values():
@@ -431,8 +610,60 @@ def own_store() -> LeaseStore:
     return Lease.keeper.opened_store()
 
 
+def shelve_unfit(message: Any, why: str) -> bool:
+    """Set a message aside of which Celery makes no task; return whether it is under a lease."""
+    qos, tag = message.channel.qos, message.delivery_tag
+    if tag not in getattr(qos, "leased", ()):
+        return False
+    if qos.channel.keeper.opened_store().shelve_unfit(tag, why):
+        garbage.set_aside.add(why)
+    message.ack()
+    return True
+
+
+def nesting(value: Any, most: int) -> int:
+    """Return how deep lists and mappings lie within each other; it looks no deeper than `most`."""
+    level, depth = [value], 0
+    while level and depth < most:
+        inner = [
+            item
+            for one in level
+            if isinstance(one, dict | list | tuple)
+            for item in (one.values() if isinstance(one, dict) else one)
+        ]
+        depth += any(isinstance(one, dict | list | tuple) for one in level)
+        level = inner
+    return depth
+
+
+def is_limit(value: Any) -> bool:
+    """Return whether a value is a time limit in seconds, or none."""
+    return value is None or (isinstance(value, int | float) and 0 <= value < 1e9)
+
+
 class Counted(RequestBase):
     """Part of a request class: a task that kills its processes is set aside."""
+
+    def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(message, *args, **kwargs)
+            limits = self.time_limits
+            fine = (
+                isinstance(self.id, str)
+                and isinstance(limits, list | tuple)
+                and len(limits) == 2
+                and all(map(is_limit, limits))
+                and isinstance(self._request_dict.get("retries") or 0, int)
+            )
+        except DATA_ERRORS as error:
+            raise InvalidTaskError(described_error(error)) from error
+        if not fine:
+            raise InvalidTaskError("its id, time limits or retries have another type")
+        # Where there are fewer brackets than that, nothing is that deep.
+        brackets = sum(str(message.body).count(one) for one in "[{")
+        parts = [message.headers, message.payload if brackets > MOST_DEPTH else None]
+        if nesting(parts, MOST_DEPTH) >= MOST_DEPTH:
+            raise InvalidTaskError(f"its parts lie more than {MOST_DEPTH} deep within each other")
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
@@ -443,11 +674,14 @@ class Counted(RequestBase):
             error = error.exc
         if isinstance(error, Reject) and is_away(error.reason):
             # It wanted to try again, and could not say so: it does, as soon as Redis answers.
-            log.warning("%s[%s] starts again, %s", self.name, self.id, error.reason)
+            log.warning("%s starts again, %s", self._label(), error.reason)
             exc_info = raised(Reject(error.reason, requeue=True))
         elif self._killed_its_process(error):
             exc_info = self._set_aside(str(error)) or exc_info
         super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _label(self) -> str:
+        return f"{shorten(str(self.name))}[{shorten(str(self.id))}]"
 
     def _killed_its_process(self, error: BaseException) -> bool:
         return (
@@ -472,7 +706,7 @@ class Counted(RequestBase):
             if entry is None or not store.set_aside(delivery, entry):
                 return None
         except (RedisError, UnreadableError) as problem:
-            log.warning("%s[%s]: its death cannot be counted: %s", self.name, self.id, problem)
+            log.warning("%s: its death cannot be counted: %s", self._label(), problem)
             return None
         return raised(failure(entry))
 
@@ -554,7 +788,7 @@ def take_over(app: Celery, store: LeaseStore, delivery: Delivery, before: float)
     entry = None
     if store.was_started(delivery.tag):
         deaths = store.deaths(delivery.task_id) + 1
-        cause = f"its worker {delivery.holder} is gone"
+        cause = f"its worker {shorten(delivery.holder)} is gone"
         entry = judged(delivery, deaths, Lease.max_deliveries, cause)
     if entry is not None:
         error = failure(entry)
@@ -564,10 +798,9 @@ def take_over(app: Celery, store: LeaseStore, delivery: Delivery, before: float)
             log.error("%s", error)
     elif store.reclaim(delivery, before):
         log.warning(
-            "%s[%s] goes back to its queue: its worker %s has not renewed its lease for %g s",
-            delivery.task,
-            delivery.task_id,
-            delivery.holder,
+            "%s goes back to its queue: its worker %s has not renewed its lease for %g s",
+            delivery.label,
+            shorten(delivery.holder),
             Lease.seconds,
         )
 
@@ -576,20 +809,13 @@ def context(delivery: Delivery) -> Context:
     """Return what the result backend needs of a task: its chord and its errbacks."""
     embed: dict[str, Any] = {}
     try:
-        embed = kombu_redis.Channel.Message(delivery.message, channel=_Decoder()).payload[2] or {}
-    except Exception as error:  # whatever its serializer makes of a message that it cannot read
-        log.warning(
-            "%s[%s]: the message is not readable: %s", delivery.task, delivery.task_id, error
+        embed = (
+            kombu_redis.Channel.Message(delivery.message, channel=garbage.Decoder()).payload[2]
+            or {}
         )
+    except Exception as error:  # whatever its serializer makes of a message that it cannot read
+        log.warning("%s: the message is not readable: %s", delivery.label, described_error(error))
     return Context({**(delivery.message.get("headers") or {}), **embed})
-
-
-class _Decoder:
-    """The part of a channel that a message needs to decode its body."""
-
-    no_ack_consumers = None
-    decode_body = virtual.Channel.decode_body
-    codecs = virtual.Channel.codecs
 
 
 _own_store: list[LeaseStore] = []
@@ -605,4 +831,4 @@ def _started(task: Any = None, **_kwargs: Any) -> None:
             _own_store.append(open_app_store(task.app))
         _own_store[0].start(tag)
     except (RedisError, OSError) as error:
-        log.warning("the start of %s cannot be noted: %s", task.request.id, error)
+        log.warning("the start of %a cannot be noted: %s", task.request.id, error)

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from crisper_worker.fork_guard import guard
 from crisper_worker.lease_store import BATCH, Delivery, LeaseStore, UnreadableError
 from crisper_worker.past_limit import is_refusal
+from crisper_worker.text import WRITER, shorten
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class LeaseKeeper:
         try:
             self._say_one(tag, what)
         except (RedisError, OSError) as error:
-            log.warning("message %s is given up as soon as Redis answers: %s", tag, error)
+            log.warning("message %a is given up as soon as Redis answers: %s", tag, error)
         except UnreadableError as error:
             log.error("message %a is kept, it cannot be given back: %s", tag, error)
 
@@ -115,11 +116,19 @@ class LeaseKeeper:
                     round_()
             except (RedisError, OSError) as error:
                 if self._calm_since is not None:
-                    log.warning("leases: Redis does not answer: %s", error)
+                    log.warning("leases: %s", self._described(error))
                 self._calm_since = None
             except Exception:
                 # The thread must outlive whatever one message does to it.
                 log.exception("leases: unexpected error")
+
+    def _described(self, error: Exception) -> str:
+        try:
+            if wrong := self.opened_store().wrong_types(error):
+                return f"none is renewed, {wrong}. {WRITER}: remove that key (redis-cli DEL)"
+        except (RedisError, OSError) as another:
+            error = another
+        return f"Redis does not answer: {error}"
 
     def tick(self) -> None:
         """Run one round: renew, and say what is unsaid.
@@ -216,7 +225,7 @@ class LeaseKeeper:
             log.error(
                 "the lease of message %s expired while this worker ran its task: the host stood"
                 " still or Redis was out of reach for %g s; it runs a second time",
-                tag,
+                shorten(tag),
                 self.seconds,
             )
 

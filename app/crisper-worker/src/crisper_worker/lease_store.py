@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from crisper_worker.past_limit import OPEN, PastLimitRedis
+from crisper_worker.text import shorten
 
 DEATHS_KEPT = 86400  # seconds after the last death of a task's worker
 BATCH = 500  # tags of one renewal, messages of one sweep
@@ -41,10 +42,13 @@ local now = string.format('%d.%06d', time[1], time[2])
 """
 
 # KEYS: unacked, index, lease, holder, then the lists in their order. ARGV: holder.
-# Answers false, or the list, the message, whether it was registered (1), and its tag then. What
-# cannot be read is handed over unregistered, for the channel to set aside. A Redis that takes no
-# writes (its disk is full) refuses the first one, and nothing is lost; at its memory limit that one
-# opens the way.
+# Answers false, or the list, the message, whether it can be read (1, 0), and its tag. What cannot
+# be read has a tag of its own, and no place in the index: kombu itself would restore it from there,
+# and end its worker. The channel sets it aside, or the others do as soon as the lease expires.
+# A Redis that takes no writes (its disk is full) refuses the first one, and nothing is lost; at its
+# memory limit that one opens the way.
+# The hash is written last: a key of another type ends the script, which is not undone by that, and
+# what is in the hash would be a second copy of the message.
 # The message is wrapped as text: encoding it again would turn its empty lists into empty objects.
 TAKE = (
     _NOW
@@ -60,18 +64,16 @@ local function read(raw)
   return properties.delivery_tag, wrapped
 end
 for i = 5, #KEYS do
-  local raw = redis.call('LINDEX', KEYS[i], -1)
-  if raw then
+  local raw = redis.pcall('LINDEX', KEYS[i], -1)
+  if type(raw) == 'string' then
     local readable, tag, wrapped = pcall(read, raw)
-    if readable then
-      redis.call('HSET', KEYS[1], tag, wrapped)
-      redis.call('ZADD', KEYS[2], now, tag)
-      redis.call('ZADD', KEYS[3], now, tag)
-      redis.call('HSET', KEYS[4], tag, ARGV[1] .. '\\n' .. KEYS[i])
-    end
+    if not readable then tag, wrapped = 'unreadable-' .. redis.sha1hex(raw), raw end
+    redis.call('ZADD', KEYS[3], now, tag)
+    redis.call('HSET', KEYS[4], tag, ARGV[1] .. '\\n' .. KEYS[i])
+    if readable then redis.call('ZADD', KEYS[2], now, tag) end
+    redis.call('HSET', KEYS[1], tag, wrapped)
     redis.call('RPOP', KEYS[i])
-    if readable then return {KEYS[i], raw, 1, tag} end
-    return {KEYS[i], raw, 0}
+    return {KEYS[i], raw, readable and 1 or 0, tag}
   end
 end
 return false
@@ -79,6 +81,7 @@ return false
 )
 
 # KEYS: index, lease, holder. ARGV: holder, tags. Answers the time and the tags not held any more.
+# A tag with a holder is not acknowledged: its lease is made again if somebody has removed the key.
 RENEW = (
     OPEN
     + _NOW
@@ -87,7 +90,7 @@ local answer, mine = {now}, ARGV[1] .. '\\n'
 for i = 2, #ARGV do
   local entry = redis.call('HGET', KEYS[3], ARGV[i])
   if entry and string.sub(entry, 1, #mine) == mine then
-    redis.call('ZADD', KEYS[2], 'XX', now, ARGV[i])
+    redis.call('ZADD', KEYS[2], now, ARGV[i])
     redis.call('ZADD', KEYS[1], 'XX', now, ARGV[i])
   else
     answer[#answer + 1] = ARGV[i]
@@ -215,7 +218,7 @@ def stand_in(raw: bytes) -> dict[str, Any]:
 
 
 def described_error(error: BaseException) -> str:
-    """Return an error in a few words, without what its author may have put into them."""
+    """Return an error in a few words, of which none can be more than a part of our sentence."""
     return f"{type(error).__name__}: {str(error)[:100]!a}"
 
 
@@ -237,6 +240,11 @@ class Delivery:
     def task(self) -> str:
         """The task's name."""
         return str((self.message.get("headers") or {}).get("task") or "unknown")
+
+    @property
+    def label(self) -> str:
+        """The task's name and id for a log: whoever sent it wrote both."""
+        return f"{shorten(self.task)}[{shorten(self.task_id)}]"
 
     def again(self) -> str:
         """Return the message as it goes back, marked as kombu marks it."""
@@ -300,17 +308,35 @@ class Aside:
         )
 
 
-def unreadable_entry(name: str, raw: bytes, source: str, why: str) -> Aside:
+def entry_name(tag: str, raw: bytes) -> str:
+    """Return the id of what has none that can be trusted: whoever made it chose tag and task id."""
+    return f"unreadable-{hashlib.sha256(bytes_of(tag) + b':' + raw).hexdigest()[:16]}"
+
+
+def unreadable_entry(tag: str, raw: bytes, source: str, why: str) -> Aside:
     """Return what is set aside in the place of a message that cannot be read."""
     cut = f"; the first {KEPT} of its {len(raw)} bytes are kept" if len(raw) > KEPT else ""
     return Aside(
-        task_id=name,
+        task_id=entry_name(tag, raw),
         task="unknown",
         reason=f"cannot be read ({why}){cut}",
         deliveries=0,
         at=time.time(),
         source=source,
         message=stand_in(raw),
+    )
+
+
+def unfit_entry(delivery: Delivery, why: str) -> Aside:
+    """Return what is set aside in the place of a message that no worker takes."""
+    return Aside(
+        task_id=entry_name(delivery.tag, json.dumps(delivery.message).encode()),
+        task=delivery.task,
+        reason=f"cannot be run ({why}); it calls itself {delivery.task_id}",
+        deliveries=0,
+        at=time.time(),
+        source=delivery.source,
+        message=delivery.message,
     )
 
 
@@ -342,6 +368,21 @@ class LeaseStore:
         self._move = redis.register_script(MOVE)
         self._leave = redis.register_script(LEAVE)
         self._requeue = redis.register_script(REQUEUE)
+
+    def wrong_types(self, error: BaseException, lists: Iterable[str] = ()) -> str:
+        """Return which keys have another type than Celery's, if that is the error; else nothing."""
+        if "WRONGTYPE" not in str(error):
+            return ""
+        kinds = {self.unacked: "hash", self.index: "zset", self.lease: "zset"}
+        kinds |= {self.holders: "hash", self.started: "set", self.aside: "hash"}
+        kinds |= dict.fromkeys(lists, "list")
+        found = {key: text_of(cast(bytes, self.redis.type(key))) for key in kinds}
+        wrong = [
+            f"{key!a} is a {found[key]} instead of a {kind}"
+            for key, kind in kinds.items()
+            if found[key] not in (kind, "none")
+        ]
+        return ", ".join(wrong) or "a key in Redis has another type"
 
     def take_command(self, lists: Iterable[str]) -> list[str]:
         """Return the command that takes the first message in `lists` and registers it."""
@@ -447,27 +488,31 @@ class LeaseStore:
             raw, entry = pipe.execute()
         source = (entry or b"").partition(b"\n")[2].decode("utf-8", "backslashreplace")
         delivery = Delivery(tag, stand_in(raw or b""), source, "")
-        shelved = unreadable_entry(ascii(tag)[1:-1], raw or b"", source, why)
+        shelved = unreadable_entry(tag, raw or b"", source, why)
         return self.set_aside(delivery, shelved, before)
+
+    def shelve_unfit(self, tag: str, why: str) -> bool:
+        """Set an own message aside that no worker takes; it can be requeued if it is readable."""
+        try:
+            delivery = self.find(tag)
+            if delivery is None:
+                return False
+            return self.set_aside(delivery, unfit_entry(delivery, why))
+        except (UnreadableError, RecursionError):
+            return self.shelve(tag, why)
 
     def shelve_unleased(self, tag: str, why: str) -> bool:
         """Set aside what kombu itself cannot restore; return whether it was there."""
         raw = cast("bytes | None", self.redis.hget(self.unacked, bytes_of(tag)))
         if raw is None:
             return False
-        name = ascii(tag)[1:-1]
+        entry = unreadable_entry(tag, raw, "", why)
         with self.redis.pipeline() as pipe:
-            pipe.hset(self.aside, name, unreadable_entry(name, raw, "", why).dump())
+            pipe.hset(self.aside, entry.task_id, entry.dump())
             pipe.hdel(self.unacked, bytes_of(tag))
             pipe.zrem(self.index, bytes_of(tag))
             pipe.execute()
         return True
-
-    def shelve_raw(self, raw: bytes, source: str, why: str) -> str:
-        """Set aside what was taken from a list and registered nowhere; return its id there."""
-        name = f"unreadable-{hashlib.sha256(raw).hexdigest()[:16]}"
-        self.redis.hset(self.aside, name, unreadable_entry(name, raw, source, why).dump())
-        return name
 
     def was_started(self, tag: str) -> bool:
         """Return whether the task of a message was started."""

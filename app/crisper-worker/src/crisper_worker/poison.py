@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 
 from crisper_worker.lease_store import Aside, Delivery
+from crisper_worker.text import shorten
 
 
 class SetAsideError(Exception):
@@ -32,7 +33,8 @@ def judged(delivery: Delivery, deaths: int, limit: int, cause: str) -> Aside | N
 
 def failure(entry: Aside) -> SetAsideError:
     """Return the error that stands as the task's result."""
+    label = f"{shorten(entry.task)}[{shorten(entry.task_id)}]"
     return SetAsideError(
-        f"{entry.task}[{entry.task_id}] was set aside: it {entry.reason}. It waits for"
+        f"{label} was set aside: it {entry.reason}. It waits for"
         " `python -m crisper_worker.aside requeue` or `drop`."
     )

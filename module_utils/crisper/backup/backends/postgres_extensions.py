@@ -7,7 +7,7 @@ import re
 import string
 from collections.abc import Iterable, Sequence
 
-from ...text import sql_identifier
+from ...text import is_visible, sql_identifier
 from ..manifest import BackupError
 from .psql import unescape
 
@@ -129,7 +129,7 @@ def refuse_misplaced(found: Sequence[tuple[str, str]]) -> None:
 
 def _printable_name(name: str) -> str:
     """Return a name as PostgreSQL quotes it (``a."b c"``), so that it can be printed and pasted."""
-    if name.isprintable():
+    if is_visible(name):
         return name
     parts = re.findall(r'"((?:[^"]|"")*)"|([^".]+)', name)
     return ".".join(sql_identifier(quoted.replace('""', '"') or plain) for quoted, plain in parts)

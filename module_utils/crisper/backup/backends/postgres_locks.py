@@ -84,5 +84,8 @@ def tell_sessions(found: Sequence[Sequence[str]]) -> str:
 
 
 def end_statements(found: Sequence[Sequence[str]]) -> str:
-    """Return what ends sessions; see :func:`tell_sessions`."""
-    return "; ".join(f"SELECT pg_terminate_backend({int(each[0])})" for each in found)
+    """Return what ends sessions; see :func:`tell_sessions`.
+
+    With its schema: whoever pastes it may have the search_path that the application has set.
+    """
+    return "; ".join(f"SELECT pg_catalog.pg_terminate_backend({int(each[0])})" for each in found)

@@ -36,15 +36,15 @@ def _options(*settings: str) -> str:
 # the names, too, that a move gives the superuser. The application cannot connect to template1
 # once its roles are in order; its own database knows the name as well. Whoever owned template1 may
 # have dropped it: the database postgres is asked then.
-_WHO = (
-    "SELECT pg_catalog.current_setting('server_version_num'), rolname"
+WHO = (
+    "SELECT pg_catalog.current_setting('server_version_num'::pg_catalog.text), rolname"
     " FROM pg_catalog.pg_roles WHERE oid = '10'"
 )
 FIND_SUPERUSER = (
     f"strong='{_options(*_PINNED[:5])}'; weak='{_options(*_PINNED[:3])}';"
     " who() { superuser=$(PGOPTIONS=$1 psql --quiet --no-psqlrc --tuples-only --no-align"
     ' --field-separator " " --username "$2" --dbname "$3"'
-    f' --command "{_WHO}" 2>&1); }};'
+    f' --command "{WHO}" 2>&1); }};'
     " find_superuser() { local place;"
     " for place in template1 postgres; do"
     ' who "$strong" "$POSTGRES_USER" "$place" || who "$strong" "$POSTGRES_DB" "$place"'
@@ -61,7 +61,10 @@ FIND_SUPERUSER = (
         f' [ "$version" -lt {since} ] || PGOPTIONS="$PGOPTIONS {_options(*settings)}";'
         for since, settings in _PINNED_SINCE.items()
     )
+    + ' no_timeout=; [ "$version" -lt 140000 ] || no_timeout=", \'0\'::pg_catalog.int8";'
 )
+# What a client of the superuser's needs to run END_SESSIONS.
+SET_NO_TIMEOUT = '--set no_timeout="$no_timeout"'
 # The superuser's, as tables may be other roles' or closed to their owner (FORCE ROW LEVEL
 # SECURITY): pg_dump itself reads tables by COPY, and neither views nor foreign tables. Rights on
 # what initdb makes are the cluster's: the application's role cannot give them in a restore.
@@ -74,7 +77,9 @@ DUMP_POSTGRES = FIND_SUPERUSER + (
 # Whoever was superuser may have planted in pg_catalog what matches a question better than what
 # PostgreSQL has: a cast, an operator, a format(text, name). So whatever a superuser's statement
 # compares or calls has one exact type, nothing is passed to a function that takes any type
-# (format, unnest, coalesce of two types …), no argument is left out, and classes are numbers.
+# (format, unnest, coalesce of two types …), no argument is left out, classes are numbers, and no
+# value becomes one of a type for which PostgreSQL has no cast of its own but calls the types'
+# functions for input and output (bigint to text, text to interval): these are called by name.
 # What a restore that was killed has left of its helper, also of editions whose helper had one name
 # alone. No application's: it is the superuser's, and has no tables.
 HELPER = re.compile("crisper_restore(_[0-9a-f]{16})?")  # the same names, where they are read
@@ -247,7 +252,10 @@ _PSQL = (
     "env PGCLIENTENCODING=UTF8 psql --quiet --no-psqlrc --tuples-only --no-align"
     " --set ON_ERROR_STOP=1"
 )
-ASK_POSTGRES = f'{FIND_SUPERUSER} exec {_PSQL} --username "$superuser" --dbname "$POSTGRES_DB"'
+ASK_POSTGRES = (
+    f"{FIND_SUPERUSER} exec {_PSQL} {SET_NO_TIMEOUT}"
+    ' --username "$superuser" --dbname "$POSTGRES_DB"'
+)
 # Where the application's own database may be missing: its owner can drop it. template1 may be, too.
 ASK_TEMPLATE = (
     f"{FIND_SUPERUSER} place=template1;"
@@ -279,8 +287,11 @@ ASK_APPLICATION = (
     f"export PGOPTIONS='{_APPLICATION}';"
     f' exec {_PSQL} --username "$POSTGRES_DB" --dbname "$POSTGRES_DB"'
 )
+# Since PostgreSQL 14 it takes a second argument, which may be left out: beside a function that has
+# only the first one, planted by a former superuser, PostgreSQL cannot choose then, and refuses.
 END_SESSIONS = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND"
+    "SELECT pg_catalog.pg_terminate_backend(pid:no_timeout) FROM pg_catalog.pg_stat_activity"
+    " WHERE pid <> pg_catalog.pg_backend_pid() AND"
 )
 # Rows are counted by COPY alone, which plans nothing and compares nothing: a function, cast or
 # operator that a former superuser has planted is not called. The planner evaluates functions of

@@ -11,11 +11,11 @@ from collections.abc import Callable
 # Only what a client of PostgreSQL says of its own connection. The application writes other words
 # (RAISE EXCEPTION, names), and may even begin a line of them like this: see `look`.
 _CONNECTION = (
-    r"(?m)^(?:\| )?(?:psql|pg_dump): error: (?:[^\n]*(?:failed|server): )?FATAL:  database"
+    r"(?m)^(?:\| |“)?(?:psql|pg_dump): error: (?:[^\n]*(?:failed|server): )?FATAL:  database"
     r" \"[^\n]*\" "
 )
-_MISSING = re.compile(f"{_CONNECTION}does not exist$")
-_CLOSED = re.compile(f"{_CONNECTION}is not currently accepting connections$")
+_MISSING = re.compile(f"{_CONNECTION}does not exist”?$")
+_CLOSED = re.compile(f"{_CONNECTION}is not currently accepting connections”?$")
 # For a shell on the server; the owner of a database may close it for everybody.
 OPEN_DATABASE = (
     """docker compose exec postgres sh -c 'psql -U "$POSTGRES_USER" -d template1 -c"""

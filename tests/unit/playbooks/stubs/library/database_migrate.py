@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ansible_collections.crisper.stack.plugins.module_utils.database import migration
+from ansible_collections.crisper.stack.plugins.module_utils.database import interrupted, migration
 from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import LIBRARY
 from ansible_collections.crisper.stubs.plugins.module_utils.stub_world import KILL, World
 
@@ -22,5 +22,5 @@ def dump(docker: Any, container: str, target: Any, name: str = "") -> dict[str, 
 
 
 migration.dump_postgres = dump
-migration.end_sessions = lambda *_: None
+interrupted.end_sessions = lambda *_: None
 exec(compile((LIBRARY / "database_migrate.py").read_bytes(), "database_migrate", "exec"))
