@@ -115,7 +115,10 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.celery.canaries import report_canaries
 from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import describe_findings
-from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import CONNECTION_SPEC, ask
+from ansible_collections.crisper.stack.plugins.module_utils.remote.workers import (
+    CONNECTION_SPEC,
+    ask_workers,
+)
 
 ARGUMENT_SPEC: dict[str, Any] = {
     **CONNECTION_SPEC,
@@ -139,7 +142,7 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, queues={}, findings=[], busy=[], problem="")
     keys = ("task", "args", "kwargs", "queues", "nodes", "timeout")
-    reply = ask(module, {"canary": {key: module.params[key] for key in keys}})
+    reply = ask_workers(module, {"canary": {key: module.params[key] for key in keys}})
     # The application or the broker may have kept it from sending anything.
     result = report_canaries(reply.get("canary", reply), module.params["nodes"])
     if result["findings"]:

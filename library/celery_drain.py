@@ -211,23 +211,21 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.celery import drain, stale, stranded
 from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import REMEDIES
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import find_container
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
     NotOwnerError,
     note,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.probes import drain as drain_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
-from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import find_container
-from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError, run
-from ansible_collections.crisper.stack.plugins.module_utils.rollout.distrust import (
-    hurried,
-    no_answer,
+from ansible_collections.crisper.stack.plugins.module_utils.remote.drain import (
+    NOTHING,
+    ask_release,
+    ask_running,
+    other_way,
+    request_of,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.shapes import EACH, like
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
 from ansible_collections.crisper.stack.plugins.module_utils.text import listed
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -251,98 +249,47 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "run": RUN_SPEC,
 }
 STEPS = {"drained": "drain", "resumed": "resume"}
-# Seconds that workers have to resume, told from a container that is not trusted.
-RESUME_SECONDS = 30.0
-SHIPPED = (celery_probe, stale, drain, stranded, stranded_probe, drain_probe)
-NOTHING: dict[str, Any] = {
-    "unfinished": [],
-    "stale": [],
-    "scheduled": 0,
-    "longest": 0.0,
-    "silent": [],
-    "queues": {},
-    "nodes": {},
-    "seconds": 0.0,
-    "import_seconds": 0.0,
-    "problem": "",
-}
 
 
-TASK: dict[str, Any] = {"id": "", "name": "", "node": "", "seconds": 0.0, "state": ""}
-STALE: dict[str, Any] = {"id": "", "name": "", "node": ""}
-NODE: dict[str, Any] = {"queues": [""], "active": 0, "reserved": 0, "scheduled": None}
-# What the container answers, whatever it is.
-ANSWER: dict[str, Any] = {
-    **NOTHING,
-    "error": "",
-    "done": [""],
-    "unfinished": [TASK],
-    "stale": [STALE],
-    "silent": [""],
-    "queues": {EACH: [""]},
-    "nodes": {EACH: NODE},
-}
-
-
-def request_of(params: dict[str, Any], look_only: bool) -> dict[str, Any]:
-    """What the probe is asked."""
-    names = ("app", "timeout", "interval", "reply_timeout", "silent_after", "import_timeout")
-    request = {name: params[name] for name in names}
-    request["look_only"] = look_only
-    if params["since"]:
-        request["timeout"] = max(1.0, params["timeout"] - (time.time() - params["since"]))
-    if params["state"] == "drained":
-        return {**request, "command": "drain", "nodes": params["nodes"]}
-    queues = {
-        node: [str(queue) for queue in wanted]
-        for node, wanted in params["queues"].items()
-        if params["nodes"] is None or node in params["nodes"]
-    }
-    return {**request, "command": "resume", "queues": queues}
-
-
-def first_asked(
-    module: AnsibleModule, container: str, request: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Return what the running container answers; None, and a warning, where the release is asked.
-
-    Raises:
-        ShipError: it gave no answer, and there is no release to ask.
-    """
-    params = module.params
-    command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
-    limit = params["import_timeout"] + params["timeout"] + params["reply_timeout"] + 60
-    if not other_way(params):
-        return like(run(command, SHIPPED, request, limit), ANSWER)
-    seconds = min(request["timeout"], RESUME_SECONDS)
-    quick, limit = hurried(request, seconds)
+def ask(module: AnsibleModule, request: dict[str, Any]) -> dict[str, Any]:
+    """Return the probe's reply; end the module where there is none."""
+    container, problem = find_container(module)
+    kind, _, why = problem.partition(": ")
+    if problem and not (kind == "container_not_running" and other_way(module.params)):
+        module.fail_json(msg=f"{why}. {REMEDIES.get(kind, '')}", problem=kind)
     try:
-        reply = like(run(command, SHIPPED, quick, limit + params["reply_timeout"]), ANSWER)
-        # Another container has the same Redis.
-        if reply["problem"] in ("", "broker_unreachable"):
-            return reply
-        why = f"{reply['problem']}: {reply['error']}"
+        reply = ask_running(module, container, request) if container else None
+        return ask_release(module.params, request) if reply is None else reply
     except ShipError as error:
-        why = str(error)
-    module.warn(no_answer(container, why, "A container of the release is asked instead"))
-    return None
+        module.fail_json(
+            msg=f"{error}. {REMEDIES.get(error.problem, '')}",
+            problem=error.problem,
+            stderr=error.stderr,
+        )
+    raise AssertionError  # fail_json has ended the process
 
 
-def other_way(params: dict[str, Any]) -> bool:
-    """Return whether a one-off container of a release may be asked."""
-    return params["state"] == "resumed" and bool(params["project_src"] and params["project"])
-
-
-def ask_release(params: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
-    """Return what a one-off container of the release answers.
-
-    Raises:
-        ShipError: it gives no answer.
-    """
-    command = [params["docker_cli"], "compose", "--project-name", params["project"], "run", "--rm"]
-    command += ["--no-deps", "-T", params["service"], params["python"], "-"]
-    limit = params["import_timeout"] + params["timeout"] + params["reply_timeout"] + 60
-    return like(run(command, SHIPPED, request, limit, params["project_src"]), ANSWER)
+def judge(module: AnsibleModule, reply: dict[str, Any], result: dict[str, Any]) -> None:
+    """End the module where the reply tells a problem, or workers that must not be silent."""
+    params, done = module.params, module.params["state"]
+    if reply["problem"]:
+        ordered = listed(sorted(result["queues"])) or "nobody"
+        module.fail_json(
+            msg=f"{params['app']}: {reply['error']}. {REMEDIES.get(reply['problem'], '')}"
+            f" Told to {'take up' if done == 'resumed' else 'leave'} queues before: {ordered}.",
+            **result,
+        )
+    if result["silent"]:
+        message = (
+            f"No answer from {listed(result['silent'])}. Does the container run (docker ps),"
+            " and is it connected to the broker (its log)?"
+        )
+        if not params["allow_silent"]:
+            module.fail_json(
+                msg=message + " (allow_silent: true goes on without them)",
+                **{**result, "problem": "nodes_silent"},
+            )
+        module.warn(message)
 
 
 def main() -> None:
@@ -364,50 +311,18 @@ def main() -> None:
             module.fail_json(msg=f"{name} is {params[name]}: seconds, greater than 0.")
     done = params["state"]
     request = request_of(params, module.check_mode)
-    if not (request.get("nodes") or request.get("queues")):
-        module.exit_json(changed=False, left_at=time.time(), **{**NOTHING, done: []})
     left_at = time.time()
+    if not (request.get("nodes") or request.get("queues")):
+        module.exit_json(changed=False, left_at=left_at, **{**NOTHING, done: []})
     if not module.check_mode:
         try:
             note(params, STEPS[done])
         except NotOwnerError as error:
             module.fail_json(msg=str(error))
-    container, problem = find_container(module)
-    kind, _, error = problem.partition(": ")
-    if problem and not (kind == "container_not_running" and other_way(params)):
-        module.fail_json(msg=f"{error}. {REMEDIES.get(kind, '')}", problem=kind)
-    try:
-        reply = first_asked(module, container, request) if container else None
-        if reply is None:
-            reply = ask_release(params, request)
-    except ShipError as error:
-        module.fail_json(
-            msg=f"{error}. {REMEDIES.get(error.problem, '')}",
-            problem=error.problem,
-            stderr=error.stderr,
-        )
+    reply = ask(module, request)
     result = {key: reply[key] for key in NOTHING}
-    result[done] = reply["done"]
-    result["left_at"] = left_at
-    result["changed"] = bool(result["queues"])
-    if reply["problem"]:
-        ordered = listed(sorted(result["queues"])) or "nobody"
-        module.fail_json(
-            msg=f"{params['app']}: {reply['error']}. {REMEDIES.get(reply['problem'], '')}"
-            f" Told to {'take up' if done == 'resumed' else 'leave'} queues before: {ordered}.",
-            **result,
-        )
-    if result["silent"]:
-        message = (
-            f"No answer from {listed(result['silent'])}. Does the container run (docker ps),"
-            " and is it connected to the broker (its log)?"
-        )
-        if not params["allow_silent"]:
-            module.fail_json(
-                msg=message + " (allow_silent: true goes on without them)",
-                **{**result, "problem": "nodes_silent"},
-            )
-        module.warn(message)
+    result |= {done: reply["done"], "left_at": left_at, "changed": bool(result["queues"])}
+    judge(module, reply, result)
     module.exit_json(**result)
 
 

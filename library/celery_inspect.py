@@ -184,11 +184,11 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.inspection im
     report_inspection,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import SHAPES
-from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import (
+from ansible_collections.crisper.stack.plugins.module_utils.remote.workers import (
     CANARY_OPTIONS,
     CONNECTION_SPEC,
     EXPECT_OPTIONS,
-    ask,
+    ask_workers,
 )
 
 METHODS = list(SHAPES)
@@ -213,7 +213,7 @@ def main() -> None:
     expect = {key: value for key, value in module.params["expect"].items() if value is not None}
     canary = None if module.check_mode else module.params["canary"]
     everybody = bool(expect.get("no_foreign_nodes")) or "count" in expect
-    reply = ask(
+    reply = ask_workers(
         module,
         {
             "methods": sorted({"ping", *module.params["methods"]}),

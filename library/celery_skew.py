@@ -173,17 +173,13 @@ problem:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.celery import skew
 from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import REMEDIES
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes import skew as skew_probe
-from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError, run
-from ansible_collections.crisper.stack.plugins.module_utils.rollout.distrust import (
-    START_SECONDS,
-    hurried,
-    no_answer,
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
+from ansible_collections.crisper.stack.plugins.module_utils.remote.skew import (
+    NOTHING,
+    READING,
+    find_unknown,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.shapes import EACH, like
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "app": {"type": "str", "required": True},
@@ -204,28 +200,6 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "python": {"type": "str", "default": "python"},
     "docker_cli": {"type": "str", "default": "docker"},
 }
-NOTHING: dict[str, Any] = {
-    "unknown": {},
-    "waiting": {},
-    "orphaned": {},
-    "unreadable": {},
-    "partial": {},
-    "unlisted": False,
-    "registered": 0,
-    "seconds": 0.0,
-    "problem": "",
-}
-# What a container answers, whatever it is.
-ANSWER: dict[str, Any] = {
-    **NOTHING,
-    "error": "",
-    "unknown": {EACH: 0},
-    "waiting": {EACH: {EACH: 0}},
-    "orphaned": {EACH: 0},
-    "unreadable": {EACH: 0},
-    "partial": {EACH: {"read": 0, "of": 0}},
-}
-READING = ("waiting", "unreadable", "partial", "unlisted")
 MOST_TOLD = 20  # names in a sentence
 REMEDY = (
     "Deploy a release that still has them (keep the old name as an alias until the queue is"
@@ -234,90 +208,11 @@ REMEDY = (
 )
 
 
-def command_of(params: dict[str, Any], container: str = "") -> list[str]:
-    """The command that runs Python where the application is, or in the container given."""
-    if container or params["container"]:
-        start = ["exec", "--interactive", container or params["container"]]
-    else:
-        name = params["project_name"]
-        start = ["compose", *(["--project-name", name] if name else [])]
-        # Not `docker run --env-file`: it reads quotes in the file otherwise than Compose does.
-        start += ["run", "--rm", "--no-deps", "-T", params["service"]]
-    return [params["docker_cli"], *start, params["python"], "-"]
-
-
-def running_container(module: AnsibleModule) -> str:
-    """A running container that can read the queues; empty when there is none."""
-    params = module.params
-    if not params["running"] or not (params["known"] or params["known_is_all"]):
-        return ""
-    label = "label=com.docker.compose"
-    command = [params["docker_cli"], "ps", "--quiet", "--filter", "status=running"]
-    command += ["--filter", f"{label}.project={params['project_name']}"]
-    command += ["--filter", f"{label}.service={params['running']}"]
-    command += ["--filter", f"{label}.oneoff=False"]
-    _, out, _ = module.run_command(command)
-    return (out.split() or [""])[0]
-
-
-def quick_look(
-    module: AnsibleModule, container: str, shipped: list[Any], request: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what a running container reads; nothing, and a warning, where it gives no answer."""
-    quick, limit = hurried(request, min(request["timeout"], request["budget"] + START_SECONDS))
-    quick["known_only"] = True
-    try:
-        return like(run(command_of(module.params, container), shipped, quick, limit), ANSWER)
-    except ShipError as error:
-        instead = "A container of the release is asked instead"
-        module.warn(no_answer(container, str(error), instead))
-        return {}
-
-
-def ask_release(
-    params: dict[str, Any], shipped: list[Any], request: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what the release says.
-
-    Raises:
-        ShipError: it gives no answer.
-    """
-    limit = params["import_timeout"] + params["timeout"] + 60
-    return like(run(command_of(params), shipped, request, limit, params["project_src"]), ANSWER)
-
-
-def confirmed(
-    params: dict[str, Any], shipped: list[Any], request: dict[str, Any], reply: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what the release reads itself, where another container told of unknown tasks.
-
-    That one is about to be replaced: its word alone refuses nothing. It stands where the release
-    cannot read the queues, as tasks would be thrown away.
-    """
-    try:
-        anew = {**request, "reading": None, "known_only": params["known_is_all"]}
-        own = ask_release(params, shipped, anew)
-    except ShipError:
-        return reply
-    return reply if own["problem"] else own
-
-
-def judged(params: dict[str, Any]) -> dict[str, Any]:
-    """Return what an earlier reading says, if that needs no container; else nothing."""
-    if not params["reading"]:
-        return {}
-    tally = skew.Tally.of_reading(params["reading"])
-    summary = tally.summary(set(params["known"]), params["queues"])
-    if summary["unknown"] and not params["known_is_all"]:
-        return {}
-    return {**summary, "registered": len(params["known"]), "seconds": 0.0, "problem": ""}
-
-
 def counted(numbers: dict[str, int]) -> str:
-    """The names with their numbers, for a sentence."""
-    told = [f"{name} ({number})" for name, number in list(numbers.items())[:MOST_TOLD]]
-    more = len(numbers) - len(told)
-    return ", ".join(told) + (f" and {more} more names" if more else "")
+    """Return the names with their numbers, for a sentence."""
+    parts = [f"{name} ({number})" for name, number in list(numbers.items())[:MOST_TOLD]]
+    more = len(numbers) - len(parts)
+    return ", ".join(parts) + (f" and {more} more names" if more else "")
 
 
 def incomplete(result: dict[str, Any], budget: float) -> str:
@@ -339,49 +234,9 @@ def incomplete(result: dict[str, Any], budget: float) -> str:
     return text.strip()
 
 
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(
-        argument_spec=ARGUMENT_SPEC,
-        required_one_of=[("container", "project_src")],
-        mutually_exclusive=[("container", "project_src")],
-        required_together=[("project_src", "service")],
-        supports_check_mode=True,
-    )
+def judge(module: AnsibleModule, reply: dict[str, Any], result: dict[str, Any]) -> None:
+    """End the module where the reply tells a problem or unknown tasks; warn of the rest."""
     params = module.params
-    if not 0 < params["budget"] < params["timeout"]:
-        module.fail_json(
-            msg=f"budget is {params['budget']:g}: seconds, more than 0 and less than timeout"
-            f" ({params['timeout']})."
-        )
-    names = ("app", "queues", "timeout", "broker_timeout", "import_timeout", "known")
-    request = {name: params[name] for name in (*names, "budget", "reading")}
-    shipped = [celery_probe, skew, skew_probe]
-    try:
-        reply = judged(params)
-        hearsay = bool(params["reading"])
-        container = "" if reply else running_container(module)
-        if container:
-            reply = quick_look(module, container, shipped, request)
-            hearsay = hearsay or (bool(reply) and not reply["problem"])
-        # An application that runs and cannot be read is no reason to stop: the release is asked.
-        if not reply or reply["problem"] or (reply["unknown"] and not params["known_is_all"]):
-            # The queues are read once; the release only says whether it knows the names.
-            if reply and not reply["problem"]:
-                request["reading"] = {key: reply[key] for key in READING}
-            reply = ask_release(params, shipped, request)
-        if hearsay and reply["unknown"] and not reply["problem"] and not params["allow_unknown"]:
-            reply = confirmed(params, shipped, request, reply)
-    except ShipError as error:
-        module.fail_json(
-            msg=f"{error}. {REMEDIES.get(error.problem, '')}",
-            **{**NOTHING, "problem": error.problem},
-            reading={},
-            stderr=error.stderr,
-        )
-    result = {"changed": False, **NOTHING}
-    result |= {key: reply[key] for key in NOTHING if key in reply}
-    result["reading"] = {key: result[key] for key in READING}
     if reply["problem"]:
         text = f"{params['app']}: {reply['error']}. {REMEDIES.get(reply['problem'], '')}"
         module.fail_json(msg=text, **result)
@@ -399,6 +254,36 @@ def main() -> None:
         if not params["allow_unknown"]:
             module.fail_json(msg=f"{text} {REMEDY}", **{**result, "problem": "unknown_tasks"})
         module.warn(f"{text} Its workers will throw them away (celery_allow_unknown_tasks).")
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC,
+        required_one_of=[("container", "project_src")],
+        mutually_exclusive=[("container", "project_src")],
+        required_together=[("project_src", "service")],
+        supports_check_mode=True,
+    )
+    params = module.params
+    if not 0 < params["budget"] < params["timeout"]:
+        module.fail_json(
+            msg=f"budget is {params['budget']:g}: seconds, more than 0 and less than timeout"
+            f" ({params['timeout']})."
+        )
+    try:
+        reply = find_unknown(module)
+    except ShipError as error:
+        module.fail_json(
+            msg=f"{error}. {REMEDIES.get(error.problem, '')}",
+            **{**NOTHING, "problem": error.problem},
+            reading={},
+            stderr=error.stderr,
+        )
+    result = {"changed": False, **NOTHING}
+    result |= {key: reply[key] for key in NOTHING if key in reply}
+    result["reading"] = {key: result[key] for key in READING}
+    judge(module, reply, result)
     module.exit_json(**result)
 
 

@@ -205,21 +205,21 @@ problem:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.celery import stale, stranded
+from ansible_collections.crisper.stack.plugins.module_utils.celery import stranded
 from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import REMEDIES
-from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import deed, sentence
+from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded_report import (
+    deed,
+    sentence,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import find_container
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,
     NotOwnerError,
     note,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
-from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import (
-    CONNECTION_SPEC,
-    find_container,
-)
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError, run
+from ansible_collections.crisper.stack.plugins.module_utils.remote.workers import CONNECTION_SPEC
 from ansible_collections.crisper.stack.plugins.module_utils.shapes import like
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -246,6 +246,32 @@ ANSWER: dict[str, Any] = {
 }
 
 
+def ask(module: AnsibleModule, request: dict[str, Any]) -> dict[str, Any]:
+    """Return the probe's reply; end the module where there is none."""
+    params = module.params
+    container, problem = find_container(module)
+    if problem:
+        kind, _, why = problem.partition(": ")
+        text = f"{why}. {REMEDIES.get(kind, '')}"
+        module.fail_json(msg=text, **{**NOTHING, "problem": kind})
+    if request["put_back"]:
+        try:
+            note(params, "put_back")
+        except NotOwnerError as error:
+            module.fail_json(msg=str(error), **NOTHING)
+    command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
+    limit = params["import_timeout"] + params["budget"] + params["wait"] + 60
+    try:
+        reply: dict[str, Any] = like(run(command, stranded_probe, request, limit), ANSWER)
+    except ShipError as error:
+        module.fail_json(
+            msg=f"{error}. {REMEDIES.get(error.problem, '')}",
+            **{**NOTHING, "problem": error.problem},
+            stderr=error.stderr,
+        )
+    return reply
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -259,30 +285,10 @@ def main() -> None:
     for name in ("timeout", "budget", "import_timeout"):
         if params[name] <= 0:
             module.fail_json(msg=f"{name} is {params[name]}: seconds, greater than 0.", **NOTHING)
-    container, problem = find_container(module)
-    if problem:
-        kind, _, error = problem.partition(": ")
-        text = f"{error}. {REMEDIES.get(kind, '')}"
-        module.fail_json(msg=text, **{**NOTHING, "problem": kind})
     names = ("app", "nodes", "same_image", "grace", "restarted_within", "wait", "budget", "timeout")
     request = {name: params[name] for name in (*names, "import_timeout")}
     request["put_back"] = params["state"] == "put_back" and not module.check_mode
-    if request["put_back"]:
-        try:
-            note(params, "put_back")
-        except NotOwnerError as error:
-            module.fail_json(msg=str(error), **NOTHING)
-    command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
-    shipped = [celery_probe, stale, stranded, stranded_probe]
-    limit = params["import_timeout"] + params["budget"] + params["wait"] + 60
-    try:
-        reply = like(run(command, shipped, request, limit), ANSWER)
-    except ShipError as error:
-        module.fail_json(
-            msg=f"{error}. {REMEDIES.get(error.problem, '')}",
-            **{**NOTHING, "problem": error.problem},
-            stderr=error.stderr,
-        )
+    reply = ask(module, request)
     result = {key: reply[key] for key in NOTHING}
     if reply["problem"]:
         text = f"{params['app']}: {reply['error']}. {REMEDIES.get(reply['problem'], '')}"

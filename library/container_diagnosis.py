@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Why containers of a compose project do not serve."""
+"""Tell why containers of a compose project do not serve."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ text:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.docker.client import Engine
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient
 from ansible_collections.crisper.stack.plugins.module_utils.docker.diagnosis import describe
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -72,7 +72,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
-    engine, services = Engine(module, module.params["project"]), module.params["services"]
+    engine, services = DockerClient(module, module.params["project"]), module.params["services"]
     lost = [
         c
         for c in engine.containers()

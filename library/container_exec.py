@@ -72,8 +72,8 @@ import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient
 from ansible_collections.crisper.stack.plugins.module_utils.process import capture
-from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import running
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "project": {"type": "str", "required": True},
@@ -89,19 +89,19 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=False)
     params = module.params
-    container, problem = running(module, params["service"])
+    container, problem = DockerClient(module, params["project"]).find_running(params["service"])
     if not container:
         module.fail_json(msg=problem)
-    shown = f"`{' '.join(params['argv'][:4])} …` in a container of {params['service']}"
+    action = f"`{' '.join(params['argv'][:4])} …` in a container of {params['service']}"
     command = [params["docker_cli"], "exec", container, *params["argv"]]
     try:
         done = capture(command, "", params["timeout"], most=params["most"])
     except subprocess.TimeoutExpired:
-        module.fail_json(msg=f"{shown} did not end within {params['timeout']:g} s")
+        module.fail_json(msg=f"{action} did not end within {params['timeout']:g} s")
     except OSError as error:
-        module.fail_json(msg=f"{shown} was not run: {error}")
+        module.fail_json(msg=f"{action} was not run: {error}")
     if done.cut:
-        module.fail_json(msg=f"{shown} printed more than {params['most']} bytes, and was ended")
+        module.fail_json(msg=f"{action} printed more than {params['most']} bytes, and was ended")
     module.exit_json(changed=False, rc=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
 

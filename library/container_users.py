@@ -40,12 +40,15 @@ shared:
       message: backend run as user id 1000, which is the account 'kim' of this host.
 """
 
-import json
 import pwd
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import (
+    DockerClient,
+    DockerError,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.host.container_users import (
     Account,
     Process,
@@ -78,11 +81,11 @@ def processes(records: list[dict[str, Any]]) -> list[Process]:
     found = []
     for record in records:
         pid = record["State"].get("Pid") or 0
-        seen = identity(pid) if pid else None
-        if seen:
+        ids = identity(pid) if pid else None
+        if ids:
             labels = record["Config"].get("Labels") or {}
             name = labels.get("com.docker.compose.service", record["Name"].lstrip("/"))
-            found.append(Process(name, *seen))
+            found.append(Process(name, *ids))
     return found
 
 
@@ -95,16 +98,14 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    cli = module.params["docker_cli"]
-    label = f"label=com.docker.compose.project={module.params['project']}"
-    code, out, err = module.run_command([cli, "ps", "--quiet", "--filter", label])
-    if code != 0:
-        module.fail_json(msg=f"The containers of the stack were not listed: {quote_output(err)}")
-    records: list[dict[str, Any]] = []
-    if out.split():
-        # One that went away meanwhile is told as an error beside the others.
-        _code, out, _err = module.run_command([cli, "container", "inspect", *out.split()])
-        records = json.loads(out or "[]")
+    client = DockerClient(module, module.params["project"])
+    try:
+        ids = client.list_ids()
+    except DockerError as error:
+        module.fail_json(
+            msg=f"The containers of the stack were not listed: {quote_output(str(error))}"
+        )
+    records = client.records(ids) if ids else []
     running = processes(records)
     accounts = {uid: account(uid) for uid in {each.uid for each in running}}
     known = {uid: entry for uid, entry in accounts.items() if entry is not None}

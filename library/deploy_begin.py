@@ -159,7 +159,7 @@ fitness:
   sample: {findings: [], host: {}}
 put_back:
   description:
-    - C(problem), why that release cannot be put back, or the C(release), as M(kept_releases) has
+    - C(problem), why that release cannot be put back, or the C(release), as M(release) has
       it, with C(named), whether its images have their names.
   returned: with O(put_back)
   type: dict
@@ -229,7 +229,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.observe impor
     observe,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.state import PAGE
-from ansible_collections.crisper.stack.plugins.module_utils.docker.client import Engine, shown
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient, shown
 from ansible_collections.crisper.stack.plugins.module_utils.host.facts import SPEC as HOST_SPEC
 from ansible_collections.crisper.stack.plugins.module_utils.host.facts import check_host
 from ansible_collections.crisper.stack.plugins.module_utils.host.firewall import (
@@ -243,7 +243,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.images.registry impo
     describe_unanswered,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal
-from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import Kept
+from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import (
+    check_rollback,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.release.store import ReleaseStore
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -332,7 +335,7 @@ def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, 
         RefusedError: this run may not begin.
     """
     params, root = module.params, journal.root
-    engine = Engine(module, params["project"])
+    engine = DockerClient(module, params["project"])
     stack = observe(journal, engine, params["purpose"])
     registries = Registries(params["docker_socket"], params["registry_timeout"])
     moved = compare_images(stack, params["stages"], params["references"], engine, registries)
@@ -355,7 +358,7 @@ def compare_and_lock(module: AnsibleModule, journal: Journal, result: dict[str, 
             module.warn(sentence)
     if target := params["put_back"]:
         options = (params["project"], target["id"], target["restore_database"], engine.call)
-        release, problem = Kept(root).fit(*options)
+        release, problem = check_rollback(ReleaseStore(root), *options)
         result["put_back"] = {"problem": problem, "release": release}
     if params["fitness"] and not result["unchanged"] and not result["held"]:
         result["fitness"] = fitness(module)

@@ -137,7 +137,7 @@ silent:
   type: str
   sample: ""
 ledger:
-  description: What M(release) and M(kept_releases) take to end it as O(state=stopped) does.
+  description: What M(release) takes to end it as O(state=stopped) does.
   returned: with O(state=started)
   type: dict
   sample: {name: crisper-ledger, wait: 20.0}
@@ -169,19 +169,15 @@ from typing import Any
 from uuid import uuid4
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils import http as https
-from ansible_collections.crisper.stack.plugins.module_utils.celery import skew
-from ansible_collections.crisper.stack.plugins.module_utils.ledger import counts as ledger
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient
 from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import end
 from ansible_collections.crisper.stack.plugins.module_utils.output import quote_last_lines
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import ledger as ledger_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes import queue_head
 from ansible_collections.crisper.stack.plugins.module_utils.probes import skew as skew_probe
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.certificate import blocks
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.certificate_files import installed
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import MANIFEST
-from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import running
+from ansible_collections.crisper.stack.plugins.module_utils.release.model import read_model
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import (
     ShipError,
     program,
@@ -239,20 +235,20 @@ def docker(module: AnsibleModule, *arguments: str) -> tuple[int, str, str]:
 
 
 def serving(params: dict[str, Any]) -> dict[str, Any]:
-    """The model of the release that serves."""
+    """Return the model of the release that serves."""
     manifest = json.loads((Path(params["project_src"]) / MANIFEST).read_text())
-    return manifest.get("model") or {}
+    return read_model(manifest)
 
 
-def shown(params: dict[str, Any], entry: dict[str, Any]) -> str:
-    """Certificates (PEM) that nginx shows now; empty without TLS."""
+def installed_certificates(params: dict[str, Any], entry: dict[str, Any]) -> str:
+    """Return the certificates (PEM) that nginx shows now; empty without TLS."""
     if not params["front"] or not entry.get("tls"):
         return ""
     return "".join(blocks(installed(Path(params["front"])))[0])
 
 
 def port(entry: dict[str, Any]) -> int:
-    """The port of nginx that is asked.
+    """Return the port of nginx that is asked.
 
     The internal one believes the site's scheme, and needs no PROXY protocol. With TLS of nginx's
     own requests come in as those of browsers do; a release of before has no other port.
@@ -268,11 +264,10 @@ def read_queues(params: dict[str, Any], container: str) -> dict[str, Any]:
     twice. `silent` says why it gave no answer: it may be broken, and is about to be replaced.
     """
     command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
-    shipped = [celery_probe, skew, skew_probe]
     request = {name: params[name] for name in ("app", "queues", "known")}
     try:
         quick, limit = hurried({**request, **READING, "known_only": True}, READING["timeout"])
-        reply = run(command, shipped, quick, limit)
+        reply = run(command, skew_probe, quick, limit)
     except ShipError as error:
         return {**UNREAD, "silent": str(error)}
     reply = like(reply, ANSWER)
@@ -289,18 +284,22 @@ def start(module: AnsibleModule, name: str) -> dict[str, Any]:
     params = module.params
     # The application may have another name in the next release.
     params["app"] = (serving(params).get("celery") or {}).get("app") or params["app"]
-    container, _problem = running(module, params["service"]) if params["known"] else ("", "")
+    container = ""
+    if params["known"]:
+        container, _problem = DockerClient(module, params["project"]).find_running(
+            params["service"]
+        )
     with ThreadPoolExecutor(1) as pool:
         known = pool.submit(read_queues, params, container) if container else None
         trouble = begin(module, name)
-        told = known.result() if known else UNREAD
-    if told["silent"]:
-        module.warn(no_answer(container, told["silent"], "The next release reads the queues"))
+        answer = known.result() if known else UNREAD
+    if answer["silent"]:
+        module.warn(no_answer(container, answer["silent"], "The next release reads the queues"))
     if trouble:
         # It runs the release that is about to be replaced, which may be what is broken.
         module.warn(f"Tasks and requests are not counted: the ledger did not start: {trouble}")
-        return {"changed": False, **told}
-    return {"changed": False, **told, "ledger": {"name": name, "wait": params["wait"]}}
+        return {"changed": False, **answer}
+    return {"changed": False, **answer, "ledger": {"name": name, "wait": params["wait"]}}
 
 
 def begin(module: AnsibleModule, name: str) -> str:
@@ -312,17 +311,15 @@ def begin(module: AnsibleModule, name: str) -> str:
     keys = ("app", "task", "queues", "path", "task_interval", "request_interval", "wait", "limit")
     site = ("site_host", "site_scheme", "expected")
     request = {key: params[key] for key in (*keys, *site)}
-    entry = serving(params).get("front") or {}
-    request["certificates"] = shown(params, entry) + params["certificates"]
+    entry = serving(params).get("proxy") or {}
+    request["certificates"] = installed_certificates(params, entry) + params["certificates"]
     # Ids of an earlier deploy's sentinels may still be around.
     run = f"{int(time.time())}-{uuid4().hex[:8]}"  # other hosts send through the same broker
     request.update(run=run, host="nginx", port=port(entry), secure_port=8443)
-    modules = [queue_head, celery_probe, https, ledger]
-    modules.append(ledger_probe)
     command = ["compose", "--project-name", params["project"], "run", "--detach", "--no-deps"]
     command += ["--name", name, params["service"], params["python"], "-c"]
     code, out, err = module.run_command(
-        [params["docker_cli"], *command, program(modules, request)], cwd=params["project_src"]
+        [params["docker_cli"], *command, program(ledger_probe, request)], cwd=params["project_src"]
     )
     return quote_last_lines(err or out, 5) or f"exit code {code}" if code != 0 else ""
 

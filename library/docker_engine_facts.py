@@ -175,7 +175,7 @@ def wanted_engine(params: dict[str, Any]) -> engine_logic.Wanted:
 
 def decide(
     module: AnsibleModule,
-    engine: engine_logic.Engine,
+    engine: engine_logic.EngineFacts,
     release: dict[str, str],
     entries: list[engine_logic.AptEntry],
 ) -> engine_logic.Decision:
@@ -198,7 +198,7 @@ def decide(
 def judge_store(
     module: AnsibleModule,
     reached: tuple[str, dict[str, Any]],
-    engine: engine_logic.Engine,
+    engine: engine_logic.EngineFacts,
     decision: engine_logic.Decision,
     process: Process,
 ) -> tuple[store_logic.Store, list[str]]:

@@ -93,7 +93,7 @@ EXAMPLES = r"""
   http_probe:
     url: https://app1.example.com
     connect_to: 192.0.2.10
-    certificates: "{{ front.trusted }}"
+    certificates: "{{ certificate.trusted }}"
     paths: [/, /health]
     address: app1.example.com
     ports: [5432, 6379, 6333]

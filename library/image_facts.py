@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Which of the named images an engine has."""
+"""Tell which of the named images an engine has."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ def inspect(cli: str, reference: str) -> dict[str, Any] | None:
         found = json.loads(answer.stdout)
         # Only where it says more than the id: an image store of containerd.
         config = config_digest(found["id"], found.get("digests") or ())
-        told = {"config": config} if config and config != found["id"] else {}
-        return {"ref": reference, **found, **told, "labels": found["labels"] or {}}
+        extra = {"config": config} if config and config != found["id"] else {}
+        return {"ref": reference, **found, **extra, "labels": found["labels"] or {}}
     if "no such image" in answer.stderr.lower():
         return None
     raise RuntimeError(

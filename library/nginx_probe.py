@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""What the site answers to the proxy that stands in front of nginx."""
+"""Tell what the site answers to the proxy that stands in front of nginx."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import inner_answers
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient
 from ansible_collections.crisper.stack.plugins.module_utils.process import capture
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.maintenance_pass import (
     HEADER,
     header_value,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import running
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "project": {"type": "str", "required": True},
@@ -133,7 +133,7 @@ def curl(params: dict[str, Any]) -> list[str]:
 def ask(module: AnsibleModule) -> list[dict[str, Any]]:
     """Return the answers of one round."""
     params = module.params
-    container, problem = running(module, params["service"])
+    container, problem = DockerClient(module, params["project"]).find_running(params["service"])
     out, err = "", problem
     if container:
         command = [params["docker_cli"], "exec", "--interactive", container, *curl(params)]
@@ -152,9 +152,9 @@ def ask(module: AnsibleModule) -> list[dict[str, Any]]:
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
-    for left in range(module.params["retries"], -1, -1):
+    for remaining in range(module.params["retries"], -1, -1):
         answers = ask(module)
-        if left == 0 or all(answer["ok"] for answer in answers):
+        if remaining == 0 or all(answer["ok"] for answer in answers):
             break
         time.sleep(1)
     module.exit_json(changed=False, answers=answers)

@@ -67,8 +67,8 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.redis_refusal
     UnreadableError,
     refusals,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient
 from ansible_collections.crisper.stack.plugins.module_utils.process import capture
-from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import running
 from ansible_collections.crisper.stack.plugins.module_utils.text import quote
 
 SECONDS = 20.0
@@ -80,9 +80,9 @@ ARGUMENT_SPEC: dict[str, Any] = {
 }
 
 
-def look(module: AnsibleModule) -> tuple[list[str], str]:
+def read_refusals(module: AnsibleModule) -> tuple[list[str], str]:
     """Return what was refused, and why that could not be found out."""
-    container, problem = running(module, "redis")
+    container, problem = DockerClient(module, module.params["project"]).find_running("redis")
     if not container:
         # A stack without Redis has no such user.
         return [], "" if problem.startswith("container_not_running") else problem
@@ -103,7 +103,7 @@ def look(module: AnsibleModule) -> tuple[list[str], str]:
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
-    refused, problem = look(module)
+    refused, problem = read_refusals(module)
     for sentence in refused if module.params["warn"] else []:
         module.warn(sentence)
     module.exit_json(changed=False, refused=refused, problem=problem)

@@ -101,10 +101,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.images.sbom import (
     summary,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.process import capture_bytes
-from ansible_collections.crisper.stack.plugins.module_utils.release.retention import (
-    annotate,
-    manifests,
-)
+from ansible_collections.crisper.stack.plugins.module_utils.release.store import ReleaseStore
 from ansible_collections.crisper.stack.plugins.module_utils.text import quote_output
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -355,14 +352,15 @@ def make(params: dict[str, Any]) -> dict[str, Any]:
         OSError, ValueError: the release cannot be read or written.
     """
     root, release, images = Path(params["root"]), params["release"], params["images"]
-    known = manifests(root)
+    store = ReleaseStore(root)
+    known = store.manifests
     if is_current(root / "releases" / release, known.get(release, {})):
         return {"changed": False, "sbom": known[release]["sbom"], "read": [], "problems": []}
     cache = Cache(root)
     reader = Reader(params["docker_cli"], params["stack"], params["timeout"])
     report = read_images(reader, cache, images)
     record = write_list(params, report.contents)
-    annotate(root, release, {"sbom": record})
+    store.annotate(release, {"sbom": record})
     cache.prune(
         {
             identity(image).rpartition(":")[2]

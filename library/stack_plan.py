@@ -118,7 +118,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.database.versions import find_misfits
-from ansible_collections.crisper.stack.plugins.module_utils.docker.client import Engine
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient
 from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
 from ansible_collections.crisper.stack.plugins.module_utils.host.networks import networks_to_create
 from ansible_collections.crisper.stack.plugins.module_utils.images.identity import (
@@ -168,7 +168,7 @@ class Plan:
 
     def __init__(self, module: AnsibleModule) -> None:
         self.params = module.params
-        self.engine = Engine(module, module.params["stack"])
+        self.engine = DockerClient(module, module.params["stack"])
         self.files = [*module.params["files"], *module.params["secret_files"]]
         self.current: dict[str, Any] = {}
         link = Path(module.params["root"]) / "current"

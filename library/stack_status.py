@@ -116,6 +116,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import
     containers_of,
     last_run,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import (
+    DockerClient,
+    DockerError,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal, unfinished
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import Upstreams
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import MANIFEST
@@ -147,20 +151,12 @@ def release_of(root: Path) -> dict[str, Any]:
 
 def containers(module: AnsibleModule) -> tuple[list[ContainerStatus], str]:
     """Return the stack's containers, and why they could not be read."""
-    cli = module.params["docker_cli"]
-    label = f"label=com.docker.compose.project={module.params['project']}"
+    client = DockerClient(module, module.params["project"])
     try:
-        code, out, err = module.run_command(
-            [cli, "ps", "--all", "--quiet", "--filter", label], handle_exceptions=False
-        )
-        if code == 0 and out.split():
-            # One that is gone meanwhile is an error beside the others' records.
-            _, out, err = module.run_command([cli, "container", "inspect", *out.split()])
-    except OSError as error:
-        return [], f"{cli}: {error.strerror}"
-    if code != 0:
-        return [], quote(err[-300:], 300) or f"{cli}: exit code {code}"
-    return containers_of(json.loads(out or "[]")), ""
+        ids = client.list_ids(all_states=True)
+    except DockerError as error:
+        return [], quote(str(error), 300)
+    return containers_of(client.records(ids) if ids else []), ""
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ options:
     required: true
   locations:
     description:
-      - What nginx does with paths, as C(front.locations) of the stack's model. An alias that is a
+      - What nginx does with paths, as C(proxy.locations) of the stack's model. An alias that is a
         folder where one file is meant, or the other way round, fails before anything is put there.
     type: list
     elements: dict

@@ -63,6 +63,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import (
+    DockerClient,
+    DockerError,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.text import composed, quote_output
 
 USER = re.compile(r"(\d+)(?::(\d+))?\Z")
@@ -83,7 +87,7 @@ class Volumes:
         self.compose = ["compose", "--project-name", module.params["project_name"]]
 
     def call(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, output and errors of a Docker command in the release's folder."""
+        """Return exit code, output and errors of a Docker command in the release's folder."""
         folder = self.params["project_src"]
         answer: tuple[int, str, str] = self.module.run_command([self.cli, *arguments], cwd=folder)
         return answer
@@ -103,8 +107,8 @@ class Volumes:
 
     def owner(self, service: str, volume: str, folder: str) -> int | None:
         """Return the user id that a volume belongs to in containers; None without the volume."""
-        shown = ("--format", "{{.Mountpoint}}")
-        code, out, _err = self.call("volume", "inspect", *shown, volume)
+        form = ("--format", "{{.Mountpoint}}")
+        code, out, _err = self.call("volume", "inspect", *form, volume)
         if code != 0:
             return None
         if not self.is_mapped():
@@ -140,17 +144,17 @@ class Volumes:
 
     def stop(self, service: str) -> list[str]:
         """Stop the containers of a service; return those that ran."""
-        project = self.params["project_name"]
-        only = ["--filter", f"label=com.docker.compose.project={project}"]
-        only += ["--filter", f"label=com.docker.compose.service={service}"]
-        code, out, err = self.call("ps", "--quiet", *only)
-        if code == 0 and out.split():
-            code, _out, err = self.call("stop", *out.split())
+        client = DockerClient(self.module, self.params["project_name"])
+        try:
+            ids = client.list_ids(service)
+        except DockerError as error:
+            self.module.fail_json(msg=f"{service} was not stopped: {quote_output(str(error))}")
+        code, _out, err = self.call("stop", *ids) if ids else (0, "", "")
         if code != 0:
             self.module.fail_json(msg=f"{service} was not stopped: {quote_output(err)}")
-        return out.split()
+        return ids
 
-    def fit(self, service: str, definition: dict[str, Any], names: dict[str, Any]) -> Any:
+    def ensure_owner(self, service: str, definition: dict[str, Any], names: dict[str, Any]) -> Any:
         """Give the volume of one service to its user; what was done, or None."""
         match = USER.match(str(definition.get("user", "")))
         mounts = [m for m in definition.get("volumes") or [] if m.get("type") == "volume"]
@@ -165,32 +169,40 @@ class Volumes:
         done = {"service": service, "volume": volume, "before": before, "after": uid}
         if self.module.check_mode:
             return done
-        ran = self.stop(service)
+        running = self.stop(service)
         why = self.give(service, folder, uid, gid)
         if why:
-            told = "The next run goes through all of its files again."
-            if before:
-                back = self.give(service, folder, before, before)
-                told = f"Its files were not given back to user id {before} either: {back}."
-                told = told if back else f"Its files belong to user id {before} again."
-            if ran:
-                code, _out, err = self.call("start", *ran)
-                told += (
-                    " It runs again." if code == 0 else f" It was not started: {quote_output(err)}"
-                )
+            outcome = self.give_back(service, folder, before, running)
             self.module.fail_json(
                 msg=composed(
                     f"The files of volume {volume} were not given to user id {uid}, as which"
-                    f" {service} is to run: {why}. {told}"
+                    f" {service} is to run: {why}. {outcome}"
                 )
             )
         return done
+
+    def give_back(self, service: str, folder: str, before: int | None, running: list[str]) -> str:
+        """Give files back to the user of before, and start what ran; return what came of it."""
+        outcome = "The next run goes through all of its files again."
+        if before:
+            why = self.give(service, folder, before, before)
+            outcome = (
+                f"Its files were not given back to user id {before} either: {why}."
+                if why
+                else f"Its files belong to user id {before} again."
+            )
+        if running:
+            code, _out, err = self.call("start", *running)
+            outcome += (
+                " It runs again." if code == 0 else f" It was not started: {quote_output(err)}"
+            )
+        return outcome
 
     def result(self) -> dict[str, Any]:
         """Fit all of them; what there is to tell."""
         release = self.definitions()
         found = [
-            self.fit(name, release["services"][name], release.get("volumes") or {})
+            self.ensure_owner(name, release["services"][name], release.get("volumes") or {})
             for name in self.params["services"]
             if name in release["services"]
         ]

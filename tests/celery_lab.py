@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "collections")]
 import stack_redis  # noqa: E402
-from ansible_collections.crisper.stack.plugins.module_utils.remote.probe import SHIPPED  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.probes import workers  # noqa: E402
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import parse, program  # noqa: E402
 
 PASSWORD = "lab-" + secrets.token_hex(8)
@@ -146,7 +146,7 @@ class Lab:
 
     def probe(self, request: dict[str, Any], broker: str = "") -> dict[str, Any]:
         """The probe's reply, as the modules get it from a container."""
-        source = program(SHIPPED, request)
+        source = program(workers, request)
         done = subprocess.run(
             [sys.executable, "-"],
             input=source,

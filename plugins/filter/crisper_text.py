@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import (
-    aside_rows,
+    dead_letter_rows,
     queue_rows,
     stale_tasks,
     worker_rows,
@@ -31,8 +31,8 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the functions by filter name."""
         return {
-            "crisper_aside_rows": aside_rows,
             "crisper_clean": clean,
+            "crisper_dead_letter_rows": dead_letter_rows,
             "crisper_marked_lines": mark_last_lines,
             "crisper_numbered": numbered,
             "crisper_printable": printable,

@@ -11,12 +11,12 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.settings impo
     settings_warnings,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
-    rows as stranded_rows,
-)
-from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
     suspected as stranded_suspected,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
+from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded_report import (
+    rows as stranded_rows,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded_report import (
     warning as stranded_warning,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.fact import staged_release
@@ -35,6 +35,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import
     task_counts,
     worker_request,
     worker_summary,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify_findings import (
+    staged_words,
+    verify_findings,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.report import rollout_report
 
@@ -60,11 +64,13 @@ class FilterModule:
             "crisper_settings_warnings": settings_warnings,
             "crisper_site_url": site_url,
             "crisper_staged_release": staged_release,
+            "crisper_staged_words": staged_words,
             "crisper_step_finding": step_finding,
             "crisper_stranded_rows": stranded_rows,
             "crisper_stranded_suspected": stranded_suspected,
             "crisper_stranded_warning": stranded_warning,
             "crisper_task_counts": task_counts,
+            "crisper_verify_findings": verify_findings,
             "crisper_worker_request": worker_request,
             "crisper_worker_summary": worker_summary,
         }

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import celery_drain
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
@@ -18,8 +17,8 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.inspection im
 from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import has_shape, judge
 from ansible_collections.crisper.stack.plugins.module_utils.celery.skew import NAME_BYTES, Tally
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import (
-    aside_rows,
     containers_of,
+    dead_letter_rows,
     queue_rows,
     worker_rows,
 )
@@ -34,6 +33,8 @@ from ansible_collections.crisper.stack.plugins.module_utils.docker.diagnosis imp
 from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal
 from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import end
 from ansible_collections.crisper.stack.plugins.module_utils.output import describe_task
+from ansible_collections.crisper.stack.plugins.module_utils.remote import drain as remote_drain
+from ansible_collections.crisper.stack.plugins.module_utils.shapes import like
 from ansible_collections.crisper.stack.plugins.module_utils.text import ROWS
 from harmless_text import harmless, texts_of
 from hostile_replies import NAMES, VALUES, replies
@@ -106,8 +107,8 @@ def test_names_become_printable_wherever_they_come_from(name: str, tmp_path: Pat
         assert harmless(http_finding({**answer, "status": status}))
     told_of = describe_task({"msg": name}, "The task")
     assert harmless(told_of.replace("\n", ""))
-    judged_fit(aside_rows(json.dumps([{"task_id": name, "task": name, "reason": name}])))
-    judged_fit(aside_rows(name))
+    judged_fit(dead_letter_rows(json.dumps([{"task_id": name, "task": name, "reason": name}])))
+    judged_fit(dead_letter_rows(name))
     waiting = {"waiting": {name: {name: 1}}, "orphaned": {name: 1}, "problem": ""}
     rows = queue_rows(waiting, ["default"])
     assert all(harmless(row) for row in rows)
@@ -129,9 +130,9 @@ def test_rows_of_the_status_need_no_shape(value: Any) -> None:
         queue_rows(value, ["q"]),
         queue_rows({"waiting": value, "partial": value, "problem": ""}, ["q"]),
         queue_rows({"waiting": {"q": value}, "partial": {"q": value}}, ["q"]),
-        aside_rows(value),
-        aside_rows(json.dumps(value)),
-        aside_rows(json.dumps([value])),
+        dead_letter_rows(value),
+        dead_letter_rows(json.dumps(value)),
+        dead_letter_rows(json.dumps([value])),
     ):
         assert all(isinstance(row, str) and harmless(row) for row in rows)
 
@@ -143,8 +144,8 @@ def test_rows_are_bounded() -> None:
     rows = queue_rows(waiting, ["q4999"])
     assert rows[0] == "Queue     q4999  1 (t 1)"
     assert rows[-1] == f"Queue     and {4999 - ROWS} more queues"
-    aside = aside_rows(json.dumps([{"task_id": str(n)} for n in range(500)]))
-    assert aside[-1] == f"and {500 - ROWS} more tasks"
+    dead_letters = dead_letter_rows(json.dumps([{"task_id": str(n)} for n in range(500)]))
+    assert dead_letters[-1] == f"and {500 - ROWS} more tasks"
 
 
 def test_no_template_runs_what_a_name_says() -> None:
@@ -184,4 +185,4 @@ def test_shapes_are_judged_to_the_elements(value: Any) -> None:
         assert all(isinstance(queue["name"], str) for queue in value)
     if has_shape("active", value):
         assert all(isinstance(request, dict) for request in value)
-    assert isinstance(celery_drain.like(value, celery_drain.ANSWER)["unfinished"], list)
+    assert isinstance(like(value, remote_drain.ANSWER)["unfinished"], list)

@@ -98,7 +98,7 @@ def test_the_name_and_the_certificate_must_be_right(secure, trusted):
         connect("127.0.0.1", port, NAME, trusting(another), 5)
 
 
-def test_the_front_door_is_asked_by_its_name_at_its_address(run_module, secure, trusted):
+def test_the_entry_point_is_asked_by_its_name_at_its_address(run_module, secure, trusted):
     arguments = {
         "connect_to": "127.0.0.1",
         "certificates": trusted,
@@ -143,13 +143,14 @@ def test_without_tls_a_redirect_of_the_application_is_an_answer(plain, secure):
     assert ledger_probe.ask(request(plain, secure), None) == 301
 
 
+@pytest.mark.parametrize("key", ["front", "proxy"])  # of an older edition, and of this one
 @pytest.mark.parametrize("source", ["", "self_signed"])
-def test_the_ledger_trusts_what_the_release_that_serves_shows(tmp_path, pem, trusted, source):
-    manifest = {"model": {"front": {"tls": source}}}
+def test_the_ledger_trusts_what_the_release_that_serves_shows(tmp_path, pem, trusted, source, key):
+    manifest = {"model": {key: {"tls": source}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     params = {"project_src": str(tmp_path), "front": str(pem.parent)}
-    entry = deploy_ledger.serving(params)["front"]
-    assert deploy_ledger.shown(params, entry) == (trusted if source else "")
+    entry = deploy_ledger.serving(params)["proxy"]
+    assert deploy_ledger.installed_certificates(params, entry) == (trusted if source else "")
 
 
 @pytest.mark.parametrize(

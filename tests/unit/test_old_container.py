@@ -10,6 +10,8 @@ import celery_drain
 import celery_skew
 import deploy_ledger
 import pytest
+from ansible_collections.crisper.stack.plugins.module_utils.remote import drain as remote_drain
+from ansible_collections.crisper.stack.plugins.module_utils.remote import skew as remote_skew
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import MARKER
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.distrust import ID_WIDTH
 
@@ -58,7 +60,7 @@ def docker(tmp_path, monkeypatch):
 @pytest.fixture
 def soon(monkeypatch):
     """A container that stands still is waited for a second."""
-    for module in (celery_skew, celery_drain, deploy_ledger):
+    for module in (remote_skew, remote_drain, deploy_ledger):
         monkeypatch.setattr(module, "hurried", lambda request, _timeout: (dict(request), 0.5))
 
 

@@ -75,18 +75,6 @@ PYTHON = ("module_utils", "library", "plugins", "app/crisper-worker/src", "scrip
 UNCLEAN_FILES: frozenset[str] = words(
     """
     library/backup_set.py
-    library/celery_drain.py
-    library/celery_skew.py
-    library/container_diagnosis.py
-    library/container_exec.py
-    library/container_users.py
-    library/deploy_ledger.py
-    library/image_facts.py
-    library/kept_releases.py
-    library/nginx_probe.py
-    library/redis_refusals.py
-    library/release.py
-    library/volume_owner.py
     module_utils/crisper/backup/archive.py
     module_utils/crisper/backup/backends/__init__.py
     module_utils/crisper/backup/backends/mariadb.py
@@ -107,30 +95,9 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/backup/set.py
     module_utils/crisper/backup/throwaway.py
     module_utils/crisper/backup/timer.py
-    module_utils/crisper/celery/drain.py
-    module_utils/crisper/celery/settings.py
-    module_utils/crisper/celery/skew.py
-    module_utils/crisper/celery/stale.py
-    module_utils/crisper/celery/stranded.py
     module_utils/crisper/docker/client.py
-    module_utils/crisper/docker/diagnosis.py
-    module_utils/crisper/docker/exec.py
     module_utils/crisper/docker/one_off.py
-    module_utils/crisper/probes/__init__.py
-    module_utils/crisper/probes/drain.py
     module_utils/crisper/probes/health.py
-    module_utils/crisper/probes/inspect.py
-    module_utils/crisper/probes/ledger.py
-    module_utils/crisper/probes/queue_head.py
-    module_utils/crisper/probes/rollout.py
-    module_utils/crisper/probes/skew.py
-    module_utils/crisper/probes/stranded.py
-    module_utils/crisper/release/manifest.py
-    module_utils/crisper/release/retention.py
-    module_utils/crisper/release/rollback_check.py
-    module_utils/crisper/remote/probe.py
-    module_utils/crisper/remote/run.py
-    module_utils/crisper/remote/session.py
     """
 )
 UNCLEAN_ROLES: frozenset[str] = words(

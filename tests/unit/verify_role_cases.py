@@ -37,7 +37,7 @@ def value(name: str, model: dict[str, Any], **values: Any) -> Any:
         "deploy": updated_fact({}, {}),
         "__verify_uploads": SKIPPED,
         "__verify_inside": SKIPPED,
-        "__verify_front": {"answers": [GOOD_ANSWER], "open": [], "address": "192.0.2.1"},
+        "__verify_outside": {"answers": [GOOD_ANSWER], "open": [], "address": "192.0.2.1"},
         **values,
     }
     templar = Templar(loader=DataLoader(), variables=known)

@@ -32,7 +32,7 @@ class Resolver:
         self.ask()
         return 0.0, set()
 
-    def expired(self, _before: float) -> list[str]:
+    def expired(self, _before: float, _start: int = 0) -> list[str]:
         self.ask()
         return []
 

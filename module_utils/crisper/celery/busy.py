@@ -1,6 +1,6 @@
 """Judge why a canary is not back: is the pool that would run it busy, or is something broken?
 
-Sent to a container together with ``probes.inspect``: standard library only, Python 3.8+. No
+Sent to a container together with ``probes.canary``: standard library only, Python 3.8+. No
 I/O and no clock in here.
 
 Evidence of a look, from every worker's answers to ``inspect``: which queues it consumes, how many

@@ -1,7 +1,7 @@
-"""When a Celery worker is drained, decided from what it reports, poll after poll.
+"""Decide when a Celery worker is drained from what it reports, poll after poll.
 
-Standard library only and Python 3.8: this file also runs inside the worker's container, fed to
-``python -`` together with ``probes.drain``. No I/O and no clock in here.
+Standard library only and Python 3.8: this file also runs inside the worker's container, together
+with ``probes.drain``. No I/O and no clock in here.
 
 Measured with Celery 5.7 on Redis:
 
@@ -19,7 +19,7 @@ Measured with Celery 5.7 on Redis:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,51 +45,54 @@ MOST_QUEUES = 200
 
 @dataclass
 class Node:
-    """What is known of one worker."""
+    """A worker, as far as it is known.
+
+    `listed`, `over` and `stale` are by key of the entry, see :func:`celery.stale.entry_key`.
+    """
 
     name: str
     heard_at: float  # last sign of life; the start when there was none
-    heard: bool = False
+    answered: bool = False
     empties: int = 0
     done: bool = False
     silent: bool = False
-    queues: list = field(default_factory=list)  # queues it consumes, as last reported
-    active: list = field(default_factory=list)  # {id, name, since}
-    listed: dict = field(default_factory=dict)  # key -> entry of `active` that counts as running
-    over: dict = field(default_factory=dict)  # key -> when its result was seen first
-    stale: dict = field(default_factory=dict)  # key -> {id, name}: listed, and ended
-    reserved: list = field(default_factory=list)
+    queues: list[str] = field(default_factory=list)  # queues it consumes, as last reported
+    active: list[dict[str, Any]] = field(default_factory=list)  # {id, name, since}
+    listed: dict[tuple[Any, ...], Mapping[str, Any]] = field(default_factory=dict)  # runs it
+    over: dict[tuple[Any, ...], float] = field(default_factory=dict)  # its result was seen first
+    stale: dict[tuple[Any, ...], dict[str, str]] = field(default_factory=dict)  # {id, name}: ended
+    reserved: list[dict[str, Any]] = field(default_factory=list)
     scheduled: int | None = None  # unknown while it was not asked
-    told: list = field(default_factory=list)  # queues it was told to leave or to take
+    orders: list[str] = field(default_factory=list)  # queues it was told to leave or to take
 
 
-class Book:
+class DrainTracker:
     """Workers being asked; a subclass says what is ordered and when one is done."""
 
     def __init__(self, nodes: Iterable[str], silent_after: float, now: float = 0.0) -> None:
         self.silent_after = silent_after
-        self.held: int | None = None  # messages that all workers hold, where it is known
+        self.unacked: int | None = None  # messages that all workers hold, where it is known
         self.longest = 0.0  # seconds that the longest task seen running had run
         self.nodes = {name: Node(name, now) for name in dict.fromkeys(nodes)}
 
-    def asked(self) -> list:
-        """Who is still asked. The silent too: a worker may thaw."""
+    def polled(self) -> list[str]:
+        """Return who is still asked. Include unresponsive workers: they may recover."""
         return [node.name for node in self.nodes.values() if not node.done]
 
-    def awaited(self) -> list:
-        """Whose answer a poll waits for."""
+    def awaited(self) -> list[str]:
+        """Return the workers whose answer a poll waits for."""
         return [node.name for node in self.nodes.values() if not (node.done or node.silent)]
 
     def wants_scheduled(self) -> bool:
         """Return whether workers are asked for their tasks with an ETA."""
-        few = self.held is None or self.held <= MOST_HELD
+        few = self.unacked is None or self.unacked <= MOST_HELD
         return few and all(node.scheduled is None for node in self.nodes.values())
 
     def wants_pool(self) -> bool:
         """Return whether workers are asked for their processes: some run what may be over."""
         return bool(self.unacknowledged())
 
-    def unacknowledged(self) -> list:
+    def unacknowledged(self) -> list[tuple[str, tuple[Any, ...], Mapping[str, Any]]]:
         """Return ``(node, key, entry)`` of what those who are asked run without acknowledgement."""
         return [
             (node.name, key, entry)
@@ -99,7 +102,9 @@ class Book:
             if entry.get("acknowledged") is False
         ]
 
-    def take_results(self, metas: dict, delivered: dict, parse: Any, now: float) -> None:
+    def take_results(
+        self, metas: Mapping[str, Any], delivered: Mapping[str, float], parse: Any, now: float
+    ) -> None:
         """Note whose result is there although the message is not acknowledged.
 
         An acknowledgement may be on its way: what is listed still after `SETTLED` has ended. Where
@@ -124,17 +129,17 @@ class Book:
 
         Where they were too many to ask for, that is what all workers hold and these do not run.
         """
-        if self.held is not None and self.held > MOST_HELD:
+        if self.unacked is not None and self.unacked > MOST_HELD:
             running = sum(len(node.active) + len(node.reserved) for node in self.nodes.values())
-            return max(0, self.held - running)
+            return max(0, self.unacked - running)
         return sum(node.scheduled or 0 for node in self.nodes.values())
 
     def finished(self) -> bool:
-        """Nobody is left to wait for."""
+        """Return whether there is no worker left to wait for."""
         return not self.awaited()
 
-    def hear(self, name: str, report: dict, now: float, wall: float) -> list:
-        """Take a worker's report; returns the queues it is to be told about.
+    def hear(self, name: str, report: Mapping[str, Any], now: float, wall: float) -> list[str]:
+        """Take a worker's report; return the queues it is to be told about.
 
         `wall` is the time of day, which ``time_start`` is told in.
         """
@@ -150,50 +155,54 @@ class Book:
             scheduled = len(report[ONCE]) if ONCE in report else node.scheduled
         except Exception:  # an answer that cannot be judged is none: this worker falls silent
             return []
-        node.heard, node.silent, node.heard_at = True, False, now
+        node.answered, node.silent, node.heard_at = True, False, now
         node.queues, node.reserved, node.scheduled = queues, reserved, scheduled
+        self._take_running(node, running, [entry for entries in ended for entry in entries], now)
+        begun = [task["since"] for task in node.active if task["since"]]
+        self.longest = max(self.longest, *(wall - since for since in begun), 0.0)
+        orders = self.judge(node)
+        node.orders += [queue for queue in orders if queue not in node.orders]
+        return orders
+
+    def _take_running(self, node: Node, running: list[Any], ended: list[Any], now: float) -> None:
+        """Note what a worker runs; of these, those whose result is there have ended as well."""
         node.listed = {}
         for request in running:
             key = entry_key(request)
             if key in node.stale or now - node.over.get(key, now) >= SETTLED:
-                ended.append([request])
+                ended.append(request)
             else:
                 node.listed[key] = request
-        for request in (one for some in ended for one in some):
+        for request in ended:
             node.stale[entry_key(request)] = {key: word(request.get(key)) for key in ("id", "name")}
         node.active = [_task(request) for request in node.listed.values()]
-        begun = [task["since"] for task in node.active if task["since"]]
-        self.longest = max(self.longest, *(wall - since for since in begun), 0.0)
-        orders = self.judge(node)
-        node.told += [queue for queue in orders if queue not in node.told]
-        return orders
 
-    def judge(self, node: Node) -> list:
-        """Queues to tell the node about; sets ``done``."""
+    def judge(self, node: Node) -> list[str]:
+        """Return the queues to tell the node about; set ``done``."""
         raise NotImplementedError
 
-    def recall(self, before: Book) -> None:
+    def recall(self, before: DrainTracker) -> None:
         """Take over what the same workers were told, and what was seen of them, before."""
-        self.longest, self.held = before.longest, before.held
+        self.longest, self.unacked = before.longest, before.unacked
         for name, node in before.nodes.items():
-            self.nodes[name].told = list(node.told)
+            self.nodes[name].orders = list(node.orders)
             self.nodes[name].scheduled = node.scheduled
             self.nodes[name].over, self.nodes[name].stale = dict(node.over), dict(node.stale)
 
     def expire(self, now: float) -> None:
-        """Who has not answered for too long is not waited for any more."""
+        """Wait no more for workers that have not answered for too long."""
         for node in self.nodes.values():
             if not node.done and now - node.heard_at >= self.silent_after:
                 node.silent = True
 
     def excuse(self, now: float) -> None:
-        """The broker was away: that is nobody's silence."""
+        """Count no silence of workers while the broker was away."""
         for node in self.nodes.values():
             if not node.silent:
                 node.heard_at = now
 
-    def summary(self, wall: float) -> dict:
-        """What came of it; `wall` is the time of day, which ``time_start`` is told in."""
+    def summary(self, wall: float) -> dict[str, Any]:
+        """Return what came of it; `wall` is the time of day, which ``time_start`` is told in."""
         nodes = list(self.nodes.values())
         return {
             "done": [node.name for node in nodes if node.done],
@@ -206,7 +215,7 @@ class Book:
             ],
             "scheduled": self.scheduled(),
             "longest": round(self.longest, 1),
-            "queues": {node.name: list(node.told) for node in nodes if node.told},
+            "queues": {node.name: list(node.orders) for node in nodes if node.orders},
             "nodes": {
                 node.name: {
                     "queues": list(node.queues),
@@ -215,60 +224,63 @@ class Book:
                     "scheduled": node.scheduled,
                 }
                 for node in nodes
-                if node.heard
+                if node.answered
             },
         }
 
 
-class Drain(Book):
-    """Done is who may be stopped: it consumes nothing, and waiting gains nothing, twice in a row.
+class Drain(DrainTracker):
+    """Workers that may be stopped when they are done.
 
-    Waiting gains nothing for a worker that holds nothing, nor for one that has taken messages
-    beyond what it runs. SIGTERM makes the latter give these back at once and end what runs; while
-    it is waited for, it runs all of them, one after the other.
+    Such a worker consumes nothing, and waiting gains nothing, twice in a row. Waiting gains nothing
+    for a worker that holds nothing, nor for one that has taken messages beyond what it runs.
+    SIGTERM makes the latter give these back at once and end what runs; while it is waited for, it
+    runs all of them, one after the other.
     """
 
-    def judge(self, node: Node) -> list:
-        """Every queue that it still consumes is to be left."""
+    def judge(self, node: Node) -> list[str]:
+        """Return every queue that it still consumes: it is to leave them."""
         idle = not node.queues and (not node.active or bool(node.reserved))
         node.empties = node.empties + 1 if idle else 0
         node.done = node.empties >= CONFIRMATIONS
         return list(node.queues)
 
 
-class Leave(Book):
-    """Done is who consumes nothing, whatever it still runs."""
+class Leave(DrainTracker):
+    """Workers that are done when they consume nothing, whatever they still run."""
 
-    def judge(self, node: Node) -> list:
-        """Every queue that it still consumes is to be left."""
+    def judge(self, node: Node) -> list[str]:
+        """Return every queue that it still consumes: it is to leave them."""
         node.done = not node.queues
         return list(node.queues)
 
 
-class Resume(Book):
-    """Done is who consumes the queues that it is to consume."""
+class Resume(DrainTracker):
+    """Workers that are done when they consume the queues that they are to consume."""
 
-    def __init__(self, queues: dict, silent_after: float, now: float = 0.0) -> None:
+    def __init__(
+        self, queues: Mapping[str, Iterable[str]], silent_after: float, now: float = 0.0
+    ) -> None:
         super().__init__(queues, silent_after, now)
         self.wanted = {name: list(dict.fromkeys(wanted)) for name, wanted in queues.items()}
 
-    def judge(self, node: Node) -> list:
-        """Every queue that it does not consume yet is to be taken up."""
+    def judge(self, node: Node) -> list[str]:
+        """Return every queue that it does not consume yet: it is to take them up."""
         missing = [queue for queue in self.wanted[node.name] if queue not in node.queues]
         node.done = not missing
         return missing
 
 
 def next_pause(pause: float, longest: float) -> float:
-    """Quick at first, for idle workers; seldom later, for long tasks."""
+    """Return the next pause: short at first, for idle workers; long later, for long tasks."""
     return min(pause * GROWTH, longest)
 
 
 def _mute(node: Node) -> bool:
-    return node.silent or not node.heard
+    return node.silent or not node.answered
 
 
-def _task(request: dict) -> dict:
+def _task(request: Mapping[str, Any]) -> dict[str, Any]:
     # Arguments may hold anything, passwords too: they never leave the container.
     return {
         "id": word(request.get("id")),
@@ -277,7 +289,7 @@ def _task(request: dict) -> dict:
     }
 
 
-def _unfinished(node: Node, wall: float) -> list:
+def _unfinished(node: Node, wall: float) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for state, tasks in (("running", node.active), ("waiting", node.reserved)):
         for task in tasks:

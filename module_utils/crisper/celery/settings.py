@@ -139,7 +139,7 @@ def _number(value: Any) -> float | None:
 
 
 def _visibility(replies: Mapping[str, Any]) -> float | None:
-    """Seconds after which the broker hands out again what is not acknowledged; None for never."""
+    """Return the seconds until the broker hands out again what is unacknowledged, or None."""
     conf = _conf(replies)
     # Without this key the settings have Celery's old names, of which the probe shows none.
     if not isinstance(conf.get("task_acks_late"), bool):
@@ -160,8 +160,8 @@ def _twice(replies: Mapping[str, Any], grace: float, limit: float) -> str:
     conf, stats = _conf(replies), replies.get("stats")
     pool = stats.get("pool") if isinstance(stats, Mapping) else None
     timeouts = pool.get("timeouts") if isinstance(pool, Mapping) else None
-    given = list(timeouts) if isinstance(timeouts, (list, tuple)) else []
-    hard = _number(given[1] if len(given) == 2 else conf.get("task_time_limit"))
+    limits = list(timeouts) if isinstance(timeouts, (list, tuple)) else []
+    hard = _number(limits[1] if len(limits) == 2 else conf.get("task_time_limit"))
     name = "celery_task_time_limit" if hard == limit else "its time limit"
     if hard is None:
         longest = "without end (no hard time limit)"
@@ -172,16 +172,16 @@ def _twice(replies: Mapping[str, Any], grace: float, limit: float) -> str:
     else:
         return ""
     late = conf.get("task_acks_late") is True
-    held = "run" if late else "wait in a worker behind one that runs"
+    state = "run" if late else "wait in a worker behind one that runs"
     whose = "visibility_timeout" + ("" if "visibility_timeout" in conf else ", not set")
     return (
-        f"a task may {held} {longest}, and after {seconds:g} s ({whose}) Redis hands it out again:"
+        f"a task may {state} {longest}, and after {seconds:g} s ({whose}) Redis hands it out again:"
         " it runs twice."
     )
 
 
 def _far(replies: Mapping[str, Any], now: datetime) -> str:
-    """Tasks with an ETA are held without acknowledgement until then, early acks or not."""
+    """Warn of tasks with a far ETA: they are held unacknowledged until then, early acks or not."""
     seconds = _visibility(replies)
     scheduled = replies.get("scheduled")
     if seconds is None or not isinstance(scheduled, list):
@@ -196,7 +196,7 @@ def _far(replies: Mapping[str, Any], now: datetime) -> str:
 
 
 def _wait(entry: Any, now: datetime) -> float:
-    """Seconds until the ETA of a scheduled task; 0 where it cannot be read."""
+    """Return the seconds until the ETA of a scheduled task; 0 where it cannot be read."""
     eta = entry.get("eta") if isinstance(entry, Mapping) else None
     try:
         when = datetime.fromisoformat(str(eta).replace("Z", "+00:00"))

@@ -1,7 +1,7 @@
-"""Which tasks wait in the broker, and which of them a release does not know.
+"""Tell which tasks wait in the broker, and which of them a release does not know.
 
-Standard library only and Python 3.8: this file also runs inside a container of the release, fed
-to ``python -`` together with ``probes.skew``. No I/O and no clock in here.
+Standard library only and Python 3.8: this file also runs inside a container of the release,
+together with ``probes.skew``. No I/O and no clock in here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from ..text import printable
 
@@ -116,11 +117,12 @@ def quick_name(raw: bytes, start: int = 0) -> str | None:
         return None
 
 
-def task_name(message: dict) -> str | None:
-    """Name of the task that a message asks for; None when it cannot be read."""
+def task_name(message: Any) -> str | None:
+    """Return the name of the task that a message asks for; None when it cannot be read."""
     headers = message.get("headers") or {}
-    if isinstance(headers.get("task"), str):
-        return headers["task"]
+    name = headers.get("task")
+    if isinstance(name, str):
+        return name
     # Protocol 1 (Celery 3) has the name in the body, beside the arguments.
     properties = message.get("properties") or {}
     if "json" not in str(message.get("content-type", "")) or headers.get("compression"):
@@ -135,11 +137,11 @@ def task_name(message: dict) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _mapping(value: object) -> Mapping:
+def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _counts(numbers: object) -> dict:
+def _counts(numbers: object) -> dict[str, int]:
     """Return the entries of a mapping that are numbers of messages; a container has told them."""
     return {
         name: number
@@ -190,7 +192,7 @@ class Tally:
                 name = MORE
         names[name] += number
 
-    def count_names(self, queue: str, flat: list) -> None:
+    def count_names(self, queue: str, flat: Sequence[Any]) -> None:
         """Add names and numbers as a script returns them: one after the other."""
         for name, number in zip(flat[::2], flat[1::2]):  # noqa: B905 (Python 3.8)
             try:
@@ -204,7 +206,7 @@ class Tally:
         entry["read"] += min(read, of)
         entry["of"] += of
 
-    def reading(self) -> dict:
+    def reading(self) -> dict[str, Any]:
         """Return what was read, as `of_reading` takes it."""
         return {
             "waiting": {
@@ -216,7 +218,7 @@ class Tally:
         }
 
     @classmethod
-    def of_reading(cls, reading: Mapping) -> Tally:
+    def of_reading(cls, reading: Mapping[str, Any]) -> Tally:
         """Return the counts of an earlier reading; what is no count in it is left out."""
         tally = cls()
         for queue, names in _mapping(reading.get("waiting")).items():
@@ -227,8 +229,8 @@ class Tally:
         tally.unlisted = bool(reading.get("unlisted"))
         return tally
 
-    def summary(self, registered: set, consumed: list) -> dict:
-        """What waits, what of it is unknown, and what nobody would take."""
+    def summary(self, registered: Iterable[str], consumed: Collection[str]) -> dict[str, Any]:
+        """Return what waits, what of it is unknown, and what nobody would take."""
         # A name is compared as it is shown: so it is kept.
         registered = {printable(name) for name in registered}
         consumed = [printable(queue) for queue in consumed]
@@ -249,7 +251,7 @@ class Tally:
 
 
 def bound_queue(member: bytes) -> str:
-    """The queue in a member of kombu's set of bindings; empty when it holds no tasks."""
+    """Return the queue in a member of kombu's set of bindings; empty when it holds no tasks."""
     queue = member.decode(errors="replace").rpartition(SEPARATOR)[2]
     # Remote control and events have queues too.
     if queue.endswith(".pidbox") or queue.startswith("celeryev"):
@@ -266,7 +268,7 @@ def binds_tasks(exchange: str) -> bool:
 
 
 def next_batch(size: int, length: int) -> int:
-    """How many messages to read next, after `size` messages were `length` bytes."""
+    """Return how many messages to read next, after `size` messages were `length` bytes."""
     if not size:
         return FIRST_BATCH
     fitting = BATCH_BYTES * size // max(length, 1)

@@ -1,4 +1,4 @@
-"""Which entries of a worker's `active` list are of tasks that have ended.
+"""Tell which entries of a worker's `active` list are of tasks that have ended.
 
 Standard library only and Python 3.8: this file also runs inside a container. No I/O and no clock.
 
@@ -76,7 +76,9 @@ def split(active: Iterable[Any], stats: Any) -> tuple[list[Any], list[Any], list
         pid, since = _pid(entry), started(entry)
         if pid is not None and since is not None:
             newest[pid] = max(since, newest.get(pid, since))
-    running, ended, gone = [], [], []
+    running: list[Any] = []
+    ended: list[Any] = []
+    vanished: list[Any] = []  # their process is gone
     for entry in entries:
         pid, since = _pid(entry), started(entry)
         if pid is None or since is None:
@@ -84,10 +86,10 @@ def split(active: Iterable[Any], stats: Any) -> tuple[list[Any], list[Any], list
         elif since < newest[pid]:
             ended.append(entry)
         elif pid not in processes:
-            gone.append(entry)
+            vanished.append(entry)
         else:
             running.append(entry)
-    return running, ended, gone
+    return running, ended, vanished
 
 
 def pool_processes(stats: Any) -> set[int] | None:
@@ -133,5 +135,6 @@ def outcome(entry: Any, node: str, meta: Any, delivered: float, parse: Any) -> s
 
 def _pid(entry: Mapping[str, Any]) -> int | None:
     pid = entry.get("worker_pid")
-    fit = isinstance(pid, int) and not isinstance(pid, bool) and 0 <= pid < LARGEST_PID
-    return pid if fit else None
+    if not isinstance(pid, int) or isinstance(pid, bool):
+        return None
+    return pid if 0 <= pid < LARGEST_PID else None

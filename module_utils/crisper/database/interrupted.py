@@ -12,7 +12,7 @@ from ..backup.manifest import BackupError
 from ..docker.exec import Docker
 from ..docker.one_off import CHECK, HOOK, MIGRATE, Command, CommandError, Commands, Outcome, shown
 from ..output import first_line
-from ..release.retention import annotate, manifests
+from ..release.store import ReleaseStore
 from .migration_plan import end, lost
 
 # What PostgreSQL knows the sessions of a dump and of a restore by.
@@ -30,7 +30,7 @@ def record(root: Path, release: str, facts: Mapping[str, Any]) -> dict[str, Any]
         CommandError: it cannot be written.
     """
     try:
-        return annotate(root, release, facts)
+        return ReleaseStore(root).annotate(release, facts)
     except (OSError, ValueError) as error:
         raise CommandError(
             f"The manifest of release {release} cannot be written: {error}. Make its folder in"
@@ -45,7 +45,7 @@ def record_outcome(root: Path, command: Command, outcome: Outcome) -> None:
     Raises:
         CommandError: it cannot be written.
     """
-    entry = manifests(root).get(command.release, {}).get("migration") or {}
+    entry = ReleaseStore(root).manifests.get(command.release, {}).get("migration") or {}
     if not entry:
         return
     if command.kind == MIGRATE:
@@ -81,7 +81,7 @@ def collect(commands: Commands, docker: Docker, begun: Note) -> list[str]:
         record_outcome(root, command, outcome)
         commands.remove(command)
         sentences.append(describe(command, outcome))
-    for name, manifest in manifests(root).items():
+    for name, manifest in ReleaseStore(root).manifests.items():
         if facts := lost(manifest):
             record(root, name, facts)
             sentences.append(

@@ -18,7 +18,7 @@ from ..docker.one_off import CHECK, HOOK, MIGRATE, Command, CommandError, Comman
 from ..files import make_folder, sync_folder
 from ..journal import ROOT_MODE, Journal, NotOwnerError, note
 from ..output import last_lines
-from ..release.retention import manifests
+from ..release.store import ReleaseStore
 from .interrupted import DUMP_SESSION, collect, record, record_outcome
 from .migration_plan import (
     BEGUN,
@@ -141,7 +141,7 @@ class Migration(Steps):
         """Take the steps that are still to be taken; the module's result."""
         params, release = self.params, self.release
         self.collect()
-        manifest = manifests(self.root).get(release)
+        manifest = ReleaseStore(self.root).manifests.get(release)
         if manifest is None:
             self.fail(f"Release {release} is not on this server ({self.folder}).")
         entry = valid_record(manifest, Journal(self.root, "").entries())
@@ -164,7 +164,7 @@ class Migration(Steps):
 
     def known(self) -> dict[str, Any]:
         """Return what the manifest has of the release's migration."""
-        return dict(manifests(self.root)[self.release].get("migration") or {})
+        return dict(ReleaseStore(self.root).manifests[self.release].get("migration") or {})
 
     def write(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Add facts to the manifest of the release; return what it has of the migration."""
@@ -259,7 +259,7 @@ class Migration(Steps):
     def apply(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Run the migration and write down what came of it, at once: what is to be told of it."""
         params, argv = self.params, tuple(self.params["command"])
-        manifest = manifests(self.root)[self.release]
+        manifest = ReleaseStore(self.root).manifests[self.release]
         self.note("migrate")
         self.write(begin(entry, manifest, STARTED, started_at=time.time()))
         command = Command(MIGRATE, self.release, argv, params["timeout"])
@@ -279,7 +279,7 @@ class Migration(Steps):
         action = f"The migration ({shown(argv)})"
         if failure := outcome.failure(action, params["timeout"], remedy):
             self.fail(failure, rc=outcome.code, backup=backup)
-        known = manifests(self.root)[self.release]
+        known = ReleaseStore(self.root).manifests[self.release]
         return {
             "changed": changed(entry, outcome),
             "backup": backup,

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..docker.client import Engine
+from ..docker.client import DockerClient
 from ..images.moving import images_on_host
 from ..images.registry import Comparison, Registries, compare
 from ..journal import Journal
-from ..release.retention import proved
+from ..release.store import ReleaseStore
 from .acquire import check_link
 from .begin import Stack, interrupted_run, read_manifest
 
 
-def observe(journal: Journal, docker: Engine, purpose: str) -> Stack:
+def observe(journal: Journal, docker: DockerClient, purpose: str) -> Stack:
     """Return what there is of the stack.
 
     Args:
@@ -39,19 +39,19 @@ def observe(journal: Journal, docker: Engine, purpose: str) -> Stack:
     )
 
 
-def _running_releases(root: Path, docker: Engine) -> list[str]:
+def _running_releases(root: Path, docker: DockerClient) -> list[str]:
     """Return the proved releases of which containers run, sorted."""
     if not (root / "releases").is_dir() or not docker.available():
         return []
     running = (c.release for c in docker.containers() if c.state == "running")
-    return proved(root, running)
+    return ReleaseStore(root).proved(running)
 
 
 def compare_images(
     stack: Stack,
     stages: Mapping[str, str],
     references: Sequence[str],
-    docker: Engine,
+    docker: DockerClient,
     registries: Registries,
 ) -> Comparison:
     """Return which references of the wanted release name another image in their registry now.

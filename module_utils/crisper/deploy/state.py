@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 from ..journal import Journal, steps_of
 from ..proxy.upstream import Upstreams
 from ..release.manifest import MANIFEST
-from ..release.retention import linked, proved
+from ..release.store import ReleaseStore
 from ..rollout.plan import ROLLED, Container, parse_inspect
 
 # Seconds for one answer of the engine: one that hangs is no engine that serves.
@@ -142,17 +142,18 @@ def _docker(docker_cli: str, *arguments: str) -> str:
 
 def gather_state(root: Path, project: str, docker_cli: str) -> DeployState:
     """Return what is there of the stack in `root`."""
-    current = linked(root, "current")
+    store = ReleaseStore(root)
+    current = store.current
     state = DeployState(
         current=current,
-        staged=linked(root, "next"),
+        staged=store.staged,
         serving=Upstreams(str(root / "live" / "nginx"), {}).serving,
         page=(root / PAGE).exists(),
     )
     if not current:
         containers, _ = ask_engine(docker_cli, project)
         running = (c.release for c in containers if c.state == "running")
-        return replace(state, unlinked=proved(root, running))
+        return replace(state, unlinked=store.proved(running))
     try:
         manifest = json.loads((root / "current" / MANIFEST).read_text())
         services = manifest.get("model", {}).get("rollout", {})

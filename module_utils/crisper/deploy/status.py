@@ -15,8 +15,8 @@ from ..text import ROWS, clean, listed, printable
 MOST_NAMES = 20
 # A task that a worker lists as running although it has ended.
 STALE: dict[str, Any] = {"id": "", "name": "", "node": ""}
-# A task that was set aside, as crisper-worker lists it.
-ASIDE: dict[str, Any] = {"task_id": "", "task": "", "source": "", "reason": ""}
+# A dead letter (a task that killed its worker each time), as crisper-worker lists it.
+DEAD_LETTER: dict[str, Any] = {"task_id": "", "task": "", "source": "", "reason": ""}
 # Bytes of that list which are read.
 MOST_BYTES = 8_000_000
 
@@ -143,8 +143,8 @@ def queue_rows(result: Any, queues: Sequence[str]) -> list[str]:
     return rows
 
 
-def aside_rows(stdout: Any) -> list[str]:
-    """Return the summary's rows about tasks that were set aside.
+def dead_letter_rows(stdout: Any) -> list[str]:
+    """Return the summary's rows about dead letters.
 
     Args:
         stdout: what crisper-worker printed; its last line is the list. An application may print
@@ -161,7 +161,7 @@ def aside_rows(stdout: Any) -> list[str]:
             entries = None
     if not isinstance(entries, list):
         return [f"(an answer that is no list: {printable(lines[-1], 80)})"]
-    found = [clean(entry) for entry in like(entries[:ROWS], [ASIDE])]
+    found = [clean(entry) for entry in like(entries[:ROWS], [DEAD_LETTER])]
     rows = [f"{e['task_id']}  {e['task']}, queue {e['source']}: {e['reason']}" for e in found]
     return rows + _more(len(entries), "tasks")
 

@@ -159,11 +159,11 @@ def request_paths(
     return found
 
 
-def entry_request(front: Mapping[str, Any], url: str, address: str) -> EntryRequest:
+def entry_request(proxy: Mapping[str, Any], url: str, address: str) -> EntryRequest:
     """Return how the site is asked for from the controller.
 
     Args:
-        front: of the release's model; without ``public`` for a release of before.
+        proxy: of the release's model; without ``public`` for a release of before.
         url: verify_url.
         address: of the server.
 
@@ -174,18 +174,18 @@ def entry_request(front: Mapping[str, Any], url: str, address: str) -> EntryRequ
         what ends TLS in front does), ``proxy_protocol`` (whether a connection must begin with
         its header), and ``shown`` (the URL for people).
     """
-    public = front.get("public") or {}
+    public = proxy.get("public") or {}
     in_front = bool(public.get("in_front"))
     host = public.get("authority") or ""
-    pinned = bool(front["tls"]) and not url
+    pinned = bool(proxy["tls"]) and not url
     if url:
         address_url = url.rstrip("/")
         name = urlsplit(address_url).hostname or ""
         # A name is what another proxy goes by; an address says nothing of the site.
         host = host if is_address(name) or name == "localhost" else ""
     else:
-        name = front["host"] if pinned else url_host(address)
-        address_url = f"{front['scheme']}://{name}:{front['port']}"
+        name = proxy["host"] if pinned else url_host(address)
+        address_url = f"{proxy['scheme']}://{name}:{proxy['port']}"
     return {
         "url": address_url,
         "host": host,
@@ -195,22 +195,22 @@ def entry_request(front: Mapping[str, Any], url: str, address: str) -> EntryRequ
         "redirects_to": public["url"] if in_front and address_url.startswith("http:") else "",
         "inside": in_front,
         # What stands in front speaks it itself.
-        "proxy_protocol": bool(front.get("proxy_protocol")) and not url,
-        "shown": address_url if url else site_url(front, address),
+        "proxy_protocol": bool(proxy.get("proxy_protocol")) and not url,
+        "shown": address_url if url else site_url(proxy, address),
     }
 
 
-def site_url(front: Mapping[str, Any], address: str) -> str:
+def site_url(proxy: Mapping[str, Any], address: str) -> str:
     """Return the URL of the site for people: the one that browsers have, else by the address.
 
     Args:
-        front: of the release's model; without ``public`` for a release of before.
+        proxy: of the release's model; without ``public`` for a release of before.
         address: of the server, for a site without a name.
     """
-    named = (front.get("public") or {}).get("url") or ""
-    scheme = front["scheme"]
-    host = (front["host"] if front["tls"] else "") or address
-    return named or f"{scheme}://{authority(scheme, host, int(front['port']))}"
+    named = (proxy.get("public") or {}).get("url") or ""
+    scheme = proxy["scheme"]
+    host = (proxy["host"] if proxy["tls"] else "") or address
+    return named or f"{scheme}://{authority(scheme, host, int(proxy['port']))}"
 
 
 def leads_to(status: int, location: str, url: str) -> bool:

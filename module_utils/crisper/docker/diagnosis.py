@@ -1,7 +1,7 @@
-"""Why a container is not healthy: its state, its health check's words, its last log lines.
+"""Tell why a container is not healthy: its state, its health check's words, its last log lines.
 
 Pure functions of what ``docker container inspect`` and ``docker logs`` print;
-``docker.client.Engine.diagnose`` asks the engine.
+``docker.client.DockerClient.diagnose`` asks the engine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HEALTH_CHECKS = 3  # how many of the last health checks are quoted
 
 @dataclass(frozen=True)
 class Report:
-    """What there is to say about one container that does not serve."""
+    """Report of one container that does not serve."""
 
     name: str
     service: str
@@ -116,15 +116,15 @@ def health_words(state: Mapping[str, Any]) -> str:
     Args:
         state: ``State`` of ``docker container inspect``.
     """
-    told: list[str] = []
+    texts: list[str] = []
     for entry in (state.get("Health") or {}).get("Log") or []:
         code, output = entry.get("ExitCode"), last_lines(str(entry.get("Output") or ""), 5)
         if code != 0:
             # Further lines are marked: none of them can pass for one of ours.
             marked = output.replace("\n", "\n| ")
             line = f"exit code {code}" + (f": {marked}" if marked else "")
-            told = [*(text for text in told if text != line), line]
-    return "\n".join(told[-HEALTH_CHECKS:])
+            texts = [*(text for text in texts if text != line), line]
+    return "\n".join(texts[-HEALTH_CHECKS:])
 
 
 def memory_variable(service: str, pool: str = "") -> str:
@@ -141,8 +141,8 @@ def find_remedies(text: str) -> list[str]:
 
 def restart_words(restarts: int, code: int | None) -> str:
     """Return how often a container was restarted, and the exit code before, if it is known."""
-    told = f"restarted {restarts} time{'' if restarts == 1 else 's'}, "
-    return told + (f"last exit code {code}, " if code is not None else "")
+    count = f"restarted {restarts} time{'' if restarts == 1 else 's'}, "
+    return count + (f"last exit code {code}, " if code is not None else "")
 
 
 def report(record: Mapping[str, Any], logs: str, last_code: int | None = None) -> Report:

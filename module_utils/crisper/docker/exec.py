@@ -38,7 +38,7 @@ class Docker:
         self.timeout = timeout
 
     def run(self, *arguments: str) -> str:
-        """Standard output of a Docker command.
+        """Return the standard output of a Docker command.
 
         Raises:
             BackupError: it failed.
@@ -58,7 +58,7 @@ class Docker:
         return out.decode(errors="replace")
 
     def container(self, project: str, service: str) -> str:
-        """Id of the running container of a service; empty when none runs."""
+        """Return the id of the running container of a service; empty when none runs."""
         label = "label=com.docker.compose"
         found = self.run(
             *("ps", "--quiet", "--no-trunc", "--filter", f"{label}.project={project}"),
@@ -67,12 +67,12 @@ class Docker:
         return (found.split() or [""])[0]
 
     def inspect(self, container: str) -> dict[str, Any]:
-        """What the engine knows of a container."""
+        """Return what the engine knows of a container."""
         record: dict[str, Any] = json.loads(self.run("container", "inspect", container))[0]
         return record
 
     def inside(self, container: str, script: str, **environment: str) -> list[str]:
-        """The `docker exec` command of a script in a container.
+        """Return the `docker exec` command of a script in a container.
 
         timeout(1) runs in the container: ending the client would leave the work going on.
         """
@@ -133,15 +133,15 @@ class Docker:
                 " its log (docker compose logs)"
             )
         if code != 0:
-            said = err.decode(errors="replace").strip()[-1000:]
-            self.judge(what, subprocess.CompletedProcess(command, code), said)
+            errors = err.decode(errors="replace").strip()[-1000:]
+            self.judge(what, subprocess.CompletedProcess(command, code), errors)
         return out.decode(errors="replace").strip()
 
-    def judge(self, what: str, ended: Any, said: str | None = None) -> None:
-        """Fail when a command that ended did; `said` is what it printed, else it knows that."""
+    def judge(self, what: str, ended: Any, errors: str | None = None) -> None:
+        """Fail when a command that ended did; `errors` are its last words, else it knows them."""
         if ended.returncode != 0:
             late = f" within {self.timeout} s" if ended.returncode == 124 else ""
-            quoted = quote_output(ended.said if said is None else said)
+            quoted = quote_output(ended.errors if errors is None else errors)
             why = explained(quoted, lambda: self._database(ended.args))
             raise BackupError(f"{what}{late}: {why or f'exit code {ended.returncode}'}")
 
@@ -156,9 +156,9 @@ class Docker:
         """
         if command[:2] != [self.cli, "exec"] or command[-2] != "-c":
             return ""
-        look = [*command[:-1], ASK_TEMPLATE]
+        query = [*command[:-1], ASK_TEMPLATE]
         with suppress(OSError, subprocess.TimeoutExpired):
-            code, out, _, cut = capture_bytes(look, f"{OPEN};\n".encode(), 60, most=MOST)
+            code, out, _, cut = capture_bytes(query, f"{OPEN};\n".encode(), 60, most=MOST)
             if code == 0 and not cut:
                 return {b"": "missing", b"f": "closed", b"t": "open"}.get(out.strip(), "")
         return ""
@@ -166,7 +166,7 @@ class Docker:
 
 @contextmanager
 def started(command: list[str], **streams: Any) -> Iterator[Any]:
-    """A running command; its exit code and the end of its messages are known afterwards."""
+    """Start a command; its exit code and the end of its messages are known afterwards."""
     try:
         running: Any = subprocess.Popen(command, stderr=subprocess.PIPE, **streams)
     except OSError as error:
@@ -183,4 +183,4 @@ def started(command: list[str], **streams: Any) -> Iterator[Any]:
                 with suppress(BrokenPipeError):
                     stream.close()
         running.wait()
-        running.said = tail.text().strip()[-1000:]
+        running.errors = tail.text().strip()[-1000:]

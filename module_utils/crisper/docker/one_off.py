@@ -33,7 +33,7 @@ ENGINE_SECONDS = 120.0
 
 
 class CommandError(RuntimeError):
-    """What became of a command cannot be found out."""
+    """Failure to find out what became of a command."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +55,22 @@ class Command:
     key: str = ""
 
     def name(self, project: str) -> str:
-        """Name of its container."""
+        """Return the name of its container."""
         which = "-".join(self.key.split("/")[:2])
         return "-".join(part for part in (project, self.kind, which, self.release) if part)
 
     def labels(self) -> dict[str, str]:
-        """Labels of its container, beside those of the service."""
+        """Return labels of its container, beside those of the service."""
         return {LABEL: self.kind, f"{LABEL}.limit": str(self.limit), f"{LABEL}.key": self.key}
 
     def words(self) -> list[str]:
-        """The command under timeout(1): inside the container, so that nothing runs on after it."""
+        """Return the command under timeout(1), inside the container: nothing runs on after it."""
         return ["timeout", f"--kill-after={KILL_AFTER}", str(self.limit), *self.argv]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a command.
+    """Result of a command.
 
     Attributes:
         code: its exit code; None when its container is gone.
@@ -99,7 +99,7 @@ class Outcome:
 
     @property
     def output(self) -> str:
-        """All that it printed."""
+        """Output and errors, all that it printed."""
         return f"{self.stdout}\n{self.stderr}"
 
     def failure(self, action: str, limit: float, remedy: str = "") -> str:
@@ -221,8 +221,8 @@ class Commands:
             CommandError: the engine does not tell.
         """
         label = f"label=com.docker.compose.project={self.project}"
-        asked = ("ps", "--all", "--quiet", "--no-trunc", "--filter", label)
-        code, out, err = self.docker(*asked, "--filter", f"label={LABEL}")
+        question = ("ps", "--all", "--quiet", "--no-trunc", "--filter", label)
+        code, out, err = self.docker(*question, "--filter", f"label={LABEL}")
         if code != 0:
             raise CommandError(
                 f"The engine does not tell its containers: {quote_last_lines(err, 5)}"
@@ -240,10 +240,10 @@ class Commands:
         Raises:
             CommandError: what became of it cannot be found out.
         """
-        code, said = self.start(command, folder)
+        code, errors = self.start(command, folder)
         outcome = self.finish(command) if self.inspect(command) else Outcome(begun=False)
         if not outcome.begun:
-            outcome = Outcome(outcome.code or code or 125, stderr=said, begun=False)
+            outcome = Outcome(outcome.code or code or 125, stderr=errors, begun=False)
         record(outcome)
         self.remove(command)
         return outcome
@@ -257,11 +257,11 @@ class Commands:
             arguments += ["--label", f"{name}={value}"]
         # Compose goes on when this process is killed: until it has ended, the next deploy waits.
         try:
-            held = take(self.root / BUSY, fcntl.LOCK_SH, PATIENCE)
+            lock = take(self.root / BUSY, fcntl.LOCK_SH, PATIENCE)
         except LockedError as error:
             name = command.name(self.project)
             raise CommandError(f"The command {name} was not begun: {error}.") from error
-        with held as busy:
+        with lock as busy:
             code, _out, err = self.docker(
                 *(*arguments, "--", SERVICE, *command.words()),
                 cwd=str(folder),

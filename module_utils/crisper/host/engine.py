@@ -56,7 +56,7 @@ def _padded(text: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineFacts:
     """An engine as found on a host."""
 
     version: str = ""  # '' = no engine
@@ -97,7 +97,7 @@ class Decision:
     problems: list[str]
 
 
-def shortcomings(engine: Engine, wanted: Wanted) -> list[str]:
+def shortcomings(engine: EngineFacts, wanted: Wanted) -> list[str]:
     """Return why this engine will not do; empty if it will."""
     if not engine.version:
         return ["no Docker Engine was found"]
@@ -111,7 +111,7 @@ def shortcomings(engine: Engine, wanted: Wanted) -> list[str]:
     return found
 
 
-def decide(wanted: Wanted, engine: Engine, host: Host, repository_answers: bool) -> Decision:
+def decide(wanted: Wanted, engine: EngineFacts, host: Host, repository_answers: bool) -> Decision:
     """Decide where the engine comes from, whether to install anything, and what forbids it."""
     lacking = shortcomings(engine, wanted)
     source = wanted.source
@@ -139,7 +139,7 @@ def decide(wanted: Wanted, engine: Engine, host: Host, repository_answers: bool)
 
 
 def _cannot_install(
-    source: str, wanted: Wanted, engine: Engine, host: Host, repository_answers: bool
+    source: str, wanted: Wanted, engine: EngineFacts, host: Host, repository_answers: bool
 ) -> list[str]:
     problems = []
     if host.os_id not in ("debian", "ubuntu"):

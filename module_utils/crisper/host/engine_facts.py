@@ -192,13 +192,15 @@ def find_process(module: AnsibleModule) -> Process:
     )
 
 
-def find_engine(module: AnsibleModule, answer: dict[str, Any], compose: str) -> engine_logic.Engine:
+def find_engine(
+    module: AnsibleModule, answer: dict[str, Any], compose: str
+) -> engine_logic.EngineFacts:
     """Return the engine that answered, else the one that is installed, by its own words."""
     version = answer.get("ServerVersion", "")
     dockerd = shutil.which("dockerd", path="/usr/sbin:/usr/bin:/usr/local/bin:/sbin:/bin")
     if not version and dockerd:
         version = module.run_command([dockerd, "--version"])[1].split(",")[0].split(" ")[-1]
-    return engine_logic.Engine(
+    return engine_logic.EngineFacts(
         version=version,
         compose=compose,
         kind=package_kind(module) if version else "",

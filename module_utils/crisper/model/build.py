@@ -19,7 +19,7 @@ from .workers import CeleryModel, Pool, celery_model, worker_pools
 class StackModel(TypedDict):
     """The stack as templates and roles read it.
 
-    ``pools``: the workers. ``front``: how browsers reach the stack: ``tls`` (source of the
+    ``pools``: the workers. ``proxy``: how browsers reach the stack: ``tls`` (source of the
     certificate, or empty), ``scheme``, ``port``, ``names``, ``host`` (the first name as URLs have
     it), ``headers``, ``public`` (what stands in browsers, see proxy.public_url), and what
     `entry_model` returns. ``probes``: what health checks ask. ``limits``: by service.
@@ -30,7 +30,7 @@ class StackModel(TypedDict):
     """
 
     pools: list[Pool]
-    front: dict[str, Any]
+    proxy: dict[str, Any]
     probes: dict[str, HealthProbe]
     limits: dict[str, dict[str, Any]]
     data_services: list[str]
@@ -90,7 +90,7 @@ def stack_model(values: Mapping[str, Any]) -> StackModel:
     probes = health_probes(app, entry["public"])
     return {
         "pools": pools,
-        "front": entry,
+        "proxy": entry,
         "probes": probes,
         "limits": limits,
         "data_services": list(services.data),

@@ -27,7 +27,7 @@ def entry_point(values: Mapping[str, Any]) -> dict[str, Any]:
     seconds = int(values.get("stack_hsts_seconds", 0))
     if seconds:
         headers[HSTS] = f"max-age={seconds}"
-    front = {
+    proxy = {
         "tls": source if secure else "",
         "scheme": "https" if secure else "http",
         "port": int(values["stack_https_port" if secure else "stack_http_port"]),
@@ -36,7 +36,7 @@ def entry_point(values: Mapping[str, Any]) -> dict[str, Any]:
         "headers": headers,
         **entry_model(values),
     }
-    return {**front, "public": public_site(values, front)}
+    return {**proxy, "public": public_site(values, proxy)}
 
 
 def validate(values: Mapping[str, Any]) -> Iterator[str]:

@@ -35,7 +35,7 @@ def hooks_by_point(values: Mapping[str, Any]) -> dict[str, list[Hook]]:
             }
             for hook in commands
         ]
-        for point, commands in (values.get("rollouthooks_by_point") or {}).items()
+        for point, commands in (values.get("rollout_hooks") or {}).items()
     }
 
 

@@ -1,1 +1,1 @@
-"""What runs inside a container: standard library, Python 3.8, what the application has."""
+"""Programs that run inside containers of the application, and what they share."""

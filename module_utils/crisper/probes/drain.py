@@ -1,18 +1,29 @@
-"""What drains workers from inside a container: one process, one connection, the whole loop.
-
-Fed to ``python -`` together with ``probes.inspect``, ``celery.stale``, ``celery.drain``,
-``celery.stranded`` and ``probes.stranded``.
-"""
+"""Drain workers from inside a container: one process, one connection, the whole loop."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import socket
-import sys
 import time
-import uuid
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from ..celery.drain import (
+    FIRST_PAUSE,
+    METHODS,
+    MOST_HELD,
+    ONCE,
+    POOL,
+    RESULTS_EVERY,
+    Drain,
+    DrainTracker,
+    Resume,
+    next_pause,
+)
+from ..celery.stale import word
+from .control import ControlClient, Failure, count_held
+from .results import read_results, unix
+from .serve import Probe
+from .unacked import Unacked
 
 ORDERS = {"leave": "cancel_consumer", "drain": "cancel_consumer", "resume": "add_consumer"}
 
@@ -24,7 +35,7 @@ AWAY, LOOK_EVERY = 0.5, 1.0
 GLANCE = 0.05
 
 
-def redis_client(connection):
+def redis_client(connection: Any) -> Any:
     """Return a client of the broker without kombu's prefix; None where it is not Redis."""
     if connection.transport.driver_type != "redis":
         return None
@@ -33,245 +44,230 @@ def redis_client(connection):
     return redis.Redis(connection_pool=connection.default_channel.pool)
 
 
-class Room:
-    """Questions to workers and their answers, matched by ticket.
-
-    Kombu's own collector counts every message as an expected reply; a late one would cost
-    another worker its answer. Here a late reply is simply heard late.
+class PollClient(ControlClient):
+    """Polls workers, again and again: a late reply is simply heard late.
 
     A Redis that stands still (its host is short of memory, its disk hangs) raises no error: it is
     a command that takes long, and replies that do not come. `broker_away` tells that from a worker
     that is silent.
     """
 
-    def __init__(self, app, timeout):
-        from kombu import Consumer
-
-        from .inspect import connected, ignored
-        from .leftovers import Replies
-
-        self.connection = connected(app, timeout)
-        self.channel = self.connection.default_channel
-        self.replies = Replies(app, self.connection)
-        self.mailbox = self.replies.mailbox
-        self.timeout = timeout
-        self.tickets = {}
-        self.parts = {}
-        self.reports = []
-        self.broker_away = False  # whether it stood still since the last `ask`
+    def __init__(self, app: Any, timeout: float) -> None:
+        """Connect; the first poll is asked later."""
+        super().__init__(app, timeout)
         self.client = redis_client(self.connection)
-        self.consumer = Consumer(
-            self.channel, [self.mailbox.reply_queue], no_ack=True, on_message=self._on_message
-        )
-        self.consumer.on_decode_error = ignored
-        self.consumer.consume()
+        self.parts: dict[tuple[object, str], dict[str, Any]] = {}
+        self.reports: list[tuple[str, dict[str, Any]]] = []
+        self.broker_away = False  # whether it stood still since the last `ask`
 
-    def send(self, method, arguments, nodes, ticket=None):
-        """One command to the named nodes."""
-        self.mailbox._publish(
-            method,
-            arguments,
-            destination=list(nodes),
-            reply_ticket=ticket,
-            channel=self.channel,
-            timeout=self.timeout,
-        )
-
-    def ask(self, methods, nodes):
+    def ask(self, methods: Sequence[str], nodes: Collection[str]) -> None:
         """Send the poll's questions."""
-        poll, begun = uuid.uuid4().hex, time.monotonic()
+        poll, begun = object(), time.monotonic()
         for method in methods:
-            ticket = uuid.uuid4().hex
-            self.tickets[ticket] = (poll, method, len(methods))
-            self.send(method, {}, nodes, ticket)
+            self.send(method, {}, nodes, self._reader(poll, method, len(methods)))
         self.broker_away = time.monotonic() - begun >= AWAY
 
-    def _on_message(self, message):
-        from ..celery.drain import POOL
-        from .inspect import read_reply
+    def _reader(self, poll: object, method: str, wanted: int) -> Callable[[Any], None]:
+        def read(body: Any) -> None:
+            for node, value in body.items() if isinstance(body, dict) else ():
+                listed = isinstance(value, list) and all(isinstance(one, dict) for one in value)
+                if not (listed if method != POOL else isinstance(value, dict)):
+                    continue  # {"error": ...}: the worker is about to stop, or has no consumer yet
+                part = self.parts.setdefault((poll, node), {})
+                part[method] = value
+                if len(part) == wanted:
+                    self.reports.append((node, self.parts.pop((poll, node))))
 
-        ticket, body = read_reply(message, self.mailbox.accept)
-        poll, method, wanted = self.tickets.get(ticket, ("", "", 0))
-        for node, value in body.items() if isinstance(body, dict) else ():
-            listed = isinstance(value, list) and all(isinstance(one, dict) for one in value)
-            if not (listed if method != POOL else isinstance(value, dict)):
-                continue  # {"error": ...}: the worker is about to stop, or has no consumer yet
-            part = self.parts.setdefault((poll, node), {})
-            part[method] = value
-            if len(part) == wanted:
-                self.reports.append((node, self.parts.pop((poll, node))))
+        return read
 
-    def look_at_broker(self):
+    def look_at_broker(self) -> None:
         """Note whether the broker answers at once; waits until it answers."""
         if self.client is not None:
             begun = time.monotonic()
             self.client.ping()
             self.broker_away = self.broker_away or time.monotonic() - begun >= AWAY
 
-    def collect(self, nodes, others, seconds):
+    def collect(
+        self, nodes: Iterable[str], others: Iterable[str], seconds: float
+    ) -> list[tuple[str, dict[str, Any]]]:
         """Return reports that came in, waiting until every one of `nodes` has sent one.
 
         Those of `others` are not waited for; what they have sent is read all the same.
         """
-        from .inspect import UNREADABLE
-
+        nodes, others = set(nodes), set(others)
         deadline = time.monotonic() + seconds
         read_at = time.monotonic()
         while True:
-            heard = {node for node, _ in self.reports}
-            if heard.issuperset(nodes) and heard.issuperset(others):
+            senders = {node for node, _ in self.reports}
+            if senders.issuperset(nodes) and senders.issuperset(others):
                 break
-            until = min(deadline, read_at + GLANCE) if heard.issuperset(nodes) else deadline
-            left = until - time.monotonic()
-            if left <= 0:
+            until = min(deadline, read_at + GLANCE) if senders.issuperset(nodes) else deadline
+            remaining = until - time.monotonic()
+            if remaining <= 0:
                 break
             try:
-                self.connection.drain_events(timeout=min(left, LOOK_EVERY))
-                read_at = time.monotonic()
+                if self.receive(min(remaining, LOOK_EVERY)):
+                    read_at = time.monotonic()
             except socket.timeout:
                 self.look_at_broker()
-            except UNREADABLE:
-                continue  # no message of Celery's: somebody else has put it there
         reports, self.reports = self.reports, []
         return reports
 
-    def close(self):
-        """Forget the reply queue and leave."""
-        try:
-            self.consumer.cancel()
-        finally:
-            self.replies.close()
 
+class DrainLoop:
+    """Polls and orders, again and again, over a connection that may be lost and made anew."""
 
-def converge(app, request, book):
-    """Ask and order until the book is finished or the budget is spent."""
-    from kombu.exceptions import OperationalError
+    def __init__(self, app: Any, request: dict[str, Any], tracker: DrainTracker) -> None:
+        """Begin without a connection.
 
-    from ..celery.drain import FIRST_PAUSE, METHODS, ONCE, POOL, RESULTS_EVERY, next_pause
-    from .inspect import Failure, held
+        Args:
+            app: the Celery application.
+            request: ``{command, timeout, interval, reply_timeout, look_only}``.
+            tracker: of the workers; knows at any time who was told what.
+        """
+        from kombu.exceptions import OperationalError
 
-    order = ORDERS[request["command"]]
-    patience = request["reply_timeout"]
-    deadline = time.monotonic() + request["timeout"]
-    pause, room, last_error, met = FIRST_PAUSE, None, None, False
-    trusted = set(book.asked())
-    results_at = time.monotonic()
-    while True:
-        try:
-            room = room or Room(app, patience)
-            met = True
-            if book.held is None:
-                book.held = held(room.connection)
-            methods = (*METHODS, ONCE) if book.wants_scheduled() else METHODS
-            # Behind `active`: what is not in the pool any more did not run then.
-            methods = (*methods, POOL) if book.wants_pool() else methods
-            room.ask(methods, book.asked())
-            # A worker that missed its turn is not waited for again until it has spoken.
-            left = max(0.05, deadline - time.monotonic())
-            awaited = trusted & set(book.awaited())
-            reports = room.collect(awaited, book.asked(), min(patience, left))
-            now, wall = time.monotonic(), time.time()
-            if room.broker_away:
-                book.excuse(now)
-            orders = {}
-            for node, report in reports:
-                for queue in book.hear(node, report, now, wall):
-                    orders.setdefault(queue, set()).add(node)
-            spoken = set(book.asked()) if room.broker_away else {node for node, _ in reports}
-            trusted = spoken & set(book.awaited())
-            if request["look_only"]:
+        self.app, self.request, self.tracker = app, request, tracker
+        # What the loss of the broker raises.
+        self.losses = (Failure, OperationalError, OSError, *app.connection().connection_errors)
+        self.deadline = time.monotonic() + request["timeout"]
+        self.client: PollClient | None = None
+        self.worked = False  # whether there was a connection
+        self.error: BaseException | None = None  # of the last poll
+        self.trusted = set(tracker.polled())  # who has answered the last poll
+        self.results_at = time.monotonic()
+
+    def run(self) -> None:
+        """Ask until the tracker is finished or the budget is spent; once with ``look_only``.
+
+        Raises:
+            Failure: the broker does not answer, from the beginning or at the end.
+        """
+        pause, looks = FIRST_PAUSE, self.request["look_only"]
+        while True:
+            polled = self.poll()
+            if looks and polled:
                 break
-            for queue, nodes in sorted(orders.items()):
-                room.send(order, {"queue": queue}, sorted(nodes))
-            last_error = None
-            if time.monotonic() >= results_at:
-                look_at_results(app, room.connection, book)
-                results_at = time.monotonic() + RESULTS_EVERY
-        except (Failure, OperationalError, OSError, *app.connection().connection_errors) as error:
-            if not met:
-                raise  # it never worked: a wrong password is not cured by waiting
+            self.tracker.expire(time.monotonic())
+            remaining = self.deadline - time.monotonic()
+            if self.tracker.finished() or remaining <= 0:
+                break
+            time.sleep(min(pause, remaining))
+            pause = next_pause(pause, self.request["interval"])
+        if self.error is not None:
+            raise Failure("broker_unreachable", f"{type(self.error).__name__}: {self.error}")
+        if self.client is not None:
+            self.client.close()
+
+    def poll(self) -> bool:
+        """Ask once, and order; return whether the broker did not fail meanwhile."""
+        try:
+            client = self.client = self.client or PollClient(
+                self.app, self.request["reply_timeout"]
+            )
+            self.worked = True
+            orders = self.ask(client)
+            if not self.request["look_only"]:
+                for queue, nodes in sorted(orders.items()):
+                    client.send(ORDERS[self.request["command"]], {"queue": queue}, sorted(nodes))
+            self.error = None
+            if not self.request["look_only"] and time.monotonic() >= self.results_at:
+                look_at_results(self.app, client.connection, self.tracker)
+                self.results_at = time.monotonic() + RESULTS_EVERY
+        except self.losses as error:
+            if not self.worked:
+                raise  # a wrong password is not cured by waiting
             # Redis restarts within seconds; what was told to workers stays told.
-            room, last_error, trusted = None, error, set(book.asked())
-            book.excuse(time.monotonic())
-        book.expire(time.monotonic())
-        left = deadline - time.monotonic()
-        if book.finished() or left <= 0:
-            break
-        time.sleep(min(pause, left))
-        pause = next_pause(pause, request["interval"])
-    if last_error is not None:
-        raise Failure("broker_unreachable", f"{type(last_error).__name__}: {last_error}")
-    if room is not None:
-        room.close()
+            self.client, self.error = None, error
+            self.trusted = set(self.tracker.polled())
+            self.tracker.excuse(time.monotonic())
+            return False
+        return True
+
+    def ask(self, client: PollClient) -> dict[str, set[str]]:
+        """Ask the workers, and have the tracker judge; return the nodes to order, by queue."""
+        tracker, patience = self.tracker, self.request["reply_timeout"]
+        if tracker.unacked is None:
+            tracker.unacked = count_held(client.connection)
+        methods = (*METHODS, ONCE) if tracker.wants_scheduled() else METHODS
+        # Behind `active`: what is not in the pool any more did not run then.
+        methods = (*methods, POOL) if tracker.wants_pool() else methods
+        client.ask(methods, tracker.polled())
+        # A worker that missed its turn is not waited for again until it has spoken.
+        remaining = max(0.05, self.deadline - time.monotonic())
+        awaited = self.trusted & set(tracker.awaited())
+        reports = client.collect(awaited, tracker.polled(), min(patience, remaining))
+        now, wall = time.monotonic(), time.time()
+        if client.broker_away:
+            tracker.excuse(now)
+        orders: dict[str, set[str]] = {}
+        for node, report in reports:
+            for queue in tracker.hear(node, report, now, wall):
+                orders.setdefault(queue, set()).add(node)
+        spoken = set(tracker.polled()) if client.broker_away else {node for node, _ in reports}
+        self.trusted = spoken & set(tracker.awaited())
+        return orders
 
 
-def look_at_results(app, connection, book):
-    """Have the book know whose result is there although its message is not acknowledged.
+def converge(app: Any, request: dict[str, Any], tracker: DrainTracker) -> None:
+    """Ask and order until the tracker is finished or the budget is spent.
+
+    Raises:
+        Failure: the broker does not answer.
+    """
+    DrainLoop(app, request, tracker).run()
+
+
+def look_at_results(app: Any, connection: Any, tracker: DrainTracker) -> None:
+    """Have the tracker know whose result is there although its message is not acknowledged.
 
     Only Redis is looked at. Without an answer the tasks count as running.
     """
-    from ..celery.drain import MOST_HELD
-    from ..celery.stale import word
-    from .inspect import held
-    from .stranded import Unacked, results, unix
-
-    running = {word(entry.get("id")) for _node, _key, entry in book.unacknowledged()}
+    running = {word(entry.get("id")) for _node, _key, entry in tracker.unacknowledged()}
     if not running or connection.transport.driver_type != "redis":
         return
     try:
-        if (held(connection) or 0) > MOST_HELD:
+        if (count_held(connection) or 0) > MOST_HELD:
             return
         delivered = Unacked(app, connection).delivered(running)
-        metas = results(app, list(delivered)) if delivered else None
+        metas = read_results(app, list(delivered)) if delivered else None
     except Exception:  # a user without the right to read; a broker that is away is met by the poll
         return
-    book.take_results(metas or {}, delivered, unix, time.monotonic())
+    tracker.take_results(metas or {}, delivered, unix, time.monotonic())
 
 
-def main(request, marker):
-    """Answer one request and leave without the application's exit handlers."""
-    from ..celery.drain import Drain, Resume
-    from ..text import clean
-    from .inspect import Failure, load_app, redact, secrets_of
+class DrainProbe(Probe):
+    """Named workers leave their queues and end what they run, or take the queues up again."""
 
-    output = os.dup(1)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    secrets = secrets_of(os.environ)
-    begun = time.monotonic()
-    state = {"phase": "app_not_importable", "book": None, "since": begun}
+    tracker: DrainTracker | None = None
+    imported: float | None = None
 
-    def answer(problem="", error=""):
-        book = state["book"]
-        reply = book.summary(time.time()) if book else {}
-        reply.update(problem=problem, error=error)
-        reply["seconds"] = round(time.monotonic() - state["since"], 3)
-        reply["import_seconds"] = round(state["since"] - begun, 3)
-        data = ("\n" + marker + json.dumps(clean(redact(reply, secrets))) + "\n").encode()
-        while data:
-            data = data[os.write(output, data) :]
-        sys.stderr.flush()
-        os._exit(0)
-
-    def late(*_):
-        answer(state["phase"], "no answer in time")
-
-    signal.signal(signal.SIGALRM, late)
-    signal.alarm(max(1, int(request["import_timeout"])))
-    try:
-        app = load_app(request["app"])
-        state.update(phase="broker_unreachable", since=time.monotonic())
+    def run(self, app: Any) -> None:
+        """Ask until they have, or the budget is spent."""
+        request = self.request
+        self.imported = time.monotonic()
         # The loop keeps its own time; the alarm is for a broker that hangs in mid-sentence.
-        signal.alarm(int(request["timeout"] + request["reply_timeout"]) + 15)
-        now, silent_after = time.monotonic(), request["silent_after"]
+        self.enter("broker_unreachable", request["timeout"] + request["reply_timeout"] + 15)
         if request["command"] == "resume":
-            state["book"] = Resume(request["queues"], silent_after, now)
+            self.tracker = Resume(request["queues"], request["silent_after"], self.imported)
         else:
-            state["book"] = Drain(request["nodes"], silent_after, now)
-        converge(app, request, state["book"])
-        signal.alarm(0)
-        answer()
-    except Failure as failure:
-        answer(failure.problem, str(failure))
-    except Exception as error:
-        answer(state["phase"], f"{type(error).__name__}: {error}")
+            self.tracker = Drain(request["nodes"], request["silent_after"], self.imported)
+        converge(app, request, self.tracker)
+
+    def summary(self, problem: str = "", error: str = "") -> dict[str, Any]:
+        """Return what is known of each worker, and the seconds of the wait and of the import."""
+        since = self.started if self.imported is None else self.imported
+        known = self.tracker.summary(time.time()) if self.tracker else {}
+        return {
+            **known,
+            **{"problem": problem, "error": error},
+            "seconds": round(time.monotonic() - since, 3),
+            "import_seconds": round(since - self.started, 3),
+        }
+
+    def late(self) -> str:
+        """Return why the alarm went off."""
+        return "no answer in time"
+
+
+main = DrainProbe.main

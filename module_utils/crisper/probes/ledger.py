@@ -1,7 +1,6 @@
 """Sends sentinel tasks and requests while a deploy runs, until SIGTERM; then tells the numbers.
 
-Runs in a one-off container of the release that serves, as ``python -c`` with its sources;
-imports its siblings by their short names, inside functions.
+Runs in a one-off container of the release that serves, as ``python -c`` with its sources.
 """
 
 from __future__ import annotations
@@ -11,11 +10,23 @@ import json
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 import urllib.parse
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from ..http import connect, get, trusting
+from ..ledger.counts import TIMED_OUT, Ledger, Requests
+from .control import connected, load_app
+from .inspect import inspect
+from .leftovers import leftovers_of_results, result_name
+from .queue_head import QueueHead
+from .serve import Output
+
+if TYPE_CHECKING:
+    import ssl
 
 PREFIX = "crisper-ledger-"
 # A sentinel with one of these states has ended.
@@ -37,15 +48,13 @@ TIMEOUT = 10
 SLOTS = 64
 
 
-def ask(request, context):
+def ask(request: dict[str, Any], context: ssl.SSLContext | None) -> int:
     """Return the status that a browser gets which types the site's name: plainly, then by HTTPS.
 
     Only nginx's own redirect to HTTPS is followed, by its certificate: whether there is one may
     change while a deploy runs. `context` is what is trusted then; without one the redirect is the
     application's own, and an answer.
     """
-    from ..http import connect, get
-
     headers = {"User-Agent": "crisper-ledger", "X-Forwarded-Proto": request["site_scheme"]}
     if request["site_host"]:
         headers["Host"] = request["site_host"]
@@ -55,15 +64,13 @@ def ask(request, context):
         url = urllib.parse.urlsplit(location)
         headers.setdefault("Host", url.netloc)
         port = request["secure_port"]
-        secure = connect(request["host"], port, url.hostname, context, TIMEOUT)
+        secure = connect(request["host"], port, url.hostname or "", context, TIMEOUT)
         status, _ = get(secure, request["path"], headers)
     return status
 
 
-def probe_once(request, context, requests):
+def probe_once(request: dict[str, Any], context: ssl.SSLContext | None, requests: Requests) -> None:
     """Ask once, and count what came of it."""
-    from ..ledger.counts import TIMED_OUT
-
     try:
         requests.saw(ask(request, context))
     except socket.timeout:
@@ -72,17 +79,15 @@ def probe_once(request, context, requests):
         requests.saw(0, type(problem).__name__)
 
 
-def probe_requests(request, requests, stop):
+def probe_requests(request: dict[str, Any], requests: Requests, stop: threading.Event) -> None:
     """Ask the front door on schedule, each time by a new connection, until told to stop.
 
     A request that hangs holds up no other. Returns when those on their way have ended.
     """
-    from ..http import trusting
-
     context = trusting(request["certificates"]) if request["certificates"] else None
     slots = threading.Semaphore(SLOTS)
 
-    def probe():
+    def probe() -> None:
         try:
             probe_once(request, context, requests)
         finally:
@@ -100,34 +105,40 @@ def probe_requests(request, requests, stop):
             stop.wait(due - time.monotonic())
 
 
-def listen(app, pattern, ledger):
-    """Take what Redis has told of the sentinels' states since the last call.
+class Subscription:
+    """Messages of Redis with the sentinels' states, published when results are stored."""
 
-    Others may publish there as well: what is no state of a sentinel is left out, and a flood of it
-    ends the call. An end that is missed is asked for later.
-    """
-    import redis
+    def __init__(self, app: Any, pattern: str) -> None:
+        """Begin without a connection; `pattern` is of the keys of results."""
+        self.app, self.pattern = app, pattern
+        self.pubsub: Any = None
 
-    until = time.monotonic() + LISTEN
-    try:
-        if listen.pubsub is None:
-            listen.pubsub = app.backend.client.pubsub(ignore_subscribe_messages=True)
-            listen.pubsub.psubscribe(pattern)
-        while time.monotonic() < until:
-            message = listen.pubsub.get_message(timeout=0.02)
-            if message is None:
-                return
-            task_id, state = told_state(message["data"])
-            if task_id in ledger.queues and ledger.hear(task_id, state):
-                app.backend.client.delete(message["channel"])
-    except (redis.RedisError, OSError):
-        listen.pubsub = None  # Redis is restarted: what is missed is asked for at the end
+    def listen(self, ledger: Ledger) -> None:
+        """Take what Redis has told since the last call.
+
+        Others may publish there as well: what is no state of a sentinel is left out, and a flood of
+        it ends the call. An end that is missed is asked for later.
+        """
+        import redis
+
+        until = time.monotonic() + LISTEN
+        client = self.app.backend.client
+        try:
+            if self.pubsub is None:
+                self.pubsub = client.pubsub(ignore_subscribe_messages=True)
+                self.pubsub.psubscribe(self.pattern)
+            while time.monotonic() < until:
+                message = self.pubsub.get_message(timeout=0.02)
+                if message is None:
+                    return
+                task_id, state = stored_state(message["data"])
+                if task_id in ledger.queues and ledger.hear(task_id, state):
+                    client.delete(message["channel"])
+        except (redis.RedisError, OSError):
+            self.pubsub = None  # Redis is restarted: what is missed is asked for at the end
 
 
-listen.pubsub = None
-
-
-def told_state(raw):
+def stored_state(raw: Any) -> tuple[str, str]:
     """Return the id and the state in a stored result; empty ones where it is none."""
     try:
         meta = json.loads(raw)
@@ -144,26 +155,23 @@ def told_state(raw):
 class Sentinels:
     """Sends sentinels and hears of their ends; at the end it tells where the others are."""
 
-    def __init__(self, app, request, ledger):
+    def __init__(self, app: Any, request: dict[str, Any], ledger: Ledger) -> None:
         """Begin; `request` is what `main` takes."""
-        from .inspect import connected
-        from .leftovers import leftovers_of_results
-        from .queue_head import QueueHead
-
         self.app, self.request, self.ledger = app, request, ledger
         self.prefix = PREFIX + request["run"] + "-"
-        self.pattern = app.backend.get_key_for_task(self.prefix).decode() + "*"
+        pattern = app.backend.get_key_for_task(self.prefix).decode() + "*"
+        self.subscription = Subscription(app, pattern)
         self.head = QueueHead(app, lambda: connected(app, CONNECT))
-        self.left = leftovers_of_results(app)
-        if self.left:
-            self.left.sweep()
+        self.leftovers = leftovers_of_results(app)
+        if self.leftovers:
+            self.leftovers.sweep()
         self.number = 0
-        self.sent_at = {}  # those that are open -> seconds
-        self.ended_at = {}  # queue -> seconds of the last end that was heard
-        self.stranded = set()  # those that no worker knew at the end
-        self.final = set()  # open ones whose result was there at the last look
+        self.sent_at: dict[str, float] = {}  # those that are open -> seconds
+        self.ended_at: dict[str, float] = {}  # queue -> seconds of the last end that was heard
+        self.stranded: set[str] = set()  # those that no worker knew at the end
+        self.final: set[str] = set()  # open ones whose result was there at the last look
 
-    def send(self, queue):
+    def send(self, queue: str) -> None:
         """Send one sentinel through the queue, unless enough of its are open already.
 
         A busy pool gets no backlog of sentinels, and neither does a queue that nobody consumes.
@@ -175,7 +183,9 @@ class Sentinels:
         task_id = self.prefix + str(self.number)
         try:
             # With another broker than Redis it cannot be taken back.
-            options = {} if self.head.exact else {"expires": self.request["limit"]}
+            options: dict[str, Any] = {}
+            if not self.head.exact:
+                options["expires"] = self.request["limit"]
             # No subscription for each call; the worker stores the result all the same.
             headers = {"ignore_result": False}
             options.update(ignore_result=True, headers=headers)
@@ -187,13 +197,13 @@ class Sentinels:
         self._note(task_id)
         self.sent_at[task_id] = time.monotonic()
 
-    def listen(self):
+    def listen(self) -> None:
         """Take in what was told of them since the last call."""
-        listen(self.app, self.pattern, self.ledger)
+        self.subscription.listen(self.ledger)
         for task_id in [one for one in self.sent_at if one in self.ledger.ends]:
             self._ended(task_id)
 
-    def recall(self, queue):
+    def recall(self, queue: str) -> None:
         """Ask for the results of a queue's open ones: their ends were told while Redis was away.
 
         One is believed at the second look: its end may be told at this moment, and would count
@@ -205,45 +215,46 @@ class Sentinels:
         except Exception:  # the backend is away; the next look is soon
             return
 
-    def finish(self, wait):
-        """Wait until all have ended that will soon; return those that wait or are held.
+    def finish(self, wait: float) -> list[str]:
+        """Wait until all have ended that will soon; return those that wait or are unacknowledged.
 
         Those that lie in a queue are removed and not waited for. Those that workers hold are waited
         for while tasks of their queue end. What is neither may be on its way: it has `wait`
         seconds.
         """
-        waiting, held = set(), set()
+        waiting: set[str] = set()
         deadline, look_at = time.monotonic() + wait, 0.0
         while True:
             self.listen()
-            left, now = set(self.ledger.open()) - waiting, time.monotonic()
-            if not left or now >= deadline:
+            pending, now = set(self.ledger.open()) - waiting, time.monotonic()
+            if not pending or now >= deadline:
                 break
             if now >= look_at:
-                waiting |= self._take_back(one for one in left if now - self.sent_at[one] > SETTLE)
-                left -= waiting
-                held = self._held(left)
+                due = (one for one in pending if now - self.sent_at[one] > SETTLE)
+                waiting |= self._take_back(due)
+                pending -= waiting
+                unacked = self._find_unacked(pending)
                 look_at = time.monotonic() + SETTLE / 2
-                if left and not [one for one in left if one not in held or self._moves(one)]:
+                if pending and all(one in unacked and not self._moves(one) for one in pending):
                     break
             time.sleep(0.02)
         for task_id in self.ledger.open():
             self._ask(task_id, final=True)
-        left = set(self.ledger.open()) - waiting
-        waiting |= self._take_back(left)
-        held = self._held(left - waiting)
+        pending = set(self.ledger.open()) - waiting
+        waiting |= self._take_back(pending)
+        unacked = self._find_unacked(pending - waiting)
         try:
-            self.stranded = self._unknown(held)
+            self.stranded = self._unknown(unacked)
         except Exception:  # workers that cannot be asked cost no number that is known
             self.stranded = set()
-        return sorted(waiting | held)
+        return sorted(waiting | unacked)
 
-    def _moves(self, task_id):
+    def _moves(self, task_id: str) -> bool:
         """Return whether an end of that sentinel may be near: its queue's tasks end."""
         last = self.ended_at.get(self.ledger.queues[task_id], 0.0)
         return time.monotonic() - max(last, self.sent_at[task_id]) < STILL
 
-    def _take_back(self, task_ids):
+    def _take_back(self, task_ids: Iterable[str]) -> set[str]:
         import redis
 
         try:
@@ -251,40 +262,38 @@ class Sentinels:
         except redis.ResponseError:  # another kind of key is where a queue was
             return set()
 
-    def _held(self, task_ids):
+    def _find_unacked(self, task_ids: Collection[str]) -> set[str]:
         """Return those that workers hold; all, where that cannot be told."""
         import redis
 
         try:
-            held = self.head.held(task_ids, SCAN) if task_ids else set()
+            found = self.head.find_unacked(task_ids, SCAN) if task_ids else set()
         except redis.ResponseError:  # another kind of key is where messages were
-            held = None
-        return set(task_ids) if held is None else held
+            found = None
+        return set(task_ids) if found is None else found
 
-    def _unknown(self, task_ids):
+    def _unknown(self, task_ids: Iterable[str]) -> set[str]:
         """Return those that are unacknowledged while no worker tells of them, in two looks.
 
         None where that cannot be said: nobody answered, or the task has a rate limit, which a
         worker holds it for without telling.
         """
-        from .inspect import inspect
-
-        asked = {"methods": ["ping", "active", "reserved", "registered"], "timeout": CONNECT}
-        asked.update(settle=0.3, everybody=True, destination=[])
-        asked["arguments"] = {"registered": {"taskinfoitems": ["rate_limit"]}}
-        left = set(task_ids)
+        request: dict[str, Any] = {"methods": ["ping", "active", "reserved", "registered"]}
+        request.update(timeout=CONNECT, settle=0.3, everybody=True, destination=[])
+        request["arguments"] = {"registered": {"taskinfoitems": ["rate_limit"]}}
+        suspects = set(task_ids)
         for pause in (SETTLE, 0.0):
-            found = self.head.held(left, SCAN) if left else set()
-            replies = inspect(self.app, asked)["replies"] if found else {}
-            if not replies.get("ping") or limited(self.request["task"], replies["registered"]):
+            found = self.head.find_unacked(suspects, SCAN) if suspects else set()
+            replies = inspect(self.app, request)["replies"] if found else {}
+            if not replies.get("ping") or has_limit(self.request["task"], replies["registered"]):
                 return set()
-            known = told(replies["active"]) | told(replies["reserved"])
-            left = (found or set()) - known
-            if left:
+            known = listed_ids(replies["active"]) | listed_ids(replies["reserved"])
+            suspects = (found or set()) - known
+            if suspects:
                 time.sleep(pause)
-        return left
+        return suspects
 
-    def _ask(self, task_id, final):
+    def _ask(self, task_id: str, final: bool) -> None:
         """Ask for its result, which counts if `final`."""
         if self._state(task_id) not in FINAL_STATES:
             return
@@ -298,33 +307,34 @@ class Sentinels:
         self.app.backend.client.delete(self.app.backend.get_key_for_task(task_id))
         self._ended(task_id)
 
-    def _state(self, task_id):
+    def _state(self, task_id: str) -> str:
         """Return what the backend knows of it, in the form in which it is published.
 
         Not by `get_task_meta`, which tries for ever where `result_backend_always_retry` is set.
         """
         raw = self.app.backend.client.get(self.app.backend.get_key_for_task(task_id))
-        return (told_state(raw)[1] if raw else "") or "PENDING"
+        return (stored_state(raw)[1] if raw else "") or "PENDING"
 
-    def _note(self, task_id, gone=False):
+    def _note(self, task_id: str, removed: bool = False) -> None:
         """Have the next probe remove its result, unless that is removed here."""
-        from .leftovers import result_name
+        if self.leftovers:
+            names = [result_name(self.app, task_id)]
+            if removed:
+                self.leftovers.forget(names)
+            else:
+                self.leftovers.note(names)
 
-        if self.left:
-            name = [result_name(self.app, task_id)]
-            self.left.forget(name) if gone else self.left.note(name)
-
-    def _ended(self, task_id):
+    def _ended(self, task_id: str) -> None:
         self.ended_at[self.ledger.queues[task_id]] = time.monotonic()
         self.sent_at.pop(task_id, None)
         self.final.discard(task_id)
-        self._note(task_id, gone=True)
+        self._note(task_id, removed=True)
         self.head.forget(task_id)
 
 
-def told(replies):
+def listed_ids(replies: Iterable[Any]) -> set[str]:
     """Return the ids of the tasks that workers told of."""
-    found = set()
+    found: set[str] = set()
     for reply in replies:
         for tasks in reply.values() if isinstance(reply, dict) else ():
             if isinstance(tasks, list):
@@ -336,7 +346,7 @@ def told(replies):
     return found
 
 
-def limited(task, replies):
+def has_limit(task: str, replies: Iterable[Any]) -> bool:
     """Return whether a worker has a rate limit on that task."""
     for reply in replies:
         for names in reply.values() if isinstance(reply, dict) else ():
@@ -347,14 +357,9 @@ def limited(task, replies):
     return False
 
 
-def main(request, marker):
+def main(request: dict[str, Any], marker: str) -> None:
     """Run until SIGTERM (or the time limit); print the numbers."""
-    from ..ledger.counts import Ledger, Requests
-    from .inspect import load_app
-
-    output = os.dup(1)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
+    output = Output(marker)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     ledger, requests = Ledger(), Requests(request["expected"])
@@ -375,12 +380,11 @@ def main(request, marker):
     stop.set()
     try:
         waiting = sentinels.finish(request["wait"])
-        reply = {"tasks": ledger.summary(waiting, sentinels.stranded)}
+        reply: dict[str, Any] = {"tasks": ledger.summary(waiting, sentinels.stranded)}
     except Exception as error:
         reply = {"error": type(error).__name__}
     # Nothing waits here as a rule; a request that hangs has its time to be answered, and no more.
     prober.join(TIMEOUT + 1)
     reply["requests"] = requests.summary()
-    os.write(output, ("\n" + marker + json.dumps(reply) + "\n").encode())
-    sys.stderr.flush()
+    output.write(reply)
     os._exit(0)

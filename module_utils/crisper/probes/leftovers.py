@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
 
 # The sorted set: name -> Unix time from which it may be removed.
 REGISTRY = "crisper.leftovers"
@@ -46,17 +48,17 @@ class Leftovers:
     Nothing here ever fails a probe: what cannot be removed now is removed by the next one.
     """
 
-    def __init__(self, client, prefix=""):
+    def __init__(self, client: Any, prefix: str = "") -> None:
         """Begin with a plain client of redis-py, and kombu's prefix of all keys."""
         self.client = client
         self.prefix = prefix
 
     @property
-    def key(self):
+    def key(self) -> str:
         """Return the name of the sorted set."""
         return self.prefix + REGISTRY
 
-    def note(self, names, seconds=LIFE):
+    def note(self, names: Iterable[str], seconds: float = LIFE) -> None:
         """Write names down, which are in use for so many seconds."""
         until = time.time() + seconds + MARGIN
         with quiet():
@@ -65,13 +67,13 @@ class Leftovers:
             pipe.expire(self.key, LONGEST + LIFE)
             pipe.execute()
 
-    def forget(self, names):
+    def forget(self, names: list[str]) -> None:
         """Take names out that are gone."""
         with quiet():
             if names:
                 self.client.zrem(self.key, *names)
 
-    def sweep(self, channel=None):
+    def sweep(self, channel: Any = None) -> None:
         """Remove what is due; `channel` is kombu's, where the database is the broker's."""
         with quiet():
             now = time.time()
@@ -97,56 +99,22 @@ class Leftovers:
 class quiet:  # noqa: N801 (used like contextlib.suppress)
     """Suppress errors of Redis: an ACL may refuse a command, the server may be gone."""
 
-    def __enter__(self):
+    def __enter__(self) -> quiet:
         """Begin."""
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
         """Return whether nothing is to be raised."""
         # Not what ends the process: an alarm's handler answers and exits.
         return kind is not None and issubclass(kind, Exception)
 
 
-class Replies:
-    """A mailbox of Celery's remote control with a reply queue that is known to be ours."""
-
-    def __init__(self, app, connection):
-        """Declare nothing yet; `connection` has answered."""
-        self.connection = connection
-        self.channel = connection.default_channel
-        self.mailbox = app.control.mailbox(connection)
-        self.leftovers = None
-        if connection.transport.driver_type != "redis":
-            return  # the broker lets the queue expire (``x-expires``)
-        oid = "crisper-probe-" + uuid.uuid4().hex
-        # Kombu takes it from the process and its thread, by a property whose place differs.
-        kind = type(self.mailbox)
-        self.mailbox.__class__ = type(kind.__name__, (kind,), {"oid": oid})
-        self.mailbox.__dict__.pop("reply_queue", None)
-        self.queue = self.mailbox.reply_queue.name
-        if not self.queue.startswith(oid):
-            return  # a kombu that names them otherwise
-        self.leftovers = leftovers_of_broker(self.channel)
-        self.leftovers.note([REPLIES + self.queue])
-        self.leftovers.sweep(self.channel)
-
-    def close(self):
-        """Remove the reply queue, its binding and what came too late, and leave the broker."""
-        with quiet():
-            self.channel.after_reply_message_received(self.mailbox.reply_queue.name)
-        with quiet():
-            # It may still read from the queue: what is put there after this, kombu would parse.
-            self.connection.release()
-        if self.leftovers is not None:
-            client = self.leftovers.client
-            with quiet():
-                remove_replies(client, self.channel, self.leftovers.prefix, self.queue)
-                self.leftovers.forget([REPLIES + self.queue])
-            with quiet():
-                client.connection_pool.disconnect()
-
-
-def leftovers_of_broker(channel):
+def leftovers_of_broker(channel: Any) -> Leftovers:
     """Return the names left in the broker's database."""
     import redis
 
@@ -155,7 +123,7 @@ def leftovers_of_broker(channel):
     return Leftovers(redis.Redis(connection_pool=channel.pool), prefix)
 
 
-def leftovers_of_results(app):
+def leftovers_of_results(app: Any) -> Leftovers | None:
     """Return the names left among results; None where these are not in Redis."""
     with quiet():
         from celery.backends.redis import RedisBackend
@@ -165,13 +133,13 @@ def leftovers_of_results(app):
     return None
 
 
-def result_name(app, task_id):
+def result_name(app: Any, task_id: str) -> str:
     """Return the name under which a task's result is written down."""
     key = app.backend.get_key_for_task(task_id)
     return RESULT + (key.decode() if isinstance(key, bytes) else str(key))
 
 
-def remove_replies(client, channel, prefix, queue):
+def remove_replies(client: Any, channel: Any, prefix: str, queue: str) -> None:
     """Remove a reply queue of ours and its binding.
 
     An answer that is under way would make the list anew, without an end: so it stays for a moment,

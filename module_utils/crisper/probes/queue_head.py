@@ -1,7 +1,7 @@
 """Publish tasks at the head of a queue: the end that consumers read.
 
-Sent to a container together with ``probes.inspect``. Imports nothing but the standard library
-and, inside functions, what the application itself has (Celery, kombu, redis). Python 3.8+.
+Sent to a container with ``probes.canary`` and ``probes.ledger``. Imports nothing but the standard
+library and, inside functions, what the application itself has (Celery, kombu, redis). Python 3.8+.
 
 kombu's Redis transport pushes with LPUSH and pops with BRPOP, the keys of the first priority step
 first. RPUSH to that key puts a message before every waiting one; kombu itself does so with what it
@@ -33,12 +33,12 @@ class QueueHead:
         self.app = app
         self.connect = connect
         self.connection: Any = None
-        self.published: dict[str, list] = {}  # task id -> [(key, payload)]
+        self.published: dict[str, list[tuple[str, str]]] = {}  # task id -> [(key, payload)]
 
     @property
     def exact(self) -> bool:
         """Return whether a message is really the next one, and can be found and taken back."""
-        return self._connected().transport.driver_type == "redis"
+        return bool(self._connected().transport.driver_type == "redis")
 
     def send(self, task: str, task_id: str, queue: str, **options: Any) -> Any:
         """Publish a task so that the queue's consumer takes it next; `options` are of `send_task`.
@@ -70,7 +70,7 @@ class QueueHead:
             removed += self._remove(client, key, payload, task_id)
         return removed > 0
 
-    def held(self, task_ids: Iterable[str], seconds: float) -> set | None:
+    def find_unacked(self, task_ids: Iterable[str], seconds: float) -> set[str] | None:
         """Return those of the tasks that workers hold unacknowledged.
 
         None where that cannot be told: with another broker, or when not all of what workers hold
@@ -81,7 +81,7 @@ class QueueHead:
         channel = self._connected().default_channel
         key = (getattr(channel, "global_keyprefix", "") or "") + channel.unacked_key
         searched = {task_id: ('"' + task_id + '"').encode() for task_id in task_ids}
-        found: set = set()
+        found: set[str] = set()
         deadline = time.monotonic() + seconds
         for _, raw in self._client().hscan_iter(key, count=SCANNED):
             found.update(task_id for task_id, text in searched.items() if text in raw)
@@ -118,7 +118,7 @@ class QueueHead:
 
         return redis.Redis(connection_pool=self._connected().default_channel.pool)
 
-    def _put_first(self, queue: str, message: dict, **_: Any) -> None:
+    def _put_first(self, queue: str, message: dict[str, Any], **_: Any) -> None:
         """Take the place of the channel's ``_put``: the same payload, at the other end."""
         from kombu.utils.json import dumps
 
@@ -138,12 +138,12 @@ class QueueHead:
         except redis.ResponseError:  # Redis before 6.0.6: searches all of the queue if it was taken
             near = 0
         if near is not None:
-            return client.lrem(key, -1, payload)
+            return int(client.lrem(key, -1, payload))
         for start in range(0, FETCHED, PART):
             part = client.lrange(key, -start - PART, -start - 1)
             for raw in part:
                 if ('"' + task_id + '"').encode() in raw:
-                    return client.lrem(key, -1, raw)
+                    return int(client.lrem(key, -1, raw))
             if len(part) < PART:
                 break
         return 0

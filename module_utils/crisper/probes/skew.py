@@ -1,15 +1,29 @@
-"""What reads the broker's queues from inside a container of the release that is to run.
-
-Fed to ``python -`` together with ``probes.inspect`` and ``celery.skew``.
-"""
+"""Read the broker's queues from inside a container of the release that is to run."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import sys
 import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ..celery.skew import (
+    COUNT,
+    COUNT_HASH,
+    MOST_QUEUES,
+    NAME_BYTES,
+    OTHER_BYTES,
+    UNACKED,
+    Tally,
+    binds_tasks,
+    bound_queue,
+    ends_in_time,
+    next_batch,
+    sample_window,
+    shares,
+    spread,
+)
+from .control import Failure, connected
+from .serve import Probe, redact
 
 PRIORITIES = range(10)
 # Keys that one step of SCAN looks at: 2 to 4 ms of Redis's time.
@@ -25,12 +39,12 @@ LENGTHS = 50
 class Reader:
     """Counts names on the server by a script; in the client where scripts are refused."""
 
-    def __init__(self, client, tally):
+    def __init__(self, client: Any, tally: Tally) -> None:
         self.client = client
         self.tally = tally
         self.scripts = True
 
-    def _script(self, script, key, *arguments):
+    def _script(self, script: str, key: str, *arguments: Any) -> Any:
         """Return the answer of a script, or None where the server refuses scripts."""
         import redis
 
@@ -42,15 +56,13 @@ class Reader:
                 self.scripts = False
         return None
 
-    def _take(self, queue, flat, others):
+    def _take(self, queue: str, flat: Sequence[Any], others: Iterable[bytes]) -> None:
         self.tally.count_names(queue, flat)
         for raw in others:
             self.tally.add(queue, raw)
 
-    def window(self, queue, key, start, size):
+    def window(self, queue: str, key: str, start: int, size: int) -> tuple[int, int, bool]:
         """Count messages of a list from `start`: how many, their bytes, and whether it ended."""
-        from ..celery.skew import COUNT, OTHER_BYTES
-
         answer = self._script(COUNT, key, start, start + size - 1, OTHER_BYTES)
         if answer is None:
             batch = self.client.lrange(key, start, start + size - 1)
@@ -61,10 +73,8 @@ class Reader:
         # A script stops early where it has much to hand over.
         return read, length, read == found < size
 
-    def page(self, queue, key, cursor, size):
+    def page(self, queue: str, key: str, cursor: int, size: int) -> tuple[int, int, int]:
         """Count messages of a hash from `cursor`: the next cursor, how many, and their bytes."""
-        from ..celery.skew import COUNT_HASH
-
         answer = self._script(COUNT_HASH, key, cursor, size)
         if answer is None:
             cursor, found = self.client.hscan(key, cursor, count=size)
@@ -77,29 +87,21 @@ class Reader:
         return int(cursor), sum(flat[1::2]) + len(others) + oversized, length
 
 
-def queue_keys(client, app, channel, prefix, queues, until):
-    """The lists that tasks wait in, by queue, and whether all bindings were looked at.
+def queue_keys(
+    client: Any, app: Any, channel: Any, queues: Iterable[str], until: float
+) -> tuple[dict[str, list[str]], bool]:
+    """Return the lists that tasks wait in, by queue, and whether all bindings were looked at.
 
     Kombu has a list for each priority. Every queue that was ever declared is bound to an exchange;
     so are those of old releases, whose exchanges only a look at all keys finds. A broker that holds
     results too may have millions: that look ends at `until`.
     """
-    from ..celery.skew import MOST_QUEUES, NAME_BYTES, binds_tasks, bound_queue
-
+    prefix = channel.global_keyprefix
     names, start = set(queues), (prefix + "_kombu.binding.").encode()
     exchanges = {queue.exchange.name for queue in app.amqp.queues.values() if queue.exchange}
     bindings = {start + name.encode() for name in exchanges if name}
-    cursor, complete = 0, True
-    while True:
-        # By name alone, not by type: that would be a look at each key.
-        cursor, keys = client.scan(cursor, match=glob(start), count=SCAN_COUNT)
-        bindings.update(keys)
-        if not cursor:
-            break
-        if time.monotonic() > until:
-            complete = False
-            break
-    for key in sorted(bindings):
+    found, complete = find_bindings(client, start, until)
+    for key in sorted(bindings | found):
         if binds_tasks(key[len(start) :].decode(errors="replace")):
             for member in members(client, key):
                 if len(names) > MOST_QUEUES or time.monotonic() > until:
@@ -116,13 +118,27 @@ def queue_keys(client, app, channel, prefix, queues, until):
     return keys, complete
 
 
-def glob(start):
-    """The pattern of all keys that begin like that, whatever is in the prefix."""
+def find_bindings(client: Any, start: bytes, until: float) -> tuple[set[bytes], bool]:
+    """Return the keys that begin like that, and whether all keys were looked at in time."""
+    bindings: set[bytes] = set()
+    cursor = 0
+    while True:
+        # By name alone, not by type: that would be a look at each key.
+        cursor, keys = client.scan(cursor, match=glob(start), count=SCAN_COUNT)
+        bindings.update(keys)
+        if not cursor:
+            return bindings, True
+        if time.monotonic() > until:
+            return bindings, False
+
+
+def glob(start: bytes) -> bytes:
+    """Return the pattern of all keys that begin like that, whatever is in the prefix."""
     special = b"\\*?[]"
     return b"".join(b"\\" + bytes([c]) if c in special else bytes([c]) for c in start) + b"*"
 
 
-def members(client, key):
+def members(client: Any, key: bytes) -> Iterator[bytes]:
     """Yield the members of a set, a part at a time; none where the key is something else."""
     import redis
 
@@ -132,9 +148,10 @@ def members(client, key):
         return
 
 
-def lengths_of(client, queues):
-    """Length of every list that is one and not empty: ``{key: (queue, length)}``."""
-    found, pairs = {}, [(queue, key) for queue, keys in queues.items() for key in keys]
+def lengths_of(client: Any, queues: dict[str, list[str]]) -> dict[str, tuple[str, int]]:
+    """Return the length of every list that is one and not empty: ``{key: (queue, length)}``."""
+    found: dict[str, tuple[str, int]] = {}
+    pairs = [(queue, key) for queue, keys in queues.items() for key in keys]
     size = LENGTHS * (len(PRIORITIES) + 1)
     for start in range(0, len(pairs), size):
         pipe = client.pipeline(transaction=False)
@@ -147,7 +164,7 @@ def lengths_of(client, queues):
     return found
 
 
-def read_list(reader, queue, key, length, seconds):
+def read_list(reader: Reader, queue: str, key: str, length: int, seconds: float) -> None:
     """Count the messages of a list, in windows of bounded size, for so many seconds.
 
     From the head, where new messages enter: an entering message moves others into the part that
@@ -156,8 +173,6 @@ def read_list(reader, queue, key, length, seconds):
     in time, the rest of the time is for windows that are spread over what is left, and the queue
     is noted as read in part.
     """
-    from ..celery.skew import ends_in_time, next_batch, sample_window, spread
-
     begun, start, size, bytes_read = time.monotonic(), 0, 0, 0
     while True:
         size = next_batch(size, bytes_read)
@@ -178,10 +193,8 @@ def read_list(reader, queue, key, length, seconds):
         reader.tally.add_partial(queue, total, length)
 
 
-def read_unacked(reader, key, until):
+def read_unacked(reader: Reader, key: str, until: float) -> None:
     """Count what workers hold. Its order is that of a hash: what is read in time is a sample."""
-    from ..celery.skew import UNACKED, next_batch
-
     cursor, size, bytes_read, total = 0, 0, 0, 0
     while True:
         size = next_batch(size, bytes_read)
@@ -194,12 +207,9 @@ def read_unacked(reader, key, until):
             return
 
 
-def read_queues(app, request):
-    """Names and numbers of waiting tasks."""
+def read_queues(app: Any, request: dict[str, Any]) -> Tally:
+    """Return names and numbers of waiting tasks."""
     import redis
-
-    from ..celery.skew import Tally, shares
-    from .inspect import Failure, connected
 
     connection = connected(app, request["broker_timeout"])
     kind = connection.transport.driver_type
@@ -212,25 +222,23 @@ def read_queues(app, request):
     reader = Reader(client, Tally())
     queues = set(request["queues"]) | set(app.amqp.queues)
     begun, budget = time.monotonic(), request["budget"]
-    keys, complete = queue_keys(client, app, channel, prefix, queues, begun + budget * SCAN_SHARE)
+    keys, complete = queue_keys(client, app, channel, queues, begun + budget * SCAN_SHARE)
     reader.tally.unlisted = not complete
     unacked = prefix + channel.unacked_key
     lists = lengths_of(client, keys)
     ordered = shares({key: length for key, (_, length) in lists.items()}, client.hlen(unacked))
     for key, share in ordered:
         queue, length = lists[key]
-        left = max(0.0, begun + budget - time.monotonic())
-        read_list(reader, queue, key, length, left * share)
+        remaining = max(0.0, begun + budget - time.monotonic())
+        read_list(reader, queue, key, length, remaining * share)
     # After the queues: what was taken from them meanwhile is found here.
     read_unacked(reader, unacked, begun + budget)
     connection.release()
     return reader.tally
 
 
-def skew(app, request):
-    """Names and numbers of waiting tasks, and which of them the application does not know."""
-    from ..celery.skew import Tally
-
+def skew(app: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers of waiting tasks by name, and which the application does not know."""
     # What another container has read a moment ago is only judged here.
     reading = request.get("reading")
     tally = Tally.of_reading(reading) if reading else read_queues(app, request)
@@ -243,47 +251,30 @@ def skew(app, request):
     return {**tally.summary(registered, request["queues"]), "registered": len(registered)}
 
 
-def main(request, marker):
-    """Answer one request and leave without the application's exit handlers."""
-    from ..text import clean
-    from .inspect import Failure, load_app, redact, secrets_of
+class SkewProbe(Probe):
+    """Tells which waiting tasks the application does not know."""
 
-    output = os.dup(1)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    secrets = secrets_of(os.environ)
-    phase = ["app_not_importable"]
-    begun = time.monotonic()
-
-    def answer(reply):
-        reply["seconds"] = round(time.monotonic() - begun, 3)
-        # Names of tasks and queues are keys of mappings and no secrets: only texts are masked.
-        if "error" in reply:
-            reply["error"] = redact(reply["error"], secrets)
-        data = ("\n" + marker + json.dumps(clean(reply)) + "\n").encode()
-        while data:
-            data = data[os.write(output, data) :]
-        sys.stderr.flush()
-        os._exit(0)
-
-    def late(*_):
-        what = "The application was not imported" if phase[0][0] == "a" else "Redis was not read"
-        answer({"problem": phase[0], "error": what + " in time"})
-
-    signal.signal(signal.SIGALRM, late)
-    signal.alarm(max(1, int(request["import_timeout"])))
-    try:
-        app = load_app(request["app"])
-        if not request.get("known_only"):
+    def run(self, app: Any) -> None:
+        """Have it know what its worker knows, and read."""
+        if not self.request.get("known_only"):
             # As a worker does at its start: `include`, `imports` and autodiscovery.
             app.loader.import_default_modules()
         app.finalize()
-        phase[0] = "broker_unreachable"
-        signal.alarm(max(1, int(request["timeout"])))
-        reply = skew(app, request)
-        signal.alarm(0)
-        answer({"problem": "", "error": "", **reply})
-    except Failure as failure:
-        answer({"problem": failure.problem, "error": str(failure)})
-    except BaseException as error:
-        answer({"problem": phase[0], "error": f"{type(error).__name__}: {error}"})
+        self.enter("broker_unreachable", self.request["timeout"])
+        self.reply.update(skew(app, self.request))
+
+    def summary(self, problem: str = "", error: str = "") -> dict[str, Any]:
+        """Return what waits, and the seconds that it took."""
+        return {**super().summary(problem, error), "seconds": self.seconds()}
+
+    def mask(self, reply: dict[str, Any], secrets: Sequence[str]) -> Any:
+        """Redact the error: names of tasks and queues are keys of mappings and no secrets."""
+        return {**reply, "error": redact(reply["error"], secrets)}
+
+    def late(self) -> str:
+        """Return why the alarm went off."""
+        imported = self.phase != "app_not_importable"
+        return "Redis was not read in time" if imported else super().late()
+
+
+main = SkewProbe.main

@@ -100,8 +100,8 @@ def backend_paths(app: Mapping[str, Any]) -> Any:
 def long_form(app: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return all locations in the long form."""
     short = [{"path": path, "kind": "backend"} for path in backend_paths(app)]
-    front = [{"path": "/", "kind": "frontend"}] if app.get("frontend") else []
-    return [*short, *(dict(item) for item in app.get("locations") or []), *front]
+    frontend = [{"path": "/", "kind": "frontend"}] if app.get("frontend") else []
+    return [*short, *(dict(item) for item in app.get("locations") or []), *frontend]
 
 
 def is_exact(item: Mapping[str, Any]) -> bool:

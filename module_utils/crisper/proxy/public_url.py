@@ -153,12 +153,12 @@ class HealthProbe(TypedDict):
     port: int
 
 
-def public_site(values: Mapping[str, Any], front: Mapping[str, Any]) -> PublicSite:
+def public_site(values: Mapping[str, Any], proxy: Mapping[str, Any]) -> PublicSite:
     """Return how browsers reach the site.
 
     Args:
         values: the shared variables of role ``stack`` by name, without findings.
-        front: scheme, names and port of nginx itself.
+        proxy: scheme, names and port of nginx itself.
 
     Returns:
         ``scheme``, ``host`` (IPv6 without brackets; empty when no name is known), ``port``, ``url``
@@ -166,9 +166,9 @@ def public_site(values: Mapping[str, Any], front: Mapping[str, Any]) -> PublicSi
         host health_host, or empty), and ``in_front``: whether something before nginx ends TLS.
     """
     app = values["stack_app"]
-    names = front["names"]
+    names = proxy["names"]
     parsed = parse_url(values.get("stack_public_url") or "")
-    scheme, host, port = parsed or (front["scheme"], names[0] if names else "", front["port"])
+    scheme, host, port = parsed or (proxy["scheme"], names[0] if names else "", proxy["port"])
     name = authority(scheme, host, port)
     return {
         "scheme": scheme,
@@ -176,7 +176,7 @@ def public_site(values: Mapping[str, Any], front: Mapping[str, Any]) -> PublicSi
         "port": port,
         "authority": name or str(app["web"].get("health_host") or ""),
         "url": f"{scheme}://{name}" if name else "",
-        "in_front": scheme == "https" and front["scheme"] == "http",
+        "in_front": scheme == "https" and proxy["scheme"] == "http",
     }
 
 
@@ -203,12 +203,12 @@ def health_probes(app: Mapping[str, Any], public: PublicSite) -> dict[str, Healt
             "port": int(web["port"]),
         }
     }
-    if front := app.get("frontend"):
+    if frontend := app.get("frontend"):
         found["frontend"] = {
-            "path": str(front["health_path"]),
+            "path": str(frontend["health_path"]),
             "host": "",
             "status": [OK],
             "scheme": "http",
-            "port": int(front["port"]),
+            "port": int(frontend["port"]),
         }
     return found

@@ -53,7 +53,7 @@ def entry_resources(
     Args:
         limit: ``stack_limits.nginx``, its ``cpus`` and ``memory``.
         max_body_size: ``stack_max_body_size``.
-        locations: ``front.locations`` of the model; those with a ``body_size`` of their own count
+        locations: ``proxy.locations`` of the model; those with a ``body_size`` of their own count
             where bodies are buffered.
         client_connections: stack_client_connections, a number or ``auto``.
 

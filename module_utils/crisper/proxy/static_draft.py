@@ -109,7 +109,7 @@ class StaticDraft:
         """Return what is wrong with an alias that is in the draft; empty when nothing is.
 
         Args:
-            locations: of the model's ``front``; those with a ``source`` come out of the image, and
+            locations: of the model's ``proxy``; those with a ``source`` come out of the image, and
                 the ``match`` of one file begins with ``=``.
         """
         for location in locations:

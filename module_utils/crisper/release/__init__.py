@@ -1,1 +1,1 @@
-"""Releases on a server: manifest, retention, and whether one can be rolled back to."""
+"""Releases on a server: store, manifest, retention, and whether one can be rolled back to."""

@@ -1,6 +1,6 @@
-"""What a release is: its fingerprint, its name, its manifest, and what differs between two.
+"""Define a release: its fingerprint, its name, its manifest, and what differs between two.
 
-Pure functions of plain data; ``library/release.py`` does the reading and writing.
+Pure functions of plain data; ``release.store`` does the reading and writing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PARTS = ("nginx", "data")  # digests in a manifest
 
 
 def file_options(mode: str, no_log: bool) -> dict[str, Any]:
-    """Argument spec of one rendered file of a release."""
+    """Return the argument spec of one rendered file of a release."""
     return {
         "path": {"type": "str", "required": True},
         "content": {"type": "str", "required": True, "no_log": no_log},
@@ -36,7 +36,7 @@ def fingerprint(
     images: Mapping[str, Mapping[str, str]],
     migrate: Iterable[str] = (),
 ) -> str:
-    """SHA-256 (hex) of what a release is made of: equal means the same release.
+    """Return the SHA-256 (hex) of what a release is made of: equal means the same release.
 
     Args:
         files: each with ``path``, ``mode`` and ``content``; the order does not matter.
@@ -56,12 +56,12 @@ def fingerprint(
 
 
 def release_id(moment: datetime, print_: str) -> str:
-    """``<UTC time>-<fingerprint>``, lower case because it is an image tag too."""
+    """Return ``<UTC time>-<fingerprint>``, lower case because it is an image tag too."""
     return f"{moment.astimezone(timezone.utc):%Y%m%dt%H%M%Sz}-{print_[:8]}"
 
 
 def checksums(files: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """SHA-256 (hex) of every file of a release, by its path in the release folder."""
+    """Return the SHA-256 (hex) of every file of a release, by its path in the release folder."""
     return {
         item["path"]: hashlib.sha256(item["content"].encode()).hexdigest()
         for item in sorted(files, key=lambda item: item["path"])
@@ -113,7 +113,7 @@ def _env(text: str) -> dict[str, str]:
 
 
 def listing(manifests: Iterable[Mapping[str, Any]], current: str) -> list[dict[str, Any]]:
-    """Kept releases, newest first, as operators see them.
+    """Return kept releases, newest first, as operators see them.
 
     Returns:
         Each with ``id, created, operator, revision, verified, failed, current``.
@@ -133,7 +133,7 @@ def listing(manifests: Iterable[Mapping[str, Any]], current: str) -> list[dict[s
 
 
 def previous(releases: Iterable[Mapping[str, Any]], current: str) -> str:
-    """The newest proved release before `current`; empty when there is none.
+    """Return the newest proved release before `current`; empty when there is none.
 
     Going back twice goes back two releases: it never toggles.
     """
@@ -144,7 +144,7 @@ def previous(releases: Iterable[Mapping[str, Any]], current: str) -> str:
 def irreversible_after(
     manifests: Iterable[Mapping[str, Any]], release: str
 ) -> list[dict[str, Any]]:
-    """Releases after `release` whose migrations cannot be undone, oldest first.
+    """Return releases after `release` whose migrations cannot be undone, oldest first.
 
     Failed ones count too: their migrations ran. So do those of which nobody knows what they did.
 
@@ -172,7 +172,7 @@ def is_uncertain(migration: Mapping[str, Any]) -> bool:
 def same_parts(
     one: Mapping[str, Any], other: Mapping[str, Any], data_services: Iterable[str]
 ) -> dict[str, bool]:
-    """Whether two releases (manifests) have the same configuration of nginx, and the same data.
+    """Return whether two releases (manifests) have the same nginx configuration, and same data.
 
     ``data`` is what the data services run: definitions, images and files that they read.
     """
@@ -197,7 +197,7 @@ def to_prune(
     staged: str = "",
     irreversible: Iterable[str] = (),
 ) -> list[str]:
-    """Ids that may go: all but `current`, `staged`, and the newest `keep` proved ones.
+    """Return the ids that may go: all but `current`, `staged`, and the newest `keep` proved ones.
 
     Args:
         releases: as `listing` returns them.
@@ -209,7 +209,7 @@ def to_prune(
     """
     releases = list(releases)
     proved = sorted((r["id"] for r in releases if r["verified"]), reverse=True)
-    kept = {current, staged, *proved[:keep]} - {""}
-    oldest = min(kept, default="")
-    kept |= {name for name in irreversible if oldest and name > oldest}
-    return sorted(r["id"] for r in releases if r["id"] not in kept)
+    retained = {current, staged, *proved[:keep]} - {""}
+    oldest = min(retained, default="")
+    retained |= {name for name in irreversible if oldest and name > oldest}
+    return sorted(r["id"] for r in releases if r["id"] not in retained)

@@ -1,4 +1,4 @@
-"""Whether a kept release can be put back: its folder, checksums and images, and the database."""
+"""Judge whether a kept release can be put back: folder, checksums, images and the database."""
 
 from __future__ import annotations
 
@@ -10,99 +10,61 @@ from typing import Any
 from ..database.versions import DATABASES, find_misfits
 from ..images.identity import config_digest, identity
 from ..output import first_line
-from .manifest import (
-    irreversible_after,
-    listing,
-    previous,
-    same_parts,
-)
-from .retention import linked, manifests
+from .store import ReleaseError, ReleaseStore
 
 UPGRADE = "upgrade.json"  # as database.upgrade_record has it
 Docker = Callable[..., tuple[int, str, str]]
 
 
-class Kept:
-    """The kept releases of the stack in `root`."""
+def check_rollback(
+    store: ReleaseStore, stack: str, wanted: str, restore_database: bool, docker: Docker
+) -> tuple[dict[str, Any], str]:
+    """Return a release that can be put back, with C(named), else why it cannot.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.current = linked(root, "current")
-        self.staged = linked(root, "next")
-        self.manifests = manifests(root)
-        self.releases = listing(self.manifests.values(), self.current)
-
-    def names(self) -> str:
-        """The proved releases that do not serve, for messages."""
-        names = [r["id"] for r in self.releases if r["verified"] and not r["current"]]
-        return ", ".join(names) or "none"
-
-    def release(self, wanted: str) -> tuple[dict[str, Any], str]:
-        """A release, by default the newest proved one before the current, or why there is none."""
-        wanted = wanted or previous(self.releases, self.current)
-        if not wanted:
-            return {}, (
-                f"There is no proved release before {self.current or 'the first deploy'}"
-                f" to go back to. Kept: {self.names()}."
-            )
-        if wanted not in self.manifests:
-            return {}, (
-                f"Release {wanted} is not kept on this server. Kept: {self.names()}."
-                " Choose one with -e release=<id>."
-            )
-        manifest = self.manifests[wanted]
-        serving = self.manifests.get(self.current, {})
-        data = manifest.get("model", {}).get("data_services", [])
-        return {
-            "id": wanted,
-            "path": str(self.root / "releases" / wanted),
-            "images": manifest.get("images", {}),
-            "model": manifest.get("model", {}),
-            "tasks": (manifest.get("verified") or {}).get("tasks", []),
-            "irreversible": irreversible_after(self.manifests.values(), wanted),
-            "same": same_parts(manifest, serving, data),
-        }, ""
-
-    def fit(
-        self, stack: str, wanted: str, restore_database: bool, docker: Docker
-    ) -> tuple[dict[str, Any], str]:
-        """The same when nothing of it is missing or altered, with C(named), else why not.
-
-        Args:
-            stack: its name.
-            wanted: id of the release; empty takes the newest proved one before the current.
-            restore_database: whether the database is put back too.
-            docker: runs a Docker command; exit code, output and errors.
-        """
-        release, problem = self.release(wanted)
-        if problem:
-            return {}, problem
-        names = image_names(stack, release)
-        ids = [image["id"] for image in release["images"].values()]
-        known = known_images(docker, [*ids, *(reference for reference, _ in names)])
-        here = {digest for image in known.values() for digest in image}
-        problems = [
-            *unproved(self.manifests[release["id"]]),
-            *damaged(Path(release["path"]), self.manifests[release["id"]].get("checksums", {})),
-            *(
-                f"the image of {name} ({image['id'][:19]}) is gone"
-                for name, image in release["images"].items()
-                if not here & {image["id"], identity(image)}
-            ),
-            *database_problems(release["irreversible"], restore_database),
-            # An upgrade that was cut off has kept the old data, which is put back first.
-            *([] if (self.root / UPGRADE).exists() else misfits(docker, stack, release["images"])),
-        ]
-        if problems:
-            return {}, (
-                f"Release {release['id']} cannot be put back: {'; '.join(problems)}."
-                f" Kept: {self.names()}. Choose another with -e release=<id>."
-            )
-        named = all(
-            reference in known and {image["id"], identity(image)} & set(known[reference])
-            for reference, image in names
+    Args:
+        store: the releases of the stack.
+        stack: its name.
+        wanted: id of the release; empty takes the newest proved one before the current.
+        restore_database: whether the database is put back too.
+        docker: runs a Docker command; exit code, output and errors.
+    """
+    try:
+        release = store.find(wanted)
+    except ReleaseError as error:
+        return {}, str(error)
+    names = image_names(stack, release)
+    ids = [image["id"] for image in release["images"].values()]
+    known = known_images(docker, [*ids, *(reference for reference, _ in names)])
+    problems = [
+        *unproved(store.manifests[release["id"]]),
+        *damaged(Path(release["path"]), store.manifests[release["id"]].get("checksums", {})),
+        *missing_images(release["images"], known),
+        *database_problems(release["irreversible"], restore_database),
+        # An upgrade that was cut off has kept the old data, which is put back first.
+        *([] if (store.root / UPGRADE).exists() else misfits(docker, stack, release["images"])),
+    ]
+    if problems:
+        return {}, (
+            f"Release {release['id']} cannot be put back: {'; '.join(problems)}."
+            f" Kept: {store.names()}. Choose another with -e release=<id>."
         )
-        return {**release, "named": named}, ""
+    named = all(
+        reference in known and {image["id"], identity(image)} & set(known[reference])
+        for reference, image in names
+    )
+    return {**release, "named": named}, ""
+
+
+def missing_images(
+    images: Mapping[str, Mapping[str, Any]], known: Mapping[str, tuple[str, str]]
+) -> list[str]:
+    """Return which images are not on this server any more; `known` is of `known_images`."""
+    here = {digest for image in known.values() for digest in image}
+    return [
+        f"the image of {name} ({image['id'][:19]}) is gone"
+        for name, image in images.items()
+        if not here & {image["id"], identity(image)}
+    ]
 
 
 def unproved(manifest: Mapping[str, Any]) -> list[str]:
@@ -123,7 +85,7 @@ def misfits(docker: Docker, stack: str, images: Mapping[str, Mapping[str, str]])
 
 
 def damaged(folder: Path, sums: Mapping[str, str]) -> list[str]:
-    """Files that are missing or differ from their SHA-256."""
+    """Return files that are missing or differ from their SHA-256."""
     found = []
     for name, expected in sums.items():
         try:
@@ -137,7 +99,7 @@ def damaged(folder: Path, sums: Mapping[str, str]) -> list[str]:
 
 
 def database_problems(blocking: list[dict[str, Any]], restore_database: bool) -> list[str]:
-    """What of the database stands against it; `blocking` as `irreversible_after` gives it."""
+    """Return the database's reasons against it; `blocking` is of `irreversible_after`."""
     if not blocking:
         return []
     first = blocking[0]
@@ -163,14 +125,14 @@ def database_problems(blocking: list[dict[str, Any]], restore_database: bool) ->
     return dump_problems(Path(first["backup"]), first.get("dump") or {})
 
 
-def dump_problems(path: Path, told: Mapping[str, Any]) -> list[str]:
+def dump_problems(path: Path, record: Mapping[str, Any]) -> list[str]:
     """Return whether a dump is not the file that was written before a migration.
 
     Only root reads and writes it, and it never leaves the server: its checksum, in a file of root's
     too, tells of a damaged disk. Dumps whose checksum an older edition has lost are taken as they
     are.
     """
-    if not told.get("sha256"):
+    if not record.get("sha256"):
         return []
     digest = hashlib.sha256()
     try:
@@ -179,13 +141,13 @@ def dump_problems(path: Path, told: Mapping[str, Any]) -> list[str]:
                 digest.update(piece)
     except OSError as error:
         return [f"the backup {path} cannot be read: {error.strerror}"]
-    if digest.hexdigest() == told["sha256"]:
+    if digest.hexdigest() == record["sha256"]:
         return []
     return [f"the backup {path} is not the one that was made: its SHA-256 differs"]
 
 
 def image_names(stack: str, release: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Name of every image, as the compose file of the release has it, and the image."""
+    """Return the name of every image, as the compose file of the release has it, and the image."""
     found = []
     for name, image in release["images"].items():
         own = f"{stack}/{name}:{release['id']}"
@@ -195,7 +157,7 @@ def image_names(stack: str, release: Mapping[str, Any]) -> list[tuple[str, Mappi
 
 
 def known_images(docker: Docker, references: list[str]) -> dict[str, tuple[str, str]]:
-    """Id and digest of the configuration of those images that are here, by what was asked for."""
+    """Return id and digest of the configuration of images that are here, by their reference."""
     form = "{{.Id}}{{range .RepoTags}} {{.}}{{end}}{{range .RepoDigests}} {{.}}{{end}}"
     _, out, _ = docker("image", "inspect", "--format", form, *references)
     found: dict[str, tuple[str, str]] = {}

@@ -10,7 +10,7 @@ import json
 import selectors
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -26,17 +26,17 @@ class Session:
     """A program that answers one line of JSON for each line of JSON, by the number in it."""
 
     def __init__(
-        self, command: Sequence[str], modules: Iterable[ModuleType], request: Mapping[str, Any]
+        self, command: Sequence[str], entry: ModuleType, request: Mapping[str, Any]
     ) -> None:
         """Start it: `command` runs Python and hands standard input over.
 
         Raises:
             ShipError: when the command does not start.
         """
-        self.shown = " ".join(command)
+        self.line = " ".join(command)
         self.rest = b""
         self.number = 0  # of what was asked last
-        source = program(modules, request).encode()
+        source = program(entry, request).encode()
         try:
             self.process = subprocess.Popen(
                 [*command, "-c", BOOT],
@@ -46,7 +46,7 @@ class Session:
                 bufsize=0,
             )
         except OSError as error:
-            message = f"`{self.shown}` does not start: {error}"
+            message = f"`{self.line}` does not start: {error}"
             raise ShipError("docker_unavailable", message) from error
         # Pipes were asked for: they are there.
         self.input: Any = self.process.stdin
@@ -60,19 +60,19 @@ class Session:
         self._write(json.dumps({**request, "number": self.number}).encode() + b"\n")
 
     def receive(self, timeout: float) -> dict[str, Any]:
-        """The answer to what was asked last.
+        """Return the answer to what was asked last.
 
         Raises:
             ShipError: when there is none within `timeout` seconds, or the program has ended.
         """
         answer = self.poll(timeout)
         if answer is None:
-            message = f"`{self.shown}` gave no answer within {timeout:.0f} s"
+            message = f"`{self.line}` gave no answer within {timeout:.0f} s"
             raise ShipError("docker_unavailable", message)
         return answer
 
     def poll(self, timeout: float = 0) -> dict[str, Any] | None:
-        """The same; None when there is none within `timeout` seconds.
+        """Return the same; None when there is none within `timeout` seconds.
 
         Raises:
             ShipError: the program has ended.
@@ -90,8 +90,8 @@ class Session:
                         # One without a number says why nothing can be asked.
                         if answer.pop("number", self.number) == self.number:
                             return answer
-                left = max(0.0, deadline - time.monotonic())
-                if not selector.select(left):
+                remaining = max(0.0, deadline - time.monotonic())
+                if not selector.select(remaining):
                     return None
                 data = self.output.read(1 << 16)
                 if not data:
@@ -111,10 +111,10 @@ class Session:
 
     def _refused(self, why: str) -> ShipError:
         self.process.kill()
-        return ShipError("malformed_reply", f"`{self.shown}` was ended: {why}")
+        return ShipError("malformed_reply", f"`{self.line}` was ended: {why}")
 
     def _ended(self) -> ShipError:
         code = self.process.wait()
-        said = self.errors.text()
-        problem, why = trouble(code, said)
-        return ShipError(problem, f"`{self.shown}` ended: {why}", printable_lines(said[-2000:]))
+        errors = self.errors.text()
+        problem, why = trouble(code, errors)
+        return ShipError(problem, f"`{self.line}` ended: {why}", printable_lines(errors[-2000:]))

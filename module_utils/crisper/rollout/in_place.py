@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from ..docker.client import Begun
+from ..docker.client import BackgroundCommand
 from ..docker.diagnosis import compose_error, describe
 from ..host.data_guard import DATA_SERVICES, check_data
 from .plan import CREATE, RECREATE, ROLLED, Step
@@ -23,7 +23,7 @@ class StoppingBeat:
     """Services of kind `single` that are about to stop: ids of their old containers by service."""
 
     old: dict[str, list[str]] = field(default_factory=dict)
-    command: Begun | None = None
+    command: BackgroundCommand | None = None
 
 
 def guard_data(rollout: Rollout, steps: list[Step]) -> None:

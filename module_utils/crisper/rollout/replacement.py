@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ..docker.client import Begun
+from ..docker.client import BackgroundCommand
 from ..journal import Journal, began_at
 from ..remote.run import ShipError
 from .plan import KEEP, Container
@@ -92,7 +92,7 @@ def end_replacement(rollout: Rollout) -> None:
         rollout.end(name)
 
 
-def _remove_replaced(rollout: Rollout, command: Begun, names: dict[str, str]) -> None:
+def _remove_replaced(rollout: Rollout, command: BackgroundCommand, names: dict[str, str]) -> None:
     command.wait()
     _code, out, _err = rollout.docker.call("container", "inspect", *names)
     warn_of_killed(rollout, names, json.loads(out or "[]"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..controller import orphaned
-from ..docker.client import Engine, Watch, shown
+from ..docker.client import DockerClient, EventWatcher, shown
 from ..docker.diagnosis import Report
 from ..journal import NotOwnerError, note
 from ..proxy.upstream import Upstreams
@@ -41,8 +41,8 @@ class Rollout:
     def __post_init__(self) -> None:
         """Take the module's options; the Docker client tells the result when a command fails."""
         self.params: Mapping[str, Any] = self.module.params
-        self.docker = Engine(self.module, self.params["project_name"], self.finish)
-        self.watcher: Watch | None = None
+        self.docker = DockerClient(self.module, self.params["project_name"], self.finish)
+        self.watcher: EventWatcher | None = None
 
     @property
     def release(self) -> str:
@@ -121,9 +121,9 @@ class Rollout:
         containers = self.docker.containers()
         self.redefined = self.docker.definitions_changed(self.services, containers, self.folder)
 
-    def watch(self) -> Watch:
+    def watch(self) -> EventWatcher:
         """Return the watcher of the engine's events; it begins with the first call."""
-        self.watcher = self.watcher or Watch(self.docker)
+        self.watcher = self.watcher or EventWatcher(self.docker)
         return self.watcher
 
     def wait_for_event(self, *streams: Any) -> None:

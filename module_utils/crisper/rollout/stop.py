@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import Any
 
-from ..docker.client import Begun
+from ..docker.client import BackgroundCommand
 from ..docker.diagnosis import describe
 from .plan import KEEP, REMOVE, ROLLED, Container, Step, not_ready
 from .state import Rollout
@@ -96,7 +96,7 @@ def stop_limits(rollout: Rollout) -> list[str]:
     return ["--time", str(limit)] if limit is not None else []
 
 
-def _remove_stopped(rollout: Rollout, command: Begun) -> None:
+def _remove_stopped(rollout: Rollout, command: BackgroundCommand) -> None:
     """Wait until they have stopped, return their exit codes by name, and remove them."""
     command.end()
     records = json.loads(rollout.docker.run("container", "inspect", *rollout.retired))

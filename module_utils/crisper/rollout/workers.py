@@ -8,18 +8,13 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ..celery import busy, drain, stale, stranded
 from ..celery.findings import MOST_FINDINGS, REMEDIES, describe_findings
 from ..celery.inspection import report_inspection
 from ..celery.judge import SHAPES, judge_named
-from ..probes import drain as drain_probe
-from ..probes import inspect as celery_probe
-from ..probes import queue_head
 from ..probes import rollout as rollout_probe
-from ..probes import stranded as stranded_probe
-from ..remote.probe import CANARY_OPTIONS, EXPECT_OPTIONS
 from ..remote.run import ShipError
 from ..remote.session import Session
+from ..remote.workers import CANARY_OPTIONS, EXPECT_OPTIONS
 from ..shapes import ANY, EACH, like
 from ..text import listed
 
@@ -36,10 +31,6 @@ SPEC: dict[str, Any] = {
         "python": {"type": "str", "default": "python"},
     },
 }
-SHIPPED = (
-    *(stale, busy, queue_head, celery_probe),
-    *(drain, stranded, stranded_probe, drain_probe, rollout_probe),
-)
 # Polls of workers that leave: as M(celery_drain) has them.
 LEAVE = {"timeout": 30.0, "interval": 1.0, "reply_timeout": 2.0, "silent_after": 10.0}
 # A worker of the release answers at once, or the next second.
@@ -115,7 +106,7 @@ class Workers:
         """
         command = [self.cli, "exec", "--interactive", container, self.options["python"]]
         start = {"app": self.options["app"], "import_timeout": self.options["import_timeout"]}
-        self.session = Session(command, SHIPPED, start)
+        self.session = Session(command, rollout_probe, start)
         self.ping(new)
 
     def ping(self, nodes: Sequence[str]) -> None:

@@ -12,11 +12,7 @@ from uuid import uuid4
 
 import celery_canary
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils import http as https
-from ansible_collections.crisper.stack.plugins.module_utils.ledger import counts as ledger_counts
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import ledger as ledger_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes import queue_head
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import parse, program
 from celery import Celery
 from lab import HERE, until
@@ -37,16 +33,13 @@ def canary(run_module, docker):
 @pytest.fixture
 def ledger(broker):
     """Run a ledger as the module starts it until `enough`; its numbers and its last wait."""
-    modules = [queue_head, celery_probe, https, ledger_counts]
     request = {"app": "drain_tasks", "task": "health", "path": "/", "task_interval": 0.1}
     request |= {"request_interval": 60.0, "limit": 60, "site_host": "", "site_scheme": "http"}
     request |= {"expected": [200], "certificates": "", "run": "1", "host": "127.0.0.1"}
     request |= {"port": 1, "secure_port": 1}
 
     def run(*queues, enough, wait=20.0):
-        source = program(
-            [*modules, ledger_probe], {**request, "queues": list(queues), "wait": wait}
-        )
+        source = program(ledger_probe, {**request, "queues": list(queues), "wait": wait})
         command = [sys.executable, "-c", source]
         process = subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True)
         until(enough)

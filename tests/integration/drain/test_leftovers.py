@@ -13,9 +13,7 @@ import time
 import celery_canary
 import celery_inspect
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.celery import busy, stale
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes import queue_head
+from ansible_collections.crisper.stack.plugins.module_utils.probes import workers
 from ansible_collections.crisper.stack.plugins.module_utils.probes.leftovers import REGISTRY
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import program
 from celery import Celery
@@ -87,8 +85,7 @@ def test_what_a_killed_probe_left_is_removed_and_nothing_else(
     broker.set("celery-task-meta-of-the-application", "kept")
     request = {"app": "drain_tasks", "timeout": 60, "import_timeout": 60, "methods": ["ping"]}
     request |= {"destination": ["gone@a", "one@a"], "everybody": False, "settle": 0.0}
-    modules = [stale, busy, queue_head, celery_probe]
-    command = [sys.executable, "-c", program(modules, request)]
+    command = [sys.executable, "-c", program(workers, request)]
     probe = subprocess.Popen(command, cwd=HERE, stdout=subprocess.DEVNULL)
     until(lambda: broker.scard(bindings) == 2)
     probe.kill()

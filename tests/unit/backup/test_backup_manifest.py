@@ -281,7 +281,7 @@ def plan(**variables):
             "migrations": "none",
         },
         "release_roles": {},
-        "stack_model": {"front": {"tls": ""}},
+        "stack_model": {"proxy": {"tls": ""}},
     }
     template = (ROOT / "roles/release/templates/plan.txt.j2").read_text()
     return inventory.templar.template(trust_as_template(template))

@@ -34,6 +34,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.reme
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.docker import exec as docker_exec
+from ansible_collections.crisper.stack.plugins.module_utils.probes import workers
 from ansible_collections.crisper.stack.plugins.module_utils.process import TAIL
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
 from ansible_collections.crisper.stack.plugins.module_utils.remote.session import Session
@@ -76,8 +77,8 @@ def test_the_end_of_messages_is_all_that_is_kept() -> None:
         running.wait()
         tail.join()
         assert len(reader._tail) == TAIL
-    assert running.said.endswith("the last words")
-    assert len(running.said) <= 1000
+    assert running.errors.endswith("the last words")
+    assert len(running.errors) <= 1000
 
 
 def test_messages_of_what_outlives_the_command_are_not_waited_for_long() -> None:
@@ -89,7 +90,7 @@ def test_messages_of_what_outlives_the_command_are_not_waited_for_long() -> None
     ):
         patch.setattr(docker_exec.Tail.text, "__defaults__", (0.2,))
         running.stdout.read(0)
-    assert running.said == "why"
+    assert running.errors == "why"
     assert time.monotonic() - began < 10
 
 
@@ -169,17 +170,14 @@ def test_a_remedy_that_replaces_data_needs_more_than_words(
 @pytest.mark.usefixtures("no_files")
 def test_a_program_in_a_container_floods_no_disk() -> None:
     """Regression: the errors of a session with the application were a file without an end."""
-    session = Session(flood("stderr", 40), [], {})
+    session = Session(flood("stderr", 40), workers, {})
     with pytest.raises(ShipError, match="the last words"):
         session.receive(30)
 
 
-def test_a_probe_of_nginx_is_bounded(
-    run_module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(nginx_probe, "running", lambda *_: ("c1", ""))
+def test_a_probe_of_nginx_is_bounded(run_module: Any, tmp_path: Path) -> None:
     cli = tmp_path / "docker"
-    cli.write_text("#!/bin/sh\nexec yes\n")
+    cli.write_text('#!/bin/sh\n[ "$1" = ps ] && echo c1 || exec yes\n')
     cli.chmod(0o755)
     paths = [{"path": "/", "status": [200]}]
     result = run_module(nginx_probe, project="x", docker_cli=str(cli), retries=0, paths=paths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,8 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery import (
     skew,
     stale,
     stranded,
+    stranded_report,
+    unacked,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.celery.canaries import report_canaries
 from ansible_collections.crisper.stack.plugins.module_utils.celery.inspection import (
@@ -23,10 +26,11 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.inspection im
 from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import SHAPES
 from ansible_collections.crisper.stack.plugins.module_utils.deploy import status
 from ansible_collections.crisper.stack.plugins.module_utils.ledger.counts import Ledger
+from ansible_collections.crisper.stack.plugins.module_utils.probes import canary as canary_probe
+from ansible_collections.crisper.stack.plugins.module_utils.probes import control, serve
 from ansible_collections.crisper.stack.plugins.module_utils.probes import drain as drain_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes import ledger as ledger_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes.stranded import unix
+from ansible_collections.crisper.stack.plugins.module_utils.probes.results import unix
 from ansible_collections.crisper.stack.plugins.module_utils.shapes import EACH, like
 from ansible_collections.crisper.stack.plugins.module_utils.text import clean
 from hostile_replies import NUMBERS, SHAPELESS, deep
@@ -168,7 +172,7 @@ def test_answers_about_unacknowledged_tasks_are_judged(
     replies["ping"] = [("w@a", {"ok": "pong"}), ("x@a", other)]
     answers = stranded.Answers(replies, 2, ["w@a"], (*stranded.METHODS, "scheduled"))
     judged = stranded.Judgement()
-    message = stranded.Message("t", (b"1.5", 0, 10, b"1", b"nap", b""))
+    message = unacked.Message("t", (b"1.5", 0, 10, b"1", b"nap", b""))
     judged.add(message, answers)
     known, blind = stranded.known_ids([*pairs, *replies["active"]], ["w@a"])
     judged.settle(1, known)
@@ -176,10 +180,10 @@ def test_answers_about_unacknowledged_tasks_are_judged(
     stranded.worth_a_look(other, {"w@a": report, "x@a": other}, 1e9)
     for found in (other, {"nodes": other, "held": 3, "restarted": other}, {"done": other}):
         stranded.suspected(found)
-        assert isinstance(stranded.warning(found), str)
-        assert all(isinstance(row, str) for row in stranded.rows(found))
-    with contextlib.suppress(stranded.UnreadableError, UnicodeEncodeError):
-        stranded.parts_of(other)
+        assert isinstance(stranded_report.warning(found), str)
+        assert all(isinstance(row, str) for row in stranded_report.rows(found))
+    with contextlib.suppress(unacked.UnreadableError, UnicodeEncodeError):
+        unacked.parts_of(other)
 
 
 @QUICK
@@ -229,7 +233,7 @@ def test_settings_and_rows_of_a_status_take_whatever_was_answered(report: Any, o
         status.queue_rows(value, ["q"])
         status.queue_rows({"waiting": value, "partial": value, "orphaned": value}, ["q"])
         with contextlib.suppress(RecursionError, ValueError):
-            status.aside_rows(json.dumps(value))
+            status.dead_letter_rows(json.dumps(value))
 
 
 @QUICK
@@ -255,7 +259,7 @@ def test_a_shape_is_of_numbers_that_are_some(value: Any) -> None:
 @pytest.mark.parametrize("value", SHAPELESS, ids=lambda _: "")
 def test_what_leaves_the_container_can_be_printed(value: Any) -> None:
     """Regression: a reply within the limits of JSON was too deep for the masking of secrets."""
-    shown = clean(celery_probe.redact({"replies": [value, "a secret"]}, ["secret"]))
+    shown = clean(serve.redact({"replies": [value, "a secret"]}, ["secret"]))
     assert "***" in json.dumps(shown, allow_nan=False)
 
 
@@ -288,14 +292,14 @@ def test_the_ledger_counts_although_others_publish(monkeypatch: Any, flood: str)
     odd = json.dumps({"task_id": ["mine"], "status": {}})
     mine = json.dumps({"task_id": "mine", "status": "SUCCESS"})
     monkeypatch.setattr(ledger_probe, "LISTEN", 0.05)
-    monkeypatch.setattr(
-        ledger_probe.listen, "pubsub", Published([*RAWS, stray, odd, mine], flood), raising=False
-    )
     deleted: list[Any] = []
     client = SimpleNamespace(delete=deleted.append)
     counted = Ledger()
     counted.sent("mine", "q")
-    ledger_probe.listen(SimpleNamespace(backend=SimpleNamespace(client=client)), "p", counted)
+    app = SimpleNamespace(backend=SimpleNamespace(client=client))
+    subscription = ledger_probe.Subscription(app, "p")
+    subscription.pubsub = Published([*RAWS, stray, odd, mine], flood)
+    subscription.listen(counted)
     assert counted.summary([]) | {"stranded": 0} == {
         **dict.fromkeys(("refused", "failed", "waiting", "stranded", "lost", "twice"), 0),
         **{"accepted": 1, "finished": 1},
@@ -324,24 +328,46 @@ def test_a_result_that_cannot_be_read_is_a_finding_of_its_canary() -> None:
         [],
         {"status": "SUCCESS", "result": deep()},
     ):
-        assert celery_probe.result_of(app(found), "1")["status"] in ("FAILURE", "SUCCESS")
+        assert canary_probe.result_of(app(found), "1")["status"] in ("FAILURE", "SUCCESS")
     fine = {"status": "SUCCESS", "result": {"worker": "w@a"}}
-    assert celery_probe.result_of(app(fine), "1") == fine
+    assert canary_probe.result_of(app(fine), "1") == fine
     with pytest.raises(AwayError):
-        celery_probe.result_of(app(AwayError()), "1")
+        canary_probe.result_of(app(AwayError()), "1")
 
 
 def test_a_poll_goes_on_behind_replies_that_are_none() -> None:
     """Regression: `[` 100,000 times in a reply queue ended each deploy and its undo."""
-    room = object.__new__(drain_probe.Room)
-    room.reports, room.client = [], None
+    client = object.__new__(drain_probe.PollClient)
+    client.reports, client.client, client.messages = [], None, 0
     turns = [RecursionError(), ValueError(), TypeError(), IndexError(), None]
 
     def drain_events(timeout: float) -> None:
         turn = turns.pop(0)
         if turn:
             raise turn
-        room.reports.append(("w@a", {}))
+        client.reports.append(("w@a", {}))
 
-    room.connection = SimpleNamespace(drain_events=drain_events)
-    assert room.collect({"w@a"}, {"w@a"}, 5.0) == [("w@a", {})]
+    client.connection = SimpleNamespace(drain_events=drain_events)
+    assert client.collect({"w@a"}, {"w@a"}, 5.0) == [("w@a", {})]
+    assert client.messages == 4
+
+
+def test_what_cannot_be_decompressed_ends_no_question(monkeypatch: Any) -> None:
+    """Regression: kombu raises it past the consumer's callback unless that takes decode errors."""
+    made: list[dict[str, Any]] = []
+
+    def consumer(*_arguments: Any, **options: Any) -> Any:
+        made.append(options)
+        return SimpleNamespace(consume=lambda: None)
+
+    channel = SimpleNamespace()
+    connection = SimpleNamespace(
+        default_channel=channel, transport=SimpleNamespace(driver_type="redis")
+    )
+    mailbox = SimpleNamespace(reply_queue="q", accept=None)
+    replies = SimpleNamespace(mailbox=mailbox)
+    monkeypatch.setitem(sys.modules, "kombu.messaging", SimpleNamespace(Consumer=consumer))
+    monkeypatch.setattr(control, "connected", lambda *_: connection)
+    monkeypatch.setattr(control, "Replies", lambda *_: replies)
+    control.ControlClient(None, 1.0)
+    assert made[0]["on_decode_error"]("message", ValueError("incorrect header check")) is None

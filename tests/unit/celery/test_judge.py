@@ -19,7 +19,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import 
     fold_replies,
     judge,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as probe
+from ansible_collections.crisper.stack.plugins.module_utils.probes import serve as probe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -19,16 +19,15 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.stale import 
 from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
     Answers,
     Judgement,
-    Message,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.celery.unacked import Message
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import (
     stale_tasks,
     worker_rows,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.probes import drain as drain_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes.stranded import unix
+from ansible_collections.crisper.stack.plugins.module_utils.probes import unacked as unacked_probe
+from ansible_collections.crisper.stack.plugins.module_utils.probes.results import unix
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -219,11 +218,11 @@ def test_what_redis_does_not_tell_ends_no_drain(messages, monkeypatch):
         def read(self, tags, _deadline):
             return [message("1", score) for score in tags]
 
-        delivered = stranded_probe.Unacked.delivered
+        delivered = unacked_probe.Unacked.delivered
 
-    monkeypatch.setattr(stranded_probe, "Unacked", Unacked)
-    monkeypatch.setattr(stranded_probe, "results", lambda _app, ids: dict.fromkeys(ids, DONE))
-    monkeypatch.setattr(celery_probe, "held", lambda _: len(messages or ()))
+    monkeypatch.setattr(drain_probe, "Unacked", Unacked)
+    monkeypatch.setattr(drain_probe, "read_results", lambda _app, ids: dict.fromkeys(ids, DONE))
+    monkeypatch.setattr(drain_probe, "count_held", lambda _: len(messages or ()))
     monkeypatch.setattr(drain_probe.time, "monotonic", lambda: 1.0)
     book = heard(report(entry("1")))
     connection = SimpleNamespace(transport=SimpleNamespace(driver_type="redis"))
@@ -265,7 +264,7 @@ def test_an_entry_of_an_ended_task_makes_its_message_unknown():
     messages = [message(task_id) for task_id in "123"]
     judgement, answers = judged(active, stats(7, 8), *messages)
     assert [one.id for one in judgement.unknown] == ["1", "3"]
-    assert (answers.stale, answers.gone, answers.blind) == ({"1", "3"}, True, [])
+    assert (answers.stale, answers.lost_process, answers.blind) == ({"1", "3"}, True, [])
     judgement, answers = judged(active, THREADS, *messages)
     assert (judgement.unknown, judgement.known, answers.stale) == ([], 3, set())
     # Run again by the same worker: known.

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import backlog
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.celery import stranded
+from ansible_collections.crisper.stack.plugins.module_utils.celery import stranded, stranded_report
 from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import REMEDIES
 from ansible_collections.crisper.stack.plugins.module_utils.celery.inspection import (
     report_inspection,
@@ -19,11 +19,12 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.inspection im
 from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
     Answers,
     Judgement,
-    Message,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe
+from ansible_collections.crisper.stack.plugins.module_utils.celery.unacked import Message, parts_of
 from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
-from ansible_collections.crisper.stack.plugins.module_utils.probes.stranded import unix
+from ansible_collections.crisper.stack.plugins.module_utils.probes.control import Failure
+from ansible_collections.crisper.stack.plugins.module_utils.probes.results import unix
+from ansible_collections.crisper.stack.plugins.module_utils.probes.unacked import Unacked
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.transport.virtual import Message as Message_
@@ -171,7 +172,7 @@ def changed(value, place, put):
 def test_an_entry_is_read_or_told_and_never_put_back_broken(place, put):
     try:
         entry = changed(ENTRY, place, put)
-        message_, exchange, routing_key = stranded.parts_of(entry)
+        message_, exchange, routing_key = parts_of(entry)
     except ValueError:
         return
     assert (exchange + routing_key).encode() is not None
@@ -182,8 +183,8 @@ def test_an_entry_is_read_or_told_and_never_put_back_broken(place, put):
 
 
 def test_what_kombu_writes_is_read():
-    assert stranded.parts_of(ENTRY) == (ENTRY[0], "", "one")
-    assert stranded.parts_of([ENTRY[0], None, "one"])[1:] == ("", "one")
+    assert parts_of(ENTRY) == (ENTRY[0], "", "one")
+    assert parts_of([ENTRY[0], None, "one"])[1:] == ("", "one")
 
 
 def test_an_entry_that_cannot_be_read_stays_and_the_others_go_back(monkeypatch):
@@ -197,7 +198,7 @@ def test_an_entry_that_cannot_be_read_stays_and_the_others_go_back(monkeypatch):
     pipe = SimpleNamespace(
         eval=lambda *given: moved.append(given[5]), execute=lambda **_: [1] * len(moved)
     )
-    unacked = stranded_probe.Unacked.__new__(stranded_probe.Unacked)
+    unacked = Unacked.__new__(Unacked)
     unacked.client = SimpleNamespace(
         hmget=lambda _key, tags: [raws[tag] for tag in tags], pipeline=lambda **_: pipe
     )
@@ -213,7 +214,7 @@ def test_an_entry_that_cannot_be_read_stays_and_the_others_go_back(monkeypatch):
 
 
 def test_what_cannot_be_read_is_told():
-    assert "2 that cannot be read as a task stay where they are" in stranded.sentence(
+    assert "2 that cannot be read as a task stay where they are" in stranded_report.sentence(
         {**FOUND, "unreadable": 2}
     )
 
@@ -272,57 +273,59 @@ def test_what_an_operator_reads():
     tasks = [{"id": str(n), "task": "nap"} for n in range(4)]
     found = {**FOUND, "stranded": 8, "tasks": tasks}
     text = "9 tasks are unacknowledged, no worker knows 8 of them (nap 0, nap 1, nap 2 and 5 more)"
-    assert stranded.sentence(found) == text
+    assert stranded_report.sentence(found) == text
     told = {**found, "text": text, "done": ""}
-    assert stranded.warning(told) == f"{text}. Put them back: {stranded.COMMAND}"
-    assert stranded.rows(told) == [f"Stranded  {stranded.warning(told)}"]
+    assert stranded_report.warning(told) == f"{text}. Put them back: {stranded_report.COMMAND}"
+    assert stranded_report.rows(told) == [f"Stranded  {stranded_report.warning(told)}"]
     blind = {**found, "blind": ["w@a did not answer"]}
-    assert stranded.sentence(blind).endswith(
+    assert stranded_report.sentence(blind).endswith(
         "no worker told of 8, but that cannot be judged: w@a did not answer"
     )
-    again = stranded.warning({**blind, "text": "x"})
-    assert again == f"x. When all workers answer, put them back: {stranded.COMMAND}"
+    again = stranded_report.warning({**blind, "text": "x"})
+    assert again == f"x. When all workers answer, put them back: {stranded_report.COMMAND}"
     ended = {**told, "stranded": 0, "ended": 2}
-    assert stranded.warning(ended) == f"{text}. Acknowledge them: {stranded.COMMAND}"
-    both = f"{text}. Put back what did not end and acknowledge the rest: {stranded.COMMAND}"
-    assert stranded.warning({**told, "ended": 2}) == both
-    assert stranded.sentence({**FOUND, "ended": 2, "listed": 1}).endswith(
+    assert stranded_report.warning(ended) == f"{text}. Acknowledge them: {stranded_report.COMMAND}"
+    both = f"{text}. Put back what did not end and acknowledge the rest: {stranded_report.COMMAND}"
+    assert stranded_report.warning({**told, "ended": 2}) == both
+    assert stranded_report.sentence({**FOUND, "ended": 2, "listed": 1}).endswith(
         "2 tasks ended without an acknowledgement; workers still list 1 of these as running"
     )
     one = {**FOUND, "held": 1, "stranded": 1, "tasks": tasks[:1]}
-    assert stranded.sentence(one).startswith("1 task is unacknowledged, no worker knows 1 of them")
-    assert stranded.sentence(FOUND) == ""
-    assert stranded.deed(FOUND) == ""
+    assert stranded_report.sentence(one).startswith(
+        "1 task is unacknowledged, no worker knows 1 of them"
+    )
+    assert stranded_report.sentence(FOUND) == ""
+    assert stranded_report.deed(FOUND) == ""
     done = {**found, "put_back": 7, "acknowledged": 1}
     deed = "7 tasks that no worker knew any more were put back in their queues; 1 task had ended"
-    assert stranded.deed(done).startswith(deed)
-    rows = stranded.rows({**done, "text": text, "done": stranded.deed(done)})
-    assert rows[0] == f"Put back  {stranded.deed(done)}"
+    assert stranded_report.deed(done).startswith(deed)
+    rows = stranded_report.rows({**done, "text": text, "done": stranded_report.deed(done)})
+    assert rows[0] == f"Put back  {stranded_report.deed(done)}"
     assert rows[1:] == ["          1 could not be put back: run it again"]
 
 
 def test_what_cannot_be_judged_is_no_warning():
     told = {**FOUND, "limited": 2, "later": 1, "partial": True}
-    told["text"] = stranded.sentence(told)
+    told["text"] = stranded_report.sentence(told)
     assert told["text"] == (
         "9 tasks are unacknowledged, workers tell of all that could be judged; 2 with a rate limit"
         " cannot be judged; 1 with a later ETA were not judged; not all could be read in time"
     )
-    assert stranded.warning(told) == ""
-    assert stranded.rows(told) == [f"Held      {told['text']}"]
+    assert stranded_report.warning(told) == ""
+    assert stranded_report.rows(told) == [f"Held      {told['text']}"]
 
 
 @given(JSON)
 def test_whatever_a_broken_module_left_ends_no_template(left):
-    assert stranded.warning(left) == "" or isinstance(left, dict)
-    assert isinstance(stranded.rows(left), list)
+    assert stranded_report.warning(left) == "" or isinstance(left, dict)
+    assert isinstance(stranded_report.rows(left), list)
 
 
 def test_what_was_delivered_just_before_a_restart_is_judged(monkeypatch):
     """Regression: of a deploy of few seconds it was too young, and nobody was told of it."""
     seconds, looked = [], []
 
-    class Unacked:
+    class Messages:
         def __init__(self, *_):
             self.client = SimpleNamespace(info=lambda _: {"uptime_in_seconds": 2})
 
@@ -334,28 +337,28 @@ def test_what_was_delivered_just_before_a_restart_is_judged(monkeypatch):
             return [], True
 
     connection = SimpleNamespace(transport=SimpleNamespace(driver_type="redis"))
-    monkeypatch.setattr(celery_probe, "connected", lambda *_: connection)
-    monkeypatch.setattr(stranded_probe, "Unacked", Unacked)
+    monkeypatch.setattr(stranded_probe, "connected", lambda *_: connection)
+    monkeypatch.setattr(stranded_probe, "Unacked", Messages)
     monkeypatch.setattr(stranded_probe.time, "sleep", seconds.append)
     request = {"timeout": 1, "grace": 5.0, "put_back": True, "restarted_within": 60}
-    assert stranded_probe.examine(None, request)["restarted"] is True
+    assert stranded_probe.Examination(None, request).run()["restarted"] is True
     assert looked == [(5.0, 3.0)]
-    late = stranded_probe.examine(None, {**request, "restarted_within": 1})
+    late = stranded_probe.Examination(None, {**request, "restarted_within": 1}).run()
     assert (late["restarted"], len(looked)) == (False, 1)
-    stranded_probe.examine(None, {**request, "restarted_within": 0})
+    stranded_probe.Examination(None, {**request, "restarted_within": 0}).run()
     assert looked[1] == (5.0, 3.0)
 
 
 @pytest.mark.parametrize("name", ["unacked", "unacked_index", "unacked_lease"])
 def test_a_key_of_another_type_is_named(name):
     """Regression: `SET unacked_lease x` was told as a broker that cannot be reached."""
-    unacked = object.__new__(stranded_probe.Unacked)
+    unacked = object.__new__(Unacked)
     unacked.key, unacked.index, unacked.lease = "unacked", "unacked_index", "unacked_lease"
     kinds = {"unacked": b"hash", "unacked_index": b"none", "unacked_lease": b"zset"}
     unacked.client = SimpleNamespace(type=lambda key: kinds[key])
     unacked.check_types()
     kinds[name] = b"string"
-    with pytest.raises(celery_probe.Failure, match=f"^the key '{name}' in Redis is a str") as told:
+    with pytest.raises(Failure, match=f"^the key '{name}' in Redis is a str") as told:
         unacked.check_types()
     assert told.value.problem == "unreadable_data"
     assert "stop the old workers" in REMEDIES[told.value.problem]

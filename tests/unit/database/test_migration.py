@@ -11,6 +11,7 @@ import deploy_begin
 import pytest
 import release_hooks
 from ansible_collections.crisper.stack.plugins.module_utils.release.retention import prune
+from ansible_collections.crisper.stack.plugins.module_utils.release.store import ReleaseStore
 
 RELEASE = "20261120t221500z-1a2b3c4d"
 OWNER = {"id": "x", "who": "me", "controller": "here", "process": "1"}
@@ -71,7 +72,7 @@ def test_an_outcome_that_cannot_be_recorded_keeps_its_container(
         raise OSError("read-only file system")
 
     monkeypatch.setattr(
-        "ansible_collections.crisper.stack.plugins.module_utils.database.interrupted.annotate",
+        "ansible_collections.crisper.stack.plugins.module_utils.release.store.ReleaseStore.annotate",
         refused,
     )
     cli = client(tmp_path, LEFT, ExitCode=0)
@@ -140,8 +141,8 @@ def test_dumps_go_with_their_release_and_stay_while_somebody_may_go_back_by_them
             (tmp_path / "backups" / name).touch()
     (tmp_path / "current").symlink_to(f"releases/{days[3]}")
     docker = lambda *_: (0, "", "")  # noqa: E731
-    assert prune(tmp_path, "shop", 2, docker, False)["pruned"] == days[:1]
+    assert prune(ReleaseStore(tmp_path), "shop", 2, docker, False)["pruned"] == days[:1]
     left = {path.name[:19] for path in (tmp_path / "backups").iterdir()}
     assert left == {day[:19] for day in days[1:]}
     # When nobody can go back before it any more, it goes too.
-    assert prune(tmp_path, "shop", 1, docker, False)["pruned"] == days[1:3]
+    assert prune(ReleaseStore(tmp_path), "shop", 1, docker, False)["pruned"] == days[1:3]

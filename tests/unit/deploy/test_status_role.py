@@ -41,7 +41,7 @@ def test_an_image_without_the_worker_package_is_no_missing_answer(said: str, tol
     skipped = {"skipped": True}
     known |= {"__status_workers": skipped, "__status_waiting": skipped}
     known["__status_certificate"] = skipped
-    known |= {"__status_set_aside": {"rc": 1, "stderr": said}}
+    known |= {"__status_dead_letters": {"rc": 1, "stderr": said}}
     templar = Templar(loader=loader, variables=known)
     silent = templar.template(trust_as_template("{{ __status_silent }}"))
     assert len(silent) == (1 if told else 0)
@@ -57,7 +57,7 @@ def status(**found: object) -> str:
         "__status_workers": {},
         "__status_waiting": {},
         "__status_certificate": {},
-        "__status_kept_aside": [],
+        "__status_dead_letter_rows": [],
         "__status_silent": [],
         "stack_root": "/opt/x",
         "stack_model": {"queues": []},
@@ -98,7 +98,7 @@ def test_a_hostile_worker_neither_ends_the_status_nor_forges_its_lines() -> None
     told = status(
         __status_workers={**result, "msg": findings_told(result["findings"])},
         __status_waiting=waiting,
-        __status_kept_aside=["an id\n"],
+        __status_dead_letter_rows=["an id\n"],
         __status_silent=[findings_told(result["findings"])],
     )
     lines = [line for line in told.split("\n") if line]

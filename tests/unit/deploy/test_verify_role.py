@@ -14,6 +14,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import
     worker_request,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.model.build import stack_model
+from ansible_collections.crisper.stack.plugins.module_utils.release.model import read_model
 from stack_values import GOOD
 from verify_role_cases import GOOD_ANSWER, value
 
@@ -25,8 +26,8 @@ BAD_ANSWER = {**GOOD_ANSWER, "status": 400, "ok": False}
 def old_model() -> dict[str, Any]:
     """A model as releases of before have it in their manifest."""
     model = stack_model(GOOD)
-    del model["probes"], model["front"]["public"]
-    return model
+    del model["probes"], model["proxy"]["public"]
+    return read_model({"model": {**model, "outside": model.pop("proxy")}})
 
 
 def test_a_site_whose_tls_ends_in_front_is_asked_by_its_host_and_inside():
@@ -41,10 +42,10 @@ def test_a_site_whose_tls_ends_in_front_is_asked_by_its_host_and_inside():
     assert value("__verify_requests", model) == [{"path": "/health", "status": [200]}]
 
 
-@pytest.mark.parametrize("model", [old_model(), {**old_model(), "front": None}, stack_model(GOOD)])
+@pytest.mark.parametrize("model", [old_model(), {**old_model(), "proxy": None}, stack_model(GOOD)])
 def test_a_site_without_a_name_is_asked_by_its_address(model):
-    if model["front"] is None:
-        del model["front"]
+    if model["proxy"] is None:
+        del model["proxy"]
     door = value("__verify_door", model)
     assert (door["url"], door["host"]) == ("http://192.0.2.1:80", "")
     assert not door["inside"]
@@ -82,7 +83,7 @@ def test_a_release_is_asked_for_its_own_health_path():
 def test_what_is_not_as_expected_outside_or_inside_is_a_finding():
     model = stack_model({**GOOD, **SITE})
     outside = {"answers": [BAD_ANSWER], "open": [], "address": "x"}
-    (finding,) = value("__verify_findings", model, __verify_front=outside)
+    (finding,) = value("__verify_findings", model, __verify_outside=outside)
     assert "answered 400 to Host app.example" in finding
     inside = {"answers": [{**BAD_ANSWER, "inside": True}]}
     (finding,) = value("__verify_findings", model, __verify_inside=inside)

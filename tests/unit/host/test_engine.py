@@ -49,10 +49,10 @@ def wanted(source="auto", **more):
     )
 
 
-NONE = logic.Engine()
-GOOD = logic.Engine("26.1.5+dfsg1", "2.26.1-4", "distro", containers=3)
-DOCKERS = logic.Engine("28.2.2", "2.36.0", "docker", containers=3)
-OLD = logic.Engine("20.10.24+dfsg1", "", "distro")
+NONE = logic.EngineFacts()
+GOOD = logic.EngineFacts("26.1.5+dfsg1", "2.26.1-4", "distro", containers=3)
+DOCKERS = logic.EngineFacts("28.2.2", "2.36.0", "docker", containers=3)
+OLD = logic.EngineFacts("20.10.24+dfsg1", "", "distro")
 BOOKWORM = logic.Host("debian", "bookworm", has_mirror=True)
 
 
@@ -89,7 +89,7 @@ def test_decide(source, engine, answers, expected):
         (wanted("docker"), GOOD, BOOKWORM, True, ["3 container(s)", "docker_replace_engine"]),
         (
             wanted(),
-            logic.Engine("26.1", "2.26", "distro", swarm=True),
+            logic.EngineFacts("26.1", "2.26", "distro", swarm=True),
             BOOKWORM,
             False,
             ["docker_live_restore"],
@@ -112,7 +112,7 @@ def test_an_engine_with_containers_is_replaced_only_when_that_is_allowed():
 @given(
     st.sampled_from(["auto", "docker", "distro", "present"]),
     st.builds(
-        logic.Engine,
+        logic.EngineFacts,
         st.sampled_from(["", "20.10.24", "26.1.5+dfsg1"]),
         st.sampled_from(["", "2.9.0", "2.26.1-4"]),
         st.sampled_from(["", "docker", "distro", "other"]),

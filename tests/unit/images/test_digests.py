@@ -89,7 +89,7 @@ def test_a_refresh_keeps_what_was_not_answered_and_drops_what_is_not_used():
 def test_a_plan_names_the_images_that_a_registry_may_move():
     plan = {"same": True, "current": "r", "steps": [], "images": [], "files_changed": []}
     plan |= {"env_changed": [], "migrations": "none", "refusals": []}
-    known = {"release_plan": plan, "stack_model": {"front": {"tls": ""}}, "release_held": {}}
+    known = {"release_plan": plan, "stack_model": {"proxy": {"tls": ""}}, "release_held": {}}
     known |= {"release_roles": {}, "release_copy_in_plain": ""}
 
     def told(**more: object) -> str:

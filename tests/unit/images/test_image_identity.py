@@ -24,9 +24,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.release.manifest imp
 )
 from ansible_collections.crisper.stack.plugins.module_utils.release.retention import prune
 from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import (
-    Kept,
+    check_rollback,
     known_images,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.release.store import ReleaseStore
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -158,7 +159,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_release_whose_images_were_moved_can_be_put_back(root: Path) -> None:
     names = f"{LOADED} demo/backend:{OLD} demo/backend@{LOADED}\n"
-    found, problem = Kept(root).fit("demo", "", False, lambda *_: (1, names, ""))
+    found, problem = check_rollback(
+        ReleaseStore(root), "demo", "", False, lambda *_: (1, names, "")
+    )
     assert (problem, found["named"]) == ("", True)
     assert known_images(lambda *_: (1, names, ""), [f"demo/backend:{OLD}"]) == {
         f"demo/backend:{OLD}": (LOADED, CONFIG)
@@ -166,7 +169,7 @@ def test_a_release_whose_images_were_moved_can_be_put_back(root: Path) -> None:
 
 
 def test_one_whose_images_were_not_moved_is_refused(root: Path) -> None:
-    problem = Kept(root).fit("demo", "", False, lambda *_: (1, "", ""))[1]
+    problem = check_rollback(ReleaseStore(root), "demo", "", False, lambda *_: (1, "", ""))[1]
     assert "the image of backend (sha256:f623fe5ff3f5) is gone" in problem
 
 
@@ -182,7 +185,7 @@ def test_names_of_images_that_are_in_use_stay(root: Path) -> None:
     manifest = json.loads(path.read_text())
     manifest["images"]["backend"] |= {"id": LOADED, "config": CONFIG}
     path.write_text(json.dumps(manifest))
-    prune(root, "demo", 1, docker, look_only=False)
+    prune(ReleaseStore(root), "demo", 1, docker, look_only=False)
     assert removed == [f"demo/backend:{OLD}"]  # not demo/backend:src-1
 
 

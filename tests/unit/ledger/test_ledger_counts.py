@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -80,15 +79,11 @@ def test_sentinels_that_no_worker_knows_are_told(looks, found, monkeypatch):
         limit = [{"w@a": ["health [rate_limit=1/h]"]}] if look.get("limited") else REGISTERED
         return {"replies": {**lists, "ping": ping, "registered": limit}}
 
-    monkeypatch.setitem(
-        sys.modules,
-        "ansible_collections.crisper.stack.plugins.module_utils.probes.inspect",
-        SimpleNamespace(inspect=inspect),
-    )
+    monkeypatch.setattr(probe, "inspect", inspect)
     monkeypatch.setattr(probe, "SETTLE", 0.0)
     sentinels = object.__new__(probe.Sentinels)
     sentinels.app, sentinels.request = None, {"task": "health"}
-    sentinels.head = SimpleNamespace(held=lambda ids, _seconds: set(ids))
+    sentinels.head = SimpleNamespace(find_unacked=lambda ids, _seconds: set(ids))
     assert sentinels._unknown({"a", "b", "c"}) == found
     ledger = Ledger()
     for name in "abc":
@@ -339,7 +334,7 @@ class Head:
             self.queued.remove(task_id)
         return found
 
-    def held(self, task_ids: Any, seconds: float) -> set[str] | None:
+    def find_unacked(self, task_ids: Any, seconds: float) -> set[str] | None:
         return self.holding & set(task_ids) if self.exact else None
 
     def forget(self, task_id: str) -> None:
@@ -350,7 +345,7 @@ class Head:
 def sentinels(monkeypatch):
     """Sentinels of a broker and a backend that the test plays."""
 
-    monkeypatch.setattr(probe, "listen", lambda *_: None)
+    monkeypatch.setattr(probe.Subscription, "listen", lambda *_: None)
     monkeypatch.setattr(probe, "SETTLE", 0.05)
     monkeypatch.setattr(probe, "STILL", 0.2)
 

@@ -8,13 +8,13 @@ from stack_values import GOOD, OWN, changed
 
 
 def test_the_model_tells_how_browsers_reach_it():
-    front = stack_model(GOOD)["front"]
-    assert (front["tls"], front["scheme"], front["port"]) == ("", "http", 80)
-    assert front["headers"] == {"X-Frame-Options": "DENY"}
-    front = stack_model(OWN)["front"]
-    assert (front["tls"], front["scheme"], front["port"]) == ("own", "https", 443)
-    assert front["host"] == "app.example"
-    assert front["headers"]["Strict-Transport-Security"] == "max-age=300"
+    proxy = stack_model(GOOD)["proxy"]
+    assert (proxy["tls"], proxy["scheme"], proxy["port"]) == ("", "http", 80)
+    assert proxy["headers"] == {"X-Frame-Options": "DENY"}
+    proxy = stack_model(OWN)["proxy"]
+    assert (proxy["tls"], proxy["scheme"], proxy["port"]) == ("own", "https", 443)
+    assert proxy["host"] == "app.example"
+    assert proxy["headers"]["Strict-Transport-Security"] == "max-age=300"
 
 
 def test_the_model_counts_memory_of_every_container():
@@ -58,3 +58,17 @@ def test_the_key_of_backups_is_made_or_given_and_never_demanded():
     app = {**GOOD["stack_app"], "secret_environment": {"SIGNS": name}}
     (leak,) = validate(GOOD | {"stack_app": app, "stack_secrets": {**given, name: "k" * 32}})
     assert f"stack_app.secret_environment.SIGNS is {name}, which signs backup sets" in leak
+
+
+def test_the_model_has_the_hooks_of_each_point_with_their_defaults():
+    hooks = {
+        "after_switch": [{"command": ["warm", 2]}, {"name": "n", "command": ["x"], "timeout": 9}]
+    }
+    assert validate(GOOD | {"rollout_hooks": hooks}) == []
+    assert stack_model(GOOD | {"rollout_hooks": hooks})["hooks"] == {
+        "after_switch": [
+            {"name": "warm 2", "command": ["warm", "2"], "timeout": 600},
+            {"name": "n", "command": ["x"], "timeout": 9},
+        ]
+    }
+    assert stack_model(GOOD)["hooks"] == {}

@@ -33,7 +33,7 @@ from stack_values import GOOD, OWN, changed
         ),
     ],
 )
-def test_a_bad_front_door_is_named_with_its_remedy(values, said):
+def test_a_bad_entry_point_is_named_with_its_remedy(values, said):
     assert validate(OWN) == []
     assert any(said in finding for finding in validate(values))
 

@@ -12,7 +12,7 @@ More: ``host``, ``call`` (the n-th time the point is met; 1), ``times`` (1), ``w
 the module must have been given; of lists an element).
 
 Real are: deploy.yml, roles, plugins, and every module that has no stub in stubs/library, such as
-deploy_begin, release, kept_releases, deploy_journal, copy. Their Docker client is stubs/bin/docker.
+deploy_begin, release, deploy_journal, copy. Their Docker client is stubs/bin/docker.
 `keep` keeps a state and `put_back` returns to it, in the same folder: paths are part of a release.
 """
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from types import SimpleNamespace
 
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.celery.drain import Drain
 from ansible_collections.crisper.stack.plugins.module_utils.probes import drain as drain_probe
 
-Room = drain_probe.Room
+PollClient = drain_probe.PollClient
 NODE = "old@a"
 
 
@@ -22,7 +21,7 @@ class World:
         self.busy_until = busy_until  # the worker runs a task
         self.answers = answers
         self.slow = (-1.0, -1.0)  # when the worker answers nothing; later it answers all
-        self.asked = {}  # ticket -> (method, when Redis had it)
+        self.asked = []  # (method, what takes the reply)
 
     def monotonic(self):
         return self.now
@@ -43,12 +42,12 @@ class World:
         thawed = not self.still[0] <= self.now < self.still[1]
         if self.answers and thawed and self.asked and not self.slow[0] <= self.now < self.slow[1]:
             self.now += 0.03
-            ticket, method = self.asked.popitem()
+            method, reply = self.asked.pop()
             queues = [] if self.now > 0.1 else [{"name": "one"}]
             running = [{"id": "1", "name": "nap", "time_start": 0.0}]
             busy = running if method == "active" and self.now < self.busy_until else []
             value = queues if method == "active_queues" else busy
-            self.room._on_message(SimpleNamespace(ticket=ticket, body={NODE: value}))
+            reply({NODE: value})
             return
         until = self.now + timeout
         if self.now < self.still[1] < until:
@@ -59,36 +58,29 @@ class World:
         raise TimeoutError
 
     def open(self, _app, timeout):
-        """Return a room in this world."""
-        room = self.room = object.__new__(Room)
-        room.timeout, room.tickets, room.parts, room.reports = timeout, {}, {}, []
-        room.broker_away = False
-        room.connection = self
-        room.client = SimpleNamespace(ping=self.command)
-        room.mailbox = SimpleNamespace(accept=None)
-        room.send = self.send
-        room.close = lambda: None
-        return room
+        """Return a client in this world."""
+        client = object.__new__(PollClient)
+        client.timeout, client.parts, client.reports, client.messages = timeout, {}, [], 0
+        client.broker_away = False
+        client.connection = self
+        client.client = SimpleNamespace(ping=self.command)
+        client.send = self.send
+        client.close = lambda: None
+        return client
 
-    def send(self, method, _arguments, _nodes, ticket=None):
+    def send(self, method, _arguments, _nodes, on_reply=None):
         self.command()
-        if ticket:
-            self.asked[ticket] = method
+        if on_reply:
+            self.asked.append((method, on_reply))
 
 
 @pytest.fixture
 def drain(monkeypatch):
-    probe = importlib.import_module(
-        "ansible_collections.crisper.stack.plugins.module_utils.probes.inspect"
-    )
-    monkeypatch.setattr(probe, "held", lambda _connection: 0)
-    monkeypatch.setattr(
-        probe, "read_reply", lambda message, _accept: (message.ticket, message.body)
-    )
+    monkeypatch.setattr(drain_probe, "count_held", lambda _connection: 0)
 
     def run(world, timeout=60.0, **options):
         monkeypatch.setattr(drain_probe, "time", world)
-        monkeypatch.setattr(drain_probe, "Room", lambda app, t: world.open(app, t))
+        monkeypatch.setattr(drain_probe, "PollClient", lambda app, t: world.open(app, t))
         request = {"command": "drain", "look_only": False, "timeout": timeout, "interval": 1.0}
         request |= {"reply_timeout": 1.0, **options}
         book = Drain([NODE], silent_after=5.0, now=world.now)

@@ -102,8 +102,8 @@ def test_what_workers_hold_is_told_apart(head):
     found, server = head()
     held = [json.dumps([message("one-10"), "exchange", "key"]).encode()]
     server.hashes["p:unacked"] = dict(zip(["tag"], held, strict=True))
-    assert found.held(["one-1", "one-10"], 5.0) == {"one-10"}
-    assert found.held(["one-1"], -1.0) is None, "not all was read"
+    assert found.find_unacked(["one-1", "one-10"], 5.0) == {"one-10"}
+    assert found.find_unacked(["one-1"], -1.0) is None, "not all was read"
 
 
 def test_another_broker_cannot_be_searched():
@@ -111,7 +111,7 @@ def test_another_broker_cannot_be_searched():
     found = QueueHead(SimpleNamespace(), lambda: SimpleNamespace(transport=transport))
     assert not found.exact
     assert not found.take_back("one")
-    assert found.held(["one"], 5.0) is None
+    assert found.find_unacked(["one"], 5.0) is None
 
 
 @pytest.mark.parametrize(

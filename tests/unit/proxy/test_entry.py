@@ -21,7 +21,7 @@ from stack_values import GOOD
 def model(*locations: Any, **values: Any) -> dict[str, Any]:
     given = site(*locations, **values)
     assert validate(given) == []
-    return stack_model(given)["front"]
+    return stack_model(given)["proxy"]
 
 
 def location(text: str, match: str) -> str:

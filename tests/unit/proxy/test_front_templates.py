@@ -1,4 +1,4 @@
-"""What nginx and Compose get of the front door's settings."""
+"""What nginx and Compose get of the entry point's settings."""
 
 from __future__ import annotations
 

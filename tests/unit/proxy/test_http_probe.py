@@ -118,7 +118,7 @@ def test_paths_and_ports_are_told(run_module, port):
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy"])
 def test_no_proxy_of_the_environment_stands_between(run_module, port, monkeypatch, name):
-    """Regression: behind a proxy, the deploy asked that proxy for the server's own front door."""
+    """Regression: behind a proxy, the deploy asked that proxy for the server's own entry point."""
     with socket.socket() as dead:
         dead.bind(("127.0.0.1", 0))  # bound and not listening: refused
         monkeypatch.setenv(name, f"http://127.0.0.1:{dead.getsockname()[1]}")
@@ -162,7 +162,7 @@ def test_a_redirect_is_not_followed(run_module, port):
     assert (answer["status"], answer["location"], answer["ok"]) == (302, "/ok", False)
     assert Handler.asked == ["/moved"]
     finding = http_finding(answer)
-    assert "/moved answered 302, Location /ok, (expected 200)" in finding
+    assert "/moved answered 302, Location “/ok”, (expected 200)" in finding
     assert "stack_public_url" in finding
 
 

@@ -178,7 +178,7 @@ def test_the_model_says_which_status_is_healthy(given, status):
 )
 def test_the_model_says_how_browsers_reach_the_site(values, told):
     names = ("scheme", "host", "port", "authority", "url", "in_front")
-    assert stack_model(values)["front"]["public"] == dict(zip(names, told, strict=True))
+    assert stack_model(values)["proxy"]["public"] == dict(zip(names, told, strict=True))
 
 
 def test_a_long_name_is_judged_at_once():

@@ -446,7 +446,7 @@ def test_a_folder_that_the_image_has_not_is_named_with_a_remedy(run_module, clie
     image(client, "r1", {"/app/x": "1"})
     failed = run_module(static_files, **arguments(client, "r1", ["/app/public"]))
     assert failed["failed"] is True
-    assert "/app/public cannot be copied out of image-r1: Could not find the file" in failed["msg"]
+    assert "/app/public cannot be copied out of image-r1: “Could not find the file" in failed["msg"]
     assert "run collectstatic" in failed["msg"]
     assert (client.parent / "calls").read_text().split()[-1] == "rm"
     assert names(client.parents[1] / "root") == set()

@@ -79,7 +79,7 @@ def test_the_certificate_from_before_comes_back_when_nginx_refuses_the_new(
     refusal = ["sh", "-c", f"echo too weak >&2; exit {tls_hook.REFUSED}"]
     done = hook(tmp_path, acme, refusal, reload_timeout=60)
     assert done.returncode == 1
-    assert "from before stays. too weak" in done.stderr
+    assert "from before stays. “too weak”" in done.stderr
     assert (tmp_path / "tls" / FRONT).read_text() == before
 
 

@@ -20,6 +20,7 @@ import stack_secrets
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal
 from ansible_collections.crisper.stack.plugins.module_utils.proxy import maintenance_pass
+from ansible_collections.crisper.stack.plugins.module_utils.release import staging
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import RELEASE_ID
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -61,7 +62,7 @@ def test_promoting_tells_the_seconds_and_prunes_what_is_too_many(run, tmp_path, 
     numbers = itertools.count(1)
     name = "20261122t00000{}z-{}"  # one a second
     monkeypatch.setattr(
-        release, "release_id", lambda _, digest: name.format(next(numbers), digest[:8])
+        staging, "release_id", lambda _, digest: name.format(next(numbers), digest[:8])
     )
     journal = Journal(tmp_path, "a-run")
     journal.acquire({"who": "ops", "controller": "laptop", "process": "1@2", "purpose": "deploy"})

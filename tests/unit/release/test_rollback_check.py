@@ -8,15 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import kept_releases
 import pytest
 import release
 from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal
 from ansible_collections.crisper.stack.plugins.module_utils.release.rollback_check import (
-    Kept,
+    check_rollback,
     damaged,
     known_images,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.release.store import ReleaseStore
 
 OLD, NEW = "20261120t221500z-1a2b3c4d", "20261121t221500z-5e6f7a8b"
 BACKEND, REDIS = "sha256:" + "1" * 64, "sha256:" + "2" * 64
@@ -54,18 +54,20 @@ def annotate(root: Path, name: str, **facts: Any) -> None:
 
 
 def test_the_release_before_the_current_one_is_fit(root: Path) -> None:
-    found, problem = Kept(root).fit("demo", "", False, engine(HERE))
+    found, problem = check_rollback(ReleaseStore(root), "demo", "", False, engine(HERE))
     assert problem == ""
     assert (found["id"], found["tasks"], found["named"]) == (OLD, ["a"], True)
     renamed = HERE.replace(f"demo/backend:{OLD}", "demo/backend:other")
-    found, problem = Kept(root).fit("demo", OLD, False, engine(renamed))
+    found, problem = check_rollback(ReleaseStore(root), "demo", OLD, False, engine(renamed))
     assert (problem, found["named"]) == ("", False)
 
 
 def test_everything_in_the_way_is_told_at_once(root: Path) -> None:
     (root / "releases" / OLD / "docker-compose.prod.yml").write_text("other")
     annotate(root, NEW, irreversible=True)
-    found, problem = Kept(root).fit("demo", OLD, False, engine(HERE.splitlines()[0]))
+    found, problem = check_rollback(
+        ReleaseStore(root), "demo", OLD, False, engine(HERE.splitlines()[0])
+    )
     assert found == {}
     for text in (
         f"Release {OLD} cannot be put back",
@@ -79,12 +81,17 @@ def test_everything_in_the_way_is_told_at_once(root: Path) -> None:
 
 def test_the_database_goes_back_only_to_a_backup_that_is_there(root: Path) -> None:
     annotate(root, NEW, irreversible=True)
-    assert "none was taken" in Kept(root).fit("demo", OLD, True, engine(HERE))[1]
+    assert (
+        "none was taken" in check_rollback(ReleaseStore(root), "demo", OLD, True, engine(HERE))[1]
+    )
     dump = root / "a.dump"
     annotate(root, NEW, backup={"path": str(dump)})
-    assert f"is gone ({dump})" in Kept(root).fit("demo", OLD, True, engine(HERE))[1]
+    assert (
+        f"is gone ({dump})"
+        in check_rollback(ReleaseStore(root), "demo", OLD, True, engine(HERE))[1]
+    )
     dump.touch()
-    assert Kept(root).fit("demo", OLD, True, engine(HERE))[1] == ""
+    assert check_rollback(ReleaseStore(root), "demo", OLD, True, engine(HERE))[1] == ""
 
 
 def test_a_dump_that_was_altered_or_damaged_is_not_put_back(root: Path) -> None:
@@ -93,26 +100,29 @@ def test_a_dump_that_was_altered_or_damaged_is_not_put_back(root: Path) -> None:
     dump.write_bytes(b"as it was")
     digest = hashlib.sha256(b"as it was").hexdigest()
     annotate(root, NEW, irreversible=True, backup={"path": str(dump), "sha256": digest})
-    found, problem = Kept(root).fit("demo", OLD, True, engine(HERE))
+    found, problem = check_rollback(ReleaseStore(root), "demo", OLD, True, engine(HERE))
     assert problem == ""
     assert found["irreversible"][0]["dump"]["sha256"] == digest
     dump.write_bytes(b"as it is")
-    problem = Kept(root).fit("demo", OLD, True, engine(HERE))[1]
+    problem = check_rollback(ReleaseStore(root), "demo", OLD, True, engine(HERE))[1]
     assert f"the backup {dump} is not the one that was made: its SHA-256 differs" in problem
 
 
 def test_a_release_that_is_not_kept_is_refused_with_those_that_are(root: Path) -> None:
-    problem = Kept(root).fit("demo", "nonsense", False, engine(HERE))[1]
+    problem = check_rollback(ReleaseStore(root), "demo", "nonsense", False, engine(HERE))[1]
     assert problem.startswith("Release nonsense is not kept on this server. Kept: " + OLD)
     (root / "current").unlink()
     (root / "current").symlink_to(f"releases/{OLD}")
-    assert "There is no proved release before" in Kept(root).fit("demo", "", False, engine(""))[1]
+    assert (
+        "There is no proved release before"
+        in check_rollback(ReleaseStore(root), "demo", "", False, engine(""))[1]
+    )
 
 
 def test_a_release_that_was_never_proved_is_not_put_back(root: Path) -> None:
     """Regression: `-e release=<failed one>` put a release live that had failed."""
     annotate(root, OLD, verified={}, failed="the migration failed\nLast lines: …")
-    found, problem = Kept(root).fit("demo", OLD, False, engine(HERE))
+    found, problem = check_rollback(ReleaseStore(root), "demo", OLD, False, engine(HERE))
     assert found == {}
     assert f"Release {OLD} cannot be put back: it was never proved to work: the migr" in problem
     assert "Last lines" not in problem
@@ -136,13 +146,13 @@ def test_a_rollback_across_a_major_version_of_postgresql_is_refused(
             return 0, json.dumps(["PG_MAJOR=17"]), ""
         return 0, f"{HERE}{postgres['id']} postgres:17\n", ""
 
-    found, problem = Kept(root).fit("demo", OLD, False, docker)
+    found, problem = check_rollback(ReleaseStore(root), "demo", OLD, False, docker)
     assert found == {}
     assert "PostgreSQL 17, and the data in the volume demo_postgres is of PostgreSQL 18" in problem
     assert "docs/BACKUP.md" in problem
     # After an upgrade that was cut off the old data is there still, and is put back first.
     (root / "upgrade.json").write_text("{}")
-    assert Kept(root).fit("demo", OLD, False, docker)[1] == ""
+    assert check_rollback(ReleaseStore(root), "demo", OLD, False, docker)[1] == ""
 
 
 def test_a_release_that_is_put_back_takes_the_place_of_a_staged_one(
@@ -154,7 +164,7 @@ def test_a_release_that_is_put_back_takes_the_place_of_a_staged_one(
     folder.mkdir()
     (folder / "manifest.json").write_text(json.dumps({"id": staged}))
     (root / "next").symlink_to(f"releases/{staged}")
-    seen = run_module(kept_releases, root=str(root), stack="demo", state="current", id=OLD)
+    seen = run_module(release, root=str(root), stack="demo", state="put_back", id=OLD)
     assert seen["changed"]
     assert not (root / "next").is_symlink()
     failed = json.loads((folder / "manifest.json").read_text())["failed"]
@@ -192,13 +202,13 @@ def test_a_rollback_ends_with_the_promotion(run_module: Any, root: Path, client:
     journal = Journal(root, "a-run")
     owner = {"who": "ops", "controller": "c", "process": "1@2", "purpose": "rollback"}
     journal.acquire(owner)
-    given = {"root": str(root), "stack": "demo", "state": "current", "docker_cli": cli}
+    given = {"root": str(root), "stack": "demo", "state": "put_back", "docker_cli": cli}
     given |= {"id": OLD, "run": {"root": str(root), "id": "a-run"}}
     given |= {"ledger": {"name": "demo-ledger", "wait": 3}, "ends": True}
-    seen = run_module(kept_releases, check_mode=True, **given)
+    seen = run_module(release, check_mode=True, **given)
     assert (seen["changed"], seen["ended"], "counted" in seen) == (True, False, False)
     assert not told.exists()
-    seen = run_module(kept_releases, **given)
+    seen = run_module(release, **given)
     assert (root / "current").resolve().name == OLD
     assert seen["counted"] == {"tasks": {"lost": 0}, "requests": {"failed": 0}, "error": ""}
     assert told.read_text().splitlines()[0] == "stop --time 23 demo-ledger"
@@ -221,7 +231,7 @@ def test_the_manifest_gets_what_was_counted(run_module: Any, root: Path, client:
 
 
 def test_a_ledger_that_is_gone_is_told_and_fails_nothing(run_module: Any, root: Path) -> None:
-    given = {"root": str(root), "stack": "demo", "state": "current", "docker_cli": "false"}
-    seen = run_module(kept_releases, id=OLD, ledger={"name": "demo-ledger"}, **given)
+    given = {"root": str(root), "stack": "demo", "state": "put_back", "docker_cli": "false"}
+    seen = run_module(release, id=OLD, ledger={"name": "demo-ledger"}, **given)
     assert "it was not running" in seen["counted"]["error"]
     assert (root / "current").resolve().name == OLD

@@ -156,7 +156,7 @@ def test_a_configuration_that_nginx_refuses_moves_no_request(rollout: Any, live:
     answer, told = rollout(*containers, reload=True, refused="[emerg] unknown directive")
     assert answer["msg"] == (
         "nginx does not take the configuration of release r2; requests go to release r1:"
-        " [emerg] unknown directive"
+        " “[emerg] unknown directive”"
     )
     assert live.serving == "r1"
     assert not [line for line in told if line.startswith("stop")]
@@ -167,7 +167,7 @@ def test_a_release_that_became_sick_since_gets_no_request(rollout: Any, live: Up
     answer, told = rollout(*containers, refused="backend at 172.18.0.5 answers /health with 500")
     assert answer["msg"] == (
         "nginx finds no healthy containers of release r2; requests go to release r1:"
-        " backend at 172.18.0.5 answers /health with 500"
+        " “backend at 172.18.0.5 answers /health with 500”"
     )
     assert live.serving == "r1"
     assert not [line for line in told if line.startswith("stop")]
@@ -197,7 +197,7 @@ def test_an_nginx_that_is_replaced_refuses_no_release(
     assert asked.endswith("--entrypoint sh nginx /etc/crisper/upstreams.sh ready r2 [r1]")
     if new:
         assert answer["msg"] == (
-            "nginx finds no healthy containers of release r2; requests go to release r1: sick"
+            "nginx finds no healthy containers of release r2; requests go to release r1: “sick”"
         )
         assert live.serving == "r1"
         return

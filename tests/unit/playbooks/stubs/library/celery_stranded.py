@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import deed, sentence
+from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded_report import (
+    deed,
+    sentence,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.journal import note
 from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import Stub, stub
 

@@ -24,12 +24,23 @@ COMPOSE: dict[str, Any] = {
 
 def real_options(name: str) -> dict[str, Any]:
     """The argument specification of the repository's module of this name."""
-    spec = importlib.util.spec_from_file_location(f"real_{name}", LIBRARY / f"{name}.py")
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _load(LIBRARY / f"{name}.py")
     if hasattr(module, "ARGUMENT_SPEC"):
         return module.ARGUMENT_SPEC
-    return _documented(yaml.safe_load(module.DOCUMENTATION)["options"])
+    text = yaml.safe_load(module.DOCUMENTATION)
+    shared = _load(LIBRARY.parent / "plugins/doc_fragments/crisper.py").ModuleDocFragment
+    options = text.get("options") or {}
+    for fragment in text.get("extends_documentation_fragment") or []:
+        part = getattr(shared, fragment.partition(".")[2].upper() or "DOCUMENTATION")
+        options |= yaml.safe_load(part)["options"]
+    return _documented(options)
+
+
+def _load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"real_{path.stem}", path)
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _documented(options: dict[str, Any]) -> dict[str, Any]:
