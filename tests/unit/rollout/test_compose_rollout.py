@@ -222,7 +222,7 @@ def test_who_was_told_to_leave_is_known_when_something_else_fails_meanwhile(
 
     result = roll(engine, "leave", "swap", "retire", services=services)
 
-    assert "nginx of release r2 did not start: no such command" in result["msg"]
+    assert "nginx of release r2 did not start: “no such command”." in result["msg"]
     assert result["left"]["queues"] == {OLD: ["default"]}
     assert engine.state["records"]["beat"]["State"]["Status"] == "exited", "nor is beat stopping"
 
