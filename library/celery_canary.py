@@ -67,7 +67,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: A task comes back from every queue
+- name: Send a task through every queue
   celery_canary:
     project: crisper
     service: celery-worker

@@ -95,7 +95,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: The old workers hold no task any more, or the budget is spent
+- name: Drain the old workers
   celery_drain:
     project: crisper
     service: celery-worker
@@ -104,7 +104,7 @@ EXAMPLES = r"""
     timeout: 300
   register: drained
 
-- name: The old workers take tasks again, because the new ones do not
+- name: Resume the old workers
   celery_drain:
     state: resumed
     project: crisper

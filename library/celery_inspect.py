@@ -109,7 +109,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: Every worker of the release answers and is as declared
+- name: Compare the workers with the inventory
   celery_inspect:
     project: crisper
     service: celery-worker

@@ -100,7 +100,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: The new release knows every task that waits
+- name: Compare waiting tasks with the new release
   celery_skew:
     app: backend.celery_app
     project_src: /opt/crisper/releases/20261120t221500z-1a2b3c4d

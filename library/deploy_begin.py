@@ -229,7 +229,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.observe impor
     observe,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.state import PAGE
-from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient, shown
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import (
+    DockerClient,
+    summarize,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.host.facts import SPEC as HOST_SPEC
 from ansible_collections.crisper.stack.plugins.module_utils.host.facts import check_host
 from ansible_collections.crisper.stack.plugins.module_utils.host.firewall import (
@@ -316,7 +319,7 @@ def describe(module: AnsibleModule, root: Path, stack: Stack, moved: Comparison)
         "stages": params["stages"],
         "held": {},
         "page": (root / PAGE).exists(),
-        "containers": shown(stack.containers),
+        "containers": summarize(stack.containers),
     }
 
 

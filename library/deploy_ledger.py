@@ -108,7 +108,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: Tasks and requests are counted from here on
+- name: Start to count tasks and requests
   deploy_ledger:
     state: started
     project: crisper

@@ -93,8 +93,8 @@ def read_refusals(module: AnsibleModule) -> tuple[list[str], str]:
         if done.cut:
             return [], f"ACL LOG of Redis has more than {MOST_BYTES >> 20} MiB, and was not read"
         if done.returncode != 0:
-            said = done.stderr or done.stdout or f"exit code {done.returncode}"
-            return [], f"ACL LOG of Redis was not read: {quote(said, 200)}"
+            why = done.stderr or done.stdout or f"exit code {done.returncode}"
+            return [], f"ACL LOG of Redis was not read: {quote(why, 200)}"
         return refusals(done.stdout, module.params["hours"]), ""
     except (OSError, subprocess.TimeoutExpired, UnreadableError) as error:
         return [], quote(str(error), 300) if isinstance(error, OSError) else str(error)

@@ -92,7 +92,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: The release is staged
+- name: Stage the release
   release:
     root: /opt/crisper
     stack: crisper
@@ -101,7 +101,7 @@ EXAMPLES = r"""
     images: "{{ stack_images }}"
     tags: [backend, frontend]
 
-- name: The staged release is the current one
+- name: Promote the staged release
   release:
     root: /opt/crisper
     stack: crisper

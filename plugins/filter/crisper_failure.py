@@ -1,4 +1,4 @@
-"""Filters that decide and word what becomes of a run that failed."""
+"""Filters that decide what a run does with the release before it, and word how it failed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.failure_path 
     rollback_outcome,
     undo_wanted,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.release.sentences import (
+    restored_database,
+    resumed_note,
+    sbom_absence,
+)
 
 
 class FilterModule:
@@ -25,6 +30,9 @@ class FilterModule:
             "crisper_deploy_outcome": deploy_outcome,
             "crisper_go_on": go_on,
             "crisper_may_act": may_act,
+            "crisper_restored_database": restored_database,
+            "crisper_resumed_note": resumed_note,
             "crisper_rollback_outcome": rollback_outcome,
+            "crisper_sbom_absence": sbom_absence,
             "crisper_undo_wanted": undo_wanted,
         }

@@ -25,11 +25,6 @@ EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 LONG: dict[str, int] = {
     "roles/backup/vars/main.yml": 1,
     "roles/database/vars/main.yml": 2,
-    "roles/release/tasks/main.yml": 1,
-    "roles/release/tasks/sbom.yml": 1,
-    "roles/rollback/vars/main.yml": 3,
-    "roles/rollout/tasks/skew.yml": 1,
-    "roles/rollout/vars/main.yml": 1,
     "roles/status/vars/main.yml": 2,
     "roles/verify/vars/main.yml": 2,
 }

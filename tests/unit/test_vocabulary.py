@@ -95,8 +95,6 @@ UNCLEAN_FILES: frozenset[str] = words(
     module_utils/crisper/backup/set.py
     module_utils/crisper/backup/throwaway.py
     module_utils/crisper/backup/timer.py
-    module_utils/crisper/docker/client.py
-    module_utils/crisper/docker/one_off.py
     module_utils/crisper/probes/health.py
     """
 )

@@ -31,7 +31,7 @@ def test_a_running_worker_has_the_settings_and_the_tasks(stack: Stack) -> None:
         assert {name: conf.get(name) for name in EXPECTED} == EXPECTED
         assert conf["broker_transport_options"]["visibility_timeout"] == 43200
         # By this verification knows that the visibility timeout does not matter.
-        assert conf["worker_consumer"] == "crisper_worker.internals:LeaseConsumer"
+        assert conf["worker_consumer"] == "crisper_worker.consumer:LeaseConsumer"
         tasks = {name.split(" ")[0] for name in inspect(stack, "registered")}
         assert {"health_check", "regenerate_embedding_task", "run_research"} <= tasks
         queues = {queue["name"] for queue in inspect(stack, "active_queues")}

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
+from crisper_worker.lease_keeper import LeaseKeeper
+from crisper_worker.lease_store import LeaseStore
+from crisper_worker.messages import Delivery
+from lease_kit import store
 from testkit import Process, Redis, celery, wait_until
 
 HERE = Path(__file__).parent
@@ -82,6 +86,26 @@ def full_disk() -> Callable[[Redis], contextlib.AbstractContextManager[None]]:
             redis.config_set("save", "")
 
     return full
+
+
+@pytest.fixture
+def empty(redis_server: Redis) -> Redis:
+    redis_server.client().flushall()
+    return redis_server
+
+
+@pytest.fixture
+def sweeper(empty: Redis) -> LeaseKeeper:
+    def take_over(mine: LeaseStore, delivery: Delivery, before: float) -> None:
+        mine.was_started(delivery.tag)
+        mine.deaths(delivery.task_id)
+        mine.reclaim(delivery, before)
+
+    keeper = LeaseKeeper(2, take_over)
+    keeper.store = store(empty, "other")
+    keeper.tick()
+    keeper.calm.since = 0.0
+    return keeper
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import socket
 from typing import Any
 
 import pytest
-from crisper_worker import internals
+from crisper_worker import lease, transport
 from crisper_worker.lease_keeper import LeaseKeeper
 from kombu import Connection, Consumer, Producer, Queue
 from testkit import Redis
@@ -21,7 +21,7 @@ def test_an_answer_after_mingles_time_ends_no_worker(
     redis_server.client().flushall()
     received: list[Any] = []
     url = redis_server.url()
-    with Connection(url, transport=internals.Transport) as connection:
+    with Connection(url, transport=transport.Transport) as connection:
         channel = connection.default_channel
         answers, work = Queue("answers"), Queue("work")
         answers(channel).declare()
@@ -33,7 +33,7 @@ def test_an_answer_after_mingles_time_ends_no_worker(
         ):
             connection.drain_events(timeout=0.2)
         keeper = LeaseKeeper(30, lambda entry: None)
-        monkeypatch.setattr(internals.Lease, "keeper", keeper)
+        monkeypatch.setattr(lease.Lease, "keeper", keeper)
         with Consumer(channel, [work], on_message=received.append):
             assert channel.keeper is keeper
             Producer(connection.channel()).publish("late", routing_key="answers")
@@ -61,10 +61,10 @@ def test_what_kombu_cannot_restore_is_set_aside(redis_server: Redis) -> None:
         "no triple": [fine],
         "no json": None,
     }
-    with Connection(redis_server.url(), transport=internals.Transport) as connection:
+    with Connection(redis_server.url(), transport=transport.Transport) as connection:
         channel = connection.default_channel
         channel.keeper = LeaseKeeper(30, lambda entry: None)
-        channel.keeper.store = internals.open_store(channel, "me")
+        channel.keeper.store = lease.open_store(channel, "me")
         for tag, entry in entries.items():
             redis.hset("unacked", tag, "[" if entry is None else json.dumps(entry))
             redis.zadd("unacked_index", {tag: 1})

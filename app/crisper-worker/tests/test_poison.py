@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 from celery.exceptions import TimeoutError as NotYet
-from crisper_worker.lease_store import Delivery
+from crisper_worker.messages import Delivery
 from crisper_worker.poison import failure, judged
 from hypothesis import given
 from hypothesis import strategies as st

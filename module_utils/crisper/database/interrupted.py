@@ -10,7 +10,16 @@ from typing import Any
 from ..backup.backends.psql import end_postgres_sessions
 from ..backup.manifest import BackupError
 from ..docker.exec import Docker
-from ..docker.one_off import CHECK, HOOK, MIGRATE, Command, CommandError, Commands, Outcome, shown
+from ..docker.one_off import (
+    CHECK,
+    HOOK,
+    MIGRATE,
+    Command,
+    CommandError,
+    Commands,
+    Outcome,
+    join_words,
+)
 from ..output import first_line
 from ..release.store import ReleaseStore
 from .migration_plan import end, lost
@@ -72,7 +81,7 @@ def collect(commands: Commands, docker: Docker, begun: Note) -> list[str]:
         CommandError: what became of one cannot be found out, or a dump does not end.
     """
     root, sentences = commands.root, []
-    commands_left = commands.left()
+    commands_left = commands.leftovers()
     drafts = sorted((root / "backups").glob(".*.dump"))
     if commands_left or drafts:
         begun("wait", commands=[command.name(commands.project) for command in commands_left])
@@ -97,7 +106,7 @@ def collect(commands: Commands, docker: Docker, begun: Note) -> list[str]:
 
 def describe(command: Command, outcome: Outcome) -> str:
     """Return what became of a command that a killed module had begun."""
-    shown_command = first_line(shown(command.argv), 100)
+    shown_command = first_line(join_words(command.argv), 100)
     what = (
         f"A {NAMES[command.kind]} of release {command.release} ({shown_command}), of a deploy that"
         " was cut off,"

@@ -14,7 +14,16 @@ from ..backup.cipher import measured, written
 from ..backup.manifest import BackupError
 from ..controller import orphaned
 from ..docker.exec import Docker
-from ..docker.one_off import CHECK, HOOK, MIGRATE, Command, CommandError, Commands, Outcome, shown
+from ..docker.one_off import (
+    CHECK,
+    HOOK,
+    MIGRATE,
+    Command,
+    CommandError,
+    Commands,
+    Outcome,
+    join_words,
+)
 from ..files import make_folder, sync_folder
 from ..journal import ROOT_MODE, Journal, NotOwnerError, note
 from ..output import last_lines
@@ -107,7 +116,7 @@ class Steps:
         try:
             return self.commands.run(command, self.folder, record)
         except CommandError as error:
-            self.fail(f"{shown(command.argv)}: {error}")
+            self.fail(f"{join_words(command.argv)}: {error}")
 
     def hooks(
         self, point: str, hooks: Sequence[Mapping[str, Any]], succeeded: Iterable[str] = ()
@@ -125,7 +134,9 @@ class Steps:
             self.note("hook", point=point, hook=hook["name"])
             outcome = self.run(command, partial(record_outcome, self.root, command))
             self.acted = True
-            action = f"The hook '{hook['name']}' of rollout_hooks.{point} ({shown(command.argv)})"
+            action = (
+                f"The hook '{hook['name']}' of rollout_hooks.{point} ({join_words(command.argv)})"
+            )
             remedy = (
                 "Correct its command or what it reports below; if it only needs longer, raise its"
                 f" timeout (rollout_hooks.{point}, now {limit} s)."
@@ -181,7 +192,7 @@ class Migration(Steps):
         outcome = self.run(command, lambda _outcome: None)
         # Any other exit code than 0 says that migrations are pending; these say that nobody knows.
         if not outcome.begun or outcome.code is None or outcome.code in UNTOLD:
-            action = f"The check for pending migrations ({shown(argv)})"
+            action = f"The check for pending migrations ({join_words(argv)})"
             remedy = "Correct stack_app.migrate.check_command, or leave it out."
             self.fail(outcome.failure(action, CHECK_SECONDS, remedy), rc=outcome.code)
         return outcome.code
@@ -276,7 +287,7 @@ class Migration(Steps):
                 "Name the extension in database_extensions: the deploy makes it as superuser before"
                 f" the migrations. {remedy}"
             )
-        action = f"The migration ({shown(argv)})"
+        action = f"The migration ({join_words(argv)})"
         if failure := outcome.failure(action, params["timeout"], remedy):
             self.fail(failure, rc=outcome.code, backup=backup)
         known = ReleaseStore(self.root).manifests[self.release]

@@ -276,7 +276,7 @@ def find_container(module: AnsibleModule) -> tuple[str, str]:
     return DockerClient(module, module.params["project"]).find_running(module.params["service"])
 
 
-def shown(containers: Iterable[Container]) -> list[dict[str, str]]:
+def summarize(containers: Iterable[Container]) -> list[dict[str, str]]:
     """Return containers as results show them."""
     return [
         {"name": c.name, "service": c.service, "state": c.state, "health": c.health}

@@ -214,7 +214,7 @@ class Commands:
             raise CommandError(f"{self.cli} does not start: {error}") from error
         return done.returncode, done.stdout, done.stderr
 
-    def left(self) -> list[Command]:
+    def leftovers(self) -> list[Command]:
         """Return the commands whose containers are there: of a module that was killed.
 
         Raises:
@@ -327,6 +327,6 @@ class Commands:
         self.docker("rm", "--force", "--volumes", command.name(self.project))
 
 
-def shown(argv: Sequence[str]) -> str:
+def join_words(argv: Sequence[str]) -> str:
     """Return a command as messages show it."""
     return " ".join(argv)

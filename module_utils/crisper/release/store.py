@@ -176,22 +176,16 @@ class ReleaseStore:
         Raises:
             OSError: it cannot be written.
         """
-        make_folder(self.folder)
-        for draft in self.folder.glob(f"{DRAFT}*"):  # of a deploy that was killed while it wrote
-            shutil.rmtree(draft)
-        # What containers mount: files in it belong to their users, whose uids others may have here.
-        for name, mode in LIVE.items():
-            make_folder(self.root / "live" / name, mode)
-            (self.root / "live" / name).chmod(mode)  # earlier revisions left it to the umask
-        written = [dict(item) for item in files]
-        for item in written:
+        self.prepare()
+        rendered = [dict(item) for item in files]
+        for item in rendered:
             if item["path"] == ".env":
                 item["content"] += f"RELEASE={manifest['id']}\n"
-        whole = {**manifest, "checksums": checksums(written)}
+        whole = {**manifest, "checksums": checksums(rendered)}
         draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=self.folder))
         try:
             draft.chmod(0o755)
-            for item in written:
+            for item in rendered:
                 write_file(draft / item["path"], item["content"], item["mode"], item["owner"])
             write_file(draft / MANIFEST, to_text(whole), "0600", 0)
             accept(draft)
@@ -204,6 +198,20 @@ class ReleaseStore:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return whole
+
+    def prepare(self) -> None:
+        """Make the folders that releases need; remove drafts of deploys that were killed.
+
+        Raises:
+            OSError: one cannot be made, or removed.
+        """
+        make_folder(self.folder)
+        for draft in self.folder.glob(f"{DRAFT}*"):  # of a deploy that was killed while it wrote
+            shutil.rmtree(draft)
+        # What containers mount: files in it belong to their users, whose uids others may have here.
+        for name, mode in LIVE.items():
+            make_folder(self.root / "live" / name, mode)
+            (self.root / "live" / name).chmod(mode)  # earlier revisions left it to the umask
 
     def take_back(self, release: str) -> None:
         """Remove what there is of a release that nothing serves."""

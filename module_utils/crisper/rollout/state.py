@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..controller import orphaned
-from ..docker.client import DockerClient, EventWatcher, shown
+from ..docker.client import DockerClient, EventWatcher, summarize
 from ..docker.diagnosis import Report
 from ..journal import NotOwnerError, note
 from ..proxy.upstream import Upstreams
@@ -135,7 +135,7 @@ class Rollout:
         plan: dict[str, Any] = {
             "steps": [step.as_dict() for step in steps],
             "nodes": self.nodes(containers),
-            "containers": shown(containers),
+            "containers": summarize(containers),
         }
         if self.upstreams:
             plan["serving"] = self.upstreams.serving

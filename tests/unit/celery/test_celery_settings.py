@@ -20,7 +20,7 @@ from verify_role_cases import value
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
 NAME = "default@app-1-r-1"
-LEASE = "crisper_worker.internals:LeaseConsumer"
+LEASE = "crisper_worker.consumer:LeaseConsumer"
 PLAIN = "celery.worker.consumer:Consumer"
 
 

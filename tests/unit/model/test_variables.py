@@ -59,12 +59,12 @@ def booleans() -> list[str]:
     return sorted(name for name, option in options().items() if option["type"] == "bool")
 
 
-def play(*arguments: str) -> tuple[int, str]:
+def play(*arguments: str, playbook: str = "deploy.yml") -> tuple[int, str]:
     """Exit code and output of the checks of a deploy, one line per finding."""
     done = subprocess.run(
         [
             str(Path(sys.executable).with_name("ansible-playbook")),
-            *("deploy.yml", "--tags", "always", *arguments),
+            *(playbook, "--tags", "always", *arguments),
         ],
         cwd=ROOT,
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
@@ -211,6 +211,20 @@ def test_all_findings_are_one_step_with_the_others(tmp_path):
     assert told[5].startswith("docker_live_restore is 'false'")
     assert any(finding.startswith("stack_http_port is 0") for finding in told)
     assert output.count("TASK [stack : Model | Check the stack's variables]") == 1
+
+
+@pytest.mark.parametrize("playbook", ["deploy.yml", "playbooks/status.yml"])
+def test_undefined_variables_are_named_before_anything_else(playbook):
+    """Ansible's validation would end with the first one, unnamed, and show a part of the secret."""
+    values = {"stack_http_port": "{{ nowhere }}"}
+    values["stack_secrets"] = {"postgres_password": "hunter2 {{ nothing }}"}
+    code, output = play("-e", json.dumps(values), playbook=playbook)
+    assert code == 2
+    tasks = re.findall(r"^TASK \[(.*)\]", output, re.MULTILINE)
+    assert tasks == ["stack : Check for undefined variables"]
+    assert "1. stack_http_port refers to nowhere, which nobody set: set it, or" in output
+    assert "2. stack_secrets.postgres_password cannot be resolved" in output
+    assert "hunter2" not in output
 
 
 def test_documented_texts_of_the_command_line_are_taken():

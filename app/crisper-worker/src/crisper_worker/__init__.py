@@ -18,7 +18,7 @@ from celery import Celery
 
 from crisper_worker.drain import arm_deadline
 from crisper_worker.heartbeat import HeartbeatStep, mark_draining
-from crisper_worker.internals import arm_lease
+from crisper_worker.lease import arm_lease
 
 __all__ = ["install"]
 
@@ -62,19 +62,23 @@ def install(
     """
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return app  # Windows, macOS: no containers there, so nothing to watch or to drain
-    path = heartbeat_file or os.environ.get("CELERY_HEARTBEAT_FILE") or HEARTBEAT_FILE
+    HeartbeatStep.path = heartbeat_file or os.environ.get("CELERY_HEARTBEAT_FILE") or HEARTBEAT_FILE
     drain = _number("CELERY_DRAIN_TIMEOUT", drain_timeout, DRAIN_TIMEOUT)
     lease = _number("CELERY_LEASE_SECONDS", lease_seconds, LEASE_SECONDS, least=2)
     deliveries = _number("CELERY_MAX_DELIVERIES", max_deliveries, MAX_DELIVERIES, least=1)
     replace = _number("CELERY_REPLACE_SECONDS", replace_seconds, REPLACE_SECONDS, least=2)
-    HeartbeatStep.path = path
+    _arm(app, drain, lease, int(deliveries), replace)
+    return app
+
+
+def _arm(app: Celery, drain: float, lease: float, deliveries: int, replace: float) -> None:
+    """Add the steps and the handlers to an application, once its settings are known to be right."""
     HeartbeatStep.replace_after = replace
     app.steps["consumer"].add(HeartbeatStep)
-    mark_draining(path)
+    mark_draining(HeartbeatStep.path)
     arm_deadline(drain)
     if lease:
-        arm_lease(app, lease, int(deliveries))
-    return app
+        arm_lease(app, lease, deliveries)
 
 
 def _number(name: str, argument: float | None, default: float, least: float = 0) -> float:

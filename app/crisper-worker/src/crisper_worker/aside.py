@@ -19,13 +19,14 @@ from celery import Celery
 from celery.app.utils import find_app
 from redis.exceptions import RedisError, ResponseError
 
-from crisper_worker.internals import MINE, open_app_store
-from crisper_worker.lease_store import Aside, LeaseStore
+from crisper_worker.dead_letters import DeadLetter
+from crisper_worker.lease import TRANSPORTS, open_app_store
+from crisper_worker.lease_store import LeaseStore
 from crisper_worker.past_limit import is_refusal
 from crisper_worker.text import printable
 
 
-def described(entry: Aside) -> str:
+def described(entry: DeadLetter) -> str:
     """Return one line for people."""
     at = datetime.fromtimestamp(entry.at, UTC).isoformat(timespec="seconds")
     text = f"{entry.task_id}  {at}  {entry.task}  queue {entry.source}: {entry.reason}"
@@ -34,7 +35,7 @@ def described(entry: Aside) -> str:
 
 def show(store: LeaseStore, as_json: bool) -> None:
     """Print what is set aside, the oldest first."""
-    entries = list(store.set_aside_entries().values())
+    entries = list(store.dead_letters.entries().values())
     if as_json:
         print(json.dumps([entry.__dict__ for entry in entries]))
         return
@@ -48,7 +49,7 @@ def act(app: Celery, store: LeaseStore, action: str, ids: Sequence[str]) -> list
     Returns:
         A sentence for each id with which that could not be done.
     """
-    entries = store.set_aside_entries()
+    entries = store.dead_letters.entries()
     missing: list[str] = []
     failed: list[str] = []
     by_shown = {printable(name): entry for name, entry in entries.items()}
@@ -63,14 +64,14 @@ def act(app: Celery, store: LeaseStore, action: str, ids: Sequence[str]) -> list
                 continue
             try:
                 app.backend.forget(task_id)
-                done = store.requeue(entry)
+                done = store.dead_letters.requeue(entry)
             except ResponseError as error:
                 if is_refusal(error):
                     raise
                 failed.append(f"{printable(task_id)} was not requeued: {printable(str(error))}")
                 continue
         else:
-            done = store.drop(entry)
+            done = store.dead_letters.drop(entry)
         if done:
             print(f"{action}: {described(entry)}")
         else:
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     app = find_app(options.app)
     broker = str(app.connection_for_read().transport_cls)
-    if broker not in MINE:
+    if broker not in TRANSPORTS:
         print(f"the broker of {options.app} is {broker}; only Redis is known", file=sys.stderr)
         return 1
     try:

@@ -16,7 +16,7 @@ from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
-from crisper_worker.lease_store import UnreadableError, described_error, misshapen
+from crisper_worker.messages import UnreadableError, described_error, misshapen
 from crisper_worker.text import WRITER, shorten
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from typing import Any
 
 from celery import bootsteps, signals
 
-from crisper_worker.internals import STUCK, broker_answers, shut_down, why_not_consuming
+from crisper_worker.consumer import STUCK, broker_answers, shut_down, why_not_consuming
 from crisper_worker.watchdog import Beats, Watchdog, leave
 
 log = logging.getLogger(__name__)

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from crisper_worker.fork_guard import guard
-from crisper_worker.lease_store import BATCH, Delivery, LeaseStore, UnreadableError
-from crisper_worker.past_limit import is_refusal
+from crisper_worker.lease_recovery import Calm, Recovery, is_outage
+from crisper_worker.lease_store import LeaseStore
+from crisper_worker.messages import Delivery, UnreadableError
 from crisper_worker.text import WRITER, shorten
 
 log = logging.getLogger(__name__)
 
 
 class LeaseKeeper:
-    """Renews what is held, ends what is done, takes over what expired.
+    """Renews what is held, ends what is done, and has what expired taken over.
 
     Args:
         seconds: a lease lives that long without a renewal.
@@ -36,16 +36,14 @@ class LeaseKeeper:
         self.seconds = seconds
         self.interval = min(2.0, seconds / 10)
         self.store: LeaseStore | None = None
-        self._take_over = take_over
+        self.calm = Calm(seconds, self.interval)
+        self.recovery = Recovery(self.calm, take_over)
         self._tags: set[str] = set()
         self._suspects: set[str] = set()  # not ours at the last renewal
         self._unsaid: dict[str, Callable[[LeaseStore, str], object]] = {}
         # Guards the sets; never held during a command, which may wait for a socket.
         self._lock = threading.Lock()
-        self._troubled: set[str] = set()  # tags that failed in the last sweep, and were logged
-        self._unsayable: set[str] = set()  # the same of what is said about own ones
-        self._calm_since: float | None = None
-        self._server_time = 0.0
+        self._unsayable: set[str] = set()  # tags that could not be given up, and were logged
 
     def start(self, store: LeaseStore) -> None:
         """Begin; the first call counts."""
@@ -115,9 +113,8 @@ class LeaseKeeper:
                 with talking:
                     round_()
             except (RedisError, OSError) as error:
-                if self._calm_since is not None:
+                if self.calm.end():
                     log.warning("leases: %s", self._described(error))
-                self._calm_since = None
             except Exception:
                 # The thread must outlive whatever one message does to it.
                 log.exception("leases: unexpected error")
@@ -141,7 +138,7 @@ class LeaseKeeper:
             tags, unsaid = list(self._tags), list(self._unsaid.items())
         now, lost = store.renew(tags)
         self._drop_lost(lost)
-        self._watch_calm(now)
+        self.calm.note(now)
         troubled = set()
         for tag, what in unsaid:
             try:
@@ -160,60 +157,7 @@ class LeaseKeeper:
         Raises:
             RedisError: Redis is away; the next round tries again.
         """
-        store = self.opened_store()
-        # By the time of the last renewal: the network may stand still right here, and then the
-        # others' renewals are as late as the answer.
-        before = self._server_time - self.seconds
-        if not self.is_calm():
-            return
-        troubled: set[str] = set()
-        # Those that fail keep their leases, and stand before the others.
-        while tags := store.expired(before, len(troubled)):
-            failed = {tag for tag in tags if not self._recover(store, tag, before)}
-            troubled |= failed
-            if len(tags) < BATCH:
-                break
-        self._troubled = troubled
-
-    def _recover(self, store: LeaseStore, tag: str, before: float) -> bool:
-        """Take one message over; return whether that worked. Another one's failure is none of it.
-
-        Raises:
-            RedisError: Redis is away.
-        """
-        try:
-            try:
-                # Without a holder it is the rest of a message that kombu itself restored.
-                delivery = store.find(tag) or Delivery(tag, {}, "", "")
-                self._take_over(store, delivery, before)
-            except UnreadableError as error:
-                self._set_aside(store, tag, before, error)
-        except Exception as error:
-            if is_outage(error):
-                raise
-            if tag not in self._troubled:
-                log.exception("leases: message %a cannot be taken over", tag)
-            return False
-        return True
-
-    def _set_aside(
-        self, store: LeaseStore, tag: str, before: float, error: UnreadableError
-    ) -> None:
-        if store.is_kombus(tag):
-            if store.leave(tag, before):
-                log.error(
-                    "message %a has lost its lease, and goes back after kombu's visibility"
-                    " timeout: %s",
-                    tag,
-                    error,
-                )
-        elif store.shelve(tag, str(error), before):
-            log.error(
-                "message %a cannot be read and was set aside (python -m crisper_worker.aside"
-                " list): %s. Somebody else writes into Redis",
-                tag,
-                error,
-            )
+        self.recovery.sweep(self.opened_store())
 
     def _drop_lost(self, lost: set[str]) -> None:
         with self._lock:
@@ -229,22 +173,6 @@ class LeaseKeeper:
                 self.seconds,
             )
 
-    def _watch_calm(self, server_time: float) -> None:
-        """Watch for an outage or a standstill: other holders need time to renew theirs first."""
-        jumped = server_time - self._server_time > self.interval + self.seconds / 2
-        if self._calm_since is None or jumped:
-            self._calm_since = time.monotonic()
-        self._server_time = server_time
-
     def is_calm(self) -> bool:
         """Return whether Redis has answered for so long that every living holder has renewed."""
-        return self._calm_since is not None and (
-            time.monotonic() - self._calm_since >= self.seconds
-        )
-
-
-def is_outage(error: Exception) -> bool:
-    """Return whether Redis is away or takes nothing: no other message would fare better."""
-    if isinstance(error, ResponseError):
-        return is_refusal(error)
-    return isinstance(error, RedisError | OSError)
+        return self.calm.lasts()

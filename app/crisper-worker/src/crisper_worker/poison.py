@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 
-from crisper_worker.lease_store import Aside, Delivery
+from crisper_worker.dead_letters import DeadLetter
+from crisper_worker.messages import Delivery
 from crisper_worker.text import shorten
 
 
@@ -16,11 +17,11 @@ class SetAsideError(Exception):
     """The result of a task that was set aside."""
 
 
-def judged(delivery: Delivery, deaths: int, limit: int, cause: str) -> Aside | None:
+def judged(delivery: Delivery, deaths: int, limit: int, cause: str) -> DeadLetter | None:
     """Return what is set aside after the `deaths`-th death; None if the task gets another try."""
     if not limit or deaths < limit:
         return None
-    return Aside(
+    return DeadLetter(
         task_id=delivery.task_id,
         task=delivery.task,
         reason=f"died {deaths} times while it ran, the last time: {cause}",
@@ -31,7 +32,7 @@ def judged(delivery: Delivery, deaths: int, limit: int, cause: str) -> Aside | N
     )
 
 
-def failure(entry: Aside) -> SetAsideError:
+def failure(entry: DeadLetter) -> SetAsideError:
     """Return the error that stands as the task's result."""
     label = f"{shorten(entry.task)}[{shorten(entry.task_id)}]"
     return SetAsideError(

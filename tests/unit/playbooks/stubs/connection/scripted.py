@@ -24,6 +24,7 @@ extends_documentation_fragment:
 import ast
 import atexit
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,6 +49,7 @@ ROOT = STUBS.parents[3]
 
 from ansible_collections.crisper.stubs.plugins.module_utils.stub_world import (
     KILL,
+    MODULE,
     UNREACHABLE,
     World,
 )
@@ -85,7 +88,12 @@ class Module:
         main = types.ModuleType("__main__")
         main.__file__ = str(self.path)
         sys.modules["__main__"] = main
-        exec(compile(self.path.read_bytes(), self.path, "exec"), main.__dict__)
+        exec(compiled(self.path), main.__dict__)
+
+
+def compiled(path: Path) -> types.CodeType:
+    """Return the code of a module, as Python keeps it beside the file."""
+    return SourceFileLoader("__main__", str(path)).get_code("__main__")
 
 
 def separately(run: Callable[[], None], environment: dict[str, str]) -> tuple[int, bytes, bytes]:
@@ -111,6 +119,7 @@ def _become_module(
     try:
         atexit._clear()
         os.setsid()
+        Path("/proc/self/comm").write_text(MODULE)
         os.environ.update(environment)
         for number, descriptor in enumerate(outputs, 1):
             os.dup2(descriptor, number)
@@ -148,7 +157,9 @@ class Connection(ConnectionBase):
     @property
     def world(self) -> World:
         """The host."""
-        return World(Path(str(self.get_option("folder"))), os.getppid())
+        # A task runs in the process of Ansible (inline_worker.py), or in a fork of it.
+        controller = os.getppid() if multiprocessing.parent_process() else os.getpid()
+        return World(Path(str(self.get_option("folder"))), controller)
 
     def exec_command(
         self, cmd: str, in_data: bytes | None = None, sudoable: bool = True

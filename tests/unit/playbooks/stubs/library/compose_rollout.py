@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from ansible_collections.crisper.stack.plugins.module_utils.controller import orphaned
-from ansible_collections.crisper.stack.plugins.module_utils.docker.client import shown
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import summarize
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     Journal,
     NotOwnerError,
@@ -60,7 +60,7 @@ class Rollout(Stub):
                 which = "new" if each.release == self.params["release"] else "old"
                 nodes[which].append(node_name(each, self.params["host"]))
         steps = [step.as_dict() for step in self.steps()]
-        told = {"steps": steps, "nodes": nodes, "containers": shown(found)}
+        told = {"steps": steps, "nodes": nodes, "containers": summarize(found)}
         if self.params["live"]:
             with self.world.engine() as engine:
                 told["serving"] = engine["serving"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import secrets
 import time
@@ -22,6 +23,7 @@ COMPOSE: dict[str, Any] = {
 }
 
 
+@functools.cache
 def real_options(name: str) -> dict[str, Any]:
     """The argument specification of the repository's module of this name."""
     module = _load(LIBRARY / f"{name}.py")

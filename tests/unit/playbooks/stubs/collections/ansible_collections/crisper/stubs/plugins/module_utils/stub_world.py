@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 KILL, UNREACHABLE = "kill", "unreachable"
+MODULE = "module"  # name of a module's process
 FOLDER, CONTROLLER = "SCRIPTED_FOLDER", "SCRIPTED_CONTROLLER"
 LONGEST = 60.0  # seconds that a point waits for the test
 
@@ -141,12 +142,19 @@ def kill_controller(pid: int) -> None:
     Modules that run go on, as they do on a server.
     """
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    killed = (pid, *map(int, children))
+    name = _name(pid)
+    killed = (pid, *(child for child in map(int, children) if _name(child) == name))
     for process in killed:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
     while any(map(_lives, killed)):
         time.sleep(0.005)
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text()
+    return ""
 
 
 def _lives(pid: int) -> bool:

@@ -1,0 +1,25 @@
+"""Results that are stored at Redis's memory limit, too.
+
+Of Celery 5.7.0 this relies on ``RedisBackend._get_client()`` and ``exception_safe_to_retry``.
+"""
+
+from __future__ import annotations
+
+from celery.backends import redis as celery_redis
+
+from crisper_worker.past_limit import PastLimitRedis, is_refusal
+
+
+class Results(celery_redis.RedisBackend):
+    """Results that are stored at Redis's memory limit too, and later if it takes no writes."""
+
+    def _get_client(self) -> type[PastLimitRedis]:
+        return PastLimitRedis
+
+    def exception_safe_to_retry(self, exc: Exception) -> bool:
+        """Return whether to wait and store it again, with ``result_backend_always_retry``."""
+        return is_refusal(exc) or super().exception_safe_to_retry(exc)
+
+
+class SentinelResults(Results, celery_redis.SentinelBackend):
+    """The same behind Sentinel."""

@@ -1,0 +1,322 @@
+"""A transport that takes messages under a lease.
+
+Of kombu 5.7.0 this relies on, read it at each upgrade:
+
+- ``Channel._brpop_start`` sends, ``_brpop_read`` reads; between them ``_in_poll`` is the
+  connection and ``_brpop_sent_at`` the time (the health check of the connection looks at it).
+  BRPOP takes a message out of Redis before the worker has it: a worker, Redis or network that
+  goes away in between loses it. Here a script takes and registers in one step, and the waiting
+  is a BLMOVE from a list's end to the same end, which changes nothing.
+- ``Channel._receive_one`` reads a broadcast (``_handle_message``, ``_in_listen``), and
+  ``_do_restore_message`` puts a message back within a transaction: kombu's own ends the worker by
+  what it cannot read, and drops what it cannot restore. What ``Transport._deliver`` raises ends the
+  worker, too. A ``Consumer``'s callback is a method of it, so that ``accept`` is known.
+- ``_q_for_pri``, ``_queue_cycle``.
+- ``Channel._get_client()`` makes what makes clients, the script ``REFRESH_BINDING`` binds the queue
+  of the remote control's answers (``_refresh_binding``), ``Channel._put`` queues a message (a
+  task's has the header ``task``, and ``retries`` when it tries again; an answer has neither).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Iterator
+from queue import Empty
+from typing import TYPE_CHECKING, Any
+
+from kombu.transport import redis as kombu_redis
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import dumps, loads
+from redis.exceptions import OutOfMemoryError, ResponseError
+
+from crisper_worker import garbage
+from crisper_worker.dead_letters import unreadable_entry
+from crisper_worker.garbage import DATA_ERRORS, check_control, read_message
+from crisper_worker.lease import Lease, holder_name, open_store
+from crisper_worker.lease_keeper import LeaseKeeper
+from crisper_worker.messages import UnreadableError, described_error, text_of
+from crisper_worker.past_limit import (
+    INCOMING,
+    OPEN,
+    PastLimitPipeline,
+    PastLimitRedis,
+    is_refusal,
+    past_limit,
+)
+from crisper_worker.qos import QoS, decline
+
+# What the mixin is mixed into; at run time the class beside it brings it.
+if TYPE_CHECKING:
+    from kombu.transport.redis import Channel as ChannelBase
+else:
+    ChannelBase = object
+
+WAIT = 0.25  # seconds; messages in other lists than the one waited on are seen after that
+PIDBOX = ".pidbox"  # ends the names of the remote control's queues, of answers too
+
+
+class PrefixedPipeline(kombu_redis.PrefixedRedisPipeline, PastLimitPipeline):
+    """A pipeline with kombu's prefix that goes past the memory limit."""
+
+
+class PrefixedClient(kombu_redis.PrefixedStrictRedis, PastLimitRedis):
+    """A client with kombu's prefix that goes past the memory limit."""
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> PrefixedPipeline:
+        """Return commands that travel together."""
+        return PrefixedPipeline(
+            self.connection_pool,
+            self.response_callbacks,
+            transaction,
+            shard_hint,
+            global_keyprefix=self.global_keyprefix,
+        )
+
+
+class LeaseMixin(ChannelBase):
+    """A channel that takes messages under a lease if all its consumers acknowledge."""
+
+    QoS = QoS
+    # kombu sets both to None first.
+    _brpop_sent_at: Any
+    _in_poll: Any
+    _in_listen: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.keeper: LeaseKeeper | None = None
+        self.registered: str | None = None  # the tag that the take script registered last
+        self._waits = False  # for a message, else for the take script
+        self._asked_kombus_way = False  # the command under way is a BRPOP
+        self._lists: list[str] = []  # that the last command looks at
+        self._refused = False  # Redis takes no writes: the waiting changes nothing, and is longer
+        super().__init__(*args, **kwargs)
+
+    def _get_client(self) -> Any:
+        if self.global_keyprefix:
+            return functools.partial(PrefixedClient, global_keyprefix=self.global_keyprefix)
+        return PastLimitRedis
+
+    @functools.cached_property
+    def _refresh_binding(self) -> Any:
+        return self._create_client().register_script(OPEN + kombu_redis.REFRESH_BINDING)
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        """Queue a message; at the memory limit what belongs to a task that was accepted."""
+        try:
+            super()._put(queue, message, **kwargs)
+        except OutOfMemoryError:
+            headers = message.get("headers") or {}
+            if "task" in headers and not headers.get("retries"):
+                raise
+            priority = self._get_message_priority(message, reverse=False)
+            key = self.global_keyprefix + self._q_for_pri(queue, priority)
+            with self.conn_or_acquire() as client:
+                past_limit(client, [(INCOMING, key, dumps(message))])
+
+    def basic_consume(
+        self, queue: str, no_ack: bool, callback: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Consume from `queue`; without acknowledgements in kombu's own way."""
+        if not no_ack and self.ack_emulation and Lease.keeper is not None:
+            self.keeper = Lease.keeper
+            if self.keeper.store is None:
+                self.keeper.start(open_store(self, holder_name()))
+        if queue.endswith(PIDBOX):
+            callback = callback_of_control(callback)
+        return super().basic_consume(queue, no_ack, callback, *args, **kwargs)
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        self._asked_kombus_way = self.keeper is None
+        if self.keeper is None:
+            super()._brpop_start(timeout)
+            return
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        self._lists = lists = [
+            self.global_keyprefix + self._q_for_pri(queue, priority)
+            for priority in self.priority_steps
+            for queue in queues
+        ]
+        if self._waits and self._refused:
+            command: list[Any] = [
+                "XREAD",
+                "BLOCK",
+                int(WAIT * 1000),
+                "STREAMS",
+                "unacked_nothing",
+                "$",
+            ]
+        elif self._waits:
+            command = ["BLMOVE", lists[0], lists[0], "RIGHT", "RIGHT", WAIT]
+        else:
+            command = self.keeper.opened_store().take_command(lists)
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = time.monotonic()
+        self.client.connection.send_command(*command)
+
+    def _brpop_read(self, **options: Any) -> bool:
+        # Mingle waits for answers on this channel before it has a keeper. One that comes after
+        # Mingle's time answers its BRPOP: read as the script's, it ended the worker.
+        if self.keeper is None or self._asked_kombus_way:
+            with garbage_dropped("a queue of the remote control"):
+                return bool(super()._brpop_read(**options))
+        try:
+            answer = self._read_answer(self.keeper, **options)
+            waited, self._waits = self._waits, not self._waits and not answer
+            if waited or not answer:
+                raise Empty
+            source, raw, readable, tag = answer
+            self._take(self.keeper, bytes_to_str(source), raw, bool(readable), text_of(tag))
+            return True
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+
+    def _read_answer(self, keeper: LeaseKeeper, **options: Any) -> Any:
+        """Return what Redis answers to the take script or the waiting; None if it refuses it.
+
+        Raises:
+            ResponseError: neither refusal nor a key of another type.
+        """
+        try:
+            answer = self.client.parse_response(self.client.connection, "EVAL", **options)
+        except ResponseError as error:
+            if wrong := keeper.opened_store().wrong_types(error, self._lists):
+                garbage.blocked.add(wrong)
+            elif not is_refusal(error):
+                raise
+            # Where the script itself is refused a list may be full, and nothing to wait for.
+            self._refused = self._waits or bool(wrong)
+            return None
+        except self.connection_errors:
+            self._waits = False
+            self.client.connection.disconnect()
+            raise
+        self._refused = self._refused and not self._waits
+        return answer
+
+    def _take(self, keeper: LeaseKeeper, key: str, raw: bytes, readable: bool, tag: str) -> None:
+        """Hand over a message that the script has registered, or set it aside.
+
+        Raises:
+            Empty: nothing was delivered.
+        """
+        try:
+            message = read_message(raw)
+            if not readable or message["properties"]["delivery_tag"] != tag:
+                raise UnreadableError("Redis reads it otherwise than kombu")
+        except UnreadableError as error:
+            if keeper.opened_store().shelve(tag, str(error)):
+                garbage.set_aside.add(f"{key!a}: {error}")
+            raise Empty from None
+        queue = key[len(self.global_keyprefix) :].rsplit(self.sep, 1)[0]
+        late = time.monotonic() - self._brpop_sent_at > keeper.seconds / 2
+        # Kombu leaves an answer unread while the worker is full.
+        if late and not keeper.holds(tag):
+            raise Empty
+        self.registered = tag
+        self._queue_cycle.rotate(queue)
+        try:
+            self.connection._deliver(message, queue)
+        except DATA_ERRORS as error:
+            if not decline(self.qos, tag, error):
+                raise
+
+    def _receive_one(self, c: Any) -> Any:
+        """Read one broadcast: remote control, gossip, events. Drop garbage.
+
+        Raises:
+            Empty: it was garbage.
+        """
+        try:
+            response = c.parse_response()
+        except self.connection_errors:
+            self._in_listen = None
+            raise
+        if not isinstance(response, list | tuple):
+            return None
+        payload = self._handle_message(c, response)
+        if not bytes_to_str(payload["type"]).endswith("message") or not payload["data"]:
+            return None
+        channel = bytes_to_str(payload["channel"])
+        if channel.startswith("/"):
+            channel = channel.partition(".")[2]
+        with garbage_dropped(f"the broadcast {channel}"):
+            message = loads(bytes_to_str(payload["data"]))
+            return self._deliver_fanout_message(message, channel.split("/", 1)[0])
+
+    def _do_restore_message(
+        self, payload: Any, exchange: Any, routing_key: Any, pipe: Any, leftmost: bool = False
+    ) -> None:
+        """Put a message back into its queues within a transaction; set aside what cannot go there.
+
+        Kombu drops it: its transaction has taken the message out of ``unacked``.
+        """
+        try:
+            payload["headers"] = payload.get("headers") or {}
+            payload["headers"]["redelivered"] = True
+            payload["properties"]["delivery_info"]["redelivered"] = True
+            queues = [queue for queue in self._lookup(exchange, routing_key) if queue]
+            if not queues:
+                raise ValueError("it has no queue")
+            priority = self._get_message_priority(payload, reverse=False)
+            lists, text = [self._q_for_pri(queue, priority) for queue in queues], dumps(payload)
+        except self.connection_errors:
+            raise
+        except Exception as error:  # whatever a lookup makes of an exchange that others have named
+            raw = dumps([payload, exchange, routing_key]).encode()
+            entry = unreadable_entry("", raw, "", described_error(error))
+            pipe.hset(f"{self.unacked_key}_aside", entry.task_id, entry.dump())
+            garbage.set_aside.add(f"unacked: {entry.reason}")
+            return
+        for name in lists:
+            (pipe.lpush if leftmost else pipe.rpush)(name, text)
+
+
+@contextlib.contextmanager
+def garbage_dropped(place: str) -> Iterator[None]:
+    """Log what cannot be read, and go on as if nothing had come: nothing there is a task.
+
+    Raises:
+        Empty: something was dropped.
+    """
+    try:
+        yield
+    except DATA_ERRORS as error:
+        garbage.dropped.add(f"{place}: {described_error(error)}")
+        raise Empty from None
+
+
+def callback_of_control(callback: Any) -> Any:
+    """Return a consumer's callback that raises at what the remote control cannot take."""
+    accept = getattr(getattr(callback, "__self__", None), "accept", None)
+
+    @functools.wraps(callback)
+    def checked(message: Any) -> Any:
+        check_control(message, accept)
+        return callback(message)
+
+    return checked
+
+
+class Channel(LeaseMixin, kombu_redis.Channel):
+    """A channel to Redis."""
+
+
+class Transport(kombu_redis.Transport):
+    """``redis://`` and ``rediss://``."""
+
+    Channel = Channel
+
+
+class SentinelChannel(LeaseMixin, kombu_redis.SentinelChannel):
+    """A channel to the Redis that Sentinel names."""
+
+
+class SentinelTransport(kombu_redis.SentinelTransport):
+    """``sentinel://``."""
+
+    Channel = SentinelChannel

@@ -1,0 +1,48 @@
+"""Sentences about releases: interrupted, restored, or without a bill of materials.
+
+Pure functions of what modules returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def restored_database(irreversible: Sequence[Mapping[str, Any]]) -> str:
+    """Return the end of a sentence: what a rollback that may restore the database did with it.
+
+    Args:
+        irreversible: migrations since the release that cannot be undone, the first one first.
+    """
+    if irreversible:
+        return f"; the database was restored from {irreversible[0]['backup']}"
+    return (
+        "; the database was left as it is, because nothing since is recorded that cannot be undone"
+    )
+
+
+def resumed_note(staged: Mapping[str, Any], instead: str) -> str:
+    """Return what becomes of the release of an interrupted deploy.
+
+    Args:
+        staged: what M(release) returned: ``release``, ``resumed``, ``replaced``.
+        instead: what happens where it is not resumed, without a full stop.
+    """
+    if staged["resumed"]:
+        return f"It is resumed with release {staged['release']['id']}."
+    if staged["replaced"]:
+        return f"Its release {staged['replaced']} is given up: {instead}."
+    return f"Nothing of it is left to resume: {instead}."
+
+
+def sbom_absence(manifest: Mapping[str, Any], wanted: str) -> str:
+    """Return why there is no bill of materials.
+
+    Args:
+        manifest: of the release; empty where there is none.
+        wanted: id of the release; empty for the one that serves.
+    """
+    if manifest:
+        return f"Release {manifest['id']} has no bill of materials: an older edition made it"
+    return f"Release {wanted} is not kept" if wanted else "No release serves"

@@ -1,0 +1,32 @@
+"""Sentences about releases: interrupted, restored, or without a bill of materials."""
+
+from __future__ import annotations
+
+from ansible_collections.crisper.stack.plugins.module_utils.release.sentences import (
+    restored_database,
+    resumed_note,
+    sbom_absence,
+)
+
+
+def test_a_rollback_says_what_it_did_with_the_database() -> None:
+    entries = [{"id": "r2", "backup": "b1"}, {"id": "r3", "backup": "b2"}]
+    assert restored_database(entries) == "; the database was restored from b1"
+    assert restored_database([]).startswith("; the database was left as it is")
+
+
+def test_a_deploy_says_what_becomes_of_the_interrupted_one() -> None:
+    staged = {"release": {"id": "r2"}, "resumed": True, "replaced": ""}
+    assert resumed_note(staged, "x") == "It is resumed with release r2."
+    staged |= {"resumed": False, "replaced": "r1"}
+    assert resumed_note(staged, "r2 is deployed") == "Its release r1 is given up: r2 is deployed."
+    staged |= {"replaced": ""}
+    assert resumed_note(staged, "x") == "Nothing of it is left to resume: x."
+
+
+def test_a_missing_bill_of_materials_has_its_reason() -> None:
+    assert sbom_absence({}, "r9") == "Release r9 is not kept"
+    assert sbom_absence({}, "") == "No release serves"
+    assert sbom_absence({"id": "r1"}, "") == (
+        "Release r1 has no bill of materials: an older edition made it"
+    )
