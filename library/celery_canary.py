@@ -113,10 +113,8 @@ problem:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import (
-    judged_canaries,
-    told,
-)
+from ansible_collections.crisper.stack.plugins.module_utils.celery.canaries import report_canaries
+from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import describe_findings
 from ansible_collections.crisper.stack.plugins.module_utils.remote.workers import (
     CONNECTION_SPEC,
     ask_workers,
@@ -146,9 +144,9 @@ def main() -> None:
     keys = ("task", "args", "kwargs", "queues", "nodes", "timeout")
     reply = ask_workers(module, {"canary": {key: module.params[key] for key in keys}})
     # The application or the broker may have kept it from sending anything.
-    result = judged_canaries(reply.get("canary", reply), module.params["nodes"])
+    result = report_canaries(reply.get("canary", reply), module.params["nodes"])
     if result["findings"]:
-        module.fail_json(msg=told(result["findings"]), **result)
+        module.fail_json(msg=describe_findings(result["findings"]), **result)
     module.exit_json(changed=False, **result)
 
 

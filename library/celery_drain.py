@@ -211,7 +211,7 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import REMEDIES
+from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import REMEDIES
 from ansible_collections.crisper.stack.plugins.module_utils.docker.client import find_container
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     RUN_SPEC,

@@ -179,11 +179,11 @@ seconds:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import (
-    SHAPES,
-    answered,
-    told,
+from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import describe_findings
+from ansible_collections.crisper.stack.plugins.module_utils.celery.inspection import (
+    report_inspection,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import SHAPES
 from ansible_collections.crisper.stack.plugins.module_utils.remote.workers import (
     CANARY_OPTIONS,
     CONNECTION_SPEC,
@@ -223,10 +223,10 @@ def main() -> None:
             "canary": None if canary is None else {**canary, "args": [], "kwargs": {}},
         },
     )
-    result = answered(reply, expect, None if canary is None else canary["nodes"])
+    result = report_inspection(reply, expect, None if canary is None else canary["nodes"])
     findings = result["findings"] + result.get("canary", {}).get("findings", [])
     if findings:
-        module.fail_json(msg=told(findings), **result)
+        module.fail_json(msg=describe_findings(findings), **result)
     module.exit_json(changed=False, **result)
 
 

@@ -173,7 +173,7 @@ problem:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import REMEDIES
+from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import REMEDIES
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
 from ansible_collections.crisper.stack.plugins.module_utils.remote.skew import (
     NOTHING,

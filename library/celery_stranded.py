@@ -206,7 +206,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.celery import stranded
-from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import REMEDIES
+from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import REMEDIES
 from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded_report import (
     deed,
     sentence,

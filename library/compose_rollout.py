@@ -221,7 +221,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.journal import RUN_SPEC
-from ansible_collections.crisper.stack.plugins.module_utils.rollout.phases import Rollout
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.phases import roll_out
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.workers import (
     SPEC as WORKERS_SPEC,
 )
@@ -248,7 +248,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
-    module.exit_json(**Rollout(module).run())
+    module.exit_json(**roll_out(module))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,11 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     engine, services = DockerClient(module, module.params["project"]), module.params["services"]
-    lost = [c for c in engine.containers() if not c.fit and (not services or c.service in services)]
+    lost = [
+        c
+        for c in engine.containers()
+        if not c.is_healthy and (not services or c.service in services)
+    ]
     reports = engine.diagnose([container.id for container in lost])
     module.exit_json(
         changed=False,

@@ -79,7 +79,7 @@ class Site:
         return upstreams
 
     def switch(self, release: str, replicas: int = 1) -> None:
-        """Do what a rollout does (crisper.rollout.phases.Rollout.switch)."""
+        """Do what a rollout does (crisper.rollout.traffic.switch_requests)."""
         upstreams = self.prepare(release, replicas)
         docker("exec", f"{NAME}-nginx", "sh", "/etc/crisper/upstreams.sh", "ready", release)
         upstreams.switch(release)

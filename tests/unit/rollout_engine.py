@@ -1,10 +1,16 @@
 """An engine of a file, its workers and a Docker client, before which M(compose_rollout) runs whole.
 
-Each container is a record of ``docker container inspect``. What is answered in the name of a worker
-is in the state: by container id, ``good``, ``nonsense``, ``silent``, ``twice`` (an answer of its
-own and a bad one before it) or ``forger`` (also answers nonsense in the name of all others).
-`later` is what workers answer that are started from now on. `sick_after` names a container that
-becomes unhealthy when another is stopped.
+Each container is a record of ``docker container inspect``. The rest of the state, with its default
+in `STATE`:
+
+* ``answers``: by container id, what is answered in a worker's name: ``good``, ``nonsense``,
+  ``silent``, ``twice`` (a bad answer before its own) or ``forger`` (nonsense in the name of all
+  others too); ``later`` for workers that are started from now on.
+* ``health`` of containers that are started; ``healths`` by service, at one look after the other.
+* ``pings``: whether workers are heard by a ping. ``holds``: old nodes that are not drained.
+* ``strangers``: how often somebody else answers too; ``canary_lost``: and the canary fails then.
+* ``sick_after``: a container that becomes unhealthy when another one is stopped.
+* ``refused``: a part of a Docker command that fails.
 """
 
 from __future__ import annotations
@@ -34,14 +40,17 @@ GOOD: dict[str, Any] = {
     "stats": {"pool": {"max-concurrency": 2, "timeouts": [3300, 3600]}},
     "conf": {},
 }
-LISTS = ("active", "reserved", "scheduled", "revoked")
+SERVICE_NAMES = ("backend", "celery-worker", "celery-beat", "nginx")
 
 CLIENT = """
-import json, os, sys
+import fcntl, json, os, sys
 words = sys.argv[1:]
 os.chdir(FOLDER)
-with open("commands", "a") as log:
-    print(" ".join(words[:-1] if "-c" in words else words), file=log)
+guard = open("guard", "a")
+
+def note(name, line):
+    with open(name, "a") as log:
+        print(line, file=log)
 
 def load():
     with open("state.json") as file:
@@ -55,26 +64,40 @@ def save(state):
 def labels(record):
     return record["Config"]["Labels"]
 
-def up(state, scales):
+def create(state, service):
     import time
 
-    for service, number in scales.items():
-        mine = [r for r in state["records"].values()
+    state["made"] += 1
+    name = f"n{state['made']}"
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 5))
+    own = {"com.docker.compose.service": service, "crisper.release": state["release"]}
+    if service.startswith("celery-worker"):
+        own["crisper.pool"] = POOL
+    health = {"Status": state["health"]}
+    state["records"][name] = {
+        "Id": name, "Name": "/" + name, "Created": now, "Config": {"Labels": own},
+        "State": {"Status": "running", "ExitCode": 0, "Health": health},
+        "healths": list(state["healths"].get(service, []))}
+    state["answers"][name] = state["later"]
+
+def up(state):
+    scales = {n: int(v) for n, _, v in (w.partition("=") for w in words) if v.isdigit()}
+    after = words[words.index("up") + 1:]
+    services = [word for word in after if word in SERVICE_NAMES]
+    for service in services:
+        mine = [n for n, r in state["records"].items()
                 if labels(r)["com.docker.compose.service"] == service]
-        for record in mine:
-            record["State"]["Status"] = "running"  # as Compose does
-        for _ in range(len(mine), number):
-            state["made"] += 1
-            name = f"n{state['made']}"
-            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 5))
-            own = {"com.docker.compose.service": service, "crisper.release": state["release"]}
-            if service.startswith("celery-worker"):
-                own["crisper.pool"] = POOL
-            health = {"Status": state["health"]}
-            state["records"][name] = {
-                "Id": name, "Name": "/" + name, "Created": now, "Config": {"Labels": own},
-                "State": {"Status": "running", "ExitCode": 0, "Health": health}}
-            state["answers"][name] = state["later"]
+        for name in mine:
+            state["records"][name]["State"]["Status"] = "running"  # as Compose does
+        for _ in range(len(mine), scales.get(service, 1)):
+            create(state, service)
+
+def inspect(state, names):
+    found = [state["records"][name] for name in names if name in state["records"]]
+    for record in found:
+        if record.get("healths"):
+            record["State"]["Health"]["Status"] = record["healths"].pop(0)
+    return found
 
 def workers(state):
     found = {}
@@ -85,7 +108,7 @@ def workers(state):
             found[node] = state["answers"][name]
     return found
 
-def replies(state, request):
+def replies(state, request, told):
     found, present = {}, workers(state)
     named = list(present) if request["everybody"] else request["destination"]
     for method in request["methods"]:
@@ -94,50 +117,91 @@ def replies(state, request):
         for node, kind in present.items():
             if kind == "forger":
                 messages += [{other: bad} for other in named if other != node]
-            if node not in named or kind == "silent":
+            if node not in named or kind == "silent" or node in told:
                 continue
             if kind == "twice":
                 messages += [{node: bad}]
             messages += [{node: bad if kind == "nonsense" and method != "ping" else good}]
+    if request["everybody"] and state["strangers"] > 0:
+        found["ping"].append({"stranger@elsewhere": {"ok": "pong"}})
     return found
 
+def canaries(state, request):
+    lost = {"state": "FAILURE", "result": "lost"}
+    back = {"state": "SUCCESS", "result": {}}
+    entry = lost if state["canary_lost"] and state["strangers"] > 0 else back
+    entry = {"task_id": "1", "seconds": 0.1, **entry}
+    return {"problem": "", "error": "", "queues": {q: entry for q in request["queues"]}}
+
 def session():
+    told, strangers = set(), load()["strangers"]
     sys.stdin.buffer.read(int(sys.stdin.buffer.readline()))
     for line in sys.stdin.buffer:
         request, state = json.loads(line), load()
+        state["strangers"] = strangers
         answer = {"problem": "", "error": "", "number": request["number"]}
         if request["command"] == "answering":
-            answer["answering"] = request["nodes"]
+            answer["answering"] = request["nodes"] if state["pings"] else []
         elif request["command"] == "leave":
             old = request["nodes"]
-            answer |= {"left": old, "done": old, "queues": {node: ["default"] for node in old}}
-            answer["replies"] = replies(state, request["prove"]) if request["prove"] else {}
+            told.update(old)
+            done = [node for node in old if node not in state["holds"]]
+            answer |= {"left": old, "done": done, "queues": {node: ["default"] for node in old}}
+            answer["replies"] = replies(state, request["prove"], told) if request["prove"] else {}
         else:
-            answer |= {"replies": replies(state, request), "seconds": 0.1, "held": 0}
+            answer |= {"replies": replies(state, request, told), "seconds": 0.1, "held": 0}
+            if request["canary"]:
+                answer["canary"] = canaries(state, request["canary"])
+            strangers -= request["everybody"]
+        if request["command"] != "answering":
+            everybody = request["command"] == "prove" and request["everybody"]
+            canary = " with canaries" if request.get("canary") else ""
+            note("questions", ("ask" if everybody else request["command"]) + canary)
         print(MARKER + json.dumps(answer), flush=True)
 
-state = load()
+note("commands", " ".join(words[:-1] if "-c" in words else words))
 if words[0] == "exec":
     session()
-elif words[0] == "ps":
+    sys.exit()
+fcntl.flock(guard, fcntl.LOCK_EX)
+state = load()
+if state["refused"] and state["refused"] in " ".join(words):
+    print("no such command", file=sys.stderr)
+    sys.exit(1)
+if words[0] == "ps":
     print(*state["records"])
+elif words[0] == "logs":
+    print("the last line of", words[-1])
 elif words[:2] == ["container", "inspect"]:
-    print(json.dumps([state["records"][i] for i in words[2:] if i in state["records"]]))
+    print(json.dumps(inspect(state, words[2:])))
 elif "up" in words and "--dry-run" not in words:
-    up(state, {n: int(v) for n, _, v in (w.partition("=") for w in words) if v.isdigit()})
-    save(state)
+    up(state)
 elif words[0] == "stop":
     for name in words[1:]:
         if name in state["records"]:
             state["records"][name]["State"]["Status"] = "exited"
         if sick := state["sick_after"].get(name):
             state["records"][sick]["State"]["Health"]["Status"] = "unhealthy"
-    save(state)
 elif words[0] == "rm":
     for name in words[1:]:
         state["records"].pop(name, None)
-    save(state)
+save(state)
 """
+STATE: dict[str, Any] = {
+    "records": {},
+    "answers": {},
+    "made": 0,
+    "release": "r1",  # of containers that Compose starts
+    "later": "good",
+    "health": "healthy",
+    "healths": {},
+    "pings": True,
+    "holds": [],
+    "strangers": 0,
+    "canary_lost": False,
+    "sick_after": {},
+    "refused": "",
+}
 
 
 class RolloutEngine:
@@ -147,12 +211,11 @@ class RolloutEngine:
         self.folder, self.run_module = folder, run_module
         self.client = folder / "docker"
         values = {"FOLDER": str(folder), "MARKER": MARKER, "POOL": POOL, "HOST": HOST}
-        values["GOOD"] = GOOD
+        values |= {"GOOD": GOOD, "SERVICE_NAMES": SERVICE_NAMES}
         lines = [f"{name} = {value!r}" for name, value in values.items()]
         self.client.write_text("\n".join([f"#!{sys.executable} -IS", *lines, CLIENT]))
         self.client.chmod(0o755)
-        self.state: dict[str, Any] = {"records": {}, "answers": {}, "made": 0, "sick_after": {}}
-        self.state |= {"release": "r1", "later": "good", "health": "healthy"}
+        self.state = json.loads(json.dumps(STATE))
 
     def has(self, name: str, service: str, release: str, answers: str = "", **state: Any) -> None:
         """Put a container there that was made long ago."""
@@ -171,7 +234,8 @@ class RolloutEngine:
     def roll(self, *phases: str, **options: Any) -> dict[str, Any]:
         """Run the module; return its result."""
         (self.folder / "state.json").write_text(json.dumps(self.state))
-        (self.folder / "commands").write_text("")
+        for log in ("commands", "questions"):
+            (self.folder / log).write_text("")
         workers = {"app": APP, "expect": EXPECT, "timeout": 1.0}
         given = {"phases": list(phases), "project_src": str(self.folder), "project_name": "demo"}
         given |= {"release": "r1", "services": SERVICES, "docker_cli": str(self.client)}
@@ -191,3 +255,8 @@ class RolloutEngine:
     def commands(self) -> list[str]:
         """The Docker commands of the last run."""
         return (self.folder / "commands").read_text().splitlines()
+
+    @property
+    def questions(self) -> list[str]:
+        """What the workers were asked in the last run: ``leave``, ``prove``, ``ask``."""
+        return (self.folder / "questions").read_text().splitlines()

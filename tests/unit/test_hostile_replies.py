@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
-from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import (
-    answered,
-    has_shape,
-    judge,
-    judged_canaries,
-    told,
+from ansible_collections.crisper.stack.plugins.module_utils.celery.canaries import report_canaries
+from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import describe_findings
+from ansible_collections.crisper.stack.plugins.module_utils.celery.inspection import (
+    report_inspection,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import has_shape, judge
 from ansible_collections.crisper.stack.plugins.module_utils.celery.skew import NAME_BYTES, Tally
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.status import (
     containers_of,
@@ -62,10 +61,12 @@ def judged_fit(value: Any) -> None:
 @pytest.mark.parametrize("reply", replies(), ids=lambda _: "")
 def test_no_reply_of_a_worker_ends_a_module_or_a_template(reply: dict[str, Any]) -> None:
     """Regression: `{"error": …}` in place of a list ended the status; names forged its lines."""
-    result = answered({"problem": "", "error": "", "replies": reply, "seconds": 0.1}, EXPECT, None)
+    result = report_inspection(
+        {"problem": "", "error": "", "replies": reply, "seconds": 0.1}, EXPECT, None
+    )
     judged_fit(result)
     assert result["problem"]
-    text = told(result["findings"])
+    text = describe_findings(result["findings"])
     assert len(text) < 100_000
     assert not [line for line in text.split("\n") if line.startswith(LINES)]
     rows = worker_rows(result["nodes"])
@@ -79,11 +80,11 @@ def test_no_reply_of_a_worker_ends_a_module_or_a_template(reply: dict[str, Any])
 @pytest.mark.parametrize("value", VALUES, ids=repr)
 def test_whatever_a_probe_answers_is_judged(value: Any) -> None:
     for reply in ({}, {"replies": value}, {"replies": {"ping": value}}, {"canary": value}):
-        judged_fit(answered(reply, EXPECT, ["default@h"]))
+        judged_fit(report_inspection(reply, EXPECT, ["default@h"]))
     for queues in (value, {"q": value}, {"q": {"state": "PENDING", "why": value}}):
-        judged_fit(judged_canaries({"problem": "", "error": "", "queues": queues}, []))
+        judged_fit(report_canaries({"problem": "", "error": "", "queues": queues}, []))
     busy = {"q": {"state": "BUSY", "why": {"kind": "BUSY", "nodes": value, "tasks": value}}}
-    judged_fit(judged_canaries({"queues": busy}, []))
+    judged_fit(report_canaries({"queues": busy}, []))
     judged_fit(judge({"ping": [value]}, EXPECT) and [])
     for counts in (value, {"lost": value}, {"errors": value, "failed": 0, "probed": 1}):
         line = "CRISPER-SHIPPED-REPLY:" + json.dumps({"tasks": counts, "requests": counts})

@@ -1,8 +1,7 @@
 """The language of the project: names, docstrings and task names that a stranger recognises.
 
-What is not clean yet stands in `UNCLEAN_FILES` and `UNCLEAN_ROLES`. Both only shrink: a file or
-role that has become clean must leave its list. `python tests/unit/test_vocabulary.py` prints the
-lists as they would have to be now; with the name of a file or role it prints what is wrong there.
+`python tests/unit/test_vocabulary.py` names the files and roles that break it; with the name of a
+file or role it prints what is wrong there.
 """
 
 from __future__ import annotations
@@ -70,24 +69,6 @@ NO_TASK_VERBS = frozenset({"Have", "Lay", "Let", "Look", "Tell"})
 TASK_WORDS = range(3, 9)
 
 PYTHON = ("module_utils", "library", "plugins", "app/crisper-worker/src", "scripts")
-
-# Not clean yet; take out what you clean.
-UNCLEAN_FILES: frozenset[str] = words(
-    """
-    module_utils/crisper/celery/busy.py
-    module_utils/crisper/celery/judge.py
-    module_utils/crisper/probes/health.py
-    module_utils/crisper/rollout/distrust.py
-    module_utils/crisper/rollout/phases.py
-    module_utils/crisper/rollout/plan.py
-    module_utils/crisper/rollout/report.py
-    module_utils/crisper/rollout/workers.py
-    """
-)
-UNCLEAN_ROLES: frozenset[str] = words(
-    """
-    """
-)
 
 
 def tracked(*patterns: str) -> list[Path]:
@@ -185,10 +166,7 @@ def test_the_words_of_a_python_file(path):
     problems = python_problems(path.read_text())
     if (problem := name_problem(path.stem)) and path.suffix:
         problems.append(f"0: file {problem}")
-    if named(path) in UNCLEAN_FILES:
-        assert problems, f"{named(path)} is clean: take it out of UNCLEAN_FILES"
-    else:
-        assert problems == []
+    assert problems == []
 
 
 # Tasks -------------------------------------------------------------------------------------------
@@ -242,11 +220,7 @@ def role_problems(files: list[Path]) -> list[str]:
 
 @pytest.mark.parametrize("role", sorted(task_files()))
 def test_the_names_of_tasks(role):
-    problems = role_problems(task_files()[role])
-    if role in UNCLEAN_ROLES:
-        assert problems, f"{role} is clean: take it out of UNCLEAN_ROLES"
-    else:
-        assert problems == []
+    assert role_problems(task_files()[role]) == []
 
 
 def scenario_files() -> list[Path]:
@@ -267,12 +241,7 @@ def test_the_names_in_scenarios():
     assert found == []
 
 
-# The lists and the judges themselves -------------------------------------------------------------
-
-
-def test_the_lists_name_what_there_is():
-    assert set(map(named, python_files())) >= UNCLEAN_FILES
-    assert set(task_files()) >= UNCLEAN_ROLES
+# The judges themselves ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -339,7 +308,7 @@ def test_words_that_are_taken(source):
 
 
 def main(arguments: list[str]) -> int:
-    """Print the lists as they would have to be, or what is wrong with what is named."""
+    """Print what breaks the rules, or what is wrong with what is named."""
     files = {named(p): p for p in python_files()}
     roles = task_files()
     for name in arguments:

@@ -43,13 +43,15 @@ FREE = "free"
 
 @dataclass
 class Pool:
-    """What one worker runs at one look."""
+    """Tasks that one worker runs at one look."""
 
     at: float  # seconds of a clock that only goes forward
-    queues: list
+    queues: list[str]
     processes: int
-    running: dict  # task id -> {name, seconds, limit}; limit: the task's own hard one, 0 without
-    reserved: set  # ids
+    running: dict[
+        str, dict[str, Any]
+    ]  # task id -> {name, seconds, limit}; limit: the task's own hard one, 0 without
+    reserved: set[str]  # ids
     begun: int  # tasks since its start
     limit: float  # hard time limit in seconds; 0 without one, or where the pool enforces none
 
@@ -61,13 +63,13 @@ class Pool:
 
 @dataclass
 class Verdict:
-    """Why one queue's canary is not back; `kind` is one of this file's words."""
+    """Reason why one queue's canary is not back; `kind` is one of this file's words."""
 
     kind: str
-    nodes: list = field(default_factory=list)
+    nodes: list[str] = field(default_factory=list)
     processes: int = 0
     active: int = 0
-    tasks: list = field(default_factory=list)  # names of what runs, sorted
+    tasks: list[str] = field(default_factory=list)  # names of what runs, sorted
     oldest: float = 0.0  # seconds
     limit: float = 0.0  # of the task in question; 0 without one
     ended: bool = False  # whether a task ended between the looks
@@ -103,23 +105,19 @@ def pool_of(
         limits: hard time limits of tasks that have one of their own, by name, in seconds.
     """
     stats, active, queues = (replies.get(key) for key in ("stats", "active", "active_queues"))
-    facts = stats.get("pool") if isinstance(stats, dict) else None
-    if not isinstance(facts, dict) or not isinstance(active, list) or not isinstance(queues, list):
+    if not isinstance(stats, dict) or not isinstance(active, list) or not isinstance(queues, list):
+        return None
+    facts = stats.get("pool")
+    if not isinstance(facts, dict):
         return None
     timeouts = facts.get("timeouts")
-    limits_told = isinstance(timeouts, (list, tuple)) and len(timeouts) == 2
-    running = {}
-    # METHODS has `stats` behind `active`: what has ended occupies no process.
-    for request in split(active, stats)[0]:
-        name, start = word(request.get("name")), started(request)
-        seconds = max(0.0, now - start) if start else 0.0
-        # Pools that tell no limits (threads, solo) enforce none, the task's own neither.
-        own = _number(limits.get(name)) if limits_told else 0.0
-        task = {"name": name, "seconds": seconds, "limit": own}
-        running[word(request.get("id"))] = task
+    enforced = timeouts if isinstance(timeouts, (list, tuple)) and len(timeouts) == 2 else None
+    # Pools that tell no limits (threads, solo) enforce none, the task's own neither.
+    running = _running(active, stats, now, limits if enforced else {})
     workers = facts.get("processes")
     autoscaled = len(workers) if isinstance(workers, list) else 0
-    reserved = replies.get("reserved") if isinstance(replies.get("reserved"), list) else []
+    reserved = replies.get("reserved")
+    reserved = reserved if isinstance(reserved, list) else []
     total = stats.get("total")
     return Pool(
         at=at,
@@ -128,8 +126,22 @@ def pool_of(
         running=running,
         reserved={word(r.get("id")) for r in reserved if isinstance(r, dict)},
         begun=_whole(sum(map(_number, total.values()))) if isinstance(total, dict) else 0,
-        limit=_number(timeouts[1]) if limits_told else 0.0,
+        limit=_number(enforced[1]) if enforced else 0.0,
     )
+
+
+def _running(
+    active: list[Any], stats: Mapping[str, Any], now: float, limits: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
+    """Return what occupies processes: task id -> ``{name, seconds, limit}``."""
+    running = {}
+    # METHODS has `stats` behind `active`: what has ended occupies no process.
+    for request in split(active, stats)[0]:
+        name, start = word(request.get("name")), started(request)
+        seconds = max(0.0, now - start) if start else 0.0
+        task = {"name": name, "seconds": seconds, "limit": _number(limits.get(name))}
+        running[word(request.get("id"))] = task
+    return running
 
 
 def own_limits(registered: Any) -> dict[str, float]:
@@ -158,8 +170,7 @@ def judge(
             others, a pool in which tasks end is at work on those.
     """
     last = looks[-1] if looks else {}
-    latest = {node: pool for look in looks for node, pool in look.items()}
-    known = {node for node, pool in latest.items() if queue in pool.queues}
+    latest = {node: pool for pools in looks for node, pool in pools.items()}
     holders = sorted(
         node for node, pool in last.items() if task_id in pool.reserved or task_id in pool.running
     )
@@ -168,24 +179,31 @@ def judge(
             task = last[node].running[task_id]
             return Verdict(RUNNING, [node], tasks=[task["name"]], oldest=task["seconds"])
     # One that holds the canary runs it; others may be free as much as they like.
-    nodes = holders or sorted(known)
+    nodes = holders or sorted(node for node, pool in latest.items() if queue in pool.queues)
     if not nodes:
         return Verdict(UNCONSUMED if last else SILENT)
+    return _judge_pools(nodes, looks, taken=bool(holders), exact=exact)
+
+
+def _judge_pools(
+    nodes: Sequence[str], looks: Sequence[Mapping[str, Pool]], *, taken: bool, exact: bool
+) -> Verdict:
+    """Return the verdict on the pools that would run a canary; `taken`: one of them holds it."""
+    last = looks[-1]
     series = {node: full_looks(looks, node) for node in nodes}
     free = [node for node in nodes if any(not p.full for p in answers(looks, node)[-LOOKS:])]
     if not exact:  # at work on what lies before the canary, although a look fell between two tasks
         at_work = [node for node in free if has_ended(answers(looks, node))]
         series.update({node: answers(looks, node) for node in at_work})
         free = [node for node in free if node not in at_work]
-    unseen = [node for node in nodes if node not in free and len(series[node]) < LOOKS]
-    silent = sorted({*unseen, *(node for node in nodes if node not in last)})
+    too_few = [node for node in nodes if node not in free and len(series[node]) < LOOKS]
+    silent = sorted({*too_few, *(node for node in nodes if node not in last)})
     if silent:
         return Verdict(SILENT, silent)
     if free:
         found = _summed(FREE, free, [not_full(looks, node) for node in free])
-        found.taken = bool(holders)
+        found.taken = taken
         return found
-    pools = [last[node] for node in nodes]
     for node in nodes:
         stuck = overdue(last[node])
         if stuck and not has_ended(series[node]):
@@ -193,9 +211,9 @@ def judge(
             found = _summed(OVERDUE, [node], [last[node]])
             found.tasks, found.oldest, found.limit, found.task_id = [task], seconds, limit, late
             return found
-    found = _summed(BUSY, nodes, pools)
+    found = _summed(BUSY, nodes, [last[node] for node in nodes])
     found.ended = any(has_ended(pools) for pools in series.values())
-    found.taken = bool(holders)
+    found.taken = taken
     if not found.ended:
         found.still = min(pools[-1].at - pools[0].at for pools in series.values())
     return found
@@ -203,7 +221,7 @@ def judge(
 
 def answers(looks: Iterable[Mapping[str, Pool]], node: str) -> list[Pool]:
     """Return what a worker ran at each look at which it answered."""
-    return [look[node] for look in looks if node in look]
+    return [pools[node] for pools in looks if node in pools]
 
 
 def not_full(looks: Iterable[Mapping[str, Pool]], node: str) -> Pool:
@@ -216,11 +234,11 @@ def full_looks(looks: Sequence[Mapping[str, Pool]], node: str) -> list[Pool]:
 
     A look without its answer is a break: an answer is the heartbeat of its consumer.
     """
-    found = []
-    for look in reversed(looks):
-        if node not in look or not look[node].full:
+    found: list[Pool] = []
+    for pools in reversed(looks):
+        if node not in pools or not pools[node].full:
             break
-        found.insert(0, look[node])
+        found.insert(0, pools[node])
     return found
 
 
@@ -245,8 +263,8 @@ def overdue(pool: Pool) -> tuple[str, str, float, float] | None:
     return None
 
 
-def told(verdict: Mapping[str, Any], waited: float) -> str:
-    """Return what is told of a busy pool; `waited` are the seconds for which its canary was."""
+def describe_busy(verdict: Mapping[str, Any], waited: float) -> str:
+    """Return a sentence on a busy pool; `waited` are the seconds for which its canary was."""
     text = f"busy: {verdict['active']} of {verdict['processes']} processes run"
     text += f" {_listed(verdict['tasks']) or 'a task'}"
     if verdict["active"]:

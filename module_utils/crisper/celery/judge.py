@@ -9,22 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from ..shapes import ANY, EACH, like
-from ..text import WIDTH, clean, listed, printable, quote
-from .busy import (
-    BUSY,
-    FREE,
-    OVERDUE,
-    RUNNING,
-    SILENT,
-    UNCONSUMED,
-    duration,
-)
-from .busy import told as busy_text
+from ..text import clean, listed, printable
+from .findings import MOST_NAMES, Finding
 
 # What each method answers with; anything else is a malformed reply.
 SHAPES: dict[str, type] = {
@@ -47,72 +36,12 @@ ELEMENTS: dict[str, type] = {
     "registered": str,
     "revoked": str,
 }
-# What becomes of a canary, and why it is not back.
-WHY: dict[str, Any] = {
-    "kind": "",
-    "nodes": [""],
-    "processes": 0,
-    "active": 0,
-    "tasks": [""],
-    "oldest_seconds": 0.0,
-    "limit": 0.0,
-    "ended": False,
-    "taken": False,
-    "task_id": "",
-    "waited": 0.0,
-    "text": "",
-}
-CANARY: dict[str, Any] = {"task_id": "", "state": "", "seconds": None, "result": ANY, "why": WHY}
-# Findings that are told and returned, and names in one of them.
-MOST_FINDINGS, MOST_NAMES = 50, 10
-# Characters of a finding's sentence, in which several names may stand.
-FINDING_WIDTH = 1000
 BEAT = "celerybeat@"
-REMEDIES = {
-    "no_worker_answered": "Start the workers, or see why they do not consume: docker compose logs.",
-    "broker_unreachable": "Look at Redis: is it running, and is its password the worker's?",
-    "container_not_running": "Start it: docker compose up --detach.",
-    "app_not_importable": "The image or its environment is broken; run the import by hand.",
-    "malformed_reply": "Does the worker run the Celery version this repository pins?",
-    "docker_unavailable": "Start the engine, and let this user reach it.",
-    "node_silent": "Look at that container: docker compose ps, docker compose logs.",
-    "foreign_node": "Stop that worker: it takes this release's tasks with another release's code.",
-    "duplicate_node": "Two workers have one name: stop one, they cannot be told apart.",
-    "wrong_count": "Compare celery_workers[].replicas with the containers that run.",
-    "wrong_queues": "Compare celery_workers[].queues with what the worker was started with.",
-    "wrong_concurrency": "Compare celery_workers[].concurrency with the worker's command.",
-    "unregistered_task": "The task's module is not imported by the worker: include=, autodiscover.",
-    "wrong_time_limits": "Compare celery_task_time_limit and celery_task_soft_time_limit.",
-    "unreadable_data": (
-        "Something writes into Redis that is not Celery's: stop the old workers, replace"
-        " redis_password in stack_secrets, and remove the key that the message names (redis-cli"
-        " DEL). Workers without crisper-worker (plain Celery) end when they read such data: start"
-        " them again afterwards."
-    ),
-    "wrong_serializers": "Set accept_content and task_serializer in the Celery application.",
-}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is not as expected."""
-
-    code: str
-    message: str
-    node: str = ""
-    expected: Any = None
-    actual: Any = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, with the remedy; of all others' texts as a terminal can show them."""
-        return {**clean(asdict(self), width=FINDING_WIDTH), "remedy": REMEDIES[self.code]}
-
-
 Replies = Mapping[str, Sequence[Any]]
 
 
 def answers(replies: Replies, method: str) -> dict[str, list[Any]]:
-    """Replies to one method by node; more than one reply means more than one such worker."""
+    """Return the replies to one method by node; two replies mean that two answer in that name."""
     found: dict[str, list[Any]] = {}
     for message in replies.get(method) or []:
         if isinstance(message, Mapping):
@@ -135,8 +64,8 @@ def has_shape(method: str, reply: Any) -> bool:
     return method != "active_queues" or all(isinstance(q.get("name"), str) for q in reply)
 
 
-def folded(replies: Replies) -> dict[str, dict[str, Any]]:
-    """``{node: {method: reply}}`` for callers; of duplicates the first.
+def fold_replies(replies: Replies) -> dict[str, dict[str, Any]]:
+    """Return ``{node: {method: reply}}`` for callers; of duplicates the first.
 
     Replies of another shape are left out, as if they had not come: `judge` has findings of them.
     """
@@ -166,7 +95,7 @@ def judge(replies: Replies, expect: Mapping[str, Any]) -> list[Finding]:
         return [Finding("no_worker_answered", "No worker answered.", expected=expect.get("nodes"))]
     nodes = list(expect.get("nodes") or [])
     judged = [node for node in nodes if node in alive] if nodes else sorted(alive)
-    by_node = folded(replies)
+    by_node = fold_replies(replies)
     return [
         *_malformed(replies),
         *(_silent(node) for node in nodes if node not in alive),
@@ -237,9 +166,9 @@ def _malformed(replies: Replies) -> Iterator[Finding]:
 def _bad(method: str, node: str, reply: Any) -> Finding:
     # Not the text of all of it: a list of a million numbers takes seconds.
     kinds = (dict, list, tuple)
-    shown = printable(reply if isinstance(reply, kinds) and len(reply) > 20 else repr(clean(reply)))
-    text = f"{node or 'Somebody'} answered {method} with {shown}."
-    return Finding("malformed_reply", text, node, actual=shown)
+    text = printable(reply if isinstance(reply, kinds) and len(reply) > 20 else repr(clean(reply)))
+    message = f"{node or 'Somebody'} answered {method} with {text}."
+    return Finding("malformed_reply", message, node, actual=text)
 
 
 def _silent(node: str) -> Finding:
@@ -346,205 +275,3 @@ def _sorted(value: Any) -> Any:
 
 def _words(names: Iterable[str]) -> str:
     return listed(names, MOST_NAMES, "more") or "nothing"
-
-
-def problem_of(findings: Iterable[Finding]) -> str:
-    """The kind of trouble in one word: what an operator must look at first."""
-    codes = Counter(finding.code for finding in findings)
-    if not codes:
-        return ""
-    for code, problem in (
-        ("no_worker_answered", "no_worker_answered"),
-        ("malformed_reply", "malformed_reply"),
-        ("node_silent", "nodes_silent"),
-    ):
-        if codes[code]:
-            return problem
-    return "expectations_not_met"
-
-
-def told(findings: Iterable[Mapping[str, Any]]) -> str:
-    """All findings as one text, numbered, each with its remedy."""
-    findings = list(findings)
-    lines = [f"{n}. {f['message']} {f['remedy']}" for n, f in enumerate(findings, 1)]
-    more = len(lines) - MOST_FINDINGS
-    return "\n".join(lines[:MOST_FINDINGS] + ([f"And {more} more findings."] if more > 0 else []))
-
-
-def judge_canaries(
-    queues: Mapping[str, Mapping[str, Any]], nodes: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Findings over the canaries of all queues: lost, failed, or answered by a stranger.
-
-    A canary that a busy pool has not taken is none: see `busy_canaries`.
-
-    Args:
-        queues: queue -> ``{task_id, state, seconds, result, why}``; `why` is a verdict of
-            ``celery.busy``, where the canary is not back.
-        nodes: node names that may have run them; empty accepts any.
-    """
-    findings = []
-    for queue, entry in sorted(queues.items()):
-        state, result = str(entry.get("state")), entry.get("result")
-        worker = result.get("worker") if isinstance(result, Mapping) else None
-        if state == BUSY:
-            continue
-        if state in ("PENDING", "STARTED", "RECEIVED", "RETRY"):
-            text, remedy = absent(queue, state, entry.get("why") or {})
-        elif state != "SUCCESS":
-            text = f"The canary in queue {queue} ended as {state}: {quote(_plain(result), WIDTH)}."
-            remedy = "Look at the worker's log for that task id."
-        elif nodes and worker and worker not in nodes:
-            text = f"The canary in queue {queue} was run by {worker}, which is not of this release."
-            remedy = REMEDIES["foreign_node"]
-        else:
-            continue
-        findings.append(
-            {"queue": queue, "task_id": entry.get("task_id"), "message": text, "remedy": remedy}
-        )
-    return findings
-
-
-def absent(queue: str, state: str, why: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the message and the remedy for a canary that did not come back.
-
-    Args:
-        queue: its name.
-        state: the state that the result backend told last.
-        why: of ``celery.busy``, with the seconds waited; empty where nobody could look.
-    """
-    text = f"The canary in queue {queue} did not come back"
-    text += f" within {why['waited']:g} s (state {state})" if why else f" (state {state})"
-    names = listed(why.get("nodes") or [], MOST_NAMES) or "nobody"
-    kind = why.get("kind")
-    if kind == UNCONSUMED:
-        return (
-            f"{text}: no worker that answers consumes that queue.",
-            "Add the queue to the queues of a pool in celery_workers, or correct its name there.",
-        )
-    if kind == FREE:
-        free = why["processes"] - why["active"]
-        did = "took it and did not begin it" if why["taken"] else "did not take it"
-        return (
-            f"{text}: {names} consumes that queue, has {free} of {why['processes']} processes free"
-            f" and {did}.",
-            "See the log of that worker. Restart it if it is stuck (docker restart); raise"
-            " verify_canary_timeout if the broker or the machine is slow. A rate limit on the"
-            " canary task holds it up as well.",
-        )
-    if kind == OVERDUE:
-        task = f"{listed(why['tasks'], MOST_NAMES)} ({why['task_id']})"
-        return (
-            f"{text}: {names} runs {task} for {duration(why['oldest_seconds'])}, beyond its time"
-            f" limit of {duration(why['limit'])}: the pool is stuck.",
-            "Restart that worker (docker restart); its log tells what the task does. If the task is"
-            " called with a time_limit of its own, set that on the task or raise"
-            " celery_task_time_limit: workers do not tell the limit of a call.",
-        )
-    if kind == RUNNING:
-        return (
-            f"{text}: {names} began it {duration(why['oldest_seconds'])} ago and has not ended it.",
-            "The canary (stack_app.celery.canary_task) must be a task that returns at once; see the"
-            " log of that worker, or raise verify_canary_timeout.",
-        )
-    if kind == SILENT:
-        who = f"{names} did not answer" if why["nodes"] else "no worker answered"
-        return (
-            f"{text}: {who} when the workers were looked at meanwhile.",
-            "See the log of that worker: is it running, and connected to the broker? A pool of kind"
-            " solo cannot answer while it runs a task, and so cannot be proved then: use prefork or"
-            " threads with concurrency 1 in celery_workers, or deploy when it is idle.",
-        )
-    return f"{text}.", "Does a worker of this release consume that queue? See celery_workers."
-
-
-def busy_canaries(queues: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the queues whose canary a busy pool has not taken, with the evidence that it works.
-
-    Each ``{queue, nodes, processes, active, oldest_seconds, tasks, text}``.
-    """
-    keys = ("nodes", "processes", "active", "oldest_seconds", "tasks", "text")
-    return [
-        {"queue": queue, **{key: entry["why"][key] for key in keys}}
-        for queue, entry in sorted(queues.items())
-        if entry.get("state") == BUSY
-    ]
-
-
-def judged_canaries(reply: Mapping[str, Any], nodes: Sequence[str]) -> dict[str, Any]:
-    """What became of the canaries: ``{problem, queues, findings, busy}``.
-
-    Args:
-        reply: the probe's: ``{problem, error, queues}``, the last only without a problem.
-        nodes: node names that may have run them; empty accepts any.
-    """
-    problem = str(reply.get("problem") or "")
-    queues = like(clean(reply.get("queues")), {EACH: CANARY})
-    for entry in queues.values():
-        # Without evidence nobody could look.
-        why = entry["why"] = entry["why"] if entry["why"]["kind"] else {}
-        if why and entry["state"] == BUSY:
-            why["text"] = busy_text(why, why["waited"])  # of names that are printable
-        if entry["state"] == BUSY and not entry["why"]:
-            entry["state"] = "PENDING"
-    findings = judge_canaries(queues, nodes)
-    if not problem and not isinstance(reply.get("queues"), Mapping):
-        problem, reply = "malformed_reply", {"error": "no queues in the answer"}
-    if problem:
-        text = f"{problem}: {reply.get('error') or 'no reason given'}"
-        findings = [{"queue": "", "task_id": "", "message": text, "remedy": ""}]
-        findings[0]["remedy"] = REMEDIES.get(problem, "")
-    busy = busy_canaries(queues)
-    return {"problem": problem, "queues": queues, "findings": findings, "busy": busy}
-
-
-def answered(
-    reply: Mapping[str, Any], expect: Mapping[str, Any], canary_nodes: Sequence[str] | None
-) -> dict[str, Any]:
-    """What celery_inspect tells of a reply: ``{nodes, findings, problem, seconds, held, canary}``.
-
-    Args:
-        reply: the probe's: ``{problem, error}``, and without a problem ``{replies, seconds}`` and,
-            if canaries were sent, ``canary``.
-        expect: as `judge` takes it.
-        canary_nodes: node names that may have run the canaries; None when none were sent.
-    """
-    problem = str(reply.get("problem") or "")
-    error = str(reply.get("error") or "no reason given")
-    if not problem and not isinstance(reply.get("replies"), Mapping):
-        problem, error = "malformed_reply", "no replies in the answer"
-    if problem:
-        finding = {"code": problem, "message": f"{problem}: {error}", "node": ""}
-        finding |= {"expected": None, "actual": None, "remedy": REMEDIES.get(problem, "")}
-        return {"nodes": {}, "findings": [finding], "problem": problem}
-    replies = {m: r if isinstance(r, list) else [r] for m, r in reply["replies"].items()}
-    found = judge(replies, expect)
-    result: dict[str, Any] = {
-        "nodes": folded(replies),
-        "findings": [finding.as_dict() for finding in found[:MOST_FINDINGS]],
-        "problem": problem_of(found),
-        "seconds": like(reply.get("seconds"), 0.0),
-        "held": like(reply.get("held"), None),
-        "restarted": like(reply.get("restarted"), None),
-    }
-    if len(found) > MOST_FINDINGS:
-        result["findings"].append(_more(len(found) - MOST_FINDINGS))
-    if canary_nodes is not None:
-        canary = reply.get("canary")
-        canary = canary if isinstance(canary, Mapping) else {}
-        result["canary"] = judged_canaries(canary, canary_nodes)
-    return result
-
-
-def _more(count: int) -> dict[str, Any]:
-    """Return what stands for findings that are left out."""
-    text = f"{count} more findings are not listed."
-    return {"code": "malformed_reply", "message": text, "node": "", "expected": None} | {
-        "actual": None,
-        "remedy": "Mend those that are, and run again.",
-    }
-
-
-def _plain(result: Any) -> str:
-    """Return what a task returned, or raised, as a text."""
-    return result if isinstance(result, str) else repr(result)[:1000]

@@ -96,13 +96,13 @@ def find_missing(
         mine = [c for c in containers if c.service == name]
         if service["kind"] in (*ROLLED, "single"):
             mine = [c for c in mine if c.release == release]
-        ready = [c for c in mine if c.fit]
+        ready = [c for c in mine if c.is_healthy]
         healthy += len(ready)
         if len(ready) < wanted:
             states = ", ".join(
                 f"{c.name} is {c.health if c.state == 'running' else c.state}"
                 for c in mine
-                if not c.fit
+                if not c.is_healthy
             )
             details = f" ({states})" if states else ""
             missing.append(f"{name}: {len(ready)} of {wanted} containers are healthy{details}")

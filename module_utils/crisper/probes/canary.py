@@ -193,7 +193,7 @@ def explain(entry: dict[str, Any], verdict: busy.Verdict, waited: float) -> None
     """Write into a canary's entry why it is not back."""
     why = {**verdict.as_dict(), "waited": waited}
     if verdict.kind == busy.BUSY:
-        why["text"] = busy.told(why, waited)
+        why["text"] = busy.describe_busy(why, waited)
         entry["state"] = busy.BUSY
     entry["why"] = why
 

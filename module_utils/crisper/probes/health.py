@@ -4,6 +4,8 @@ The health check of the web containers, as ``python -IS -c`` with this text: soc
 importing an HTTP client takes five times as long, each second of a start.
 """
 
+from __future__ import annotations
+
 import socket
 import sys
 import time
@@ -11,54 +13,54 @@ import time
 SECONDS = 4  # the engine ends the check after 5
 
 
-def ask(port, request, wanted):
+def ask(port: int, request: bytes, wanted: list[str]) -> tuple[bytes, str]:
     """Return what the application said, at least its status line, and what went wrong.
 
     Without an expected status the headers are read too: one of them tells where a redirect leads.
     """
-    ends, said = time.monotonic() + SECONDS, b""
+    ends, answer = time.monotonic() + SECONDS, b""
     try:
         with socket.create_connection(("127.0.0.1", port), SECONDS) as web:
             web.sendall(request)
-            while len(said) < 65536:
+            while len(answer) < 65536:
                 web.settimeout(max(0.001, ends - time.monotonic()))
                 part = web.recv(8192)
-                said += part
-                line, end, _ = said.partition(b"\n")
+                answer += part
+                line, end, _ = answer.partition(b"\n")
                 if not part or (end and status_of(line) in wanted):
                     break
-                if b"\n\n" in said.replace(b"\r", b""):
+                if b"\n\n" in answer.replace(b"\r", b""):
                     break
     except socket.timeout:
-        return said, f"did not answer within {SECONDS} s"
+        return answer, f"did not answer within {SECONDS} s"
     except ConnectionRefusedError:
-        return said, f"failed: Connection refused, nothing listens on port {port}"
+        return answer, f"failed: Connection refused, nothing listens on port {port}"
     except OSError as error:
-        return said, f"failed: {error}"
-    return said, "was not answered"
+        return answer, f"failed: {error}"
+    return answer, "was not answered"
 
 
-def status_of(line):
+def status_of(line: bytes) -> str:
     """Return the status of a status line; empty when it is none."""
     words = line.split(None, 2)
-    fit = len(words) > 1 and words[0].startswith(b"HTTP/1.")
-    return words[1].decode() if fit and len(words[1]) == 3 and words[1].isdigit() else ""
+    is_http = len(words) > 1 and words[0].startswith(b"HTTP/1.")
+    return words[1].decode() if is_http and len(words[1]) == 3 and words[1].isdigit() else ""
 
 
-def printable(text):
+def printable(text: bytes) -> str:
     """Return bytes as one line of a health log."""
-    told = text.decode("ascii", "replace").strip()[:300]
-    return "".join(one if one.isprintable() else "?" for one in told)
+    line = text.decode("ascii", "replace").strip()[:300]
+    return "".join(one if one.isprintable() else "?" for one in line)
 
 
-def judge(said, problem, wanted):
+def judge(answer: bytes, problem: str, wanted: list[str]) -> str:
     """Return why the answer is not healthy; empty when it is."""
-    line, end, headers = said.partition(b"\n")
+    line, end, headers = answer.partition(b"\n")
     status = status_of(line) if end else ""
     if status in wanted:
         return ""
     if not status:
-        return problem + (f"; it said only {printable(line)!r}" if said else "")
+        return problem + (f"; it said only {printable(line)!r}" if answer else "")
     text = "answered " + printable(line.split(None, 1)[1])
     for header in headers.split(b"\n"):
         name, _, value = header.partition(b":")
@@ -70,14 +72,14 @@ def judge(said, problem, wanted):
     return text
 
 
-def main(port, path, host, scheme, wanted):
+def main(port: str, path: str, host: str, scheme: str, wanted: str) -> None:
     """Ask once; the reason goes into the health log of the container."""
     request = (
         f"GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Proto: {scheme}\r\n"
         "User-Agent: crisper-health\r\nConnection: close\r\n\r\n"
     )
-    fit = wanted.split(",")
-    reason = judge(*ask(int(port), request.encode(), fit), fit)
+    expected = wanted.split(",")
+    reason = judge(*ask(int(port), request.encode(), expected), expected)
     if reason:
         sys.exit(f"GET {path} with Host {host} {reason}")
 

@@ -1,4 +1,4 @@
-"""How long a container may be waited for that a run is about to replace, and what is told of it.
+"""Limits for asking a container that a run is about to replace, and the warning about it.
 
 It may be broken or compromised: it can kill, stop or answer for whatever is run in it. So it costs
 a run seconds and a warning, and never refuses the release that replaces it.

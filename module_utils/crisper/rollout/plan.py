@@ -1,4 +1,4 @@
-"""What a rollout does to each service, decided from what runs and what is wanted.
+"""Plan of a rollout: what it does to each service, by what runs and what is wanted.
 
 Pure functions of plain data; ``library/compose_rollout.py`` asks the engine and acts.
 """
@@ -34,14 +34,14 @@ class Container:
     created: float = 0.0  # Unix seconds, by the engine's clock; 0 where it is not known
 
     @property
-    def fit(self) -> bool:
-        """Running, and healthy as far as it has a health check."""
+    def is_healthy(self) -> bool:
+        """Return whether it runs, and is healthy as far as it has a health check."""
         return self.state == "running" and self.health in ("healthy", "none", "")
 
 
 @dataclass(frozen=True)
 class Step:
-    """What happens to one service, and why.
+    """Act on one service, and why.
 
     `old` are the ids of containers the release does not want; `ready` is how many of its own
     already run and are healthy.
@@ -56,12 +56,12 @@ class Step:
     ready: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for a module's result."""
+        """Return plain data for a module's result."""
         return {**asdict(self), "old": list(self.old)}
 
 
 def parse_inspect(records: Iterable[Mapping[str, Any]]) -> list[Container]:
-    """Containers of ``docker inspect``'s JSON; one-off containers (``compose run``) left out."""
+    """Return the containers of ``docker inspect``'s JSON, without those of ``compose run``."""
     found = []
     for record in records:
         config = record.get("Config") or {}
@@ -101,7 +101,7 @@ def decide(
     release: str,
     changed_definitions: Iterable[str],
 ) -> list[Step]:
-    """The plan: one step per service, in the order of `services`, then what is to be removed.
+    """Return one step per service, in the order of `services`, then what is to be removed.
 
     Args:
         services: name -> ``{kind, replicas}`` of every service of the release.
@@ -131,12 +131,14 @@ def _step(
     if kind == "fixed":
         if changed:
             return Step(name, kind, RECREATE, "its own definition changed", everything, replicas)
-        unfit = [container for container in mine if not container.fit]
+        unfit = [container for container in mine if not container.is_healthy]
         if unfit:
             why = ", ".join(f"{c.name} is {_condition(c)}" for c in unfit)
             return Step(name, kind, RECREATE, why, everything, replicas)
         return Step(name, kind, KEEP, "unchanged", (), replicas)
-    right = [container for container in mine if container.release == release and container.fit]
+    right = [
+        container for container in mine if container.release == release and container.is_healthy
+    ]
     surplus = right[replicas:]
     right = right[:replicas]
     wrong = tuple(container.id for container in mine if container not in right)
@@ -181,7 +183,7 @@ def batches(steps: Iterable[Step], size: int) -> list[dict[str, int]]:
 
 
 def not_ready(steps: Iterable[Step]) -> list[str]:
-    """Rolled services whose old containers must stay, because the new ones do not serve yet."""
+    """Return services whose old containers must stay, because the new ones do not serve yet."""
     return [
         f"{step.service}: {step.ready} of {step.replicas} new containers are healthy"
         for step in steps
@@ -194,7 +196,7 @@ def _condition(container: Container) -> str:
 
 
 def recreated(dry_run: str) -> list[str]:
-    """Names of containers that ``docker compose --dry-run up`` says it would recreate.
+    """Return the names of containers that ``docker compose --dry-run up`` says it would recreate.
 
     Its lines read `` DRY-RUN MODE -  Container crisper-nginx-1  Recreate`` (Compose 2.26).
     """
@@ -207,5 +209,5 @@ def recreated(dry_run: str) -> list[str]:
 
 
 def node_name(container: Container, host: str) -> str:
-    """Celery node name of a worker container: ``<pool>@<host>-<release>-<hostname>``."""
+    """Return the Celery node name of a worker container: ``<pool>@<host>-<release>-<hostname>``."""
     return f"{container.pool}@{host}-{container.release}-{container.id[:12]}"

@@ -1,9 +1,12 @@
-"""What a rollout did, for the roles that come after it; from the results of its calls."""
+"""Summary of a rollout for the roles that come after it, from the results of its calls."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+# Of M(compose_rollout), in their order.
+CALLS = ("started", "switched", "retired")
 
 
 def rollout_report(
@@ -29,29 +32,36 @@ def rollout_report(
         Redis had left unacknowledged, of all rollouts of this run; ``unjudged``, why that could
         not be told; and ``cut_off``, whether a call ended without telling what it had done.
     """
-    started, switched, retired = (
-        calls.get(name) or {} for name in ("started", "switched", "retired")
-    )
-    looked = [
-        call
-        for call in (started, switched, retired)
-        if (call.get("after") or {}).get("release") == release
-    ]
-    told = [call["left"] for call in (started, switched) if "left" in call]
-    left = told[-1] if told else {}
-    drained = calls.get("drained") or left
+    started, switched, retired = (calls.get(name) or {} for name in CALLS)
+    last = _last_look((started, switched, retired), release)
+    departures = [call["left"] for call in (started, switched) if "left" in call]
+    departure = departures[-1] if departures else {}
     stranded = calls.get("stranded") or {}
     again = not stranded.get("done") or stranded in put_back
     return {
-        "after": looked[-1]["after"] if looked else {},
-        "proof": looked[-1].get("proof", {}) if looked else {},
-        "left": left,
-        "drained": drained,
-        # One that was seen at the first look may be over at the second.
-        "longest": max(float(each.get("longest") or 0) for each in (left, drained)),
+        "after": last.get("after", {}),
+        "proof": last.get("proof", {}),
+        "left": departure,
+        **_drained(departure, calls.get("drained") or departure),
         "stopped": retired.get("stopped", {}),
-        "stale": [task for each in (left, drained) for task in each.get("stale") or []],
         "put_back": [*put_back, *([] if again else [stranded])],
         "unjudged": str(stranded.get("msg") or ""),
         "cut_off": any(call.get("failed") and "steps" not in call for call in (started, switched)),
     }
+
+
+def _drained(departure: Mapping[str, Any], drained: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the old workers had finished, by the first look at them and the last."""
+    both = (departure, drained)
+    return {
+        "drained": drained,
+        # One that was seen at the first look may be over at the second.
+        "longest": max(float(each.get("longest") or 0) for each in both),
+        "stale": [task for each in both for task in each.get("stale") or []],
+    }
+
+
+def _last_look(calls: Iterable[Mapping[str, Any]], release: str) -> Mapping[str, Any]:
+    """Return the last call that looked at everything of this release; empty without one."""
+    looks = [call for call in calls if (call.get("after") or {}).get("release") == release]
+    return looks[-1] if looks else {}

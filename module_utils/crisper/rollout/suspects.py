@@ -22,6 +22,7 @@ ELSEWHERE = frozenset(
         "docker_unavailable",
         "no_result_backend",
         "result_backend_unreachable",
+        "unreadable_data",
     }
 )
 # Findings whose sentences a warning has.
@@ -58,7 +59,7 @@ def suspects(
         everyone: whether all are to be replaced as soon as there is a finding.
     """
     named = {str(finding.get("node") or "") for finding in findings}
-    chosen = [c for c in older if not c.fit or node_name(c, host) in named]
+    chosen = [c for c in older if not c.is_healthy or node_name(c, host) in named]
     return list(older) if findings and (everyone or not chosen) else chosen
 
 

@@ -1,4 +1,4 @@
-"""The workers of a stack as a rollout asks them: told to leave, looked at, proved."""
+"""Ask the workers of a stack during a rollout: old ones to leave, new ones for proof."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ..celery.judge import (
-    MOST_FINDINGS,
-    REMEDIES,
-    SHAPES,
-    answered,
-    judge_named,
-    told,
-)
+from ..celery.findings import MOST_FINDINGS, REMEDIES, describe_findings
+from ..celery.inspection import report_inspection
+from ..celery.judge import SHAPES, judge_named
 from ..probes import rollout as rollout_probe
 from ..remote.run import ShipError
 from ..remote.session import Session
@@ -53,6 +48,7 @@ LEFT: dict[str, Any] = {
     "scheduled": 0,
     "longest": 0.0,
     "silent": [],
+    "consuming": [],
     "findings": [],
     "problem": "",
 }
@@ -70,6 +66,7 @@ ANSWER: dict[str, Any] = {
     "unfinished": [TASK],
     "stale": [STALE],
     "silent": [""],
+    "consuming": [""],
     "findings": [ANY],
     "replies": {EACH: [ANY]},
 }
@@ -80,18 +77,18 @@ class WorkersError(RuntimeError):
 
 
 class Workers:
-    """One process in a container of the application that asks all of them."""
+    """Process in a container of the application that asks all workers."""
 
-    def __init__(self, asked: Mapping[str, Any], docker_cli: str) -> None:
-        """`asked` is an option of type `SPEC`.
+    def __init__(self, options: Mapping[str, Any], docker_cli: str) -> None:
+        """Take how they are asked, an option of type `SPEC`.
 
         Raises:
             ValueError: what is expected, or the canary, is of a wrong kind.
         """
-        expect = typed("expect", EXPECT_OPTIONS, asked["expect"])
-        canary = asked["canary"] and typed("canary", CANARY_OPTIONS, asked["canary"])
+        expect = typed("expect", EXPECT_OPTIONS, options["expect"])
+        canary = options["canary"] and typed("canary", CANARY_OPTIONS, options["canary"])
         known = {name: value for name, value in expect.items() if value is not None}
-        self.asked = {**asked, "expect": known, "canary": canary}
+        self.options = {**options, "expect": known, "canary": canary}
         self.cli = docker_cli
         self.session: Session | None = None
         self.trouble: ShipError | None = None  # why nobody can be asked
@@ -107,8 +104,8 @@ class Workers:
         Raises:
             ShipError: nobody can be asked.
         """
-        command = [self.cli, "exec", "--interactive", container, self.asked["python"]]
-        start = {"app": self.asked["app"], "import_timeout": self.asked["import_timeout"]}
+        command = [self.cli, "exec", "--interactive", container, self.options["python"]]
+        start = {"app": self.options["app"], "import_timeout": self.options["import_timeout"]}
         self.session = Session(command, rollout_probe, start)
         self.ping(new)
 
@@ -117,11 +114,11 @@ class Workers:
         wanted = set(nodes) - self.answering - self.pinged
         if self.session is not None and not self.trouble and wanted:
             self.pinged = set(nodes) - self.answering
-            asked = {"command": "answering", "nodes": sorted(self.pinged), "timeout": PING}
-            self.session.send(asked)
+            request = {"command": "answering", "nodes": sorted(self.pinged), "timeout": PING}
+            self.session.send(request)
 
     def listen(self) -> Sequence[Any]:
-        """Add those that have answered to `answering`; the streams on which more may come.
+        """Add those that have answered to `answering`; return the streams on which more may come.
 
         It waits for nothing.
         """
@@ -133,14 +130,14 @@ class Workers:
             self.trouble = error
             return ()
         if reply.get("problem") == "app_not_importable":
-            error = str(reply.get("error") or "no reason given")
-            self.trouble = ShipError("app_not_importable", f"{self.asked['app']}: {error}")
+            why = str(reply.get("error") or "no reason given")
+            self.trouble = ShipError("app_not_importable", f"{self.options['app']}: {why}")
             return ()
         self.answering.update(like(reply.get("answering"), [""]))
         return (self.session.output,)
 
     def leave(self, old: Sequence[str], new: Sequence[str]) -> None:
-        """Tell old workers to leave their queues, and ask the new ones; `left` has what came of it.
+        """Tell old workers to leave their queues, and ask the new ones; see `wait_for_leaving`.
 
         Raises:
             ShipError: nobody can be asked.
@@ -150,34 +147,34 @@ class Workers:
         self._session().send(
             {
                 **{"command": "leave", "nodes": list(old), "prove": proof if new else None},
-                **{"patience": self.asked["patience"], **LEAVE},
+                **{"patience": self.options["patience"], **LEAVE},
             }
         )
 
-    def left(self, new: Sequence[str]) -> tuple[dict[str, Any], str]:
-        """What came of `leave`, and what is wrong with it."""
-        told_to = {**LEFT, "left_at": self.left_at}
-        limit = self.asked["import_timeout"] + LEAVE["timeout"] + self.asked["patience"] + 60
+    def wait_for_leaving(self, new: Sequence[str]) -> tuple[dict[str, Any], str]:
+        """Return what came of `leave`, and what is wrong with it; empty where nothing is."""
+        report = {**LEFT, "left_at": self.left_at}
+        limit = self.options["import_timeout"] + LEAVE["timeout"] + self.options["patience"] + 60
         try:
             reply = self._session().receive(limit)
         except ShipError as error:
-            return {**told_to, "problem": error.problem}, f"{error}. {remedy(error.problem)}"
-        left = "left" in reply
+            return {**report, "problem": error.problem}, f"{error}. {remedy(error.problem)}"
+        free = like(reply.get("left"), [""])  # those that consume nothing any more
+        has_drained = "left" in reply
         reply = like(reply, ANSWER)
-        told_to |= {key: reply[key] for key in LEFT}
-        told_to["drained"] = reply["done"] if left else []
+        report |= {key: reply[key] for key in LEFT}
+        report["drained"] = reply["done"] if has_drained else []
         if reply["problem"]:
-            names = listed(sorted(told_to["queues"])) or "nobody"
-            wrong = f"{self.asked['app']}: {reply['error']}. {remedy(reply['problem'])}"
-            return told_to, f"{wrong} Told to leave queues before: {names}."
-        stubborn = set(told_to["queues"]) - set(like(reply.get("left"), [""]))
-        told_to["consuming"] = sorted(stubborn - set(told_to["silent"]))
-        found = self._judged(reply["replies"], new)
-        if found:
-            told_to |= {"findings": found, "problem": "expectations_not_met"}
-        return told_to, told(found)
+            names = listed(sorted(report["queues"])) or "nobody"
+            wrong = f"{self.options['app']}: {reply['error']}. {remedy(reply['problem'])}"
+            return report, f"{wrong} Told to leave queues before: {names}."
+        report["consuming"] = sorted(set(report["queues"]) - set(free) - set(report["silent"]))
+        findings = self._judge(reply["replies"], new)
+        if findings:
+            report |= {"findings": findings, "problem": "expectations_not_met"}
+        return report, describe_findings(findings)
 
-    def look(self, nodes: Sequence[str]) -> list[dict[str, Any]]:
+    def look_again(self, nodes: Sequence[str]) -> list[dict[str, Any]]:
         """Return the findings over these workers, with time for several answers in one name.
 
         Raises:
@@ -185,14 +182,14 @@ class Workers:
         """
         request = {"command": "prove", "methods": list(SHAPES), "destination": list(nodes)}
         self._session().send({**request, "everybody": False, "canary": None, **SECOND_LOOK})
-        limit = self.asked["import_timeout"] + 2 * SECOND_LOOK["timeout"] + 60
+        limit = self.options["import_timeout"] + 2 * SECOND_LOOK["timeout"] + 60
         reply = like(self._session().receive(limit), ANSWER)
         if reply["problem"]:
-            raise ShipError(reply["problem"], f"{self.asked['app']}: {reply['error']}")
-        return self._judged(reply["replies"], nodes)
+            raise ShipError(reply["problem"], f"{self.options['app']}: {reply['error']}")
+        return self._judge(reply["replies"], nodes)
 
-    def _judged(self, replies: Mapping[str, Any], nodes: Sequence[str]) -> list[dict[str, Any]]:
-        expect = {**self.asked["expect"], "nodes": list(nodes)}
+    def _judge(self, replies: Mapping[str, Any], nodes: Sequence[str]) -> list[dict[str, Any]]:
+        expect = {**self.options["expect"], "nodes": list(nodes)}
         found = judge_named(replies, expect)[:MOST_FINDINGS] if nodes else []
         return [finding.as_dict() for finding in found]
 
@@ -204,47 +201,58 @@ class Workers:
         `nodes` are all that there may be, `count` is how many there must be. `canaries` is what
         came of those of a question before: then none are sent.
         """
-        expect = {**self.asked["expect"], "nodes": list(nodes), "count": count}
+        expect = {**self.options["expect"], "nodes": list(nodes), "count": count}
         expect["no_foreign_nodes"] = True
-        canary, self.canaries = self.asked["canary"], dict(canaries) if canaries else None
+        canary, self.canaries = self.options["canary"], dict(canaries) if canaries else None
         wanted = canary and not canaries
         sent = {**canary, "args": [], "kwargs": {}, "nodes": list(nodes)} if wanted else None
-        request = {"command": "prove", "methods": sorted(SHAPES), "destination": list(nodes)}
-        request |= {"everybody": True, "settle": SETTLE, "timeout": self.asked["timeout"]}
+        request: dict[str, Any] = {"command": "prove", "methods": sorted(SHAPES)}
+        request |= {
+            "destination": list(nodes),
+            "everybody": True,
+            "settle": SETTLE,
+            "timeout": self.options["timeout"],
+        }
         self.expected = expect
         if self.session is not None and not self.trouble:
             self.session.send({**request, "canary": sent})
 
     def proof(self) -> dict[str, Any]:
-        """What came of `ask`, as M(celery_inspect) answers."""
-        canary, expect = self.asked["canary"], self.expected
-        limit = 2 * (self.asked["timeout"] + (canary["timeout"] if canary else 0)) + 60
+        """Return what came of `ask`, as M(celery_inspect) returns it."""
+        canary, expect = self.options["canary"], self.expected
+        limit = 2 * (self.options["timeout"] + (canary["timeout"] if canary else 0)) + 60
         try:
-            reply = self._session().receive(limit + self.asked["import_timeout"])
+            reply = self._session().receive(limit + self.options["import_timeout"])
         except ShipError as error:
             reply = {"problem": error.problem, "error": str(error)}
         if self.canaries is None:
-            return answered(reply, expect, list(expect["nodes"]) if canary else None)
-        proof = answered(reply, expect, None)
+            return report_inspection(reply, expect, list(expect["nodes"]) if canary else None)
+        proof = report_inspection(reply, expect, None)
         return {**proof, "canary": self.canaries}
 
     def _session(self) -> Session:
         if self.trouble:
             raise self.trouble
         if self.session is None:
-            why = f"no container of service {self.asked['service']} runs"
+            why = f"no container of service {self.options['service']} runs"
             raise ShipError("container_not_running", why)
         return self.session
 
 
-def typed(name: str, options: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping as a module's option of that kind: a number on the command line is a text."""
-    judged = ArgumentSpecValidator(options).validate(dict(given))
+def typed(name: str, options: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mapping as a module's option of that kind.
+
+    A number on the command line is a text.
+
+    Raises:
+        ValueError: a value is of a wrong kind.
+    """
+    judged = ArgumentSpecValidator(options).validate(dict(values))
     if judged.error_messages:
         raise ValueError(f"workers.{name}: {'; '.join(judged.error_messages)}.")
     return dict(judged.validated_parameters)
 
 
 def remedy(problem: str) -> str:
-    """What to do about that kind of trouble."""
+    """Return what to do about that kind of trouble."""
     return REMEDIES.get(problem, "")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import json
 import os
 import signal
 import sys
+import threading
 import time
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.workers import Workers
 from lab import until
@@ -38,6 +45,56 @@ def proved(workers: Workers, nodes: list[str], count: int) -> dict[str, Any]:
     return workers.proof()
 
 
+@contextlib.contextmanager
+def forging(broker: redis.Redis, node: str, answer: Any) -> Iterator[None]:
+    """Answer every question in the name of a node, as whoever may write into Redis can."""
+    listener, over = broker.pubsub(), threading.Event()
+    listener.psubscribe("/*pidbox*")
+    until(lambda: listener.get_message(timeout=1))
+
+    def forge() -> None:
+        while not over.is_set():
+            message = listener.get_message(ignore_subscribe_messages=True, timeout=0.2)
+            question = (
+                json.loads(base64.b64decode(json.loads(message["data"])["body"])) if message else {}
+            )
+            if not question.get("reply_to"):
+                continue
+            to = question["reply_to"]
+            reply = {
+                "body": base64.b64encode(json.dumps({node: answer}).encode()).decode(),
+                "content-encoding": "utf-8",
+                "content-type": "application/json",
+                "headers": {"ticket": question["ticket"], "clock": 1},
+                "properties": {
+                    "delivery_mode": 1,
+                    "delivery_info": to,
+                    "priority": 0,
+                    "body_encoding": "base64",
+                    "delivery_tag": str(uuid.uuid4()),
+                },
+            }
+            broker.lpush(f"{to['routing_key']}.{to['exchange']}", json.dumps(reply))
+
+    thread = threading.Thread(target=forge)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_forged_bad_answers_block_nothing_and_prove_nothing(worker, ask, broker):
+    worker("new@b", "-c2", "-Qtwo").ready()
+    workers = ask(expect={"pools": {"new": {"queues": ["two"], "concurrency": 2}}})
+    with forging(broker, "new@b", {"ok": 1}):
+        assert workers.look_again(["new@b"]) == []
+        codes = {finding["code"] for finding in proved(workers, ["new@b"], 1)["findings"]}
+    assert {"malformed_reply", "duplicate_node"} <= codes
+    assert proved(workers, ["new@b"], 1)["findings"] == []
+
+
 def test_leaving_does_not_wait_for_what_runs(worker, ask, drain, send, marks):
     worker("old@a", "-c1", "-Qone").ready()
     send("nap", "long", 4.0)
@@ -45,7 +102,7 @@ def test_leaving_does_not_wait_for_what_runs(worker, ask, drain, send, marks):
     workers = ask()
     begun = time.monotonic()
     workers.leave(["old@a"], [])
-    left, wrong = workers.left([])
+    left, wrong = workers.wait_for_leaving([])
     assert time.monotonic() - begun < 3
     assert (left["queues"], left["drained"], wrong) == ({"old@a": ["one"]}, [], "")
     assert [task["name"] for task in left["unfinished"]] == ["nap"]
@@ -68,7 +125,7 @@ def test_new_workers_are_proved_while_old_ones_leave(worker, ask, drain, send, m
     expect = {"pools": {"new": {"queues": ["two"], "concurrency": 2}}}
     workers = ask(expect=expect, patience=10.0)
     workers.leave(["old@a"], ["new@b"])
-    left, wrong = workers.left(["new@b"])
+    left, wrong = workers.wait_for_leaving(["new@b"])
     assert (left["drained"], left["findings"], wrong) == (["old@a"], [], "")
     assert 0.5 < left["longest"] < 4
 
@@ -81,13 +138,13 @@ def test_new_workers_are_proved_while_old_ones_leave(worker, ask, drain, send, m
     drain(state="resumed", queues=left["queues"])
     unmet = ask(expect={"pools": {"new": {"queues": ["two", "three"]}}})
     unmet.leave(["old@a"], ["new@b"])
-    left, wrong = unmet.left(["new@b"])
+    left, wrong = unmet.wait_for_leaving(["new@b"])
     assert left["problem"] == "expectations_not_met"
     assert "consumes two, expected three, two" in wrong
     assert left["queues"] == {"old@a": ["one"]}, "who undoes it must know who was told to leave"
 
     unmet.leave(["old@a"], ["nobody@c"])
-    left, wrong = unmet.left(["nobody@c"])
+    left, wrong = unmet.wait_for_leaving(["nobody@c"])
     assert "nobody@c" in wrong or "No worker answered" in wrong
 
 
@@ -121,7 +178,7 @@ def test_no_broker_is_one_clear_error(ask, broker, monkeypatch):
     monkeypatch.setenv("TEST_BROKER", "redis://:secret-word@127.0.0.1:9/0")
     workers = ask()
     workers.leave(["old@a"], ["new@b"])
-    left, wrong = workers.left(["new@b"])
+    left, wrong = workers.wait_for_leaving(["new@b"])
     assert (left["problem"], left["queues"]) == ("broker_unreachable", {})
     assert "secret-word" not in wrong + str(left)
     assert proved(workers, ["new@b"], 1)["problem"] == "broker_unreachable"
@@ -130,7 +187,7 @@ def test_no_broker_is_one_clear_error(ask, broker, monkeypatch):
 def test_no_application_is_one_clear_error(ask, broker):
     workers = ask(app="nowhere.app")
     workers.leave(["old@a"], [])
-    left, wrong = workers.left([])
+    left, wrong = workers.wait_for_leaving([])
     assert (left["problem"], left["drained"]) == ("app_not_importable", [])
     assert "nowhere" in wrong
 
@@ -141,7 +198,7 @@ def test_a_container_that_goes_away_is_told(docker, broker):
     workers.begin("any", [])
     os.kill(workers.session.process.pid, signal.SIGKILL)
     workers.leave(["old@a"], [])
-    left, wrong = workers.left([])
+    left, wrong = workers.wait_for_leaving([])
     assert left["problem"] == "malformed_reply"
     assert "ended" in wrong
     assert proved(workers, ["old@a"], 1)["problem"] == "malformed_reply"
@@ -161,7 +218,7 @@ def test_new_workers_are_known_as_soon_as_they_answer(worker, ask, drain, send):
     seen = proved(again, ["new@b", "late@c"], 2)
     assert (seen["problem"], set(seen["nodes"])) == ("", {"new@b", "late@c"})
     again.leave(["late@c"], ["new@b"])
-    left, wrong = again.left(["new@b"])
+    left, wrong = again.wait_for_leaving(["new@b"])
     assert (left["drained"], wrong) == (["late@c"], "")
     assert again.answering == set()
 

@@ -15,11 +15,11 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.busy import (
     STILL,
     UNCONSUMED,
     Pool,
+    describe_busy,
     duration,
     judge,
     own_limits,
     pool_of,
-    told,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -103,7 +103,7 @@ def test_the_numbers_are_those_of_the_last_look() -> None:
     found = judge("q", CANARY, looks)
     assert (found.processes, found.active, found.tasks) == (4, 4, ["nap", "report"])
     assert (found.oldest, found.still, found.ended) == (840.0, 1.5, False)
-    text = told(found.as_dict(), 30.0)
+    text = describe_busy(found.as_dict(), 30.0)
     assert text == ("busy: 4 of 4 processes run nap, report, oldest 14 min; canary not waited for")
 
 
@@ -115,7 +115,7 @@ def test_a_pool_where_tasks_end_is_waited_for() -> None:
         found = judge("q", CANARY, looks)
         assert (found.kind, found.ended) == (BUSY, True)
         assert found.still < STILL
-        assert told(found.as_dict(), 30.0).endswith(
+        assert describe_busy(found.as_dict(), 30.0).endswith(
             "; tasks end, and the canary had no turn within 30 s"
         )
 

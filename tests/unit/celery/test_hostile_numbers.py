@@ -19,11 +19,11 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery import (
     stranded_report,
     unacked,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import (
-    SHAPES,
-    answered,
-    judged_canaries,
+from ansible_collections.crisper.stack.plugins.module_utils.celery.canaries import report_canaries
+from ansible_collections.crisper.stack.plugins.module_utils.celery.inspection import (
+    report_inspection,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import SHAPES
 from ansible_collections.crisper.stack.plugins.module_utils.deploy import status
 from ansible_collections.crisper.stack.plugins.module_utils.ledger.counts import Ledger
 from ansible_collections.crisper.stack.plugins.module_utils.probes import canary as canary_probe
@@ -152,7 +152,7 @@ def test_a_look_at_a_pool_takes_whatever_it_answers(report: Any, registered: Any
     for looks in ([{"w@a": pool}] * 2 if pool else [], [{"x@a": busy.pool_of(fine, 1.0, 1e9, {})}]):
         verdict = busy.judge("q", "1", looks).as_dict()
         json.dumps(clean(verdict), allow_nan=False)
-        busy.told(verdict, 1.0)
+        busy.describe_busy(verdict, 1.0)
 
 
 def test_sums_without_an_end_are_bounded() -> None:
@@ -244,10 +244,10 @@ def test_answers_are_findings_of_their_node(methods: dict[str, Any], other: Any)
     replies = {method: [{"w@a": reply}, other] for method, reply in methods.items()}
     replies["ping"] = [{"w@a": {"ok": "pong"}}, {"x@a": other}]
     reply = {"replies": replies, "seconds": other, "held": other, "restarted": other}
-    result = answered(reply, expect, ["w@a"])
+    result = report_inspection(reply, expect, ["w@a"])
     json.dumps(clean(result), allow_nan=False)
     for canary in ({"state": "SUCCESS", "result": other}, {"state": "BUSY", "why": other}, other):
-        judged_canaries({"queues": {"q": canary}}, ["w@a"])
+        report_canaries({"queues": {"q": canary}}, ["w@a"])
 
 
 @given(SAMPLES)

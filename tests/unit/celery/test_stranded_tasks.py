@@ -12,7 +12,10 @@ from types import SimpleNamespace
 import backlog
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.celery import stranded, stranded_report
-from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import REMEDIES, answered
+from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import REMEDIES
+from ansible_collections.crisper.stack.plugins.module_utils.celery.inspection import (
+    report_inspection,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded import (
     Answers,
     Judgement,
@@ -261,9 +264,9 @@ def test_what_is_worth_a_look(held, nodes, worth):
 
 def test_what_workers_answered_tells_how_many_are_unacknowledged():
     reply = {"problem": "", "error": "", "replies": {"ping": [{NODE: {"ok": "pong"}}]}}
-    assert answered({**reply, "held": 4}, {}, None)["held"] == 4
-    assert answered({**reply, "held": "four"}, {}, None)["held"] is None
-    assert answered(reply, {}, None)["held"] is None
+    assert report_inspection({**reply, "held": 4}, {}, None)["held"] == 4
+    assert report_inspection({**reply, "held": "four"}, {}, None)["held"] is None
+    assert report_inspection(reply, {}, None)["held"] is None
 
 
 def test_what_an_operator_reads():

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
-from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import answered
-from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import (
-    told as findings_told,
+from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import (
+    describe_findings as findings_told,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.celery.inspection import (
+    report_inspection,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -91,7 +93,7 @@ def test_a_hostile_worker_neither_ends_the_status_nor_forges_its_lines() -> None
         "active": [{"w@a": {"error": "no such method"}}, {forged: [{}]}],
         "active_queues": [{"w@a": [{"name": "q\nWorker    x"}]}, {forged: {"error": 1}}],
     }
-    result = answered({"replies": replies, "seconds": 0.1}, {}, None)
+    result = report_inspection({"replies": replies, "seconds": 0.1}, {}, None)
     waiting = {"problem": "", "waiting": {"q\u2028Queue": {"\x1b[31mt": 3}}, "orphaned": []}
     told = status(
         __status_workers={**result, "msg": findings_told(result["findings"])},

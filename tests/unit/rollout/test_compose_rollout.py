@@ -1,358 +1,236 @@
-"""What `retire` does before it lets the old containers go."""
+"""In which order a rollout stops, starts and asks, and what it waits for."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import compose_rollout
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.rollout import phases as acts
+from rollout_engine import SERVICES, RolloutEngine
 
 ROOT = Path(__file__).resolve().parents[3]
-SERVICES = {
-    "celery-worker": {"kind": "worker", "replicas": 1},
-    "celery-beat": {"kind": "single", "replicas": 1},
-}
-
-
-def record(name: str, service: str, release: str, **state: Any) -> dict[str, Any]:
-    """A container as the engine tells it; its id is its name."""
-    labels = {"com.docker.compose.service": service, "crisper.release": release}
-    return {
-        "Id": name,
-        "Name": f"/{name}",
-        "Config": {"Labels": labels},
-        "State": {"Status": "running", "ExitCode": 0, **state},
-    }
-
-
-WORKERS = [
-    record("old", "celery-worker", "r1", Health={"Status": "healthy"}),
-    record("new", "celery-worker", "r2", Health={"Status": "healthy"}),
-]
+BEAT = {"celery-beat": {"kind": "single", "replicas": 1}}
+ONE_WORKER = {**SERVICES, "celery-worker": {"kind": "worker", "replicas": 1}}
+OLD = "default@app1-r1-old"
+CANARY = {"task": "health_check", "queues": ["default"], "timeout": 1.0}
+ALL = ("leave", "swap", "retire", "prove")
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Any:
-    """A Docker client whose containers have another state at each look; it writes down commands."""
-
-    def client(looks: list[list[dict[str, Any]]]) -> tuple[str, Path]:
-        for number, look in enumerate(looks):
-            (tmp_path / f"look{number}").write_text(json.dumps(look))
-        (tmp_path / "stopped").write_text(json.dumps(WORKERS[:1]))
-        program, told = tmp_path / "docker", tmp_path / "told"
-        program.write_text(
-            f"""#!/bin/sh
-cd {tmp_path}; echo "$*" >>told
-case "$1" in
-    ps) echo old new beat;;
-    container)
-        case "$*" in
-            *" beat")
-                n=$(cat n 2>/dev/null || echo 0); [ -e look$n ] || n=$((n - 1)); cat look$n
-                echo $((n + 1)) >n;;
-            *) cat stopped;;
-        esac;;
-    logs) echo "the schedule is broken";;
-esac
-"""
-        )
-        program.chmod(0o755)
-        return str(program), told
-
-    return client
+def engine(tmp_path: Path, run_module: Callable[..., dict[str, Any]]) -> RolloutEngine:
+    """Return an engine on which release r2 has started beside r1."""
+    made = RolloutEngine(tmp_path, run_module)
+    made.state["release"] = "r2"
+    made.has("web1", "backend", "r1")
+    made.has("web2", "backend", "r2")
+    made.has("old", "celery-worker", "r1", "good")
+    made.has("new", "celery-worker", "r2", "good")
+    made.has("beat", "celery-beat", "r1")
+    return made
 
 
-def retire(run_module: Any, client: str, tmp_path: Path, **more: Any) -> dict[str, Any]:
-    """The module's answer."""
-    given = {"phases": ["retire"], "project_src": str(tmp_path), "project_name": "demo"}
-    given |= {"release": "r2", "services": SERVICES, "docker_cli": client, **more}
-    return run_module(compose_rollout, **given)
+def roll(engine: RolloutEngine, *phases: str, **options: Any) -> dict[str, Any]:
+    """Take these phases of release r2."""
+    services = {**ONE_WORKER, **BEAT}
+    return engine.roll(*phases, **{"release": "r2", "services": services, **options})
 
 
-def beat(health: str, **state: Any) -> dict[str, Any]:
-    """Beat of the new release."""
-    return record("beat", "celery-beat", "r2", Health={"Status": health}, **state)
+def retire(engine: RolloutEngine, beat: list[str], **options: Any) -> dict[str, Any]:
+    """Take the phase `retire` when beat of r2 has started; what it is at each look."""
+    del engine.state["records"]["beat"]
+    engine.has("beat", "celery-beat", "r2")
+    engine.state["records"]["beat"]["healths"] = beat
+    return roll(engine, "retire", **options)
 
 
-def test_old_workers_go_when_beat_has_become_healthy(
-    run_module: Any, engine: Any, tmp_path: Path
-) -> None:
-    client, told = engine([[*WORKERS, beat("starting")]] * 3 + [[*WORKERS, beat("healthy")]])
-    answer = retire(run_module, client, tmp_path)
-    assert answer["stopped"] == {"old": 0}
-    commands = told.read_text().splitlines()
-    assert commands[: commands.index("stop old")].count("container inspect old new beat") > 3
-    assert "rm --force --volumes old" in commands
+def stops(engine: RolloutEngine) -> list[str]:
+    """Return what was stopped."""
+    return [line for line in engine.commands if line.startswith("stop ")]
+
+
+def test_old_workers_go_when_beat_has_become_healthy(engine: RolloutEngine) -> None:
+    result = retire(engine, ["starting"] * 3 + ["healthy"] * 9)
+
+    assert result["stopped"] == {"old": 0, "web1": 0}
+    looks = engine.commands[: engine.commands.index("stop web1 old")]
+    assert len([line for line in looks if line.startswith("container inspect")]) > 3
+    assert engine.containers == ["beat", "new", "web2"]
 
 
 @pytest.mark.parametrize(
-    "state", [{"health": "unhealthy"}, {"health": "starting", "Status": "restarting"}]
+    ("health", "state"), [("unhealthy", "running"), ("starting", "restarting")]
 )
 def test_old_workers_stay_when_beat_does_not_run(
-    run_module: Any, engine: Any, tmp_path: Path, state: dict[str, str]
+    engine: RolloutEngine, health: str, state: str
 ) -> None:
-    client, told = engine([[*WORKERS, beat(**state)]])
-    answer = retire(run_module, client, tmp_path)
-    assert answer["failed"]
-    assert "beat of release r2 did not become healthy. The old workers still run." in answer["msg"]
-    assert "the schedule is broken" in answer["msg"]
-    assert "stop" not in told.read_text()
+    del engine.state["records"]["beat"]
+    engine.has("beat", "celery-beat", "r2", Status=state, Health={"Status": health})
+
+    result = roll(engine, "retire")
+
+    assert "beat of release r2 did not become healthy. The old workers still run." in result["msg"]
+    assert "the last line of beat" in result["msg"]
+    assert not stops(engine)
 
 
-def test_beat_is_not_waited_for_for_ever(run_module: Any, engine: Any, tmp_path: Path) -> None:
-    client, told = engine([[*WORKERS, beat("starting")]])
-    answer = retire(run_module, client, tmp_path, wait_timeout=0)
-    assert "did not become healthy" in answer["msg"]
-    assert "stop" not in told.read_text()
+def test_beat_is_not_waited_for_for_ever(engine: RolloutEngine) -> None:
+    result = retire(engine, ["starting"] * 99, wait_timeout=0)
+
+    assert "did not become healthy" in result["msg"]
+    assert not stops(engine)
 
 
-class Asked:
-    """Stands in for the workers: what came of telling them to leave is given."""
+def test_web_containers_do_not_wait_for_workers_that_still_work(engine: RolloutEngine) -> None:
+    engine.state["holds"] = [OLD]
 
-    session = object()
+    result = roll(engine, "leave", "retire", "prove")
 
-    def __init__(self, drained: list[str], wrong: str = "", foreign: int = 0) -> None:
-        self.foreign = foreign  # how often somebody else answers too
-        self.lost = False  # whether that one also runs the canary
-        self.canaries: list[Any] = []  # what each question was told of those of the one before
-        self.answering: set[str] = set()
-        self.answer = {"queues": {OLD: ["default"]}, "drained": drained, "silent": []}
-        self.answer["problem"] = "expectations_not_met" if wrong else ""
-        self.wrong = wrong
-        self.heard: list[Any] = []
-
-    def __call__(self, asked: dict[str, Any], docker_cli: str) -> Asked:
-        return self
-
-    def leave(self, old: list[str], new: list[str]) -> None:
-        self.heard.append(("leave", old, new))
-
-    def left(self, new: list[str]) -> tuple[dict[str, Any], str]:
-        self.heard.append("left")
-        return self.answer, self.wrong
-
-    def ask(self, nodes: list[str], count: int, canaries: Any = None) -> None:
-        self.heard.append(("ask", nodes, count))
-        self.canaries.append(canaries)
-
-    def proof(self) -> dict[str, Any]:
-        self.foreign -= 1
-        findings = [{"code": "foreign_node"}] if self.foreign >= 0 else []
-        lost = [{"queue": "default"}] if self.lost and self.foreign >= 0 else []
-        return {"problem": "", "findings": findings, "canary": {"findings": lost}}
-
-
-def pooled(containers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same as workers of a pool."""
-    for container in containers:
-        if container["Config"]["Labels"]["com.docker.compose.service"] == "celery-worker":
-            container["Config"]["Labels"]["crisper.pool"] = "default"
-    return containers
-
-
-OLD, NEW = "default@app1-r1-old", "default@app1-r2-new"
-WEB = [
-    record("web1", "backend", "r1", Health={"Status": "healthy"}),
-    record("web2", "backend", "r2", Health={"Status": "healthy"}),
-]
-
-
-def roll(
-    run_module: Any,
-    engine: Any,
-    tmp_path: Path,
-    monkeypatch: Any,
-    asked: Asked,
-    *phases: str,
-    stopped: Any = None,
-    beats: Any = None,
-    new: Any = None,
-) -> tuple[dict[str, Any], str]:
-    """The answer to these phases, and the Docker commands; `beats` are beat at each look."""
-    monkeypatch.setattr(acts, "Workers", asked)
-    workers = [WORKERS[0], new or WORKERS[1]]
-    looks = [[*workers, *WEB, each] for each in beats or [beat("starting")]]
-    client, told = engine([pooled(json.loads(json.dumps(look))) for look in looks])
-    (tmp_path / "stopped").write_text(json.dumps(stopped or [WEB[0]]))
-    services = {**SERVICES, "backend": {"kind": "web", "replicas": 1}}
-    answer = retire(
-        run_module,
-        client,
-        tmp_path,
-        phases=list(phases),
-        services=services,
-        host="app1",
-        workers={"app": "demo"},
-        wait_timeout=0,
-    )
-    return answer, told.read_text()
-
-
-def test_web_containers_do_not_wait_for_workers_that_still_work(
-    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
-) -> None:
-    asked = Asked(drained=[])
-    phases = ("leave", "retire", "prove")
-    answer, told = roll(run_module, engine, tmp_path, monkeypatch, asked, *phases)
-    assert asked.heard == [("leave", [OLD], [NEW]), "left"], "and nobody is proved yet"
-    assert answer["held"] == [OLD]
-    assert answer["stopped"] == {"web1": 0}
-    assert "proof" not in answer
-    assert "after" not in answer
-    assert "stop web1" in told.splitlines()
-    assert "logs" not in told, "nor for beat"
-
-
-ALL = ("leave", "swap", "retire", "prove")
-GONE = [WORKERS[0], WEB[0]]
-OLD_BEAT = record("beat", "celery-beat", "r1", Health={"Status": "healthy"})
+    assert engine.questions == ["leave"], "and nobody is proved yet"
+    assert result["held"] == [OLD]
+    assert result["stopped"] == {"web1": 0}
+    assert "proof" not in result
+    assert "after" not in result
+    assert stops(engine) == ["stop web1"]
+    assert "logs" not in " ".join(engine.commands), "nor for beat"
 
 
 def test_beat_is_replaced_and_everybody_is_asked_while_old_containers_stop(
-    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
+    engine: RolloutEngine,
 ) -> None:
-    asked = Asked(drained=[OLD])
-    # One look for the plan before, one for what is let go; then beat starts.
-    looks = [OLD_BEAT, OLD_BEAT, beat("starting"), beat("starting"), beat("healthy")]
-    more = {"stopped": GONE, "beats": looks}
-    answer, told = roll(run_module, engine, tmp_path, monkeypatch, asked, *ALL, **more)
-    assert not answer.get("failed"), answer
-    assert answer["stopped"] == {"old": 0, "web1": 0}
-    assert answer["proof"]["findings"] == []
-    assert asked.heard == [("leave", [OLD], [NEW]), "left", ("ask", [NEW], 1)]
-    assert answer["left"]["queues"] == {}, "nobody is left to take them up again"
-    commands = told.splitlines()
-    gone, up = commands.index("stop beat"), next(c for c in commands if "up --detach" in c)
-    assert gone < commands.index("rm --force beat") < commands.index(up), "never two of them"
-    assert commands.index("stop old web1") < commands.index(up)
-    assert commands.index("rm --force --volumes old web1") > commands.index(up)
+    engine.state["healths"] = {"celery-beat": ["starting", "starting"] + ["healthy"] * 9}
+
+    result = roll(engine, *ALL)
+
+    assert not result.get("failed"), result["msg"]
+    assert result["stopped"] == {"old": 0, "web1": 0}
+    assert result["proof"]["findings"] == []
+    assert engine.questions == ["leave", "ask"]
+    assert result["left"]["queues"] == {}, "nobody is left to take them up again"
+    commands = engine.commands
+    up = next(n for n, line in enumerate(commands) if "up --detach" in line and "beat" in line)
+    assert commands.index("stop beat") < commands.index("rm --force beat") < up, "never two of them"
+    assert commands.index("stop web1 old") < up
+    assert commands.index("rm --force --volumes web1 old") > up
+    assert engine.containers == ["n1", "new", "web2"]
 
 
+@pytest.mark.parametrize(
+    ("pings", "said"),
+    [(True, "n2 of release r2 did not become healthy.\n"), (False, "Not healthy within 3 s.")],
+)
 def test_a_worker_that_has_answered_works_but_must_become_healthy(
-    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
+    engine: RolloutEngine, pings: bool, said: str
 ) -> None:
-    starting = record("new", "celery-worker", "r2", Health={"Status": "starting"})
-    for answering, told in (({NEW}, "new of release r2 did not become healthy"), (set(), "stay")):
-        asked = Asked(drained=[OLD])
-        asked.answering = answering
-        more = {"stopped": GONE, "beats": [beat("healthy")], "new": starting}
-        answer, commands = roll(run_module, engine, tmp_path, monkeypatch, asked, *ALL, **more)
-        assert answer["failed"]
-        assert told in answer["msg"]
-        assert ("stop old web1" in commands.splitlines()) == bool(answering)
-        (tmp_path / "told").unlink()
+    engine.state |= {"pings": pings, "health": "starting", "healths": {"backend": ["healthy"]}}
+    for name in ("web2", "new", "beat"):
+        del engine.state["records"][name]
+
+    result = roll(engine, "start", *ALL, services=ONE_WORKER, wait_timeout=3)
+
+    assert said in result["msg"]
+    assert ("stop web1 old" in engine.commands) == pings
 
 
-def test_a_container_of_the_release_itself_that_is_not_fit_gives_way(
-    run_module: Any, engine: Any, tmp_path: Path
+def test_a_container_of_the_release_itself_that_is_not_healthy_gives_way(
+    engine: RolloutEngine,
 ) -> None:
-    sick = record("old", "celery-worker", "r2", Health={"Status": "unhealthy"})
-    gone = record("old", "celery-worker", "r2", Status="exited")
-    look = [WORKERS[1], beat("healthy")]
-    client, told = engine([[sick, *look]] * 3 + [[gone, *look]])
-    (tmp_path / "stopped").write_text(json.dumps([gone]))
-    answer = retire(run_module, client, tmp_path)
-    assert not answer.get("failed"), answer
-    assert answer["stopped"] == {"old": 0}
-    assert "stop old" in told.read_text().splitlines()
+    engine.has("old", "celery-worker", "r2", "good", Health={"Status": "unhealthy"})
+    engine.has("beat", "celery-beat", "r2")
+
+    result = roll(engine, "retire")
+
+    assert not result.get("failed"), result["msg"]
+    assert result["stopped"] == {"old": 0, "web1": 0}
 
 
+@pytest.mark.parametrize(("strangers", "findings"), [(1, 0), (9, 2)])
 def test_who_is_asked_while_an_old_worker_answers_is_asked_again(
-    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
+    engine: RolloutEngine, strangers: int, findings: int
 ) -> None:
-    for times, found in ((1, 0), (2, 1)):
-        asked = Asked(drained=[OLD], foreign=times)
-        more = {"stopped": GONE, "beats": [beat("healthy")]}
-        answer, _told = roll(run_module, engine, tmp_path, monkeypatch, asked, *ALL, **more)
-        assert asked.heard.count(("ask", [NEW], 1)) == 2
-        assert len(answer["proof"]["findings"]) == found
+    engine.state["strangers"] = strangers
+
+    result = roll(engine, *ALL)
+
+    assert engine.questions == ["leave", "ask", "ask"]
+    assert len(result["proof"]["findings"]) == findings
 
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_canaries_that_are_accounted_for_are_not_sent_again(
-    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any, lost: bool
+    engine: RolloutEngine, lost: bool
 ) -> None:
     """Busy pools are no finding: whoever asks again must not wait for them again."""
-    asked = Asked(drained=[OLD], foreign=1)
-    asked.lost = lost
-    more = {"stopped": GONE, "beats": [beat("healthy")]}
-    answer, _told = roll(run_module, engine, tmp_path, monkeypatch, asked, *ALL, **more)
-    assert asked.canaries == [None, None if lost else {"findings": []}]
-    assert answer["proof"]["canary"] == {"findings": []}
+    engine.state |= {"strangers": 1, "canary_lost": lost}
+    workers = {"app": "demo", "timeout": 1.0, "canary": CANARY}
+
+    result = roll(engine, *ALL, workers=workers)
+
+    again = "ask with canaries" if lost else "ask"
+    assert engine.questions == ["leave", "ask with canaries", again]
+    assert result["proof"]["canary"]["findings"] == []
+    assert result["proof"]["canary"]["queues"]["default"]["state"] == "SUCCESS"
 
 
-def test_when_beat_fails_who_undoes_it_finds_nothing_that_is_about_to_stop(
-    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
+def test_when_beat_fails_an_undo_finds_nothing_that_is_about_to_stop(
+    engine: RolloutEngine,
 ) -> None:
-    asked = Asked(drained=[OLD])
-    more = {"stopped": GONE, "beats": [OLD_BEAT, OLD_BEAT, beat("unhealthy")]}
-    answer, told = roll(run_module, engine, tmp_path, monkeypatch, asked, *ALL, **more)
-    assert answer["failed"]
-    assert "beat of release r2 did not become healthy.\n" in answer["msg"], "no worker still runs"
-    assert answer["stopped"] == {"old": 0, "web1": 0}
-    assert answer["left"]["queues"] == {}
-    assert "rm --force --volumes old web1" in told.splitlines()
+    engine.state["healths"] = {"celery-beat": ["unhealthy"] * 9}
+
+    result = roll(engine, *ALL)
+
+    assert "n1 of release r2 did not become healthy.\n" in result["msg"], "no worker still runs"
+    assert result["stopped"] == {"old": 0, "web1": 0}
+    assert result["left"]["queues"] == {}
+    assert engine.containers == ["n1", "new", "web2"]
 
 
 def test_when_the_new_workers_are_not_right_beat_has_ended_before_that_is_told(
-    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
+    engine: RolloutEngine,
 ) -> None:
-    asked = Asked(drained=[OLD], wrong="1. They consume nothing.")
-    more = {"beats": [OLD_BEAT]}
-    answer, told = roll(run_module, engine, tmp_path, monkeypatch, asked, *ALL, **more)
-    assert answer["msg"] == "1. They consume nothing."
-    commands = told.splitlines()
-    assert "stop beat" in commands
-    assert not [c for c in commands if "up --detach" in c and "--dry-run" not in c]
-    assert "stop old web1" not in commands
+    engine.state["answers"]["new"] = "nonsense"
+
+    result = roll(engine, *ALL)
+
+    assert "1. default@app1-r2-new answered " in result["msg"]
+    assert stops(engine) == ["stop beat"]
+    assert engine.state["records"]["beat"]["State"]["Status"] == "exited"
+    ups = [line for line in engine.commands if "up --detach" in line]
+    assert not [line for line in ups if "--dry-run" not in line]
 
 
-def test_nothing_is_stopped_when_the_new_workers_are_not_right(
-    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
-) -> None:
-    asked = Asked(drained=[OLD], wrong="1. They consume nothing.")
-    phases = ("leave", "retire", "prove")
-    answer, told = roll(run_module, engine, tmp_path, monkeypatch, asked, *phases)
-    assert answer["failed"]
-    assert answer["msg"] == "1. They consume nothing."
-    assert answer["left"]["queues"], "who undoes it must know who was told to leave"
-    assert "stop" not in told
-    assert "stopped" not in answer
+def test_nothing_is_stopped_when_the_new_workers_are_not_right(engine: RolloutEngine) -> None:
+    engine.state["answers"]["new"] = "nonsense"
+
+    result = roll(engine, "leave", "retire", "prove")
+
+    assert "answered registered with {'ok': 1}" in result["msg"]
+    assert result["left"]["queues"] == {OLD: ["default"]}, (
+        "the undo must know who was told to leave"
+    )
+    assert not stops(engine)
+    assert "stopped" not in result
 
 
 def test_who_was_told_to_leave_is_known_when_something_else_fails_meanwhile(
-    run_module: Any, engine: Any, tmp_path: Path, monkeypatch: Any
+    engine: RolloutEngine,
 ) -> None:
-    asked = Asked(drained=[OLD])
-    monkeypatch.setattr(
-        acts.Rollout, "swap", lambda self, steps: self.engine.run("no-such-command")
-    )
-    phases = ("leave", "swap", "retire")
-    original = acts.DockerClient.call
+    engine.state["refused"] = "up --detach --no-deps --no-build --timeout"
+    services = {**ONE_WORKER, **BEAT, "nginx": {"kind": "fixed"}}
 
-    def call(self: Any, *arguments: str, folder: str | None = None) -> tuple[int, str, str]:
-        if arguments[0] == "no-such-command":
-            return 1, "", "no such command"
-        return original(self, *arguments, folder=folder)
+    result = roll(engine, "leave", "swap", "retire", services=services)
 
-    monkeypatch.setattr(acts.DockerClient, "call", call)
-    answer, _told = roll(run_module, engine, tmp_path, monkeypatch, asked, *phases)
-    assert answer["failed"]
-    assert "no such command" in answer["msg"]
-    assert answer["left"]["queues"] == asked.answer["queues"]
+    assert "nginx of release r2 did not start: “no such command”." in result["msg"]
+    assert result["left"]["queues"] == {OLD: ["default"]}
+    assert engine.state["records"]["beat"]["State"]["Status"] == "exited", "nor is beat stopping"
 
 
-def test_workers_cannot_be_asked_without_saying_how(
-    run_module: Any, engine: Any, tmp_path: Path
-) -> None:
-    client, _told = engine([pooled(json.loads(json.dumps(WORKERS)))])
-    answer = retire(run_module, client, tmp_path, phases=["leave"])
-    assert "need the option workers" in answer["msg"]
+def test_workers_cannot_be_asked_without_saying_how(engine: RolloutEngine) -> None:
+    result = roll(engine, "leave", workers=None)
+
+    assert "need the option workers" in result["msg"]
 
 
 @pytest.mark.parametrize("listening", [True, False])
@@ -360,12 +238,12 @@ def test_nothing_is_begun_for_a_controller_that_is_gone(tmp_path: Path, listenin
     program = """
 import sys, time
 sys.path[:0] = sys.argv[1:3]
-from ansible_collections.crisper.stack.plugins.module_utils.rollout import phases
+from ansible_collections.crisper.stack.plugins.module_utils.rollout import state
 sys.stdin.readline()
-open(sys.argv[3], "w").write(str(phases.orphaned()))
+open(sys.argv[3], "w").write(str(state.orphaned()))
 """
-    told = tmp_path / "told"
-    paths = [str(ROOT / "library"), str(ROOT / "collections"), str(told)]
+    answer = tmp_path / "answer"
+    paths = [str(ROOT / "library"), str(ROOT / "collections"), str(answer)]
     process = subprocess.Popen(
         [sys.executable, "-c", program, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -374,4 +252,4 @@ open(sys.argv[3], "w").write(str(phases.orphaned()))
     process.stdin.write(b"\n")
     process.stdin.close()
     assert process.wait(30) == 0
-    assert told.read_text() == str(not listening)
+    assert answer.read_text() == str(not listening)

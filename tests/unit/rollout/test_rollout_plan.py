@@ -101,8 +101,8 @@ def test_no_fit_container_of_the_release_is_ever_retired_below_the_wanted_number
         if found.kind not in rollout.ROLLED or found.action == rollout.REMOVE:
             continue
         mine = [c for c in containers if c.service == found.service]
-        right = [c for c in mine if c.fit and c.release == NEW and c.id not in found.old]
-        fit = [c for c in mine if c.fit and c.release == NEW]
+        right = [c for c in mine if c.is_healthy and c.release == NEW and c.id not in found.old]
+        fit = [c for c in mine if c.is_healthy and c.release == NEW]
         assert len(right) == min(len(fit), found.replicas)
 
 

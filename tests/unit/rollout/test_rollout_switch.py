@@ -10,7 +10,7 @@ from typing import Any
 import compose_rollout
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import Upstreams
-from ansible_collections.crisper.stack.plugins.module_utils.rollout import phases
+from ansible_collections.crisper.stack.plugins.module_utils.rollout import traffic
 
 SERVICES = {
     "nginx": {"kind": "fixed"},
@@ -177,7 +177,7 @@ def test_a_release_that_became_sick_since_gets_no_request(rollout: Any, live: Up
 def impatient(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the warnings; an nginx that does not answer is waited for half a second."""
     warned: list[str] = []
-    monkeypatch.setattr(phases, "PROXY_COMMAND_SECONDS", 0.5)
+    monkeypatch.setattr(traffic, "PROXY_COMMAND_SECONDS", 0.5)
     monkeypatch.setattr(compose_rollout.AnsibleModule, "warn", lambda _, text: warned.append(text))
     return warned
 
@@ -229,8 +229,8 @@ def test_a_server_with_a_queue_is_not_stopped_before_it_has_accepted_all(
         asked.append((pid, live.serving))
         return waiting.pop(0)
 
-    monkeypatch.setattr(phases, "waiting_connections", connections)
-    monkeypatch.setattr(phases, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr(traffic, "waiting_connections", connections)
+    monkeypatch.setattr(traffic, "SETTLE_SECONDS", 0)
     _, told = rollout(NGINX, OLD, record("new", "backend", "r2"))
     assert asked == [(4711, "r2")] * 3
     assert "stop old [r2]" in told
@@ -239,8 +239,8 @@ def test_a_server_with_a_queue_is_not_stopped_before_it_has_accepted_all(
 def test_a_server_that_accepts_nothing_is_stopped_all_the_same(
     rollout: Any, live: Upstreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(phases, "waiting_connections", lambda pid: 1)
-    monkeypatch.setattr(phases, "ACCEPT_SECONDS", 0.3)
+    monkeypatch.setattr(traffic, "waiting_connections", lambda pid: 1)
+    monkeypatch.setattr(traffic, "ACCEPT_SECONDS", 0.3)
     _, told = rollout(NGINX, OLD, record("new", "backend", "r2"))
     assert "stop old [r2]" in told
 

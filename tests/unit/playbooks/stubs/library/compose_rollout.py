@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from ansible_collections.crisper.stack.plugins.module_utils.controller import orphaned
 from ansible_collections.crisper.stack.plugins.module_utils.docker.client import summarize
 from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     Journal,
@@ -12,7 +13,6 @@ from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     began_at,
     note,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.rollout.phases import orphaned
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.plan import (
     CREATE,
     KEEP,

@@ -1,0 +1,70 @@
+"""Have the old workers leave their queues, while the new ones are looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..celery.findings import describe_findings
+from ..remote.run import ShipError
+from .plan import Container
+from .replacement import look_again, replace_suspects
+from .state import Rollout
+from .workers import remedy
+
+Nodes = dict[str, list[str]]
+
+
+def begin_leaving(rollout: Rollout, containers: list[Container]) -> Nodes:
+    """Tell the old workers to leave their queues, and ask the new ones; return all nodes.
+
+    Nothing is returned where no old worker runs. `finish_leaving` waits for the answers.
+    """
+    nodes = rollout.nodes(containers)
+    rollout.result |= {"nodes": nodes, "held": []}
+    if not nodes["old"]:
+        return {}
+    rollout.note("leave")
+    rollout.begin_asking(containers)
+    try:
+        rollout.asker().leave(nodes["old"], nodes["new"])
+    except ShipError as error:
+        rollout.fail(f"{error}. {remedy(error.problem)}", problem=error.problem)
+    rollout.pending["leave"] = lambda: _record(rollout, nodes)
+    return nodes
+
+
+def _record(rollout: Rollout, nodes: Nodes) -> None:
+    """Record which workers left, for the undo of something that has failed meanwhile."""
+    rollout.result["left"], _error = rollout.asker().wait_for_leaving(nodes["new"])
+
+
+def finish_leaving(rollout: Rollout, nodes: Nodes) -> None:
+    """Wait until the old workers take nothing new; fail where the new ones are not as expected."""
+    if not nodes:
+        return
+    rollout.pending.pop("leave")
+    report, error = rollout.asker().wait_for_leaving(nodes["new"])
+    unfinished = sorted(set(nodes["old"]) - set(report["drained"]))
+    rollout.result |= {"left": report, "held": unfinished}
+    rollout.result["changed"] |= bool(report["queues"])
+    if report["findings"]:
+        findings = replace_suspects(rollout, look_again(rollout), lambda: look_again(rollout))
+        report |= {"findings": findings, "problem": report["problem"] if findings else ""}
+        error = describe_findings(findings)
+    if error:
+        rollout.fail(error, problem=report["problem"])
+    _warn(rollout, report)
+
+
+def _warn(rollout: Rollout, report: dict[str, Any]) -> None:
+    """Warn of old workers that did not do as they were told."""
+    if report["silent"]:
+        rollout.module.warn(
+            f"No answer from {', '.join(report['silent'])}. Does the container run (docker ps),"
+            " and is it connected to the broker (its log)?"
+        )
+    if report["consuming"]:
+        rollout.module.warn(
+            f"{', '.join(report['consuming'])} did not leave its queues when it was told to. It"
+            " is stopped all the same; its log may tell why."
+        )
