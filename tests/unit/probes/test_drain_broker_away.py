@@ -130,3 +130,19 @@ def test_a_worker_that_falls_silent_behind_a_quick_broker_is_told(drain):
     result = drain(world)
     assert result["silent"] == [NODE]
     assert 7.0 < world.now < 12.0
+
+
+def test_a_look_behind_a_lost_connection_has_an_answer(drain):
+    """Regression: the look that followed was one without a broker, although it answered."""
+    world = World((-1.0, -1.0), busy_until=0.0)
+    original, failures = world.send, [OSError("reset")]
+
+    def send(*arguments, **options):
+        if failures:
+            raise failures.pop()
+        original(*arguments, **options)
+
+    world.send = send
+    result = drain(world, look_only=True)
+    assert result["silent"] == []
+    assert NODE in result["nodes"]
