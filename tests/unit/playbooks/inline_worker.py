@@ -21,7 +21,7 @@ from ansible.plugins import strategy
 from ansible.utils.display import Display
 
 # Its stub kills the process it runs in, as the kernel might.
-FORKED = ("front_probe",)
+FORKED = ("http_probe",)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import secrets
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,7 @@ def real_options(name: str) -> dict[str, Any]:
 def _load(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"real_{path.stem}", path)
     module: Any = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
