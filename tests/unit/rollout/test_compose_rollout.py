@@ -118,17 +118,20 @@ def test_beat_is_replaced_and_everybody_is_asked_while_old_containers_stop(
 
 
 @pytest.mark.parametrize(
-    ("pings", "said"),
-    [(True, "n2 of release r2 did not become healthy.\n"), (False, "Not healthy within 3 s.")],
+    ("pings", "seconds", "said"),
+    [
+        (True, 3, "n2 of release r2 did not become healthy.\n"),
+        (False, 0, "Not healthy within 0 s."),
+    ],
 )
 def test_a_worker_that_has_answered_works_but_must_become_healthy(
-    engine: RolloutEngine, pings: bool, said: str
+    engine: RolloutEngine, pings: bool, seconds: int, said: str
 ) -> None:
     engine.state |= {"pings": pings, "health": "starting", "healths": {"backend": ["healthy"]}}
     for name in ("web2", "new", "beat"):
         del engine.state["records"][name]
 
-    result = roll(engine, "start", *ALL, services=ONE_WORKER, wait_timeout=3)
+    result = roll(engine, "start", *ALL, services=ONE_WORKER, wait_timeout=seconds)
 
     assert said in result["msg"]
     assert ("stop web1 old" in engine.commands) == pings
