@@ -27,7 +27,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Docker's key is known
+- name: Install the key of Docker's repository
   apt_key_pinned:
     url: https://download.docker.com/linux/debian/gpg
     fingerprint: 9DC8 5822 9FC7 DD38 854A  E2D8 8D81 803C 0EBF CD88

@@ -88,7 +88,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: Put back what a restart of Redis has left unacknowledged
+- name: Put back the stranded tasks
   celery_stranded:
     state: put_back
     project: crisper

@@ -95,7 +95,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: Compare what runs with what is wanted
+- name: Compare the server with the inventory
   deploy_begin:
     root: /opt/crisper
     project: crisper

@@ -49,7 +49,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Copy the static files out of the release's image
+- name: Copy the static files out of the image
   static_files:
     root: /opt/crisper
     release: 20261120t221500z-1a2b3c4d
