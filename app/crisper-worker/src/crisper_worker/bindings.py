@@ -52,7 +52,9 @@ class BindingsMixin(ChannelBase):
     def get_table(self, exchange: str) -> list[tuple[str, ...]]:
         """Return the bindings of an exchange; remove what is none."""
         self._repaired(lambda: self._drop_garbage(exchange), exchange)
-        return self._repaired(lambda: super(BindingsMixin, self).get_table(exchange), exchange)
+        parent = super().get_table
+        rows: list[tuple[str, ...]] = self._repaired(lambda: parent(exchange), exchange)
+        return rows
 
     def _queue_bind(self, exchange: str, *args: Any) -> None:
         self._repaired(lambda: super(BindingsMixin, self)._queue_bind(exchange, *args), exchange)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 # Only what a client of PostgreSQL says of its own connection. The application writes other words
 # (RAISE EXCEPTION, names), and may even begin a line of them like this: see `ask_state`.
 _CONNECTION = (
-    r"(?m)^(?:\| |“)?(?:psql|pg_dump): error: (?:[^\n]*(?:failed|server): )?FATAL:  database"
+    r"(?m)^(?:\| |“)?(?:psql|pg_dump): error: (?:[^\n]*(?:failed|server): )?FATAL: +database"
     r" \"[^\n]*\" "
 )
 _MISSING = re.compile(f"{_CONNECTION}does not exist”?$")
