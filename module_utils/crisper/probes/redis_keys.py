@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .leftovers import REGISTRY
+
 # KEYS: tables of bindings. ARGV: the separator of a member's three parts. Removes what is none.
 MEND = """
 local removed = 0
@@ -64,9 +66,29 @@ def mend_bindings(app: Any, channel: Any) -> None:
     keys = [prefix + pattern % (name,) for name in sorted(names) if name for pattern in found]
     client = plain_client(channel)
     client.eval(MEND, len(keys), *keys, channel.sep)
-    deadlines = getattr(channel, "keyprefix_binding_deadlines", "")
-    if deadlines and type_of(client, prefix + deadlines) not in ("zset", "none"):
-        client.delete(prefix + deadlines)
+    for name in (getattr(channel, "keyprefix_binding_deadlines", ""), REGISTRY):
+        if name and type_of(client, prefix + name) not in ("zset", "none"):
+            client.delete(prefix + name)
+    topics = {q.exchange.name for q in app.amqp.queues.values() if is_topic(q.exchange)}
+    for pattern in found:
+        for name in sorted(topics):
+            mend_patterns(client, prefix + pattern % (name,), channel.sep)
+
+
+def is_topic(exchange: Any) -> bool:
+    """Return whether an exchange is a topic, whose bindings have patterns."""
+    return bool(exchange and exchange.name and exchange.type == "topic")
+
+
+def mend_patterns(client: Any, key: str, separator: str) -> None:
+    """Remove the bindings of a topic whose pattern is none of kombu's: it may be no expression."""
+    from kombu.transport.virtual.exchange import TopicExchange
+
+    topic = TopicExchange(None)
+    for member in list(client.sscan_iter(key)):
+        routing_key, pattern, _ = member.decode("utf-8", "replace").split(separator)
+        if pattern not in ("", topic.key_to_pattern(routing_key)):
+            client.srem(key, member)
 
 
 def type_of(client: Any, key: str) -> str:
@@ -104,5 +126,8 @@ def removal(client: Any, key: str) -> str:
     pool = getattr(client, "connection_pool", None)
     number = getattr(pool, "connection_kwargs", {}).get("db") or 0
     database = f" -n {number}" if number else ""
-    word = key if re.fullmatch(r"[\w.:@-]+", key, re.ASCII) else "$" + ascii(key)
+    plain = re.compile(r"[\w.:@-]", re.ASCII)
+    letters = [c if plain.match(c) else "".join(map("\\x{:02x}".format, c.encode())) for c in key]
+    word = "".join(letters)
+    word = word if word == key else f"$'{word}'"
     return f"docker compose exec redis redis-cli{database} DEL {word}"

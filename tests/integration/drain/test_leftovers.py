@@ -205,10 +205,11 @@ def test_garbage_in_the_tables_of_bindings_silences_nobody(
     assert inspect(expect={"nodes": ["one@a"]})["problem"] == ""
     assert broker.smembers(prefix + BINDINGS) == {FOREIGN}
     names = ["_kombu.binding.reply.celery.pidbox", "_kombu.binding.celery.pidbox"]
-    names += ["_kombu.binding_deadlines", "_kombu.binding_permanent.one"]
+    names += ["_kombu.binding_deadlines", "_kombu.binding_permanent.one", REGISTRY]
     for name in names:
         broker.set(prefix + name, "x")
     assert inspect(expect={"nodes": ["one@a"]})["problem"] == ""
+    assert broker.type(prefix + REGISTRY) == b"none"
     # Plain Celery as it is, it can start again, too.
     worker("two@a", "-c1", "-Qone").ready()
     assert inspect(expect={"nodes": ["one@a", "two@a"]})["problem"] == ""
