@@ -226,7 +226,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.remote.drain import 
     request_of,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
-from ansible_collections.crisper.stack.plugins.module_utils.text import listed
+from ansible_collections.crisper.stack.plugins.module_utils.text import listed, quote
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["drained", "resumed"], "default": "drained"},
@@ -275,7 +275,7 @@ def judge(module: AnsibleModule, reply: dict[str, Any], result: dict[str, Any]) 
     if reply["problem"]:
         ordered = listed(sorted(result["queues"])) or "nobody"
         module.fail_json(
-            msg=f"{params['app']}: {reply['error']}. {REMEDIES.get(reply['problem'], '')}"
+            msg=f"{params['app']}: {quote(reply['error'])}. {REMEDIES.get(reply['problem'], '')}"
             f" Told to {'take up' if done == 'resumed' else 'leave'} queues before: {ordered}.",
             **result,
         )

@@ -165,7 +165,8 @@ def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
         raise BackupError(f"no container of {params['service']} of {params['project']} runs")
     roles = Roles(docker, container, params["application"], params["wait"])
     state = roles.state()
-    wanted = plan(state, secret, params["extensions"])
+    own = password(Path(params["release"]) / APPLICATION_FILE)
+    wanted = plan(state, secret, params["extensions"], own)
     other = docker.container(params["project"], "mariadb") if params["mariadb"] else ""
     excess = find_excess(docker, other, params["application"]) if other else []
     revoked = [f"MariaDB: {statement}" for statement in excess]
@@ -179,7 +180,6 @@ def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
         remove_excess(docker, other, excess)
     if wanted:
         note(params, "database_roles", moved=state.unmoved)
-        own = password(Path(params["release"]) / APPLICATION_FILE)
         result |= roles.apply(secret, own, params["extensions"])
         state = roles.state()
     result["dangers"] = [*find_dangers(roles, state, root, params["project"]), *planted]

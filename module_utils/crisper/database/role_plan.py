@@ -26,12 +26,13 @@ def free_name(state: State) -> str:
     )
 
 
-def plan(state: State, password: str, extensions: Iterable[str]) -> list[str]:
+def plan(state: State, password: str, extensions: Iterable[str], own: str = "") -> list[str]:
     """Return what has to be done, a sentence each; nothing when all is as wanted.
 
     Args:
         password: the superuser's.
         extensions: those that the database must have.
+        own: the application's password; empty where it is not known.
     """
     name = state.application
     if state.unmoved:
@@ -41,13 +42,18 @@ def plan(state: State, password: str, extensions: Iterable[str]) -> list[str]:
             " objects. Sessions stay open; a table is locked for an instant."
         ]
     return [
-        *_plan_role(state),
+        *_plan_role(state, own),
         *_plan_objects(state, password, extensions),
         *_plan_databases(state),
     ]
 
 
-def _plan_role(state: State) -> list[str]:
+def is_locked_out(state: State, own: str) -> bool:
+    """Return whether the role of the application has another password than the application."""
+    return bool(own and state.verifier) and not matches(own, state.verifier, state.application)
+
+
+def _plan_role(state: State, own: str) -> list[str]:
     name, found = state.application, []
     if not state.role:
         found.append(f"the role {name} is made, without powers")
@@ -59,6 +65,18 @@ def _plan_role(state: State) -> list[str]:
         found.append(f"the role {name} may log in")
     if state.role and not state.role.get("password"):
         found.append(f"the role {name} gets its password")
+    if is_locked_out(state, own):
+        found.append(
+            f"the role {name} gets the password postgres_password of stack_secrets again (it had"
+            " another one, which the role can give itself)"
+        )
+    if state.shut_out:
+        found.append(f"the role {name} may connect to its database and make schemas there again")
+    found += [
+        f"{each.name} is no longer {printable(each.value)!r} for sessions of the application, with"
+        " which it cannot work"
+        for each in state.hindering
+    ]
     return found
 
 
@@ -115,7 +133,7 @@ def ensure_statements(state: State, password: str, own: str) -> list[str]:
     Args:
         state: of a stack whose superuser is a role of its own.
         password: the superuser's.
-        own: the application's, for a role that has none yet.
+        own: the application's, for a role that has none yet, or another one.
     """
     name, superuser = identifier(state.application), identifier(state.superuser)
     lines = []
@@ -124,12 +142,15 @@ def ensure_statements(state: State, password: str, own: str) -> list[str]:
     wanted = " ".join(f"NO{word}" for word in FORBIDDEN)
     lines.append(f"ALTER ROLE {name} LOGIN INHERIT {wanted};")
     lines += [f"REVOKE {identifier(each)} FROM {name};" for each in state.memberships]
-    if not state.role.get("password"):
+    if not state.role.get("password") or is_locked_out(state, own):
         lines.append(f"ALTER ROLE {name} PASSWORD {literal(scram_verifier(own))};")
     if not matches(password, state.superuser_verifier):
         lines.append(f"ALTER ROLE {superuser} PASSWORD {literal(scram_verifier(password))};")
     if state.database_owner != state.application:
         lines.append(f"ALTER DATABASE {name} OWNER TO {name};")
+    if state.shut_out:
+        lines.append(f"GRANT ALL ON DATABASE {name} TO {name};")
+    lines += [each.reset for each in state.hindering]
     if state.public_owner == state.superuser:
         lines.append("ALTER SCHEMA public OWNER TO pg_database_owner;")
     lines += [

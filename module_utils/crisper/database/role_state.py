@@ -9,6 +9,7 @@ from typing import Any
 from ..backup.backends.postgres_sql import HELPER
 from .catalog import SUPERUSER_OID, Catalog, builtin
 from .connections import SYSTEM_DATABASES, Opening, foreign_owners, system_openings
+from .own_settings import OwnSetting, hindering_settings, is_shut_out
 
 # Holds the objects until the application's role has its place.
 SUFFIX = "_application"
@@ -50,6 +51,9 @@ class State:
     limited: bool = False  # the application's database takes so many sessions alone
     template: bool = False  # whoever may make a database may copy the application's
     restore: bool = False  # a restore was killed, and its function is still there
+    verifier: str = ""  # of the application's role
+    shut_out: bool = False  # the application may not connect to its own database
+    hindering: Sequence[OwnSetting] = ()  # defaults of its sessions with which it cannot work
     # Other roles, and what they may.
     powerful: Sequence[tuple[str, str]] = ()
 
@@ -96,6 +100,9 @@ def read_state(catalog: Catalog, application: str, objects: int) -> State:
         limited=int(database["datconnlimit"]) >= 0,
         template=database["datistemplate"] == "t",
         restore=_has_helper(rows),
+        verifier=(own["rolpassword"] or "") if own else "",
+        shut_out=is_shut_out(catalog, application),
+        hindering=hindering_settings(catalog, application),
         powerful=_powerful_roles(catalog, powers, application),
     )
 

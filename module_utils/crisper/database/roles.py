@@ -83,7 +83,7 @@ class Roles:
 
         Args:
             password: the superuser's.
-            own: the application's, for a role that has none yet.
+            own: the application's; empty where it is not known.
             extensions: those that the database must have.
 
         Returns:
@@ -105,7 +105,7 @@ class Roles:
                 return {"moved": False, "done": [], "postponed": self.describe_lock(error)}
             result["moved"] = True
             state = self.state()
-        rest = plan(state, password, extensions)
+        rest = plan(state, password, extensions, own)
         if rest:
             self.ensure(state, password, own, extensions)
             result["done"] += rest

@@ -48,8 +48,15 @@ def scram_verifier(password: str, salt: bytes = b"", iterations: int = ITERATION
     return f"SCRAM-SHA-256${iterations}:{words[0]}${words[1]}:{words[2]}"
 
 
-def matches(password: str, verifier: str) -> bool:
-    """Return whether a stored verifier is that of a password."""
+def matches(password: str, verifier: str, role: str = "") -> bool:
+    """Return whether a stored verifier is that of a password.
+
+    Args:
+        role: its name, where a verifier of the old kind (md5) is good enough.
+    """
+    if role and verifier.startswith("md5"):
+        digest = hashlib.md5((password + role).encode(), usedforsecurity=False).hexdigest()
+        return hmac.compare_digest(f"md5{digest}", verifier)
     match = VERIFIER.match(verifier)
     if not match:
         return False

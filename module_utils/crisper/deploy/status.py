@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from ..celery.stale import split
 from ..journal import BEGIN, END
 from ..shapes import EACH, like
-from ..text import ROWS, clean, listed, printable
+from ..text import ROWS, clean, listed, printable, quote
 
 # Task names that are listed of one queue.
 MOST_NAMES = 20
@@ -160,7 +160,7 @@ def dead_letter_rows(stdout: Any) -> list[str]:
         except (ValueError, RecursionError):
             entries = None
     if not isinstance(entries, list):
-        return [f"(an answer that is no list: {printable(lines[-1], 80)})"]
+        return [f"(an answer that is no list: {quote(lines[-1], 80)})"]
     found = [clean(entry) for entry in like(entries[:ROWS], [DEAD_LETTER])]
     rows = [f"{e['task_id']}  {e['task']}, queue {e['source']}: {e['reason']}" for e in found]
     return rows + _more(len(entries), "tasks")

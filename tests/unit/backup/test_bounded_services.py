@@ -135,6 +135,7 @@ def test_an_answer_of_postgresql_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
 
 SOCKET = 'connection to server on socket "/run/.s.PGSQL.5432" failed: '
 MISSING = 'FATAL:  database "shop" does not exist'
+DENIED = 'FATAL:  permission denied for database "shop"'
 CLOSED = 'FATAL:  database "shop" is not currently accepting connections'
 
 
@@ -150,6 +151,10 @@ CLOSED = 'FATAL:  database "shop" is not currently accepting connections'
         (f"| psql: error: {SOCKET}{MISSING}\n| more", "missing", "playbooks/restore.yml"),
         (f"psql: error: {SOCKET}{MISSING}", "open", ""),
         (f"psql: error: {SOCKET}{MISSING}", "", ""),
+        (f"| psql: error: {SOCKET}{DENIED}\n| DETAIL:  x", "open", "REVOKE … ON DATABASE"),
+        (f"“psql: error: {SOCKET}{DENIED.replace('  ', ' ')}”", "open", "The next deploy"),
+        (f"psql: error: {SOCKET}{DENIED}", "closed", ""),
+        (f"“psql: error: {SOCKET}{MISSING.replace('  ', ' ')}”", "missing", "restore.yml"),
         # What the application makes PostgreSQL say.
         (f"ERROR:  {MISSING}", "missing", ""),
         ('ERROR:  database "shop" does not exist', "missing", ""),

@@ -34,14 +34,17 @@ from .postgres_sql import (
     DUMP_POSTGRES,
     EXTENSIONS,
     HEADS,
+    HELPER,
     MAKE_DATABASE,
     MAKE_TEMPLATE,
     MEMBERS,
     NAME,
     PLACES,
+    RELATION_PLACES,
     RELATIONS,
     RESTORE_POSTGRES,
     ROLES,
+    SCHEMA_OWNERS,
     SCHEMAS,
 )
 from .psql import Session, named, postgres_session, unescape
@@ -196,11 +199,27 @@ def dump_postgres(
                 for kind, number, of in hidden
             )
             environment = {"SNAPSHOT": snapshot, "LOCK_WAIT": f"{lock_seconds(docker)}s"}
+            excluded = [f"--exclude-schema={each}" for each in _helper_schemas(session)]
+            environment["EXCLUDED"] = " ".join(excluded)
             command = docker.inside(container, DUMP_POSTGRES, **environment, **named(name))
             docker.out_of("PostgreSQL was not dumped", command, target)
             rows = _rows(session)
             head = _heads(docker, container, name, snapshot)
     return {"rows": rows, "migration_head": head, "extensions": extensions}
+
+
+def _helper_schemas(session: Session) -> list[str]:
+    """Return the schemas of restores that were killed: they are the superuser's, without tables.
+
+    The application may give a schema of its own such a name, and keep its tables there.
+    """
+    rows = [line.split("\t") for line in session.ask(SCHEMA_OWNERS)]
+    found = {
+        number: name for number, name, owner in rows if owner == "10" and HELPER.fullmatch(name)
+    }
+    for place in session.ask(RELATION_PLACES) if found else ():
+        found.pop(place, None)
+    return sorted(found.values())
 
 
 def _extensions(session: Session) -> list[list[list[str]]]:
@@ -253,7 +272,8 @@ def restore_postgres(
     except BackupError as error:
         why = str(error) if str(error).startswith(what) else f"{what}: {error}"
         problem = f"{why}{_versions(docker, container, made_by)}"
-        if not NEEDS_SUPERUSER.search(str(error)):
+        # What ends a session at its beginning says nothing of the dump.
+        if "FATAL:" in problem or not NEEDS_SUPERUSER.search(str(error)):
             raise BackupError(problem) from error
         raise BackupError(
             f"{problem}. The application's role restores, and the dump holds what only a superuser"

@@ -70,8 +70,7 @@ SET_NO_TIMEOUT = '--set no_timeout="$no_timeout"'
 # what initdb makes are the cluster's: the application's role cannot give them in a restore.
 DUMP_POSTGRES = FIND_SUPERUSER + (
     ' exec pg_dump --username "$superuser" --format custom'
-    f" --exclude-schema 'crisper_restore_{'[0-9a-f]' * 16}'"
-    " --exclude-schema pg_catalog --exclude-schema information_schema"
+    " $EXCLUDED --exclude-schema pg_catalog --exclude-schema information_schema"
     ' --lock-wait-timeout "$LOCK_WAIT" ${SNAPSHOT:+--snapshot "$SNAPSHOT"} "$POSTGRES_DB"'
 )
 # Whoever was superuser may have planted in pg_catalog what matches a question better than what
@@ -102,6 +101,11 @@ SELECT 'ALTER DATABASE ' || quote_ident(datname::text) || ' OWNER TO '
   AND pg_get_userbyid(datdba) <> :'application'::name \gexec
 SELECT 'ALTER DATABASE ' || quote_ident(datname::text) || ' CONNECTION LIMIT -1'
   FROM pg_database WHERE datname = current_database() AND datconnlimit >= '0' \gexec
+SELECT 'GRANT ALL ON DATABASE ' || quote_ident(datname::text) || ' TO '
+  || quote_ident(:'application'::text)
+  FROM pg_database WHERE datname = current_database()
+  AND NOT (has_database_privilege(:'application'::name, datname::text, 'CONNECT'::text)
+    AND has_database_privilege(:'application'::name, datname::text, 'CREATE'::text)) \gexec
 @drop_helpers@
 CREATE SCHEMA @helper@;
 CREATE FUNCTION @helper@.extension(statement text) RETURNS void
@@ -226,13 +230,33 @@ _EXTENSIONS = (
     " /^-- Name: EXTENSION .*; Type: COMMENT; /,/^COMMENT ON EXTENSION /"
     "{/^COMMENT ON EXTENSION /d}"
 )
-_APPLICATION = _options("client_min_messages=warning", "local_preload_libraries=")
+# The application's role may set these for itself so that none of its sessions gets anything done.
+# Needs `version`, and sets `options`.
+_APPLICATION = (
+    "options='"
+    + _options(
+        *("role=none", "local_preload_libraries=", "client_min_messages=warning"),
+        *("row_security=on", "default_tablespace=", "temp_tablespaces="),
+        *("default_transaction_read_only=off", "default_transaction_deferrable=off"),
+        r"default_transaction_isolation=read\ committed",
+        *("statement_timeout=0", "lock_timeout=0", "idle_in_transaction_session_timeout=0"),
+    )
+    + "';"
+    + "".join(
+        f' [ "$version" -lt {since} ] || options="$options {_options(setting)}";'
+        for since, setting in (
+            (140000, "idle_session_timeout=0"),
+            (170000, "transaction_timeout=0"),
+        )
+    )
+)
 RESTORE_POSTGRES = f"""{FIND_SUPERUSER}
 ask() {{
     psql --quiet --no-psqlrc --tuples-only --username "$1" --dbname "$POSTGRES_DB" --file - \
         --set ON_ERROR_STOP=1 --set application="$POSTGRES_DB" \
         --output /dev/null
 }}
+{_APPLICATION}
 ask "$superuser" <<'SQL' || exit
 {RESTORE_PREPARATION}
 SQL
@@ -241,7 +265,7 @@ SQL
 {RESTORE_BEGIN}
 SQL
     pg_restore --no-owner --file - | LC_ALL=C sed '{_EXTENSIONS}' && echo 'COMMIT;' 2>/dev/null
-}} | PGOPTIONS='{_APPLICATION}' ask "$POSTGRES_DB"
+}} | PGOPTIONS="$options" ask "$POSTGRES_DB"
 code=$?
 ask "$superuser" <<'SQL' || exit
 {RESTORE_CLEANUP}
@@ -284,7 +308,9 @@ SELECT 'CREATE DATABASE ' || quote_ident(:'name'::text) || ' OWNER ' || quote_id
 # Whatever runs the application's code (a view, an index's expression) is asked by its own role: a
 # function called by the superuser has a superuser's rights, and SET ROLE is undone by RESET ROLE.
 ASK_APPLICATION = (
-    f"export PGOPTIONS='{_APPLICATION}';"
+    # The server is the same package's.
+    "version=$(psql -V); version=${version#*) }; version=${version%%[!0-9]*}0000;"
+    f' {_APPLICATION} export PGOPTIONS="$options";'
     f' exec {_PSQL} --username "$POSTGRES_DB" --dbname "$POSTGRES_DB"'
 )
 # Since PostgreSQL 14 it takes a second argument, which may be left out: beside a function that has
@@ -313,6 +339,8 @@ EXTENSIONS = "COPY pg_catalog.pg_extension (oid, extname, extconfig) TO STDOUT"
 AVAILABLE = "COPY (SELECT * FROM pg_catalog.pg_available_extension_versions()) TO STDOUT"
 PLACES = "COPY pg_catalog.pg_extension (extname, extnamespace) TO STDOUT"
 SCHEMAS = "COPY pg_catalog.pg_namespace (oid, nspname) TO STDOUT"
+SCHEMA_OWNERS = "COPY pg_catalog.pg_namespace (oid, nspname, nspowner) TO STDOUT"
+RELATION_PLACES = "COPY pg_catalog.pg_class (relnamespace) TO STDOUT"
 # Relations that are members of an extension; pg_class has the number 1259, pg_extension 3079.
 _MEMBERS = (
     "FROM pg_catalog.pg_depend WHERE classid = '1259' AND refclassid = '3079' AND deptype = 'e'"

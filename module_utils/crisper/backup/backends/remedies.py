@@ -10,10 +10,9 @@ from collections.abc import Callable
 
 # Only what a client of PostgreSQL says of its own connection. The application writes other words
 # (RAISE EXCEPTION, names), and may even begin a line of them like this: see `ask_state`.
-_CONNECTION = (
-    r"(?m)^(?:\| |“)?(?:psql|pg_dump): error: (?:[^\n]*(?:failed|server): )?FATAL:  database"
-    r" \"[^\n]*\" "
-)
+_FATAL = r"(?m)^(?:\| |“)?(?:psql|pg_dump): error: (?:[^\n]*(?:failed|server): )?FATAL: +"
+_CONNECTION = rf"{_FATAL}database \"[^\n]*\" "
+_REFUSED = re.compile(f'{_FATAL}permission denied for database "[^\n]*"”?$')
 _MISSING = re.compile(f"{_CONNECTION}does not exist”?$")
 _CLOSED = re.compile(f"{_CONNECTION}is not currently accepting connections”?$")
 # For a shell on the server; the owner of a database may close it for everybody.
@@ -45,6 +44,12 @@ def explained(words: str, ask_state: Callable[[], str]) -> str:
             f"{words}. Somebody with the rights of the application has closed the database (ALTER"
             " DATABASE … ALLOW_CONNECTIONS false), for the superuser, too. Find out who. To open"
             f" it, in the folder `current` of the stack on the server: {OPEN_DATABASE}"
+        )
+    if _REFUSED.search(words) and ask_state() == "open":
+        return (
+            f"{words}. Somebody with the rights of the application has taken the right to connect"
+            " from its role (REVOKE … ON DATABASE). Find out who. The next deploy gives it back,"
+            " and so does a restore"
         )
     return words
 
