@@ -381,4 +381,4 @@ def task_counts(counted: Mapping[str, Any]) -> str:
         f"{found['twice']} run twice",
         *(f"{found[key]} {text}" for key, text in more.items() if found.get(key)),
     ]
-    return ", ".join(parts)
+    return f"sentinel tasks of this deploy: {', '.join(parts)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -23,9 +22,9 @@ from .postgres_extensions import (
     refuse_misplaced,
     trusted_extensions,
 )
+from .postgres_heads import migration_heads
 from .postgres_locks import lock_seconds, name_lock_holders
 from .postgres_sql import (
-    ASK_APPLICATION,
     ASK_TEMPLATE,
     AVAILABLE,
     CATALOGS,
@@ -33,7 +32,6 @@ from .postgres_sql import (
     DATABASE,
     DUMP_POSTGRES,
     EXTENSIONS,
-    HEADS,
     HELPER,
     MAKE_DATABASE,
     MAKE_TEMPLATE,
@@ -52,7 +50,6 @@ from .versions import service_version
 
 NEEDS_SUPERUSER = re.compile("permission denied|must be (superuser|owner)|[Mm]ust have")
 COUNTED = re.compile(r"COPY (\d+)\Z")
-HEAD_SECONDS = 60
 
 
 def count_names(pairs: Iterable[tuple[tuple[str, str], int]]) -> dict[str, int]:
@@ -145,32 +142,14 @@ def _count(session: Session, number: str, column: tuple[bool, int, str] | None) 
     return int(match[1])
 
 
-def _heads(docker: Docker, container: str, name: str = "", snapshot: str = "") -> list[str]:
-    """Return what is applied of the migrations, as the application's role tells it."""
-    with postgres_session(docker, container, name, ASK_APPLICATION) as session:
-        session.ask(f"SET statement_timeout = '{HEAD_SECONDS}s'")
-        session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        if snapshot:
-            session.ask(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
-        lines: list[str] = []
-        for table, statement in HEADS.items():
-            known = f"SELECT pg_catalog.to_regclass('{table}') IS NOT NULL"
-            if session.ask(known) == ["t"]:
-                lines = session.ask(statement)
-                break
-    try:
-        return [str(json.loads(line)) for line in lines if line]
-    except ValueError as error:
-        raise BackupError(f"The head of the migrations cannot be read: {error}") from error
-
-
 def postgres_state(docker: Docker, container: str) -> dict[str, Any]:
     """Return ``{rows: {table: count}, migration_head: [...]}`` of a database."""
     with name_lock_holders(docker, container), postgres_session(docker, container) as session:
         session.ask(f"SET lock_timeout = '{lock_seconds(docker)}s'")
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         rows = _rows(session)
-    return {"rows": rows, "migration_head": _heads(docker, container)}
+        head = migration_heads(docker, container, session)
+    return {"rows": rows, "migration_head": head}
 
 
 def dump_postgres(
@@ -204,7 +183,7 @@ def dump_postgres(
             command = docker.inside(container, DUMP_POSTGRES, **environment, **named(name))
             docker.out_of("PostgreSQL was not dumped", command, target)
             rows = _rows(session)
-            head = _heads(docker, container, name, snapshot)
+            head = migration_heads(docker, container, session, name, snapshot)
     return {"rows": rows, "migration_head": head, "extensions": extensions}
 
 
