@@ -294,7 +294,7 @@ def main() -> None:
         except (OSError, ValueError) as error:
             module.fail_json(
                 msg="The token that passes the maintenance page could not be put in place of"
-                f" {module.params['root']}/secrets.json: {error}. What serves is as it was."
+                f" {module.params['root']}/secrets.json: {error}. The serving release is unchanged."
             )
     module.exit_json(**result)
 

@@ -115,7 +115,7 @@ class Image:
             self.module.fail_json(
                 msg=composed(
                     f"No container of {self.reference} can be made for its static files:"
-                    f" {quote_last_lines(err, 5)}. Deploy again: the images are looked at first."
+                    f" {quote_last_lines(err, 5)}. Deploy again: a deploy checks images first."
                 )
             )
         self.container = out.strip()

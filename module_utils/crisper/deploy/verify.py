@@ -124,7 +124,7 @@ def step_finding(step: Mapping[str, Any]) -> str:
     """Return the finding of a service unlike the release; `step` is one of compose_rollout's."""
     return (
         f"Service {step['service']}: {step['reason']}."
-        f" See `docker compose ps {step['service']}` and its logs; a deploy puts it right."
+        f" See `docker compose ps {step['service']}` and its logs; a deploy corrects it."
     )
 
 

@@ -122,7 +122,7 @@ def _rate_problems(values: Mapping[str, Any]) -> Iterator[str]:
     paths = Counter(str(mapping(limit).get("path")) for limit in limits)
     for path, count in paths.items():
         if count > 1:
-            yield f"{where}: {quoted(path)} stands there {count} times: give each path one limit."
+            yield f"{where}: {quoted(path)} is listed {count} times: give each path one limit."
 
 
 # --- The model ---------------------------------------------------------------------------------

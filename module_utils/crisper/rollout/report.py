@@ -30,10 +30,9 @@ def rollout_report(
         where none got so far); ``left``, what came of telling the old workers to leave;
         ``drained``, what they had finished and had not in the end; ``longest`` task (seconds);
         ``stale`` tasks that old workers listed although they had ended; ``stopped`` containers;
-        ``changes``, the steps of services that were not as the release wants them;
-        ``put_back``, results of M(celery_stranded) that did something about what a restart of
-        Redis had left unacknowledged, of all rollouts of this run; ``unjudged``, why that could
-        not be told; and ``cut_off``, whether a call ended without telling what it had done.
+        ``changes``, steps other than C(keep); ``put_back``, results of M(celery_stranded) of all
+        rollouts of this run that did something about unacknowledged tasks after a restart of
+        Redis; ``unjudged``, why that was unknown; and ``cut_off``, whether a call ended early.
     """
     started, switched, retired = (calls.get(name) or {} for name in CALLS)
     last = _last_look((started, switched, retired), release)

@@ -280,7 +280,7 @@ def test_what_an_operator_reads():
     assert stranded_report.rows(told) == [f"Stranded  {stranded_report.warning(told)}"]
     blind = {**found, "blind": ["w@a did not answer"]}
     assert stranded_report.sentence(blind).endswith(
-        "no worker told of 8, but that cannot be judged: w@a did not answer"
+        "no worker reported 8 of them, but that is not certain: w@a did not answer"
     )
     again = stranded_report.warning({**blind, "text": "x"})
     assert again == f"x. When all workers answer, put them back: {stranded_report.COMMAND}"
@@ -309,7 +309,8 @@ def test_what_cannot_be_judged_is_no_warning():
     told = {**FOUND, "limited": 2, "later": 1, "partial": True}
     told["text"] = stranded_report.sentence(told)
     assert told["text"] == (
-        "9 tasks are unacknowledged, workers tell of all that could be judged; 2 with a rate limit"
+        "9 tasks are unacknowledged, workers reported all that could be"
+        " checked; 2 with a rate limit"
         " cannot be judged; 1 with a later ETA were not judged; not all could be read in time"
     )
     assert stranded_report.warning(told) == ""

@@ -29,7 +29,7 @@ def test_a_deploy_that_fails_in_the_middle_is_undone(deployed: Site) -> None:
     deployed.script({"point": "compose_rollout:swap", "do": "fail", "answer": {"msg": "no room"}})
 
     deployed.deploy(x="2").failed(
-        "no room", f"What serves: release {before}, put back and proved"
+        "no room", f"What serves: release {before}, put back and verified"
     )
 
     assert (host.serving, host.current, host.staged) == (before, before, "")
@@ -76,7 +76,7 @@ def test_what_is_left_of_an_upgrade_is_told_when_its_release_fails(deployed: Sit
 
     told = deployed.deploy(playbook="playbooks/upgrade.yml", database_rebuild="true")
 
-    told.failed("no room", f"What serves: release {before}, put back and proved")
+    told.failed("no room", f"What serves: release {before}, put back and verified")
     told.said('The upgrade: volume v, dump d; see docs/UPGRADE.md, "What can go wrong"')
     assert (host.serving, host.lock) == (before, {})
 

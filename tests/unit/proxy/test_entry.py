@@ -153,7 +153,7 @@ def test_a_location_of_the_front_end_needs_one():
         ({"stack_rate_limits": [{"path": "x", "rate": "1r/s"}]}, "[0].path is 'x'"),
         ({"stack_rate_limits": [{"path": "/x", "rate": "1r/h"}]}, "such as 10r/s or 100r/m"),
         ({"stack_rate_limits": [{"path": "/x", "rate": "1r/s", "burst": -1}]}, "[0].burst is -1"),
-        ({"stack_rate_limits": [{"path": "/x", "rate": "1r/s"}] * 2}, "stands there 2 times"),
+        ({"stack_rate_limits": [{"path": "/x", "rate": "1r/s"}] * 2}, "is listed 2 times"),
     ],
 )
 def test_a_bad_variable_is_named_with_its_remedy(values: dict[str, Any], said: str) -> None:
