@@ -41,7 +41,7 @@ def is_binding(member: bytes, separator: str) -> bool:
         if len(parts) != 3:
             return False
         key, pattern, _ = parts
-        return pattern in ("", TopicExchange(None).key_to_pattern(key))
+        return not pattern or pattern == TopicExchange(None).key_to_pattern(key)
     except UnicodeDecodeError:
         return False
 
@@ -51,9 +51,7 @@ class BindingsMixin(ChannelBase):
 
     def get_table(self, exchange: str) -> list[tuple[str, ...]]:
         """Return the bindings of an exchange; remove what is none."""
-        self._repaired(lambda: self._drop_garbage(exchange), exchange)
-        parent = super().get_table
-        rows: list[tuple[str, ...]] = self._repaired(lambda: parent(exchange), exchange)
+        rows: list[tuple[str, ...]] = self._repaired(lambda: self._read_table(exchange), exchange)
         return rows
 
     def _queue_bind(self, exchange: str, *args: Any) -> None:
@@ -74,13 +72,14 @@ class BindingsMixin(ChannelBase):
         """Return a client that adds no prefix."""
         return Redis(connection_pool=self.pool)
 
-    def _drop_garbage(self, exchange: str) -> None:
+    def _read_table(self, exchange: str) -> list[tuple[str, ...]]:
         key = self.global_keyprefix + self.keyprefix_queue % (exchange,)
         client = self._plain_client()
         members = cast(set[bytes], client.smembers(key))
         if bad := [member for member in members if not is_binding(member, self.sep)]:
             client.srem(key, *bad)
             garbage.dropped.add(f"{len(bad)} members of {key!a}, {bad[0][:100]!a}")
+        return [tuple(each.decode().split(self.sep)) for each in members.difference(bad)]
 
     def _repaired(self, act: Callable[[], Any], *exchanges: str) -> Any:
         """Do something with tables; remove keys of another type, if these hinder it, and repeat.
