@@ -28,9 +28,7 @@ def test_a_deploy_that_fails_in_the_middle_is_undone(deployed: Site) -> None:
     before = host.current
     deployed.script({"point": "compose_rollout:swap", "do": "fail", "answer": {"msg": "no room"}})
 
-    deployed.deploy(x="2").failed(
-        "no room", f"What serves: release {before}, put back and proved"
-    )
+    deployed.deploy(x="2").failed("no room", f"What serves: release {before}, put back and proved")
 
     assert (host.serving, host.current, host.staged) == (before, before, "")
     assert host.releases == host.consuming == [before]
