@@ -43,6 +43,14 @@ return removed
 """
 
 
+# redis-cli of the administrator, for a shell on the server in the folder `current` of the stack.
+# The password is in the file that Redis reads, and in no list of processes.
+REDIS_CLI = (
+    "docker compose exec redis sh -c 'REDISCLI_AUTH=$(grep ^requirepass /run/secrets/redis.conf"
+    """ | cut -d\\" -f2) redis-cli "$@"' -"""
+)
+
+
 def plain_client(channel: Any) -> Any:
     """Return a client of a channel's server that adds no prefix: kombu's own does to some."""
     import redis
@@ -122,7 +130,7 @@ def wrong_type(client: Any, kinds: Mapping[str, str]) -> str:
 
 
 def removal(client: Any, key: str) -> str:
-    """Return the command that removes a key, for a shell on the server."""
+    """Return the command that removes a key, for a shell on the server in the folder `current`."""
     pool = getattr(client, "connection_pool", None)
     number = getattr(pool, "connection_kwargs", {}).get("db") or 0
     database = f" -n {number}" if number else ""
@@ -130,4 +138,4 @@ def removal(client: Any, key: str) -> str:
     letters = [c if plain.match(c) else "".join(map("\\x{:02x}".format, c.encode())) for c in key]
     word = "".join(letters)
     word = word if word == key else f"$'{word}'"
-    return f"docker compose exec redis redis-cli{database} DEL {word}"
+    return f"{REDIS_CLI}{database} DEL {word}"

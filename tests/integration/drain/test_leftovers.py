@@ -15,6 +15,7 @@ import celery_inspect
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.probes import workers
 from ansible_collections.crisper.stack.plugins.module_utils.probes.leftovers import REGISTRY
+from ansible_collections.crisper.stack.plugins.module_utils.probes.redis_keys import REDIS_CLI
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import program
 from celery import Celery
 from lab import HERE, until
@@ -227,5 +228,5 @@ def test_a_key_of_another_type_is_named_with_the_command_that_removes_it(worker,
         broker.set(name, "x")
         told = canary()
         assert told["problem"] == "unreadable_data"
-        assert f"docker compose exec redis redis-cli DEL {word}" in told["msg"]
+        assert f"{REDIS_CLI} DEL {word}" in told["msg"]
         broker.delete(name)

@@ -24,6 +24,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.unacked impor
 from ansible_collections.crisper.stack.plugins.module_utils.probes import control
 from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes.control import Failure
+from ansible_collections.crisper.stack.plugins.module_utils.probes.redis_keys import REDIS_CLI
 from ansible_collections.crisper.stack.plugins.module_utils.probes.results import unix
 from ansible_collections.crisper.stack.plugins.module_utils.probes.unacked import Unacked
 from hypothesis import given
@@ -366,7 +367,7 @@ def test_a_key_of_another_type_is_named(name, monkeypatch):
     kinds[name] = b"string"
     with pytest.raises(Failure, match=f"^the key '{name}' in Redis is a str") as told:
         control.check_types(connection)
-    assert str(told.value).endswith(f"docker compose exec redis redis-cli -n 3 DEL {name}")
+    assert str(told.value).endswith(f"{REDIS_CLI} -n 3 DEL {name}")
     assert told.value.problem == "unreadable_data"
     assert "stop the old workers" in REMEDIES[told.value.problem]
     assert "plain Celery" in REMEDIES[told.value.problem]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.probes.redis_keys import (
+    REDIS_CLI,
     is_topic,
     mend_patterns,
     removal,
@@ -63,6 +66,27 @@ def test_the_command_names_the_key_for_a_shell(number: int, key: str) -> None:
     pool = SimpleNamespace(connection_kwargs={"db": number})
     command = removal(SimpleNamespace(connection_pool=pool), key)
     words = command.partition(" DEL ")
-    assert words[0].endswith(f"-n {number}" if number else "redis-cli")
+    assert words[0] == REDIS_CLI + (f" -n {number}" if number else "")
     said = subprocess.run(["bash", "-c", f"printf %s {words[2]}"], capture_output=True, check=True)
     assert said.stdout == key.encode()
+
+
+def test_the_command_has_the_password_of_the_administrator(tmp_path: Path) -> None:
+    """Regression: `redis-cli DEL` was the remedy, and Redis answered NOAUTH, with exit code 0."""
+    settings_of_redis = tmp_path / "redis.conf"
+    settings_of_redis.write_text('port 6379\nrequirepass "0a1b"\nuser app on >other\n')
+    for name, script in (
+        ("docker", 'shift 3; exec "$@"'),
+        ("redis-cli", 'echo "$REDISCLI_AUTH $@"'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    client = SimpleNamespace(connection_pool=SimpleNamespace(connection_kwargs={"db": 3}))
+    command = removal(client, "unacked\x06").replace(
+        "/run/secrets/redis.conf", str(settings_of_redis)
+    )
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    said = subprocess.run(
+        ["bash", "-c", command], capture_output=True, check=True, env={"PATH": path}, text=True
+    )
+    assert said.stdout == "0a1b -n 3 DEL unacked\x06\n"
