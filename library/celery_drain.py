@@ -273,11 +273,10 @@ def judge(module: AnsibleModule, reply: dict[str, Any], result: dict[str, Any]) 
     """End the module where the reply tells a problem, or workers that must not be silent."""
     params, done = module.params, module.params["state"]
     if reply["problem"]:
-        ordered = listed(sorted(result["queues"])) or "none"
-        order = "consume" if done == "resumed" else "leave"
+        ordered = listed(sorted(result["queues"])) or "nobody"
         module.fail_json(
             msg=f"{params['app']}: {reply['error']}. {REMEDIES.get(reply['problem'], '')}"
-            f" Workers that had been ordered to {order} queues: {ordered}.",
+            f" Told to {'take up' if done == 'resumed' else 'leave'} queues before: {ordered}.",
             **result,
         )
     if result["silent"]:
