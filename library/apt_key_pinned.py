@@ -81,7 +81,7 @@ def main() -> None:
     try:
         data = open_url(url, timeout=module.params["timeout"]).read(MOST_BYTES)
     except Exception as error:
-        module.fail_json(msg=f"the key at {url} cannot be had: {error}")
+        module.fail_json(msg=f"the key at {url} cannot be downloaded: {error}")
     found = fingerprints(data)
     if found != expected:
         module.fail_json(

@@ -254,7 +254,7 @@ def judge(module: AnsibleModule, reply: dict[str, Any], result: dict[str, Any]) 
         text = f"Tasks wait that the release does not know: {counted(result['unknown'])}."
         if not params["allow_unknown"]:
             module.fail_json(msg=f"{text} {REMEDY}", **{**result, "problem": "unknown_tasks"})
-        module.warn(f"{text} Its workers will throw them away (celery_allow_unknown_tasks).")
+        module.warn(f"{text} Its workers will discard them (celery_allow_unknown_tasks).")
 
 
 def main() -> None:

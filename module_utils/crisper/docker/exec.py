@@ -134,7 +134,7 @@ class Docker:
             raise BackupError(f"{what}: {error}") from error
         if cut:
             raise BackupError(
-                f"{what}: it said more than {MOST_TEXT >> 20} MiB, which are not read, and was"
+                f"{what}: it printed more than {MOST_TEXT >> 20} MiB, and was"
                 " ended. The service or the application in it is out of order, or hostile: look at"
                 " its log (docker compose logs)"
             )

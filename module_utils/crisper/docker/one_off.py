@@ -315,7 +315,7 @@ class Commands:
                     return record
                 name = command.name(self.project)
                 raise CommandError(
-                    f"The container {name} is none of a deploy: rename or remove it, and run again."
+                    f"The container {name} belongs to no deploy: rename or remove it, then retry."
                 )
             if "no such container" in err.lower():
                 return {}

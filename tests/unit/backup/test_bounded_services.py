@@ -98,9 +98,9 @@ def test_messages_of_what_outlives_the_command_are_not_waited_for_long() -> None
 def test_an_answer_without_an_end_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker_exec, "MOST_TEXT", 2 << 20)
     docker = docker_exec.Docker()
-    with pytest.raises(BackupError, match="Redis did not answer: it said more than 2 MiB"):
+    with pytest.raises(BackupError, match="Redis did not answer: it printed more than 2 MiB"):
         docker.text("Redis did not answer", flood("stdout", 1000))
-    with pytest.raises(BackupError, match="MariaDB did not answer: it said more than 2 MiB"):
+    with pytest.raises(BackupError, match="MariaDB did not answer: it printed more than 2 MiB"):
         docker.answer("MariaDB did not answer", flood("stdout", 1000), b"?" * 100_000)
 
 

@@ -112,7 +112,7 @@ def test_a_container_of_somebody_else_is_not_taken_for_ones_own(run_module, root
     asked = {"root": str(root), "project": "shop", "release": RELEASE, "point": "after_switch"}
     answer = run_module(release_hooks, **asked, hooks=hooks, docker_cli=cli)
     assert answer["failed"] is True
-    assert "is none of a deploy" in answer["msg"]
+    assert "belongs to no deploy" in answer["msg"]
     assert not (tmp_path / "removed").exists()
 
 

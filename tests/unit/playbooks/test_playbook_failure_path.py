@@ -216,7 +216,8 @@ def test_a_rollback_that_had_restored_migrates_again(newer: Site) -> None:
     answer = {"problem": "broker_unreachable", "msg": "no connection to redis"}
     newer.script({"point": "celery_skew", "do": "fail", "answer": answer, "times": 9})
     said = newer.deploy(*BACK, restore_database=True, build=2)
-    said.succeeded("What waits in the queues could not be compared")
+    said.succeeded("The queued tasks could not be compared")
+    said.said("visitors saw the maintenance page meanwhile")
     assert host.points.count("celery_skew") == 1  # when the data services were up
     older = min(path.name for path in (host.root / "releases").iterdir())
     assert (host.serving, host.current, host.releases) == (older, older, [older])
@@ -253,7 +254,7 @@ def test_a_deploy_reads_a_redis_that_ran_in_a_loop_when_it_runs(site: Site) -> N
             container["health"] = "unhealthy"  # and runs, between two ends
     site.one.change(containers=containers)
     site.script({"point": "celery_skew", "do": "fail", "answer": answer})
-    site.deploy(x="2").succeeded("It is tried again when the data services run")
+    site.deploy(x="2").succeeded("This run compares them again when the data services run")
     assert site.one.points.count("celery_skew") == 2
     assert site.one.serving == site.one.current
 
