@@ -141,7 +141,10 @@ def test_a_location_of_the_front_end_needs_one():
         ({"stack_trusted_proxies": ["lb.example"]}, "[0] is 'lb.example': give an address"),
         ({"stack_trusted_proxies": [10]}, "[0] is 10: give an address"),
         ({"stack_trusted_proxies": ["fe80::1%eth0"]}, "give an address"),
-        ({"stack_trusted_proxies": ["255.255.255.255"]}, "[0] is '255.255.255.255': it is the addr"),
+        (
+            {"stack_trusted_proxies": ["255.255.255.255"]},
+            "[0] is '255.255.255.255': it is the addr",
+        ),
         ({"stack_trusted_proxies": ["10.0.0.1/8"]}, "did you mean 10.0.0.0/8?"),
         ({"stack_trusted_proxies": ["0.0.0.0/0"]}, "anybody could forge"),
         ({"stack_trusted_proxies": ["0.0.0.0/1", "128.0.0.0/1"]}, "[1] is '128.0.0.0/1'"),
