@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..celery.busy import UNCONSUMED
+from ..text import listed
 from .verify import celery_finding, http_finding, port_finding, step_finding
 
 Result = Mapping[str, Any]
+
+# Findings over workers that a container which does not run explains.
+FOLLOWING = frozenset({"no_worker_answered", "node_silent", "wrong_count"})
 
 
 def verify_findings(results: Mapping[str, Any]) -> list[str]:
@@ -24,7 +29,7 @@ def verify_findings(results: Mapping[str, Any]) -> list[str]:
         *_containers(results["release"], results["plan"], results["web"]),
         *_answers(results["outside"], results["host"]),
         *_inside(results["inside"], results["authority"]),
-        *_workers(results["workers"]),
+        *_workers(results["workers"], _missing_pools(results["plan"])),
         *_uploads(results["uploads"], results["uploads_folder"]),
         *(port_finding(port, results["outside"]["address"]) for port in results["outside"]["open"]),
         *_firewall(results["firewall"]),
@@ -57,7 +62,7 @@ def _containers(release: str, plan: Result, web: bool) -> Iterator[str]:
     """Yield findings about containers, and about the release that gets the requests."""
     for step in plan["steps"]:
         if step["action"] != "keep":
-            yield step_finding(step)
+            yield step_finding(step, release)
     if web and plan.get("serving", release) != release:
         yield (
             f"nginx sends requests to release {plan['serving'] or 'none'}: run the deploy again; it"
@@ -81,12 +86,32 @@ def _inside(result: Result, authority: str) -> Iterator[str]:
     yield from _answers({"answers": result.get("answers", [silent])}, authority)
 
 
-def _workers(result: Result) -> Iterator[str]:
-    """Yield findings about workers, queues and canaries."""
+def _missing_pools(plan: Result) -> str:
+    """Return the services of workers that are not as the release wants them; empty for none."""
+    steps = [step for step in plan["steps"] if step["action"] != "keep"]
+    return listed(step["service"] for step in steps if step.get("kind") == "worker")
+
+
+def _workers(result: Result, missing: str) -> Iterator[str]:
+    """Yield findings about workers, queues and canaries.
+
+    Where services of workers are `missing`, what follows from that has no remedy of its own: an
+    inventory that is right would be changed.
+    """
     silent = {"message": result.get("msg", "celery_inspect gave no answer")}
     canary: Result = result.get("canary") or {}
     for finding in [*result.get("findings", [silent]), *canary.get("findings", [])]:
+        follows = finding.get("code") in FOLLOWING or _is_unconsumed(finding, canary)
+        if missing and follows:
+            remedy = f"This may follow from the service {missing} above: correct that first."
+            finding = {**finding, "remedy": remedy}
         yield celery_finding(finding)
+
+
+def _is_unconsumed(finding: Result, canary: Result) -> bool:
+    """Return whether a finding is a canary that no worker takes because none consumes its queue."""
+    entry = (canary.get("queues") or {}).get(finding.get("queue")) or {}
+    return bool((entry.get("why") or {}).get("kind") == UNCONSUMED)
 
 
 def _uploads(result: Result, folder: str) -> Iterator[str]:

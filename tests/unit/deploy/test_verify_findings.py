@@ -65,6 +65,25 @@ def test_each_check_has_its_finding(results: dict[str, Any], words: str) -> None
     assert words in finding
 
 
+def test_what_follows_from_a_stopped_worker_has_no_remedy_of_its_own() -> None:
+    """Regression: the inventory was to be changed, because a worker had been stopped."""
+    step = {"service": "worker-a", "kind": "worker", "action": "create", "reason": "none runs"}
+    lost = {"queue": "q", "message": "lost.", "remedy": "Change celery_workers."}
+    count = {"code": "wrong_count", "message": "1 answers.", "remedy": "Compare replicas."}
+    other = {"code": "wrong_serializers", "message": "json.", "remedy": "Set accept_content."}
+    canary = {"queues": {"q": {"why": {"kind": "unconsumed"}}}, "findings": [lost]}
+    workers = {"findings": [count, other], "canary": canary}
+    plan = {"steps": [step], "serving": "r2"}
+
+    first, *found = verify_findings({**RESULTS, "plan": plan, "workers": workers})
+
+    follows = "This may follow from the service worker-a above: correct that first."
+    assert "--tags rollback -e release=r2;" in first
+    assert found == [f"1 answers. {follows}", "json. Set accept_content.", f"lost. {follows}"]
+    alone = verify_findings({**RESULTS, "workers": workers})
+    assert alone[0] == "1 answers. Compare replicas."
+
+
 def test_findings_come_in_the_order_of_the_checks() -> None:
     wrong = {
         "plan": {"steps": [{**STEP, "action": "recreate"}], "serving": "r1"},
