@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..celery.busy import UNCONSUMED
+from ..release.model import manifest_model
 from ..text import listed
 from .verify import celery_finding, http_finding, port_finding, step_finding
 
@@ -103,13 +103,7 @@ def inventory_differs(read: Result, model: Mapping[str, Any]) -> bool:
         read: result of M(slurp) of the release's manifest; skipped or failed says nothing.
         model: of the inventory.
     """
-    try:
-        manifest = json.loads(base64.b64decode(read.get("content") or ""))
-    except (ValueError, RecursionError):
-        return False
-    own = manifest.get("model") if isinstance(manifest, dict) else None
-    if not isinstance(own, dict):
-        return False
+    own = manifest_model(read)
     wanted = json.loads(json.dumps({key: model.get(key) for key in COMPARED}, default=str))
     return any(key in own and own[key] != wanted[key] for key in COMPARED)
 
