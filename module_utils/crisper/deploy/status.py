@@ -145,8 +145,8 @@ def queue_rows(result: Any, queues: Sequence[str], workers: Any = None) -> list[
         if queue == "unacked":  # whether a worker has them still cannot be told from Redis
             rows.append(f"Unacked   {number}, delivered and not acknowledged")
         else:
-            told = orphaned or _consumed(consumers, queue)
-            rows.append(f"Queue     {printable(queue)}  {number}{told}")
+            consumed = orphaned or _consumed(consumers, queue)
+            rows.append(f"Queue     {printable(queue)}  {number}{consumed}")
     rows += [f"Queue     {row}" for row in _more(len(others), "queues")]
     if not found["problem"]:
         empty = [queue for queue in queues if queue not in waiting]
