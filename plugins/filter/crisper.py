@@ -42,7 +42,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.output import (
 )
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.public_url import url_host
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.resources import entry_resources
-from ansible_collections.crisper.stack.plugins.module_utils.release.model import read_model
+from ansible_collections.crisper.stack.plugins.module_utils.release.model import (
+    manifest_model,
+    read_model,
+)
 
 # What of this repository decides how a release is made and rolled out.
 CODE = ("roles", "library", "module_utils", "plugins", "templates", "images", "deploy.yml")
@@ -138,6 +141,7 @@ class FilterModule:
             "crisper_redis_app_password": app_password,
             "crisper_redis_app_user": app_user,
             "crisper_services_digest": services_digest,
+            "crisper_manifest_model": manifest_model,
             "crisper_release_model": read_model,
             "crisper_short_digest": short_digest,
             "crisper_size_bytes": size_bytes,

@@ -14,6 +14,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.failure_path 
     undo_wanted,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.release.sentences import (
+    release_rows,
     restored_database,
     resumed_note,
     sbom_absence,
@@ -30,6 +31,7 @@ class FilterModule:
             "crisper_deploy_outcome": deploy_outcome,
             "crisper_go_on": go_on,
             "crisper_may_act": may_act,
+            "crisper_release_rows": release_rows,
             "crisper_restored_database": restored_database,
             "crisper_resumed_note": resumed_note,
             "crisper_rollback_outcome": rollback_outcome,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -119,13 +120,15 @@ def stale_tasks(tasks: Any) -> str:
     return f"{what} that old workers listed as running had ended and {were} not waited for: {names}"
 
 
-def queue_rows(result: Any, queues: Sequence[str]) -> list[str]:
+def queue_rows(result: Any, queues: Sequence[str], workers: Any = None) -> list[str]:
     """Return the summary's rows about queues, each with its label.
 
     Args:
         result: of M(celery_skew), or whatever its failure left.
         queues: of the stack; empty ones are rows too, where the queues were read.
+        workers: of M(celery_inspect), or whatever its failure left: how many consume each queue.
     """
+    consumers = _consumers(workers)
     counts, parts = {EACH: {EACH: 0}}, {EACH: {"read": 0, "of": 0}}
     shape = {"waiting": counts, "partial": parts, "orphaned": {EACH: 0}, "problem": "broken"}
     found = like(result, shape)
@@ -142,11 +145,30 @@ def queue_rows(result: Any, queues: Sequence[str]) -> list[str]:
         if queue == "unacked":  # whether a worker has them still cannot be told from Redis
             rows.append(f"Unacked   {number}, delivered and not acknowledged")
         else:
-            rows.append(f"Queue     {printable(queue)}  {number}{orphaned}")
+            consumed = orphaned or _consumed(consumers, queue)
+            rows.append(f"Queue     {printable(queue)}  {number}{consumed}")
     rows += [f"Queue     {row}" for row in _more(len(others), "queues")]
     if not found["problem"]:
-        rows += [f"Queue     {queue}  0" for queue in queues if queue not in waiting]
+        empty = [queue for queue in queues if queue not in waiting]
+        rows += [f"Queue     {queue}  0{_consumed(consumers, queue)}" for queue in empty]
     return rows
+
+
+def _consumers(result: Any) -> Counter[str] | None:
+    """Return how many workers consume each queue; None where the workers could not be asked."""
+    found = like(result, {"nodes": {EACH: {"active_queues": [{"name": ""}]}}, "problem": "broken"})
+    if not found["nodes"] and found["problem"] != "no_worker_answered":
+        return None
+    nodes = found["nodes"].values()
+    return Counter(name for node in nodes for name in {q["name"] for q in node["active_queues"]})
+
+
+def _consumed(consumers: Counter[str] | None, queue: str) -> str:
+    """Return the end of a queue's row: how many workers consume it."""
+    if consumers is None:
+        return ""
+    count = consumers[queue]
+    return f"; {count} worker{'' if count == 1 else 's'}" if count else "; NO WORKER CONSUMES IT"
 
 
 def dead_letter_rows(stdout: Any) -> list[str]:

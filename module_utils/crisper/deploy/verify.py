@@ -120,11 +120,13 @@ def known_tasks(model: Mapping[str, Any], registered: Sequence[str] = ()) -> lis
     return list(registered) or [*celery["expected_tasks"], celery["canary_task"]]
 
 
-def step_finding(step: Mapping[str, Any]) -> str:
+def step_finding(step: Mapping[str, Any], release: str) -> str:
     """Return the finding of a service unlike the release; `step` is one of compose_rollout's."""
     return (
         f"Service {step['service']}: {step['reason']}."
-        f" See `docker compose ps {step['service']}` and its logs; a deploy corrects it."
+        f" See `docker compose ps {step['service']}` and its logs. To correct it with the release"
+        f" that serves: ansible-playbook deploy.yml --tags rollback -e release={release}; a deploy"
+        " corrects it with the release of the inventory, which may be another one."
     )
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..celery.busy import UNCONSUMED
+from ..release.model import manifest_model
+from ..text import listed
 from .verify import celery_finding, http_finding, port_finding, step_finding
 
 Result = Mapping[str, Any]
+
+# Findings over workers that a container which does not run explains.
+FOLLOWING = frozenset({"no_worker_answered", "node_silent", "wrong_count"})
+# Parts of the model that workers are compared with, and findings that another model explains.
+COMPARED = ("pools", "celery", "queues")
+OF_THE_MODEL = frozenset({"wrong_count", "wrong_queues", "wrong_concurrency", "wrong_time_limits"})
 
 
 def verify_findings(results: Mapping[str, Any]) -> list[str]:
@@ -18,13 +28,18 @@ def verify_findings(results: Mapping[str, Any]) -> list[str]:
             ``release`` (id), ``plan`` (compose_rollout), ``web`` (whether the release has web
             containers), ``outside`` (http_probe) with the Host header ``host``, ``inside``
             (nginx_probe) with ``authority``, ``workers`` (celery_inspect), ``uploads``
-            (container_exec) with ``uploads_folder``, ``firewall`` (stack_firewall).
+            (container_exec) with ``uploads_folder``, ``firewall`` (stack_firewall), and
+            ``differs``, whether the inventory has other workers than the release.
     """
+    remedies = {
+        **(_of_another_inventory(results["release"]) if results.get("differs") else {}),
+        **_of_missing_pools(results["plan"]),
+    }
     return [
         *_containers(results["release"], results["plan"], results["web"]),
         *_answers(results["outside"], results["host"]),
         *_inside(results["inside"], results["authority"]),
-        *_workers(results["workers"]),
+        *_workers(results["workers"], remedies),
         *_uploads(results["uploads"], results["uploads_folder"]),
         *(port_finding(port, results["outside"]["address"]) for port in results["outside"]["open"]),
         *_firewall(results["firewall"]),
@@ -58,7 +73,7 @@ def _containers(release: str, plan: Result, web: bool) -> Iterator[str]:
     """Yield findings about containers, and about the release that gets the requests."""
     for step in plan["steps"]:
         if step["action"] != "keep":
-            yield step_finding(step)
+            yield step_finding(step, release)
     if web and plan.get("serving", release) != release:
         yield (
             f"nginx sends requests to release {plan['serving'] or 'none'}: run the deploy again; it"
@@ -82,12 +97,53 @@ def _inside(result: Result, authority: str) -> Iterator[str]:
     yield from _answers({"answers": result.get("answers", [silent])}, authority)
 
 
-def _workers(result: Result) -> Iterator[str]:
-    """Yield findings about workers, queues and canaries."""
+def inventory_differs(read: Result, model: Mapping[str, Any]) -> bool:
+    """Return whether the inventory has other workers, queues or limits than a release.
+
+    Args:
+        read: result of M(slurp) of the release's manifest; skipped or failed says nothing.
+        model: of the inventory.
+    """
+    own = manifest_model(read)
+    wanted = json.loads(json.dumps({key: model.get(key) for key in COMPARED}, default=str))
+    return any(key in own and own[key] != wanted[key] for key in COMPARED)
+
+
+def _of_another_inventory(release: str) -> dict[str, str]:
+    """Return the remedy by code of finding where the inventory is not that of the release."""
+    remedy = (
+        f"The inventory has other workers than release {release}, which serves (after a rollback,"
+        " or before a change is deployed): deploy the inventory, or set it back."
+    )
+    return dict.fromkeys(OF_THE_MODEL, remedy)
+
+
+def _of_missing_pools(plan: Result) -> dict[str, str]:
+    """Return the remedy by code of finding where services of workers do not run as they should.
+
+    What follows from that has no remedy of its own: an inventory that is right would be changed.
+    """
+    steps = [step for step in plan["steps"] if step["action"] != "keep"]
+    missing = listed(step["service"] for step in steps if step.get("kind") == "worker")
+    if not missing:
+        return {}
+    remedy = f"This may follow from the service {missing} above: correct that first."
+    return dict.fromkeys({*FOLLOWING, UNCONSUMED}, remedy)
+
+
+def _workers(result: Result, remedies: Mapping[str, str]) -> Iterator[str]:
+    """Yield findings about workers, queues and canaries; `remedies` by code replace their own."""
     silent = {"message": result.get("msg", "celery_inspect gave no answer")}
     canary: Result = result.get("canary") or {}
     for finding in [*result.get("findings", [silent]), *canary.get("findings", [])]:
-        yield celery_finding(finding)
+        code = UNCONSUMED if _is_unconsumed(finding, canary) else str(finding.get("code"))
+        yield celery_finding({**finding, "remedy": remedies.get(code, finding.get("remedy", ""))})
+
+
+def _is_unconsumed(finding: Result, canary: Result) -> bool:
+    """Return whether a finding is a canary that no worker takes because none consumes its queue."""
+    entry = (canary.get("queues") or {}).get(finding.get("queue")) or {}
+    return bool((entry.get("why") or {}).get("kind") == UNCONSUMED)
 
 
 def _uploads(result: Result, folder: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ from ..output import KILLED, PROGRESS, last_lines, quote_last_lines
 from ..text import printable, printable_lines, quoted_lines
 
 LOG_LINES = 20
+STARTING = "starting"  # state of a report: it runs, and no health check has succeeded yet
 HEALTH_CHECKS = 3  # how many of the last health checks are quoted
 
 
@@ -59,6 +60,21 @@ CAUSES = (
         re.compile(r"No space left on device|could not write .*: Disk quota exceeded"),
         "The disk of the server is full: free space (`docker system df` shows what Docker holds,"
         " `df -h` the rest), then deploy again.",
+    ),
+    Cause(
+        re.compile(r"remaining connection slots are reserved|sorry, too many clients already"),
+        "PostgreSQL has no connection left. To see who holds them, on the server in the folder"
+        ' `current` of the stack: docker compose exec postgres sh -c \'psql -U "$POSTGRES_USER"'
+        ' -d template1 -c "SELECT client_addr, application_name, count(*) FROM pg_stat_activity'
+        " GROUP BY 1, 2 ORDER BY 3 DESC\"'; `docker stop` of that container frees them.",
+    ),
+    Cause(
+        re.compile(
+            r"exec \S+ failed: No such file or directory"
+            r"|exec: \S+: (?:executable file not found|no such file or directory)"
+        ),
+        "The program of the container's command is not in its image: correct the command"
+        " (of the service backend: stack_app.web.command), or build the image with it.",
     ),
     # As probes.health words them.
     Cause(
@@ -183,17 +199,23 @@ def report(record: Mapping[str, Any], logs: str, last_code: int | None = None) -
 
 
 def describe(reports: Iterable[Report]) -> str:
-    """Return the reports as the end of a message: remedies first, then everybody's last words."""
+    """Return the reports as the end of a message: remedies first, then the last words of each.
+
+    Beside a container that has failed, one that only is not ready yet has just its name.
+    """
     reports = list(reports)
     remedies = dict.fromkeys(remedy for each in reports for remedy in each.remedies)
     parts = list(remedies)
-    for each in reports:
+    failed = [each for each in reports if each.state != STARTING] or reports
+    for each in failed:
         parts.append(f"--- {each.name} ({each.state}):")
         if each.health:
             parts.append(f"Last health checks: {printable_lines(each.health)}")
         # Marked, so that no line of a log passes for one of ours.
         logs = quoted_lines(each.logs)
         parts.append(f"Last lines of its log:\n{logs}" if each.logs else "Its log is empty.")
+    if waiting := [each.name for each in reports if each not in failed]:
+        parts.append(f"Not ready yet when these failed, without an error: {', '.join(waiting)}.")
     return "".join(f"\n{part}" for part in parts)
 
 

@@ -74,7 +74,11 @@ def _name_problems(names: Any, secure: bool) -> Iterator[str]:
         yield "stack_server_names is empty: TLS needs the names that browsers ask for."
     for name in names:
         if not is_address(name) and not HOST.match(str(name)):
-            yield f"stack_server_names: {quoted(name)} is neither a host name nor an address."
+            yield (
+                f"stack_server_names: {quoted(name)} is neither a host name nor an address. Write"
+                " the name alone, such as shop.example.com; scheme, port and path belong into"
+                " stack_public_url."
+            )
 
 
 def _header_problems(headers: Any) -> Iterator[str]:

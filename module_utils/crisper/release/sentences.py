@@ -8,6 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..text import printable
+
+# Characters of the reason why a release failed that stand in its row.
+REASON_WIDTH = 160
+
 
 def restored_database(irreversible: Sequence[Mapping[str, Any]]) -> str:
     """Return the end of a sentence: what a rollback that may restore the database did with it.
@@ -46,3 +51,22 @@ def sbom_absence(manifest: Mapping[str, Any], wanted: str) -> str:
     if manifest:
         return f"Release {manifest['id']} has no bill of materials: an older edition made it"
     return f"Release {wanted} is not kept" if wanted else "No release serves"
+
+
+def release_rows(releases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a row for each kept release, newest first.
+
+    Args:
+        releases: of M(release): ``id, created, operator, revision, verified, failed, current``.
+    """
+    return [_release_row(release) for release in releases] or ["none"]
+
+
+def _release_row(release: Mapping[str, Any]) -> str:
+    state = "verified" if release["verified"] else "not verified"
+    parts = [f"made {release['created']} by {release['operator']}"]
+    parts += [f"revision {release['revision']}"] if release["revision"] else []
+    parts.append(f"{state}, the current one" if release["current"] else state)
+    row = f"{release['id']}  {printable(', '.join(parts))}"
+    reason = str(release["failed"]).strip().split("\n")[0]
+    return f"{row}; failed: {printable(reason, REASON_WIDTH)}" if reason else row

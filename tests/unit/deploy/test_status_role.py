@@ -78,6 +78,25 @@ def test_a_queue_that_was_read_in_part_says_so() -> None:
     assert "t19 1 and 5 more names)" in told
 
 
+@pytest.mark.parametrize(
+    ("workers", "words"),
+    [
+        ({"problem": "no_worker_answered", "nodes": {}}, "; NO WORKER CONSUMES IT"),
+        ({"problem": "", "nodes": {"w@a": {"active_queues": []}}}, "; NO WORKER CONSUMES IT"),
+        ({"problem": "", "nodes": {"w@a": {"active_queues": [{"name": "q"}]}}}, "; 1 worker"),
+        ({"problem": "docker_unavailable", "nodes": {}}, ""),
+        ({"failed": True}, ""),
+    ],
+)
+def test_a_queue_says_how_many_workers_consume_it(workers: dict[str, object], words: str) -> None:
+    """Regression: 240 tasks waited for a worker that had stopped, and the status looked good."""
+    model = {"queues": ["q", "empty"]}
+    waiting = {"waiting": {"q": {"nap": 240}}, "problem": ""}
+    told = status(__status_waiting=waiting, __status_workers=workers, stack_model=model)
+    assert f"Queue     q  240 (nap 240){words}\n" in told
+    assert f"Queue     empty  0{'; NO WORKER CONSUMES IT' if words else ''}\n" in told
+
+
 def test_tasks_with_an_eta_that_were_not_asked_for_are_not_none() -> None:
     nodes = {"w@a": {"active": [], "scheduled": [{}]}, "w@b": {"active": []}}
     told = status(__status_workers={"nodes": nodes})

@@ -133,3 +133,31 @@ def test_the_progress_of_compose_is_no_error():
     assert compose_error(said) == "“container demo-redis-1 is unhealthy”"
     assert compose_error(" Container demo-redis-1  Error\n") == "“Container demo-redis-1 Error”"
     assert compose_error("") == ""
+
+
+def test_what_only_is_not_ready_yet_has_no_words_beside_what_failed() -> None:
+    """Regression: three innocent workers stood beside the container whose command was wrong."""
+    starting = checks((1, "no heartbeat yet")) | {"Status": "starting"}
+    waiting = report(record("worker", Status="running", Health=starting), "")
+    words = "[FATAL tini (7)] exec uvicornn failed: No such file or directory"
+    failed = report(record("backend", Status="restarting", ExitCode=127), words)
+
+    told = describe([waiting, failed])
+
+    assert told.startswith("\nThe program of the container's command is not in its image")
+    assert "stack_app.web.command" in told
+    assert "no heartbeat yet" not in told
+    assert told.endswith("\nNot ready yet when these failed, without an error: demo-worker-1.")
+    assert "no heartbeat yet" in describe([waiting]), "alone, its words are all there is"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute",
+        "psycopg.OperationalError: FATAL:  sorry, too many clients already",
+    ],
+)
+def test_a_server_without_connections_is_a_known_cause(said: str) -> None:
+    (remedy,) = find_remedies(said)
+    assert "pg_stat_activity" in remedy

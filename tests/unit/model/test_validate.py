@@ -19,6 +19,7 @@ from stack_values import GOOD, OWN, changed
         (OWN | {"stack_server_names": []}, "stack_server_names is empty"),
         (OWN | {"stack_server_names": "app.example"}, "give a list"),
         (OWN | {"stack_server_names": ["a_b; }"]}, "'a_b; }' is neither a host name"),
+        (OWN | {"stack_server_names": ["https://a.b/"]}, "Write the name alone, such as shop."),
         (OWN | {"stack_tls_key": ""}, "stack_tls_key is not set: stack_tls 'own' needs it"),
         (OWN | {"stack_tls_key": "key.pem"}, "'key.pem': give an absolute path"),
         (OWN | {"stack_tls": "self_signed"}, "'/x/key.pem', but stack_tls is 'self_signed'"),

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 import pytest
-from ansible_collections.crisper.stack.plugins.module_utils.release.model import read_model
+from ansible_collections.crisper.stack.plugins.module_utils.release.model import (
+    manifest_model,
+    read_model,
+)
 
 
 @pytest.mark.parametrize("key", ["front", "proxy"])
@@ -16,3 +22,22 @@ def test_the_entry_point_is_read_from_manifests_of_any_edition(key):
 @pytest.mark.parametrize("release", [{}, {"model": None}, {"model": {}}])
 def test_a_release_without_a_model_has_none(release):
     assert read_model(release) == {}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "model"),
+    [
+        ({"id": "r", "model": {"front": {"tls": ""}}}, {"proxy": {"tls": ""}}),
+        ({"id": "r"}, {}),
+        ({"model": "text"}, {}),
+        (["list"], {}),
+    ],
+)
+def test_the_model_is_read_from_the_file_of_a_manifest(manifest, model):
+    content = base64.b64encode(json.dumps(manifest).encode()).decode()
+    assert manifest_model({"content": content}) == model
+
+
+@pytest.mark.parametrize("read", [{}, {"skipped": True}, {"failed": True}, {"content": "bm9uZQ=="}])
+def test_a_manifest_that_was_not_read_has_no_model(read):
+    assert manifest_model(read) == {}

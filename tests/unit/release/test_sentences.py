@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ansible_collections.crisper.stack.plugins.module_utils.release.sentences import (
+    release_rows,
     restored_database,
     resumed_note,
     sbom_absence,
@@ -30,3 +31,16 @@ def test_a_missing_bill_of_materials_has_its_reason() -> None:
     assert sbom_absence({"id": "r1"}, "") == (
         "Release r1 has no bill of materials: an older edition made it"
     )
+
+
+def test_a_kept_release_is_one_line() -> None:
+    """Regression: `--tags releases` printed JSON with a whole log of each release that failed."""
+    good = {"id": "r2", "created": "now", "operator": "kim", "revision": "1f", "verified": True}
+    good |= {"failed": "", "current": True}
+    bad = {**good, "id": "r1", "revision": "", "verified": False, "current": False}
+    bad["failed"] = "Release | Start: \x1b[2Jnot healthy.\n--- demo-backend-3:\n| Traceback"
+    assert release_rows([good, bad]) == [
+        "r2  made now by kim, revision 1f, verified, the current one",
+        "r1  made now by kim, not verified; failed: Release | Start: \\x1b[2Jnot healthy.",
+    ]
+    assert release_rows([]) == ["none"]

@@ -1,4 +1,4 @@
-"""Who holds the connections of a PostgreSQL that has none left.
+"""Name the clients that hold the connections of a PostgreSQL that has none left.
 
 Needs nothing but Python: the timer on a server runs it without Ansible.
 """
