@@ -29,6 +29,7 @@ from crisper_worker.messages import (
 )
 from crisper_worker.past_limit import PastLimitRedis
 from crisper_worker.scripts import COUNT, LEAVE, MOVE, RENEW, START, TAKE
+from crisper_worker.weight import check_weight
 
 DEATHS_KEPT = 86400  # seconds after the last death of a task's worker
 BATCH = 500  # tags of one renewal, messages of one sweep
@@ -93,7 +94,18 @@ class LeaseStore:
             pipe.zrem(self.keys.lease, name)
             pipe.hdel(self.keys.holders, name)
             pipe.srem(self.keys.started, name)
-            pipe.execute()
+            *answers, started = pipe.execute(raise_on_error=False)
+        for error in answers:
+            if isinstance(error, Exception):
+                raise error
+        if isinstance(started, Exception):
+            # It holds nothing but marks of tasks that run, which count their deaths.
+            self._drop_wrong_started(started)
+
+    def _drop_wrong_started(self, error: Exception) -> None:
+        if "WRONGTYPE" not in str(error):
+            raise error
+        self.redis.delete(self.keys.started)
 
     def start(self, tag: str) -> None:
         """Note that the task of a message is started: a death from here on counts."""
@@ -132,6 +144,7 @@ class LeaseStore:
         holder, _, source = text_of(entry).partition("\n")
         if raw is None:
             return Delivery(tag, {}, source, holder)
+        check_weight(raw)
         try:
             message = json.loads(raw)[0]
             problem = misshapen(message)
@@ -147,9 +160,10 @@ class LeaseStore:
         """Return whether kombu itself can restore the message of a tag, after its timeout."""
         raw = self.redis.hget(self.keys.unacked, bytes_of(tag))
         try:
+            check_weight(raw or b"")
             message, exchange, key = json.loads(cast(bytes, raw))
             return not misshapen(message) and isinstance(exchange, str) and isinstance(key, str)
-        except (ValueError, TypeError, RecursionError):
+        except (UnreadableError, ValueError, TypeError, RecursionError):
             return False
 
     def leave(self, tag: str, before: float) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+from redis.exceptions import ResponseError
 
 from crisper_worker import garbage
 from crisper_worker.bindings import free_mutex
@@ -87,8 +88,14 @@ class QoS(kombu_redis.QoS):
         """Run kombu's sweep, for messages without a lease; not while others may be late."""
         keeper = getattr(self.channel, "keeper", None)
         if keeper is None or keeper.is_calm():
-            free_mutex(self.channel)
-            super().restore_visible(*args, **kwargs)
+            try:
+                free_mutex(self.channel)
+                super().restore_visible(*args, **kwargs)
+            except ResponseError as error:
+                store = getattr(keeper, "store", None)
+                if store is None or not (wrong := store.wrong_types(error)):
+                    raise
+                garbage.blocked.add(wrong)
 
 
 def decline(qos: QoS, tag: str, error: Exception) -> bool:
