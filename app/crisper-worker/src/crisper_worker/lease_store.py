@@ -28,7 +28,7 @@ from crisper_worker.messages import (
     text_of,
 )
 from crisper_worker.past_limit import PastLimitRedis
-from crisper_worker.scripts import COUNT, LEAVE, MOVE, RENEW, START, TAKE
+from crisper_worker.scripts import ACK, COUNT, LEAVE, MOVE, RENEW, START, TAKE
 from crisper_worker.weight import check_weight
 
 DEATHS_KEPT = 86400  # seconds after the last death of a task's worker
@@ -59,6 +59,7 @@ class LeaseStore:
         self._move = redis.register_script(MOVE)
         self._leave = redis.register_script(LEAVE)
         self._count = redis.register_script(COUNT)
+        self._ack = redis.register_script(ACK)
 
     def wrong_types(self, error: BaseException, lists: Iterable[str] = ()) -> str:
         """Return which keys have another type than Celery's, if that is the error; else nothing."""
@@ -87,25 +88,9 @@ class LeaseStore:
 
     def ack(self, tag: str) -> None:
         """Forget a message: its task has ended."""
-        name = bytes_of(tag)
-        with self.redis.pipeline() as pipe:
-            pipe.hdel(self.keys.unacked, name)
-            pipe.zrem(self.keys.index, name)
-            pipe.zrem(self.keys.lease, name)
-            pipe.hdel(self.keys.holders, name)
-            pipe.srem(self.keys.started, name)
-            *answers, started = pipe.execute(raise_on_error=False)
-        for error in answers:
-            if isinstance(error, Exception):
-                raise error
-        if isinstance(started, Exception):
-            # It holds nothing but marks of tasks that run, which count their deaths.
-            self._drop_wrong_started(started)
-
-    def _drop_wrong_started(self, error: Exception) -> None:
-        if "WRONGTYPE" not in str(error):
-            raise error
-        self.redis.delete(self.keys.started)
+        own = self.keys
+        keys = [own.unacked, own.index, own.lease, own.holders, own.started]
+        self._ack(keys=keys, args=[bytes_of(tag)])
 
     def start(self, tag: str) -> None:
         """Note that the task of a message is started: a death from here on counts."""

@@ -141,6 +141,20 @@ return 1
 )
 
 
+# KEYS: unacked, index, lease, holder, started. ARGV: tag. What stands in place of the started tasks
+# and is no set is removed: it holds nothing but marks, by which deaths are counted.
+ACK = (
+    OPEN
+    + """
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.pcall('ZREM', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('HDEL', KEYS[4], ARGV[1])
+if type(redis.pcall('SREM', KEYS[5], ARGV[1])) == 'table' then redis.call('DEL', KEYS[5]) end
+"""
+)
+
+
 # KEYS: lease, started. ARGV: tag. What is acknowledged already is not marked any more.
 START = (
     OPEN

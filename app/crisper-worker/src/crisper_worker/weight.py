@@ -1,4 +1,4 @@
-"""How much memory a message may take once it is read, and what takes more.
+"""Bounds of the memory that a message takes once it is read.
 
 A few bytes of JSON, or of what is compressed, make a hundred in memory: one message of 24 MB ended
 Redis, or each worker that read it, and was still there afterwards. It is set aside unread.
