@@ -10,9 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from celery import Celery
 from crisper_worker.bindings import free_mutex
+from crisper_worker.qos import wrong_types_named
 from lease_kit import store
+from redis.exceptions import ResponseError
 from testkit import Redis, lines, wait_until
 
 
@@ -227,3 +230,22 @@ def test_a_counter_of_deaths_of_another_type_counts(empty: Redis) -> None:
         assert mine.count_death("id") == 1
         assert (mine.count_death("id"), mine.deaths("id")) == (2, 2)
         redis.delete("p:unacked_deaths:id")
+
+
+def test_an_index_of_another_type_ends_no_sweep(
+    empty: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: a hash at unacked_index ended each worker ten seconds after its start."""
+    redis = empty.client()
+    channel = SimpleNamespace(
+        global_keyprefix="p:",
+        unacked_key="unacked",
+        unacked_index_key="unacked_index",
+        _plain_client=lambda: redis,
+    )
+    redis.hset("p:unacked_index", "a", "b")
+    with wrong_types_named(channel):
+        redis.zrange("p:unacked_index", 0, -1)
+    assert "'p:unacked_index' is a hash instead of a zset" in caplog.text
+    with pytest.raises(ResponseError), wrong_types_named(channel):
+        redis.execute_command("NOSUCH")

@@ -65,6 +65,9 @@ def test_set_aside_listed_requeued_and_dropped(
     assert lines(ledger, "end").count(curable.id) == 1
     assert aside("drop", poison.id).returncode == 0
     assert aside("list").stdout == ""
+    for hostile in ("--all", "--app=x"):
+        redis_server.client().hset("unacked_aside", hostile, "x")
+        assert aside("drop", "--", hostile).returncode == 0
     gone = aside("drop", poison.id)
     assert gone.returncode == 1
     assert f"{poison.id} is not set aside" in gone.stderr

@@ -72,11 +72,8 @@ def read_state(catalog: Catalog, application: str, objects: int) -> State:
     rows, roles = catalog.rows, catalog.roles
     by_name = {row["rolname"]: row for row in rows["pg_authid"]}
     superuser = by_name[roles[str(SUPERUSER_OID)]]
-    own = by_name.get(application)
-    if own is superuser:
-        own = None
+    own = None if superuser["rolname"] == application else by_name.get(application)
     database = next(row for row in rows["pg_database"] if row["datname"] == application)
-    public = [row["nspowner"] for row in rows["pg_namespace"] if row["nspname"] == "public"]
     powers = find_powers(rows)
     return State(
         application,
@@ -87,7 +84,7 @@ def read_state(catalog: Catalog, application: str, objects: int) -> State:
         role=_attributes(own) if own else {},
         memberships=_strong_memberships(catalog, powers, own["oid"]) if own else [],
         database_owner=roles.get(database["datdba"], ""),
-        public_owner=roles.get(public[0], "") if public else "",
+        public_owner=_public_owner(catalog),
         objects=objects,
         default_privileges=sum(
             row["defaclrole"] == str(SUPERUSER_OID) for row in rows["pg_default_acl"]
@@ -100,11 +97,17 @@ def read_state(catalog: Catalog, application: str, objects: int) -> State:
         limited=int(database["datconnlimit"]) >= 0,
         template=database["datistemplate"] == "t",
         restore=_has_helper(rows),
-        verifier=(own["rolpassword"] or "") if own else "",
+        verifier=(own or {}).get("rolpassword") or "",
         shut_out=is_shut_out(catalog, application),
         hindering=hindering_settings(catalog, application),
         powerful=_powerful_roles(catalog, powers, application),
     )
+
+
+def _public_owner(catalog: Catalog) -> str:
+    """Return the owner of the schema public; empty without it."""
+    owners = {row["nspname"]: row["nspowner"] for row in catalog.rows["pg_namespace"]}
+    return str(catalog.roles.get(owners.get("public", ""), ""))
 
 
 def _comment(rows: Rows, role: str | None) -> str:

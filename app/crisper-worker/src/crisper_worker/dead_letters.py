@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from crisper_worker.keys import Keys
-from crisper_worker.messages import Delivery, bytes_of, described_error, text_of
+from crisper_worker.messages import Delivery, UnreadableError, bytes_of, described_error, text_of
 from crisper_worker.past_limit import PastLimitRedis
 from crisper_worker.scripts import REQUEUE
+from crisper_worker.weight import check_weight
 
 KEPT = 65536  # bytes of a message that cannot be read
 UNREADABLE = "unreadable"  # the only key of what stands for such a message
@@ -57,6 +58,7 @@ class DeadLetter:
     def load(cls, field_name: str, raw: bytes) -> DeadLetter:
         """Return what stands in Redis; what is no entry stands for itself, and can be dropped."""
         try:
+            check_weight(raw)
             entry = cls(**json.loads(raw))
             good = (
                 entry.task_id == field_name
@@ -68,7 +70,7 @@ class DeadLetter:
                 and isinstance(entry.message, dict)
             )
             why = "" if good else "its fields are not those of an entry"
-        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        except (UnreadableError, ValueError, TypeError, OverflowError, RecursionError) as error:
             why = described_error(error)
         if not why:
             return entry

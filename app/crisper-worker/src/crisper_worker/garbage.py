@@ -7,8 +7,10 @@ ends the worker, and the next one that reads the same. Nothing here knows a conn
 from __future__ import annotations
 
 import logging
+import lzma
 import threading
 import time
+import zlib
 from typing import Any
 
 import kombu.exceptions
@@ -18,6 +20,7 @@ from kombu.utils.json import loads
 
 from crisper_worker.messages import UnreadableError, described_error, misshapen
 from crisper_worker.text import WRITER, shorten
+from crisper_worker.weight import check_body, check_weight
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ DATA_ERRORS = (
     kombu.exceptions.DecodeError,
     kombu.exceptions.ContentDisallowed,
 )
+COMPRESSION_ERRORS = (zlib.error, lzma.LZMAError, OSError, EOFError)
 INTERVAL = 60.0  # seconds between two lines about the same kind of garbage
 LARGEST_CLOCK = 2**53  # of Celery's logical clock; it counts events
 
@@ -85,9 +89,10 @@ def read_message(raw: bytes) -> dict[str, Any]:
         UnreadableError: it is none.
     """
     try:
+        check_weight(raw)
         message = loads(bytes_to_str(raw))
         problem = misshapen(message) or _undeliverable(message)
-    except DATA_ERRORS as error:
+    except (*DATA_ERRORS, *COMPRESSION_ERRORS) as error:
         raise UnreadableError(described_error(error)) from error
     if problem:
         raise UnreadableError(problem)
@@ -109,7 +114,8 @@ def _undeliverable(message: dict[str, Any]) -> str:
         return "its delivery_info names no queue"
     if message.get("body"):
         decoder: Any = Decoder()
-        decoder.decode_body(message["body"], properties.get("body_encoding"))
+        body = decoder.decode_body(message["body"], properties.get("body_encoding"))
+        check_body(body, (message.get("headers") or {}).get("compression"))
     return ""
 
 

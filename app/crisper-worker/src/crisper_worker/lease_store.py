@@ -28,7 +28,8 @@ from crisper_worker.messages import (
     text_of,
 )
 from crisper_worker.past_limit import PastLimitRedis
-from crisper_worker.scripts import COUNT, LEAVE, MOVE, RENEW, START, TAKE
+from crisper_worker.scripts import ACK, COUNT, LEAVE, MOVE, RENEW, START, TAKE
+from crisper_worker.weight import check_weight
 
 DEATHS_KEPT = 86400  # seconds after the last death of a task's worker
 BATCH = 500  # tags of one renewal, messages of one sweep
@@ -58,6 +59,7 @@ class LeaseStore:
         self._move = redis.register_script(MOVE)
         self._leave = redis.register_script(LEAVE)
         self._count = redis.register_script(COUNT)
+        self._ack = redis.register_script(ACK)
 
     def wrong_types(self, error: BaseException, lists: Iterable[str] = ()) -> str:
         """Return which keys have another type than Celery's, if that is the error; else nothing."""
@@ -86,14 +88,9 @@ class LeaseStore:
 
     def ack(self, tag: str) -> None:
         """Forget a message: its task has ended."""
-        name = bytes_of(tag)
-        with self.redis.pipeline() as pipe:
-            pipe.hdel(self.keys.unacked, name)
-            pipe.zrem(self.keys.index, name)
-            pipe.zrem(self.keys.lease, name)
-            pipe.hdel(self.keys.holders, name)
-            pipe.srem(self.keys.started, name)
-            pipe.execute()
+        own = self.keys
+        keys = [own.unacked, own.index, own.lease, own.holders, own.started]
+        self._ack(keys=keys, args=[bytes_of(tag)])
 
     def start(self, tag: str) -> None:
         """Note that the task of a message is started: a death from here on counts."""
@@ -132,6 +129,7 @@ class LeaseStore:
         holder, _, source = text_of(entry).partition("\n")
         if raw is None:
             return Delivery(tag, {}, source, holder)
+        check_weight(raw)
         try:
             message = json.loads(raw)[0]
             problem = misshapen(message)
@@ -147,9 +145,10 @@ class LeaseStore:
         """Return whether kombu itself can restore the message of a tag, after its timeout."""
         raw = self.redis.hget(self.keys.unacked, bytes_of(tag))
         try:
+            check_weight(raw or b"")
             message, exchange, key = json.loads(cast(bytes, raw))
             return not misshapen(message) and isinstance(exchange, str) and isinstance(key, str)
-        except (ValueError, TypeError, RecursionError):
+        except (UnreadableError, ValueError, TypeError, RecursionError):
             return False
 
     def leave(self, tag: str, before: float) -> bool:

@@ -8,14 +8,18 @@ Of kombu 5.7.0 this relies on, read it at each upgrade:
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+from redis.exceptions import ResponseError
 
 from crisper_worker import garbage
 from crisper_worker.bindings import free_mutex
+from crisper_worker.keys import Keys
 from crisper_worker.lease import Lease
 from crisper_worker.messages import UnreadableError, described_error, text_of
 from crisper_worker.poison import judged
@@ -87,8 +91,26 @@ class QoS(kombu_redis.QoS):
         """Run kombu's sweep, for messages without a lease; not while others may be late."""
         keeper = getattr(self.channel, "keeper", None)
         if keeper is None or keeper.is_calm():
-            free_mutex(self.channel)
-            super().restore_visible(*args, **kwargs)
+            with wrong_types_named(self.channel):
+                free_mutex(self.channel)
+                super().restore_visible(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def wrong_types_named(channel: Any) -> Iterator[None]:
+    """Log which keys have another type than Celery's, where that is why Redis refuses something.
+
+    Raises:
+        ResponseError: it has another reason.
+    """
+    try:
+        yield
+    except ResponseError as error:
+        if "WRONGTYPE" not in str(error):
+            raise
+        prefix = channel.global_keyprefix
+        keys = Keys(prefix + channel.unacked_key, prefix + channel.unacked_index_key)
+        garbage.blocked.add(keys.wrong_types(channel._plain_client(), ()))
 
 
 def decline(qos: QoS, tag: str, error: Exception) -> bool:
