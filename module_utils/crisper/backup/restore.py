@@ -263,8 +263,10 @@ def _restore(
             left_out = uploads.restore_uploads(docker, container, source, expected, label(settings))
             return {"left_out": left_out}
         elif service == "postgres":
+            rows = part.get("rows")
             arguments = (SESSION, extensions(part), str(part.get("version", "")))
-            postgres.restore_postgres(docker, running[service], source, *arguments)
+            expected = rows if isinstance(rows, dict) else None
+            postgres.restore_postgres(docker, running[service], source, *arguments, expected)
         else:
             RESTORE[service](docker, running[service], source)
     return {}
