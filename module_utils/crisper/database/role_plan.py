@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..backup.backends.postgres_sql import RESTORE_CLEANUP
 from ..backup.manifest import BackupError
@@ -26,12 +26,27 @@ def free_name(state: State) -> str:
     )
 
 
-def plan(state: State, password: str, extensions: Iterable[str]) -> list[str]:
+def has_password(state: State, passwords: Sequence[str]) -> bool:
+    """Return whether the application's role has one of the passwords that are its own.
+
+    Args:
+        passwords: empty ones are not known, and without any whichever it has is taken.
+    """
+    known = [each for each in passwords if each]
+    return bool(state.role.get("password")) and (
+        not known or any(matches(each, state.verifier, state.application) for each in known)
+    )
+
+
+def plan(
+    state: State, password: str, extensions: Iterable[str], passwords: Sequence[str] = ()
+) -> list[str]:
     """Return what has to be done, a sentence each; nothing when all is as wanted.
 
     Args:
         password: the superuser's.
         extensions: those that the database must have.
+        passwords: the application's, as :func:`has_password` takes them.
     """
     name = state.application
     if state.unmoved:
@@ -41,13 +56,13 @@ def plan(state: State, password: str, extensions: Iterable[str]) -> list[str]:
             " objects. Sessions stay open; a table is locked for an instant."
         ]
     return [
-        *_plan_role(state),
+        *_plan_role(state, passwords),
         *_plan_objects(state, password, extensions),
         *_plan_databases(state),
     ]
 
 
-def _plan_role(state: State) -> list[str]:
+def _plan_role(state: State, passwords: Sequence[str]) -> list[str]:
     name, found = state.application, []
     if not state.role:
         found.append(f"the role {name} is made, without powers")
@@ -57,8 +72,19 @@ def _plan_role(state: State) -> list[str]:
         found.append(f"the role {name} leaves {', '.join(state.memberships)}")
     if state.role and not state.role.get("login"):
         found.append(f"the role {name} may log in")
-    if state.role and not state.role.get("password"):
+    if state.role and not has_password(state, passwords):
         found.append(f"the role {name} gets its password")
+    if state.missing_rights:
+        found.append(
+            f"the role {name} has {', '.join(state.missing_rights)} on its database again (it can"
+            " take that from itself)"
+        )
+    found += [
+        f"sessions of {name} start without {each.name} = {printable(each.value)} (its role can set"
+        f" that, and keep itself out): ALTER {each.owner} RESET {each.name}"
+        for each in state.settings
+        if each.locks_out
+    ]
     return found
 
 
@@ -109,13 +135,13 @@ def _plan_databases(state: State) -> list[str]:
     return found
 
 
-def ensure_statements(state: State, password: str, own: str) -> list[str]:
+def ensure_statements(state: State, password: str, passwords: Sequence[str]) -> list[str]:
     """Return the statements of one transaction that does what :func:`plan` says of roles.
 
     Args:
         state: of a stack whose superuser is a role of its own.
         password: the superuser's.
-        own: the application's, for a role that has none yet.
+        passwords: the application's; a role that has none of them gets the first.
     """
     name, superuser = identifier(state.application), identifier(state.superuser)
     lines = []
@@ -124,14 +150,18 @@ def ensure_statements(state: State, password: str, own: str) -> list[str]:
     wanted = " ".join(f"NO{word}" for word in FORBIDDEN)
     lines.append(f"ALTER ROLE {name} LOGIN INHERIT {wanted};")
     lines += [f"REVOKE {identifier(each)} FROM {name};" for each in state.memberships]
-    if not state.role.get("password"):
-        lines.append(f"ALTER ROLE {name} PASSWORD {literal(scram_verifier(own))};")
+    if not has_password(state, passwords):
+        verifier = scram_verifier(next(filter(None, passwords), ""))
+        lines.append(f"ALTER ROLE {name} PASSWORD {literal(verifier)};")
     if not matches(password, state.superuser_verifier):
         lines.append(f"ALTER ROLE {superuser} PASSWORD {literal(scram_verifier(password))};")
     if state.database_owner != state.application:
         lines.append(f"ALTER DATABASE {name} OWNER TO {name};")
     if state.public_owner == state.superuser:
         lines.append("ALTER SCHEMA public OWNER TO pg_database_owner;")
+    if state.missing_rights:
+        lines.append(f"GRANT {', '.join(state.missing_rights)} ON DATABASE {name} TO {name};")
+    lines += [f"{each.reset};" for each in state.settings if each.locks_out]
     lines += [
         f"ALTER DATABASE {identifier(database)} OWNER TO {superuser};"
         for database, _owner in state.foreign_owners

@@ -9,6 +9,7 @@ from typing import Any
 from ..backup.backends.postgres_sql import HELPER
 from .catalog import SUPERUSER_OID, Catalog, builtin
 from .connections import SYSTEM_DATABASES, Opening, foreign_owners, system_openings
+from .own_settings import Setting, missing_rights, own_settings
 
 # Holds the objects until the application's role has its place.
 SUFFIX = "_application"
@@ -36,6 +37,9 @@ class State:
     roles: Sequence[str] = ()
     holder: str = ""  # comment of the role that takes the objects over, if there is one
     role: dict[str, Any] = field(default_factory=dict)  # attributes; empty without one
+    verifier: str = ""  # of the application's password
+    missing_rights: Sequence[str] = ()  # of the application on its database
+    settings: Sequence[Setting] = ()  # of its sessions, those that it may make itself
     memberships: Sequence[str] = ()  # roles by which the application's would be more than itself
     database_owner: str = ""
     public_owner: str = ""
@@ -81,6 +85,9 @@ def read_state(catalog: Catalog, application: str, objects: int) -> State:
         roles=list(by_name),
         holder=_comment(rows, by_name.get(f"{application}{SUFFIX}", {}).get("oid")),
         role=_attributes(own) if own else {},
+        verifier=(own["rolpassword"] or "") if own else "",
+        missing_rights=missing_rights(database, application) if own else [],
+        settings=own_settings(catalog, application) if own else [],
         memberships=_strong_memberships(catalog, powers, own["oid"]) if own else [],
         database_owner=roles.get(database["datdba"], ""),
         public_owner=roles.get(public[0], "") if public else "",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.database.connections import Opening
+from ansible_collections.crisper.stack.plugins.module_utils.database.own_settings import Setting
 from ansible_collections.crisper.stack.plugins.module_utils.database.role_plan import (
     ensure_statements,
     free_name,
@@ -24,6 +25,7 @@ ORDERLY = State(
     superuser_verifier=scram_verifier(SECRET),
     roles=("shop", "postgres"),
     role={"login": True, "password": True},
+    verifier=scram_verifier(OWN),
     database_owner="shop",
     public_owner="pg_database_owner",
 )
@@ -33,8 +35,9 @@ ALTER = (
 
 
 def test_an_orderly_stack_has_nothing_to_do() -> None:
-    assert plan(ORDERLY, SECRET, []) == []
-    assert ensure_statements(ORDERLY, SECRET, OWN) == [ALTER]
+    for own in ((OWN,), ("the next", OWN), ("", OWN), ("", ""), ()):
+        assert plan(ORDERLY, SECRET, [], own) == []
+        assert ensure_statements(ORDERLY, SECRET, own) == [ALTER]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +75,21 @@ def test_an_orderly_stack_has_nothing_to_do() -> None:
             "nobody but superusers connects to postgres",
             'REVOKE CONNECT ON DATABASE "postgres" FROM PUBLIC CASCADE;',
         ),
+        (
+            {"verifier": scram_verifier("other")},
+            "shop gets its password",
+            'ALTER ROLE "shop" PASSWORD \'SCRAM-',
+        ),
+        (
+            {"missing_rights": ["CONNECT", "CREATE"]},
+            "the role shop has CONNECT, CREATE on its database again",
+            'GRANT CONNECT, CREATE ON DATABASE "shop" TO "shop";',
+        ),
+        (
+            {"settings": [Setting('DATABASE "shop"', "statement_timeout", "1")]},
+            "sessions of shop start without statement_timeout = 1",
+            'ALTER DATABASE "shop" RESET statement_timeout;',
+        ),
         ({"limited": True}, "has no limit of connections", "CONNECTION LIMIT -1;"),
         ({"template": True}, "is no template any more", "IS_TEMPLATE false;"),
         ({"restore": True}, "a restore that was killed left", "DROP TRIGGER"),
@@ -79,9 +97,10 @@ def test_an_orderly_stack_has_nothing_to_do() -> None:
 )
 def test_whatever_is_told_is_done(change: dict[str, Any], sentence: str, statement: str) -> None:
     state = replace(ORDERLY, **change)
-    assert sentence in "; ".join(plan(state, SECRET, []))
-    assert statement in "\n".join(ensure_statements(state, SECRET, OWN))
-    assert OWN not in "".join(ensure_statements(state, SECRET, OWN)), "its verifier goes alone"
+    assert sentence in "; ".join(plan(state, SECRET, [], (OWN, "")))
+    done = "\n".join(ensure_statements(state, SECRET, (OWN, "")))
+    assert statement in done
+    assert OWN not in done, "its verifier goes alone"
 
 
 def test_what_is_done_apart_is_told_too() -> None:
