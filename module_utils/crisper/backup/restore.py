@@ -297,8 +297,8 @@ def _restore(
         elif service == "postgres":
             rows = part.get("rows")
             arguments = (SESSION, extensions(part), str(part.get("version", "")))
-            expected = rows if isinstance(rows, dict) else None
-            postgres.restore_postgres(docker, running[service], source, *arguments, expected)
+            counted = rows if isinstance(rows, dict) else None
+            postgres.restore_postgres(docker, running[service], source, *arguments, counted)
         else:
             RESTORE[service](docker, running[service], source)
     return {}
