@@ -15,6 +15,9 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.post
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.backup.set import Settings
+from ansible_collections.crisper.stack.plugins.module_utils.database.cluster_dangers import (
+    of_cluster,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.database.own_settings import (
     describe_lockout,
 )
@@ -117,3 +120,21 @@ def test_a_restore_of_a_set_puts_the_roles_in_order_first(
     (done,) = restore.order_roles(settings)
     assert done.startswith("PostgreSQL: the role shop has CONNECT")
     assert server.log_in("shop", OWN, USE) == "works"
+
+
+def test_nothing_of_a_former_superuser_reaches_passwords_or_the_disk(
+    server: Server, roles: Roles
+) -> None:
+    """Regression: pg_read_all_data showed the verifier, a slot keeps the log for ever."""
+    server.sql("GRANT pg_read_all_data, pg_monitor TO shop", "postgres")
+    server.sql("SELECT pg_create_physical_replication_slot('x', true)", "postgres")
+    assert roles.apply(SECRET, OWN, [])["done"] == [
+        "the role shop leaves pg_monitor, pg_read_all_data"
+    ]
+    with pytest.raises(RuntimeError, match="permission denied"):
+        server.sql("SELECT rolpassword FROM pg_authid", "shop")
+    roles.state()
+    (sentence,) = [each for each in of_cluster(roles.catalog, "shop") if "slot" in each]
+    server.sql(sentence.partition("If it is not yours: ")[2], "postgres")
+    assert roles.state().memberships == []
+    assert not any("slot" in each for each in of_cluster(roles.catalog, "shop"))
