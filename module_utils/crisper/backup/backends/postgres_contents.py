@@ -1,4 +1,4 @@
-"""What a dump of PostgreSQL holds: verified when it is made, and before a restore replaces data."""
+"""Contents of a dump of PostgreSQL: judged when it is made, and before data is replaced."""
 
 from __future__ import annotations
 
