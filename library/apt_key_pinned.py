@@ -27,7 +27,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Docker's key is known
+- name: Install the key of Docker's repository
   apt_key_pinned:
     url: https://download.docker.com/linux/debian/gpg
     fingerprint: 9DC8 5822 9FC7 DD38 854A  E2D8 8D81 803C 0EBF CD88
@@ -81,7 +81,7 @@ def main() -> None:
     try:
         data = open_url(url, timeout=module.params["timeout"]).read(MOST_BYTES)
     except Exception as error:
-        module.fail_json(msg=f"the key at {url} cannot be had: {error}")
+        module.fail_json(msg=f"the key at {url} cannot be downloaded: {error}")
     found = fingerprints(data)
     if found != expected:
         module.fail_json(

@@ -107,13 +107,13 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: A set is made
+- name: Make a backup set
   backup_set:
     root: /opt/crisper
     project: crisper
     who: "{{ lookup('crisper_run').who }}"
 
-- name: The newest set can be put back
+- name: Check the newest backup set
   backup_set:
     root: /opt/crisper
     project: crisper

@@ -40,14 +40,14 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: The digest of the application's context is known
+- name: Compute the digest of the build context
   build_context:
     contexts:
       backend: {path: app, args: {EXTRAS: postgres}}
   delegate_to: localhost
   register: context
 
-- name: It is archived
+- name: Archive the build context
   build_context:
     contexts:
       backend: {path: app, archive: /tmp/app.tar.gz}

@@ -226,7 +226,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.remote.drain import 
     request_of,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
-from ansible_collections.crisper.stack.plugins.module_utils.text import listed
+from ansible_collections.crisper.stack.plugins.module_utils.text import listed, quote
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["drained", "resumed"], "default": "drained"},
@@ -273,10 +273,11 @@ def judge(module: AnsibleModule, reply: dict[str, Any], result: dict[str, Any]) 
     """End the module where the reply tells a problem, or workers that must not be silent."""
     params, done = module.params, module.params["state"]
     if reply["problem"]:
-        ordered = listed(sorted(result["queues"])) or "nobody"
+        ordered = listed(sorted(result["queues"])) or "none"
+        order = "consume" if done == "resumed" else "leave"
         module.fail_json(
-            msg=f"{params['app']}: {reply['error']}. {REMEDIES.get(reply['problem'], '')}"
-            f" Told to {'take up' if done == 'resumed' else 'leave'} queues before: {ordered}.",
+            msg=f"{params['app']}: {quote(reply['error'])}. {REMEDIES.get(reply['problem'], '')}"
+            f" Workers that had been ordered to {order} queues: {ordered}.",
             **result,
         )
     if result["silent"]:
@@ -286,7 +287,7 @@ def judge(module: AnsibleModule, reply: dict[str, Any], result: dict[str, Any]) 
         )
         if not params["allow_silent"]:
             module.fail_json(
-                msg=message + " (allow_silent: true goes on without them)",
+                msg=message + " (allow_silent: true continues without them)",
                 **{**result, "problem": "nodes_silent"},
             )
         module.warn(message)

@@ -180,6 +180,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.remote.skew import (
     READING,
     find_unknown,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.text import quote
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "app": {"type": "str", "required": True},
@@ -238,7 +239,7 @@ def judge(module: AnsibleModule, reply: dict[str, Any], result: dict[str, Any]) 
     """End the module where the reply tells a problem or unknown tasks; warn of the rest."""
     params = module.params
     if reply["problem"]:
-        text = f"{params['app']}: {reply['error']}. {REMEDIES.get(reply['problem'], '')}"
+        text = f"{params['app']}: {quote(reply['error'])}. {REMEDIES.get(reply['problem'], '')}"
         module.fail_json(msg=text, **result)
     if result["orphaned"]:
         module.warn(
@@ -253,7 +254,7 @@ def judge(module: AnsibleModule, reply: dict[str, Any], result: dict[str, Any]) 
         text = f"Tasks wait that the release does not know: {counted(result['unknown'])}."
         if not params["allow_unknown"]:
             module.fail_json(msg=f"{text} {REMEDY}", **{**result, "problem": "unknown_tasks"})
-        module.warn(f"{text} Its workers will throw them away (celery_allow_unknown_tasks).")
+        module.warn(f"{text} Its workers will discard them (celery_allow_unknown_tasks).")
 
 
 def main() -> None:

@@ -88,7 +88,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: Put back what a restart of Redis has left unacknowledged
+- name: Put back the stranded tasks
   celery_stranded:
     state: put_back
     project: crisper
@@ -221,6 +221,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.probes import strand
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError, run
 from ansible_collections.crisper.stack.plugins.module_utils.remote.workers import CONNECTION_SPEC
 from ansible_collections.crisper.stack.plugins.module_utils.shapes import like
+from ansible_collections.crisper.stack.plugins.module_utils.text import quote
 
 ARGUMENT_SPEC: dict[str, Any] = {
     **CONNECTION_SPEC,
@@ -291,7 +292,7 @@ def main() -> None:
     reply = ask(module, request)
     result = {key: reply[key] for key in NOTHING}
     if reply["problem"]:
-        text = f"{params['app']}: {reply['error']}. {REMEDIES.get(reply['problem'], '')}"
+        text = f"{params['app']}: {quote(reply['error'])}. {REMEDIES.get(reply['problem'], '')}"
         module.fail_json(msg=text, **result)
     result |= {"text": sentence(reply), "done": deed(reply)}
     result["changed"] = bool(result["put_back"] or result["acknowledged"])

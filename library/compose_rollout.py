@@ -125,7 +125,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: The release's containers have taken over
+- name: Roll out the release
   compose_rollout:
     phases: [start, leave, swap, retire, prove]
     project_src: /opt/crisper/releases/20261120t221500z-1a2b3c4d

@@ -42,7 +42,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: Look whether the application may write to its folder
+- name: Check that uploads can be written
   container_exec:
     project: crisper
     service: backend

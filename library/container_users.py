@@ -21,7 +21,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: Compare the users of containers with the accounts of the host
+- name: Compare container users with host accounts
   container_users:
     project: crisper
 """

@@ -31,7 +31,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Refuse an engine that does not have the data
+- name: Refuse an engine without the data
   data_guard:
     root: /opt/crisper
     project: crisper

@@ -43,7 +43,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: The database is as it was before the migration
+- name: Restore the database from its dump
   database_dump:
     state: restored
     path: /opt/crisper/backups/20261120t221500z-1a2b3c4d.dump

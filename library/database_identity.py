@@ -35,11 +35,11 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: Remember which database it is
+- name: Record the identity of the database
   database_identity: {project: crisper}
   register: database_before
 
-- name: Look whether the restore was carried out
+- name: Check whether the database was restored
   database_identity: {project: crisper, before: "{{ database_before.identity }}"}
 """
 

@@ -14,10 +14,6 @@ description:
   - A stack whose application was the superuser is moved once. Sessions stay open. A table is
     locked for half a second at most; where a long transaction holds one, RV(postponed) says so,
     the application stays what it was, and the next call goes on.
-  - The application's role can keep itself out of its database. It gets back the rights there that
-    it has taken from itself, and its password where PostgreSQL has neither that of the release nor
-    that of the one that serves. Defaults of its sessions are reset with which no application works
-    (C(default_transaction_read_only), C(local_preload_libraries), time limits below 0.1 s).
   - MariaDB's root can log in within its container alone, and the application has no rights beyond
     its own database.
   - A release without a password for the superuser is of an earlier edition, and is left as it is.
@@ -114,11 +110,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.mariadb_acc
     find_planted,
     remove_excess,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.database.own_settings import (
-    describe_lockout,
-)
 from ansible_collections.crisper.stack.plugins.module_utils.database.role_plan import plan
-from ansible_collections.crisper.stack.plugins.module_utils.database.role_state import State
 from ansible_collections.crisper.stack.plugins.module_utils.database.roles import (
     Roles,
     refuse_extensions,
@@ -157,11 +149,6 @@ def password(path: Path) -> str:
         raise BackupError(f"{path} cannot be read: {error}") from error
 
 
-def _locked(roles: Roles, state: State) -> list[str]:
-    """Return why the application cannot use its database; nothing when it can."""
-    return describe_lockout(roles.docker, roles.container, roles.application, state.settings)
-
-
 def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
     """Put the roles in order; return the module's result."""
     result: dict[str, Any] = {"changed": False, "done": [], "moved": False, "postponed": ""}
@@ -179,27 +166,23 @@ def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
     roles = Roles(docker, container, params["application"], params["wait"])
     state = roles.state()
     own = password(Path(params["release"]) / APPLICATION_FILE)
-    root = Path(params["release"]).parent.parent
-    serving = password(root / "current" / APPLICATION_FILE)
-    wanted = plan(state, secret, params["extensions"], (own, serving))
+    wanted = plan(state, secret, params["extensions"], own)
     other = docker.container(params["project"], "mariadb") if params["mariadb"] else ""
     excess = find_excess(docker, other, params["application"]) if other else []
     revoked = [f"MariaDB: {statement}" for statement in excess]
+    root = Path(params["release"]).parent.parent
     planted = find_planted(docker, other, params["application"]) if other else []
     if check:
-        locked = [] if wanted else _locked(roles, state)
-        found = find_dangers(roles, state, None, params["project"])
-        result["dangers"] = [*locked, *found, *planted]
+        result["dangers"] = [*find_dangers(roles, state, None, params["project"]), *planted]
         return {**result, "changed": bool(wanted or revoked), "done": [*wanted, *revoked]}
     if excess:
         note(params, "database_roles", mariadb=excess)
         remove_excess(docker, other, excess)
     if wanted:
         note(params, "database_roles", moved=state.unmoved)
-        result |= roles.apply(secret, own, params["extensions"], serving)
+        result |= roles.apply(secret, own, params["extensions"])
         state = roles.state()
-    found = find_dangers(roles, state, root, params["project"])
-    result["dangers"] = [*_locked(roles, state), *found, *planted]
+    result["dangers"] = [*find_dangers(roles, state, root, params["project"]), *planted]
     result["done"] += revoked
     return {**result, "changed": bool(result["done"])}
 

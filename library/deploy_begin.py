@@ -61,7 +61,7 @@ options:
   fitness:
     description:
       - Options of M(host_check), which is then done in the same call, when there is something to
-        do and nobody else does it.
+        do and no other run has the lock.
     type: dict
   put_back:
     description: The kept release that is to be put back; whether that can be is told.
@@ -95,7 +95,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: Compare what runs with what is wanted
+- name: Compare the server with the inventory
   deploy_begin:
     root: /opt/crisper
     project: crisper
@@ -154,7 +154,7 @@ stages:
   sample: {docker: 0f3a8c9d7b12, images: 9a8b7c6d5e4f}
 fitness:
   description: C(findings) and C(host), as M(host_check) returns them.
-  returned: with O(fitness), when there is something to do and nobody else does it
+  returned: with O(fitness), when there is something to do and no other run has the lock
   type: dict
   sample: {findings: [], host: {}}
 put_back:

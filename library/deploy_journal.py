@@ -47,7 +47,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: The migration is written down
+- name: Write the step into the journal
   deploy_journal:
     run: {root: /opt/crisper, id: 20261120t221500z-4711}
     state: step

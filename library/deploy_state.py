@@ -41,7 +41,7 @@ locked:
   type: bool
   sample: true
 lock:
-  description: The lock as it stands; empty when nobody has it.
+  description: The lock as it stands; empty when no run has it.
   returned: always
   type: dict
   sample: {run: 20261120t221500z-4711, who: ops, purpose: deploy, step: leave}
@@ -91,7 +91,7 @@ serves:
   description: What serves, in words.
   returned: always
   type: str
-  sample: "release 20261119t080000z-99887766: all 9 containers of it were seen healthy"
+  sample: "release 20261119t080000z-99887766: all 9 containers are healthy"
 """
 
 from pathlib import Path

@@ -33,7 +33,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Logs are rotated
+- name: Set the rotation of logs
   docker_daemon_config:
     config:
       log-driver: json-file

@@ -84,7 +84,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: The host is looked at
+- name: Check the host
   host_check:
     stack: crisper
     paths: [/var/lib/docker, /opt/crisper]

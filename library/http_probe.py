@@ -89,7 +89,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: Ask the entry point, and try the data ports from here
+- name: Test the entry point and data ports
   http_probe:
     url: https://app1.example.com
     connect_to: 192.0.2.10

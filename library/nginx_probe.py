@@ -56,7 +56,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: Ask the site as the balancer in front of it does
+- name: Ask nginx as an outer proxy does
   nginx_probe:
     project: crisper
     paths: [{path: /health, status: [200]}]

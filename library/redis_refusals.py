@@ -33,7 +33,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: Report what Redis refused the application
+- name: Read the commands that Redis refused
   redis_refusals:
     project: crisper
     warn: true

@@ -143,6 +143,11 @@ seconds:
   returned: in states C(current) and C(put_back), when O(run) is given
   type: dict
   sample: {begin: 4.1, stage: 2.0, start: 6.5}
+page:
+  description: Whether nginx shows the maintenance page.
+  returned: in states C(current) and C(put_back)
+  type: bool
+  sample: false
 counted:
   description:
     - What was counted, as M(deploy_ledger) tells it; the manifest gets the numbers, as
@@ -220,6 +225,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.state import PAGE
 from ansible_collections.crisper.stack.plugins.module_utils.journal import RUN_SPEC
 from ansible_collections.crisper.stack.plugins.module_utils.ledger.end import SPEC as LEDGER_SPEC
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.maintenance_pass import place
@@ -278,6 +284,8 @@ def main() -> None:
         **{"annotated": rollback.add_facts, "pruned": rollback.prune},
     }
     result = actions[state]()
+    if state in ("current", "put_back"):
+        result["page"] = (Path(module.params["root"]) / PAGE).exists()
     if state not in DEPLOYED:
         result["releases"] = before
     if state == "staged" and not module.check_mode:
@@ -286,7 +294,7 @@ def main() -> None:
         except (OSError, ValueError) as error:
             module.fail_json(
                 msg="The token that passes the maintenance page could not be put in place of"
-                f" {module.params['root']}/secrets.json: {error}. What serves is as it was."
+                f" {module.params['root']}/secrets.json: {error}. The serving release is unchanged."
             )
     module.exit_json(**result)
 

@@ -52,7 +52,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Close the host to the containers of the stack
+- name: Close the host to the stack's containers
   stack_firewall:
     project: crisper
     root: /opt/crisper

@@ -45,7 +45,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: What would be done is known
+- name: Compute the plan of a deploy
   stack_plan:
     root: /opt/crisper
     stack: crisper

@@ -27,7 +27,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: Every secret is known
+- name: Read the secrets and generate missing ones
   stack_secrets:
     path: /opt/crisper/secrets.json
     names: [postgres_password, redis_password]

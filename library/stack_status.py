@@ -21,7 +21,7 @@ author: Crisper
 """
 
 EXAMPLES = r"""
-- name: What there is is known
+- name: Gather the status of the stack
   stack_status:
     root: /opt/crisper
     project: crisper

@@ -49,7 +49,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Copy the static files out of the release's image
+- name: Copy the static files out of the image
   static_files:
     root: /opt/crisper
     release: 20261120t221500z-1a2b3c4d
@@ -115,7 +115,7 @@ class Image:
             self.module.fail_json(
                 msg=composed(
                     f"No container of {self.reference} can be made for its static files:"
-                    f" {quote_last_lines(err, 5)}. Deploy again: the images are looked at first."
+                    f" {quote_last_lines(err, 5)}. Deploy again: a deploy checks images first."
                 )
             )
         self.container = out.strip()

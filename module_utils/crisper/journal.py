@@ -317,10 +317,10 @@ class Journal:
         threading.Thread(target=beat, name="crisper-lock", daemon=True).start()
 
     def _lost(self, lock: Mapping[str, Any], step: str) -> str:
-        taken = f"deploy {lock['run']} of {lock.get('who')} has it" if lock else "nobody has it"
+        taken = f"deploy {lock['run']} of {lock.get('who')} has it" if lock else "no run has it"
         return (
             f"This deploy ({self.run}) lost its lock in {self.root} before step {step}:"
-            f" {taken}. It stops here; look at {self.root / JOURNAL}."
+            f" {taken}. This run stops here; see {self.root / JOURNAL}."
         )
 
     def quiet(self, seconds: float) -> bool:

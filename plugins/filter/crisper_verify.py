@@ -20,6 +20,11 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded_repo
     warning as stranded_warning,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.fact import staged_release
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.summary import (
+    changes_made,
+    page_words,
+    unchecked_warnings,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import (
     canary_seconds,
     celery_finding,
@@ -50,10 +55,12 @@ class FilterModule:
         """Map of filter name to function."""
         return {
             "crisper_canary_seconds": canary_seconds,
+            "crisper_changes_made": changes_made,
             "crisper_celery_finding": celery_finding,
             "crisper_entry_request": entry_request,
             "crisper_http_finding": http_finding,
             "crisper_known_tasks": known_tasks,
+            "crisper_page_words": page_words,
             "crisper_planned_restart_warning": planned_restart_warning,
             "crisper_port_finding": port_finding,
             "crisper_registered_tasks": registered_tasks,
@@ -70,6 +77,7 @@ class FilterModule:
             "crisper_stranded_suspected": stranded_suspected,
             "crisper_stranded_warning": stranded_warning,
             "crisper_task_counts": task_counts,
+            "crisper_unchecked_warnings": unchecked_warnings,
             "crisper_verify_findings": verify_findings,
             "crisper_worker_request": worker_request,
             "crisper_worker_summary": worker_summary,

@@ -59,12 +59,14 @@ class LookupModule(LookupBase):
             return ""
         referred = REFERENCE.match(text)
         if referred and referred["name"] not in known:
-            return f"{where} refers to {referred['name']}, which nobody set: set it, or {LITERAL}."
+            return f"{where} refers to {referred['name']}, which is not set: set it, or {LITERAL}."
         # What the reason quotes may come from another variable, and that one be a secret.
         quoted = re.findall(r"'(?!end of )([^']*)'", reason)
         if secret or any(part not in text for part in quoted):
             place = referred["name"] if referred else "it"
-            reason = f"{place} refers to what nobody set, or has braces that are no template"
+            reason = (
+                f"{place} refers to a variable that is not set, or has braces that are no template"
+            )
         return f"{where} cannot be resolved: {reason}. Define what it refers to, or {LITERAL}."
 
 

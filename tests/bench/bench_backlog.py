@@ -44,7 +44,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "collections")]
 import backlog  # noqa: E402
 from ansible_collections.crisper.stack.plugins.module_utils.celery import drain as celery_drain  # noqa: E402
 from ansible_collections.crisper.stack.plugins.module_utils.probes import drain as drain_probe  # noqa: E402
-from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as celery_probe  # noqa: E402
+from ansible_collections.crisper.stack.plugins.module_utils.probes import inspect as inspect_probe  # noqa: E402
 from ansible_collections.crisper.stack.plugins.module_utils.probes import skew as skew_probe  # noqa: E402
 
 SERVER = "crisper-bench-backlog"
@@ -230,21 +230,21 @@ def bench_asking(counts: list[int]) -> dict[str, Any]:
                 if process.stdout is None or process.stdout.readline() != "ready\n":
                     sys.exit("The process that answers as workers did not start.")
                 nodes = [f"default@bench{number}" for number in range(count)]
-                asked = {"methods": list(celery_probe.METHODS), "timeout": 60}
+                asked = {"methods": list(inspect_probe.METHODS), "timeout": 60}
                 asked |= {"destination": nodes, "everybody": True, "settle": 0.0}
                 # It hears nothing until it has subscribed for all of them.
                 ping = {**asked, "methods": ["ping"], "timeout": 2}
-                while len(celery_probe.inspect(app, ping)["replies"]["ping"]) < count:
+                while len(inspect_probe.inspect(app, ping)["replies"]["ping"]) < count:
                     continue
                 begun, own = time.monotonic(), time.thread_time()
-                replies = celery_probe.inspect(app, asked)["replies"]
+                replies = inspect_probe.inspect(app, asked)["replies"]
                 asking, asking_own = time.monotonic() - begun, time.thread_time() - own
                 begun, own = time.monotonic(), time.thread_time()
-                book = celery_drain.Drain(nodes, 30, begun)
+                tracker = celery_drain.Drain(nodes, 30, begun)
                 wanted = {"command": "drain", "timeout": 60, "interval": 1.0, "look_only": False}
-                drain_probe.converge(app, {**wanted, "reply_timeout": 10.0}, book)
+                drain_probe.converge(app, {**wanted, "reply_timeout": 10.0}, tracker)
                 drain, drain_own = time.monotonic() - begun, time.thread_time() - own
-                done = len(book.summary(time.time())["done"])
+                done = len(tracker.summary(time.time())["done"])
             finally:
                 process.kill()
                 process.wait()

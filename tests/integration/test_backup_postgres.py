@@ -218,3 +218,30 @@ def test_a_head_that_is_no_table_is_bounded(sql: Sql, docker: Docker) -> None:
     )
     head = postgres_state(docker, "x")["migration_head"]
     assert (len(head), {len(each) for each in head}) == (1000, {600})
+
+
+@pytest.mark.parametrize(
+    ("tables", "head"),
+    [
+        ("CREATE TABLE alembic_version AS SELECT 'b\\2' AS version_num", ["b\\2"]),
+        (
+            "CREATE TABLE django_migrations (app, name)"
+            " AS VALUES ('b', '1'), ('a', '1'), ('a', '2')",
+            ["a.2", "b.1"],
+        ),
+    ],
+)
+def test_a_backup_needs_no_connection_of_the_application(
+    docker: Docker, tables: str, head: list[str]
+) -> None:
+    """Regression: whoever held all connections of the application kept backups from being made."""
+    with running_postgres("root", "shop_2", "x") as server:
+        server.sql("CREATE ROLE shop_2 LOGIN CONNECTION LIMIT 0", "root")
+        server.sql(f"{tables}; ALTER TABLE {tables.split()[2]} OWNER TO shop_2", "root")
+
+        told = dump_postgres(docker, "x", io.BytesIO())
+
+        assert told["migration_head"] == postgres_state(docker, "x")["migration_head"] == head
+        server.sql(f"DROP TABLE {tables.split()[2]}", "root")
+        with pytest.raises(BackupError, match=r"too many connections for role .* Who holds"):
+            dump_postgres(docker, "x", io.BytesIO())

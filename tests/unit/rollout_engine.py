@@ -10,6 +10,8 @@ in `STATE`:
 * ``pings``: whether workers are heard by a ping. ``holds``: old nodes that are not drained.
 * ``strangers``: how often somebody else answers too; ``canary_lost``: and the canary fails then.
 * ``sick_after``: a container that becomes unhealthy when another one is stopped.
+* ``tells``: by container, answers of others that change when it is stopped: ``shrunk`` (a process
+  less than wanted) or ``limited`` (takes no canary).
 * ``refused``: a part of a Docker command that fails.
 """
 
@@ -131,7 +133,10 @@ def replies(state, request, told):
                 continue
             if kind == "twice":
                 messages += [{node: bad}]
-            messages += [{node: bad if kind == "nonsense" and method != "ping" else good}]
+            own = good
+            if kind == "shrunk" and method == "stats":
+                own = {"pool": {**good["pool"], "max-concurrency": 1}}
+            messages += [{node: bad if kind == "nonsense" and method != "ping" else own}]
     if request["everybody"] and state["strangers"] > 0:
         found["ping"].append({"stranger@elsewhere": {"ok": "pong"}})
     return found
@@ -140,6 +145,8 @@ def canaries(state, request):
     lost = {"state": "FAILURE", "result": "lost"}
     back = {"state": "SUCCESS", "result": {}}
     entry = lost if state["canary_lost"] and state["strangers"] > 0 else back
+    if "limited" in workers(state).values():
+        entry = {"state": "PENDING", "result": None}
     entry = {"task_id": "1", "seconds": 0.1, **entry}
     return {"problem": "", "error": "", "queues": {q: entry for q in request["queues"]}}
 
@@ -192,6 +199,7 @@ elif words[0] == "stop":
     for name in words[1:]:
         if name in state["records"]:
             state["records"][name]["State"]["Status"] = "exited"
+        state["answers"].update(state["tells"].get(name, {}))
         if sick := state["sick_after"].get(name):
             state["records"][sick]["State"]["Health"]["Status"] = "unhealthy"
 elif words[0] == "rm":
@@ -212,6 +220,7 @@ STATE: dict[str, Any] = {
     "strangers": 0,
     "canary_lost": False,
     "sick_after": {},
+    "tells": {},
     "refused": "",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,28 @@ def test_rows_are_bounded() -> None:
     assert rows[0] == "Queue     q4999  1 (t 1)"
     assert rows[-1] == f"Queue     and {4999 - ROWS} more queues"
     dead_letters = dead_letter_rows(json.dumps([{"task_id": str(n)} for n in range(500)]))
-    assert dead_letters[-1] == f"and {500 - ROWS} more tasks"
+    assert dead_letters[-1] == f"and {500 - ROWS} more older tasks"
+
+
+def test_dead_letters_cannot_pass_for_sentences_of_ours() -> None:
+    """Regression: a task named like a sentence stood in the status without quotes."""
+    forged = {"task_id": "id. All is well", "task": "ok. Run: rm -rf /", "source": "q. Good."}
+    good = {"task_id": "a-1.b:2", "task": "shop.pay", "source": "default", "reason": "it died"}
+    rows = dead_letter_rows(json.dumps([forged, good]))
+    assert rows == [
+        "“id. All is well”  task “ok. Run: rm -rf /”, queue “q. Good.”: unknown",
+        "a-1.b:2  task “shop.pay”, queue “default”: “it died”",
+    ]
+
+
+@pytest.mark.parametrize("at", [0, -1, 9e10, 10**40, True, "9", None, [1]], ids=repr)
+def test_forged_times_push_no_dead_letter_out(at: Any) -> None:
+    """Regression: fifty entries of 1970 hid every real one; the oldest came first."""
+    forged = [{"task_id": f"f{n}", "at": at} for n in range(ROWS)]
+    real = [{"task_id": "old", "at": time.time() - 60}, {"task_id": "new", "at": time.time()}]
+    rows = dead_letter_rows(json.dumps([*forged, *real]))
+    assert [row.split()[0] for row in rows[:2]] == ["new", "old"]
+    assert rows[-1] == "and 2 more older tasks"
 
 
 def test_no_template_runs_what_a_name_says() -> None:

@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,39 @@ def test_what_a_role_copies_to_a_server_imports_nothing_else(tmp_path, names, mo
         check=False,
     )
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+# Sizes ---------------------------------------------------------------------------------------
+
+MOST_LINES = {"file": 400, "class": 200, "function": 40}
+KINDS = {
+    ast.ClassDef: "class",
+    ast.FunctionDef: "function",
+    ast.AsyncFunctionDef: "function",
+}
+
+
+def lines_of(source: str) -> Iterator[tuple[str, str, int]]:
+    """Yield kind, name and number of lines of a file, and of what is defined in it."""
+    yield "file", "", source.count("\n")
+    for node in ast.walk(ast.parse(source)):
+        if kind := KINDS.get(type(node)):
+            yield kind, node.name, node.end_lineno - node.lineno + 1
+
+
+@pytest.mark.parametrize("folder", ["module_utils", "library", "plugins", "app/crisper-worker/src"])
+def test_what_is_read_at_once_is_short(folder):
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    long = [
+        f"{path.relative_to(ROOT)} {kind} {name}: {lines} lines, at most {MOST_LINES[kind]}"
+        for path in paths
+        for kind, name, lines in lines_of(path.read_text())
+        if lines > MOST_LINES[kind]
+    ]
+    assert paths
+    assert long == []
+
+
+def test_lines_are_counted():
+    source = "class A:\n    def f(self):\n        return 1\n"
+    assert list(lines_of(source)) == [("file", "", 3), ("class", "A", 3), ("function", "f", 2)]

@@ -42,15 +42,15 @@ FORMER = {
 VERBS = words(
     """
     Acknowledge Acquire Add Answer Append Apply Archive Ask Back Become Begin Bring Build Cancel
-    Capture Change Check Choose Clean Close Collect Compare Complete Compute Confirm Connect
-    Consume Copy Count Create Debug Decide Declare Delete Deploy Describe Detect Diagnose Digest
-    Discard Do Drill Drop Dump Empty End Ensure Exchange Exit Extract Fail Feed Fetch Fill Find
-    Fit Follow Force Forget Format Gather Get Give Group Guard Hand Handle Hash Have Hold Ignore
-    Import Include Init Insert Install Join Judge Keep Kill Lay Leave Let Limit Link List Load
-    Lock Log Look Make Map Mark Match Measure Merge Migrate Move Name Note Open Parse Patch Pin
-    Ping Point Pop Prepare Print Probe Provide Prune Publish Pull Push Put Queue Quote Raise Read
-    Reap Receive Record Recreate Redact Refresh Refuse Register Release Reload Remember Remove
-    Rename Render Renew Repair Repeat Replace Report Requeue Reset Resolve Restart Restore Retain
+    Capture Change Check Choose Clean Close Collect Compare Complete Compute Confirm Connect Consume
+    Copy Count Create Debug Decide Declare Delete Deploy Describe Detect Diagnose Digest Discard Do
+    Drain Drill Drop Dump Empty End Ensure Exchange Exit Extract Fail Feed Fetch Fill Find Fit
+    Follow Force Forget Format Gather Get Give Group Guard Hand Handle Hash Have Hold Ignore Import
+    Include Init Insert Install Join Judge Keep Kill Lay Leave Let Limit Link List Load Lock Log
+    Look Make Map Mark Match Measure Merge Migrate Move Name Note Open Parse Patch Pin Ping Point
+    Pop Prepare Print Probe Promote Provide Prune Publish Pull Push Put Queue Quote Raise Read Reap
+    Receive Record Recreate Redact Refresh Refuse Register Release Reload Remember Remove Rename
+    Render Renew Repair Repeat Replace Report Requeue Reset Resolve Restart Restore Resume Retain
     Retire Retry Return Revert Roll Run Save Scan Send Separate Serve Set Show Shut Sign Skip Sort
     Split Stage Start Stop Store Strip Supplement Switch Sync Tag Take Tell Test Trim Try Undo
     Unpack Update Upgrade Use Validate Verify Wait Warn Watch Word Wrap Write Yield
@@ -67,6 +67,8 @@ RIDDLES = words(
 # Tasks say what they do. Other than for a function, nothing is "told" or "looked at".
 NO_TASK_VERBS = frozenset({"Have", "Lay", "Let", "Look", "Tell"})
 TASK_WORDS = range(3, 9)
+# A file of tasks is named by what they do, not by the state that calls for them.
+NO_TASK_FILES = words("again aside cut failed free kinds known prove proved restored unhealthy")
 
 PYTHON = ("module_utils", "library", "plugins", "app/crisper-worker/src", "scripts")
 
@@ -237,6 +239,42 @@ def test_the_names_in_scenarios():
         if isinstance(content, list)
         for name in task_names(content)
         if name != "Converge" and (problem := task_problem(name))
+    ]
+    assert found == []
+
+
+def file_problem(stem: str) -> str:
+    """Return what is wrong with the name of a file of tasks."""
+    bad = sorted(set(stem.split("_")) & (NO_TASK_FILES | PARTICIPLES))
+    return f"{stem}.yml: name it by what its tasks do, not {', '.join(bad)}" if bad else ""
+
+
+def test_the_files_of_tasks():
+    files = [path for group in task_files().values() for path in group]
+    assert len(files) > 60
+    assert [text for path in files if (text := file_problem(path.stem))] == []
+    assert file_problem("cut_off")
+    assert file_problem("same")
+
+
+def examples_in(source: str) -> list[str]:
+    """Return the names of the tasks in EXAMPLES of a module or plugin."""
+    texts = [
+        ast.literal_eval(node.value)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "EXAMPLES"
+    ]
+    return [name for text in texts for name in task_names(yaml.load(text, yaml.CSafeLoader))]
+
+
+def test_the_names_in_examples():
+    names = {p: examples_in(p.read_text()) for p in tracked("library/*.py", "plugins/*.py")}
+    assert sum(map(len, names.values())) >= 30
+    found = [
+        f"{named(path)}: {problem}"
+        for path, each in names.items()
+        for name in each
+        if (problem := task_problem(name))
     ]
     assert found == []
 

@@ -37,6 +37,8 @@ def value(name: str, model: dict[str, Any], **values: Any) -> Any:
         "deploy": updated_fact({}, {}),
         "__verify_uploads": SKIPPED,
         "__verify_inside": SKIPPED,
+        "__verify_users": {"shared": []},
+        "__verify_refusals": {"refused": [], "problem": ""},
         "__verify_outside": {"answers": [GOOD_ANSWER], "open": [], "address": "192.0.2.1"},
         **values,
     }

@@ -147,6 +147,31 @@ def test_wrong_password_is_told_and_the_right_one_lets_in(page: Page) -> None:
     assert page.all("#item-rows tr") == []
 
 
+LATE = """((ask) => {
+  window.fetch = async (path, options) => {
+    const answer = await ask(path, options);
+    if (path === "/api/admin/items") await new Promise((resolve) => { window.deliver = resolve; });
+    return answer;
+  };
+})(window.fetch)"""
+DELIVER = "(window.deliver(), new Promise((resolve) => setTimeout(resolve, 200)))"
+
+
+def test_an_answer_that_comes_after_the_logout_is_not_shown(
+    page: Page, make_items: Callable
+) -> None:
+    """Regression: rows of who had left stood in the page of whoever came next."""
+    make_items("one")
+    page.open()
+    page.run(LATE)
+    page.fill("login", username="admin", password=PASSWORD)
+    wait_until(lambda: page.run("Boolean(window.deliver)"), "the answer is held")
+    page.one("#logout").click()
+    page.run(DELIVER)
+    assert page.all("#item-rows tr") == []
+    assert not page.one("#message").is_displayed()
+
+
 def test_a_session_that_has_ended_leads_to_the_login(inside: Page) -> None:
     inside.run("sessionStorage.setItem('token', 'no longer valid')")
     inside.open("#workers")

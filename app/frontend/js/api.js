@@ -21,15 +21,19 @@ function told(answer, path, status) {
   return detail || `${path}: ${status}`;
 }
 
+// An answer that came after its asker had left is not for whoever sits there now.
+export class LeftError extends Error {}
+
 // Who asks: things belong to who started them.
 export const authorization = () => (token ? { Authorization: `Bearer ${token}` } : {});
 
 export async function call(method, path, body, signal) {
   const headers = authorization();
+  const asker = token;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const response = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body) });
-  if (response.status === 204) return {};
-  const answer = await response.json().catch(() => null);
+  const answer = response.status === 204 ? {} : await response.json().catch(() => null);
+  if (asker && token !== asker) throw new LeftError();
   if (response.status === 401 && token) leave();
   if (!response.ok || answer === null) throw new Error(told(answer, path, response.status));
   return answer;

@@ -1,5 +1,7 @@
 // Elements, messages, and handlers that tell what went wrong.
 
+import { LeftError } from "./api.js";
+
 export const $ = (id) => document.getElementById(id);
 
 // Text stays text: children that are strings become text nodes, never markup.
@@ -25,7 +27,7 @@ export function guarded(action, settle = () => {}) {
       say("");
       await action(event);
     } catch (error) {
-      say(error.message);
+      if (!(error instanceof LeftError)) say(error.message);
     } finally {
       if (isButton) button.disabled = false;
       settle();

@@ -82,7 +82,7 @@ def explain_missing(queue: str, state: str, why: Mapping[str, Any]) -> tuple[str
     explain = EXPLANATIONS.get(str(why.get("kind")))
     if explain is None:
         return f"{text}.", "Does a worker of this release consume that queue? See celery_workers."
-    reason, remedy = explain(listed(why.get("nodes") or [], MOST_NAMES) or "nobody", why)
+    reason, remedy = explain(listed(why.get("nodes") or [], MOST_NAMES) or "no worker", why)
     return f"{text}: {reason}", remedy
 
 
@@ -126,7 +126,7 @@ def _running(names: str, why: Mapping[str, Any]) -> tuple[str, str]:
 def _silent(names: str, why: Mapping[str, Any]) -> tuple[str, str]:
     who = f"{names} did not answer" if why["nodes"] else "no worker answered"
     return (
-        f"{who} when the workers were looked at meanwhile.",
+        f"{who} when the workers were asked meanwhile.",
         "See the log of that worker: is it running, and connected to the broker? A pool of kind"
         " solo cannot answer while it runs a task, and so cannot be proved then: use prefork or"
         " threads with concurrency 1 in celery_workers, or deploy when it is idle.",

@@ -30,9 +30,9 @@ REMEDIES = {
     "wrong_time_limits": "Compare celery_task_time_limit and celery_task_soft_time_limit.",
     "unreadable_data": (
         "Something writes into Redis that is not Celery's: stop the old workers, replace"
-        " redis_password in stack_secrets, and remove the key that the message names (redis-cli"
-        " DEL). Workers without crisper-worker (plain Celery) end when they read such data: start"
-        " them again afterwards."
+        " redis_password in stack_secrets, and remove the key that the message names with the"
+        " command of docs/CHECKLIST.md. Workers without crisper-worker (plain Celery) end when they"
+        " read such data: start them again afterwards."
     ),
     "wrong_serializers": "Set accept_content and task_serializer in the Celery application.",
 }

@@ -34,14 +34,14 @@ def sentence(found: Mapping[str, Any]) -> str:
         why = "; ".join(found["blind"][:3])
         more = len(found["blind"]) - 3
         why += f"; and {more} more reasons" if more > 0 else ""
-        state = f"no worker told of {found['stranded']}, but that cannot be judged: {why}"
+        state = f"no worker reported {found['stranded']} of them, but that is not certain: {why}"
     elif found["stranded"]:
         names = ", ".join(f"{task['task']} {task['id']}" for task in found["tasks"][:3])
         more = found["stranded"] - min(3, len(found["tasks"]))
         names += f" and {more} more" if more > 0 else ""
         state = f"no worker knows {found['stranded']} of them ({names})"
     else:
-        state = "workers tell of all that could be judged"
+        state = "workers reported all that could be checked"
     parts = [f"{begin}, {state}"]
     if found["ended"]:
         parts.append(f"{tasks_of(found['ended'])} ended without an acknowledgement")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..backup.manifest import BackupError
-from ..text import printable, sql_identifier
+from ..text import printable, quote, sql_identifier
 from .catalog import Catalog, read_catalog
 from .cluster_dangers import of_cluster
 from .comparison import compared, of_files
@@ -68,7 +68,7 @@ def find_dangers(roles: Roles, state: State, folder: Path | None, project: str =
         kinds += differing
         unread += uncompared
     except BackupError as error:
-        unread.append(f"PostgreSQL was not compared with a new cluster: {printable(str(error))}")
+        unread.append(f"PostgreSQL was not compared with a new cluster: {quote(str(error))}")
     return shorten(kinds) + unread
 
 
@@ -85,9 +85,7 @@ def read_databases(roles: Roles) -> tuple[list[Catalog], list[str]]:
         try:
             catalogs.append(read_catalog(roles.docker, roles.container, name))
         except BackupError as error:
-            unread.append(
-                f"the database {printable(name)} was not looked at: {printable(str(error))}"
-            )
+            unread.append(f"the database {printable(name)} was not looked at: {quote(str(error))}")
     return catalogs, unread
 
 

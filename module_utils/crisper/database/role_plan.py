@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ..backup.backends.postgres_sql import RESTORE_CLEANUP
 from ..backup.manifest import BackupError
@@ -26,27 +26,13 @@ def free_name(state: State) -> str:
     )
 
 
-def has_password(state: State, passwords: Sequence[str]) -> bool:
-    """Return whether the application's role has one of the passwords that are its own.
-
-    Args:
-        passwords: empty ones are not known, and without any whichever it has is taken.
-    """
-    known = [each for each in passwords if each]
-    return bool(state.role.get("password")) and (
-        not known or any(matches(each, state.verifier, state.application) for each in known)
-    )
-
-
-def plan(
-    state: State, password: str, extensions: Iterable[str], passwords: Sequence[str] = ()
-) -> list[str]:
+def plan(state: State, password: str, extensions: Iterable[str], own: str = "") -> list[str]:
     """Return what has to be done, a sentence each; nothing when all is as wanted.
 
     Args:
         password: the superuser's.
         extensions: those that the database must have.
-        passwords: the application's, as :func:`has_password` takes them.
+        own: the application's password; empty where it is not known.
     """
     name = state.application
     if state.unmoved:
@@ -56,13 +42,18 @@ def plan(
             " objects. Sessions stay open; a table is locked for an instant."
         ]
     return [
-        *_plan_role(state, passwords),
+        *_plan_role(state, own),
         *_plan_objects(state, password, extensions),
         *_plan_databases(state),
     ]
 
 
-def _plan_role(state: State, passwords: Sequence[str]) -> list[str]:
+def is_locked_out(state: State, own: str) -> bool:
+    """Return whether the role of the application has another password than the application."""
+    return bool(own and state.verifier) and not matches(own, state.verifier, state.application)
+
+
+def _plan_role(state: State, own: str) -> list[str]:
     name, found = state.application, []
     if not state.role:
         found.append(f"the role {name} is made, without powers")
@@ -72,18 +63,19 @@ def _plan_role(state: State, passwords: Sequence[str]) -> list[str]:
         found.append(f"the role {name} leaves {', '.join(state.memberships)}")
     if state.role and not state.role.get("login"):
         found.append(f"the role {name} may log in")
-    if state.role and not has_password(state, passwords):
+    if state.role and not state.role.get("password"):
         found.append(f"the role {name} gets its password")
-    if state.missing_rights:
+    if is_locked_out(state, own):
         found.append(
-            f"the role {name} has {', '.join(state.missing_rights)} on its database again (it can"
-            " take that from itself)"
+            f"the role {name} gets the password postgres_password of stack_secrets again (it had"
+            " another one, which the role can give itself)"
         )
+    if state.shut_out:
+        found.append(f"the role {name} may connect to its database and make schemas there again")
     found += [
-        f"sessions of {name} start without {each.name} = {printable(each.value)} (its role can set"
-        f" that, and keep itself out): ALTER {each.owner} RESET {each.name}"
-        for each in state.settings
-        if each.locks_out
+        f"{each.name} is no longer {printable(each.value)!r} for sessions of the application, with"
+        " which it cannot work"
+        for each in state.hindering
     ]
     return found
 
@@ -135,13 +127,13 @@ def _plan_databases(state: State) -> list[str]:
     return found
 
 
-def ensure_statements(state: State, password: str, passwords: Sequence[str]) -> list[str]:
+def ensure_statements(state: State, password: str, own: str) -> list[str]:
     """Return the statements of one transaction that does what :func:`plan` says of roles.
 
     Args:
         state: of a stack whose superuser is a role of its own.
         password: the superuser's.
-        passwords: the application's; a role that has none of them gets the first.
+        own: the application's, for a role that has none yet, or another one.
     """
     name, superuser = identifier(state.application), identifier(state.superuser)
     lines = []
@@ -150,18 +142,17 @@ def ensure_statements(state: State, password: str, passwords: Sequence[str]) -> 
     wanted = " ".join(f"NO{word}" for word in FORBIDDEN)
     lines.append(f"ALTER ROLE {name} LOGIN INHERIT {wanted};")
     lines += [f"REVOKE {identifier(each)} FROM {name};" for each in state.memberships]
-    if not has_password(state, passwords):
-        verifier = scram_verifier(next(filter(None, passwords), ""))
-        lines.append(f"ALTER ROLE {name} PASSWORD {literal(verifier)};")
+    if not state.role.get("password") or is_locked_out(state, own):
+        lines.append(f"ALTER ROLE {name} PASSWORD {literal(scram_verifier(own))};")
     if not matches(password, state.superuser_verifier):
         lines.append(f"ALTER ROLE {superuser} PASSWORD {literal(scram_verifier(password))};")
     if state.database_owner != state.application:
         lines.append(f"ALTER DATABASE {name} OWNER TO {name};")
+    if state.shut_out:
+        lines.append(f"GRANT ALL ON DATABASE {name} TO {name};")
+    lines += [each.reset for each in state.hindering]
     if state.public_owner == state.superuser:
         lines.append("ALTER SCHEMA public OWNER TO pg_database_owner;")
-    if state.missing_rights:
-        lines.append(f"GRANT {', '.join(state.missing_rights)} ON DATABASE {name} TO {name};")
-    lines += [f"{each.reset};" for each in state.settings if each.locks_out]
     lines += [
         f"ALTER DATABASE {identifier(database)} OWNER TO {superuser};"
         for database, _owner in state.foreign_owners

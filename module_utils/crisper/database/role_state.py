@@ -9,7 +9,7 @@ from typing import Any
 from ..backup.backends.postgres_sql import HELPER
 from .catalog import SUPERUSER_OID, Catalog, builtin
 from .connections import SYSTEM_DATABASES, Opening, foreign_owners, system_openings
-from .own_settings import Setting, missing_rights, own_settings
+from .own_settings import OwnSetting, hindering_settings, is_shut_out
 
 # Holds the objects until the application's role has its place.
 SUFFIX = "_application"
@@ -39,9 +39,6 @@ class State:
     roles: Sequence[str] = ()
     holder: str = ""  # comment of the role that takes the objects over, if there is one
     role: dict[str, Any] = field(default_factory=dict)  # attributes; empty without one
-    verifier: str = ""  # of the application's password
-    missing_rights: Sequence[str] = ()  # of the application on its database
-    settings: Sequence[Setting] = ()  # of its sessions, those that it may make itself
     memberships: Sequence[str] = ()  # roles by which the application's would be more than itself
     database_owner: str = ""
     public_owner: str = ""
@@ -56,6 +53,9 @@ class State:
     limited: bool = False  # the application's database takes so many sessions alone
     template: bool = False  # whoever may make a database may copy the application's
     restore: bool = False  # a restore was killed, and its function is still there
+    verifier: str = ""  # of the application's role
+    shut_out: bool = False  # the application may not connect to its own database
+    hindering: Sequence[OwnSetting] = ()  # defaults of its sessions with which it cannot work
     # Other roles, and what they may.
     powerful: Sequence[tuple[str, str]] = ()
 
@@ -87,9 +87,6 @@ def read_state(catalog: Catalog, application: str, objects: int) -> State:
         roles=list(by_name),
         holder=_comment(rows, by_name.get(f"{application}{SUFFIX}", {}).get("oid")),
         role=_attributes(own) if own else {},
-        verifier=(own["rolpassword"] or "") if own else "",
-        missing_rights=missing_rights(database, application) if own else [],
-        settings=own_settings(catalog, application) if own else [],
         memberships=_strong_memberships(catalog, powers, own["oid"]) if own else [],
         database_owner=roles.get(database["datdba"], ""),
         public_owner=roles.get(public[0], "") if public else "",
@@ -105,6 +102,9 @@ def read_state(catalog: Catalog, application: str, objects: int) -> State:
         limited=int(database["datconnlimit"]) >= 0,
         template=database["datistemplate"] == "t",
         restore=_has_helper(rows),
+        verifier=(own["rolpassword"] or "") if own else "",
+        shut_out=is_shut_out(catalog, application),
+        hindering=hindering_settings(catalog, application),
         powerful=_powerful_roles(catalog, powers, application),
     )
 

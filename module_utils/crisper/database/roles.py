@@ -78,15 +78,12 @@ class Roles:
         objects = self.superuser.run(OBJECTS, "PostgreSQL's roles were not told")
         return read_state(self.catalog, self.application, len(objects.splitlines()))
 
-    def apply(
-        self, password: str, own: str, extensions: Sequence[str], serving: str = ""
-    ) -> dict[str, Any]:
+    def apply(self, password: str, own: str, extensions: Sequence[str]) -> dict[str, Any]:
         """Make all as it has to be.
 
         Args:
             password: the superuser's.
-            own: the application's.
-            serving: the one with which the release that serves logs in, which may stay.
+            own: the application's; empty where it is not known.
             extensions: those that the database must have.
 
         Returns:
@@ -98,7 +95,6 @@ class Roles:
         """
         state = self.state()
         result: dict[str, Any] = {"moved": False, "done": [], "postponed": ""}
-        passwords = (own, serving)
         if state.unmoved:
             result["done"] = plan(state, password, extensions)
             try:
@@ -109,9 +105,9 @@ class Roles:
                 return {"moved": False, "done": [], "postponed": self.describe_lock(error)}
             result["moved"] = True
             state = self.state()
-        rest = plan(state, password, extensions, passwords)
+        rest = plan(state, password, extensions, own)
         if rest:
-            self.ensure(state, password, passwords, extensions)
+            self.ensure(state, password, own, extensions)
             result["done"] += rest
         return result
 
@@ -164,11 +160,9 @@ class Roles:
                 if LOCKED not in str(error) or attempt == 9:
                     raise
 
-    def ensure(
-        self, state: State, password: str, passwords: Sequence[str], extensions: Sequence[str]
-    ) -> None:
+    def ensure(self, state: State, password: str, own: str, extensions: Sequence[str]) -> None:
         """Bring a stack whose superuser is a role of its own to what :func:`plan` says."""
-        lines = ensure_statements(state, password, passwords)
+        lines = ensure_statements(state, password, own)
         what = "The roles of PostgreSQL were not put in order"
         self.superuser.run_watched("\n".join(["BEGIN;", *lines, "COMMIT;"]), what)
         # Whoever is connected keeps the session, whatever rights are taken.

@@ -53,10 +53,10 @@ def matches(password: str, verifier: str, role: str = "") -> bool:
     """Return whether a stored verifier is that of a password.
 
     Args:
-        role: its name, by which verifiers of older clusters (md5) are known.
+        role: its name, where a verifier of the old kind (md5) is good enough.
     """
     if role and verifier.startswith("md5"):
-        digest = hashlib.md5(f"{password}{role}".encode(), usedforsecurity=False).hexdigest()
+        digest = hashlib.md5((password + role).encode(), usedforsecurity=False).hexdigest()
         return hmac.compare_digest(f"md5{digest}", verifier)
     match = VERIFIER.match(verifier)
     # A role chooses its own verifier, and so how long this would take.

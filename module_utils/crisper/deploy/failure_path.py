@@ -13,9 +13,9 @@ from ..output import first_line
 
 UNTOUCHED, RESTORED, UNKNOWN = "untouched", "restored", "unknown"
 START_ENGINE = (
-    "Start the engine (systemctl status docker), then run this again: it goes on from here."
+    "Start the engine (systemctl status docker), then run this again: it continues from here."
 )
-MEND = "Mend that, then run this again: it goes on from here."
+MEND = "Correct that, then run this again: it continues from here."
 
 
 def may_act(state: Mapping[str, Any]) -> bool:
@@ -36,9 +36,9 @@ def undo_wanted(state: Mapping[str, Any], passed: bool) -> bool:
 def not_asked(state: Mapping[str, Any]) -> str:
     """Return why the server did not tell its state; empty when it did."""
     if not state:
-        return "not looked at; this run had not begun to change anything"
+        return "not checked; this run had not begun to change anything"
     if state.get("unreachable") or "locked" not in state:
-        return f"could not look: {first_line(str(state.get('msg') or 'no answer'))}"
+        return f"could not be checked: {first_line(str(state.get('msg') or 'no answer'))}"
     return ""
 
 
@@ -46,7 +46,7 @@ def lock_lost(state: Mapping[str, Any]) -> str:
     """Return who has the lock that this run has not."""
     lock = state.get("lock") or {}
     if not lock.get("run"):
-        return "This run has no lock, and nobody else has it: it has undone nothing."
+        return "No run has the lock of the stack, and this run has undone nothing."
     return (
         f"This run has no lock: {lock.get('purpose', 'deploy')} {lock['run']} of"
         f" {lock.get('who', 'somebody')} has it (step {lock.get('step', 'unknown')}), and this run"
@@ -90,10 +90,10 @@ def deploy_outcome(
             else "nothing; the containers of this first deploy were to be removed"
         )
         state_now = not_asked(after) or str(after["serves"])
-        return f"{was}, and that failed too: {trouble}\nSeen after that: {state_now}"
+        return f"{was}, and that failed too: {trouble}\nAfter that: {state_now}"
     if not state["current"]:
         return "nothing; the containers of this first deploy were removed, volumes and images stay"
-    return f"release {state['current']}, put back and proved"
+    return f"release {state['current']}, put back and verified"
 
 
 def database_words(intent: Mapping[str, Any], database: str) -> str:
@@ -111,20 +111,23 @@ def database_words(intent: Mapping[str, Any], database: str) -> str:
         if intent.get("migrated"):
             return f"{text}. The migrations of the release that served are applied again."
         return f"{text}. The migrations of the release that served are missing in it."
-    return f"unknown: it did not answer. It is as before, or restored from {intent['backup']}."
+    return (
+        "unknown: the database did not answer. It is as before, or restored from"
+        f" {intent['backup']}."
+    )
 
 
 def go_on(intent: Mapping[str, Any], database: str, current: str) -> str:
     """Return how to go on where the maintenance page stays."""
     if database == UNTOUCHED or intent.get("migrated"):
         return (
-            "The maintenance page stays, because the release was not proved. Put what failed right,"
+            "The maintenance page stays, because the release was not verified. Correct what failed,"
             " deploy (ansible-playbook deploy.yml), and take the page away: ansible-playbook"
             " deploy.yml --tags maintenance_off"
         )
     return (
         "The maintenance page stays, because an application without its database schema does harm."
-        " Put what failed right, then choose.\n"
+        " Correct what failed, then choose.\n"
         f"  Back to {intent['target']}: ansible-playbook deploy.yml --tags rollback"
         f" -e release={intent['target']} -e restore_database=true\n"
         f"  On with {current}, whose migrations are applied again: ansible-playbook deploy.yml,"
@@ -144,5 +147,5 @@ def rollback_outcome(
         after: what was seen after that, where something went wrong.
     """
     if recovered and not trouble:
-        return f"release {state['current']}, put back and proved"
+        return f"release {state['current']}, put back and verified"
     return deploy_outcome(state, recovered, trouble, after)

@@ -57,13 +57,16 @@ class DeployState:
                 f"no release is the current one, but containers of {', '.join(self.unlinked)} run"
             )
         if not self.current:
-            return "nothing; no release has been proved on this host"
+            return "nothing; no release has been verified on this host"
         page = " Visitors see the maintenance page." if self.page else ""
         if self.error:
-            return f"could not look: {self.error}. Release {self.current} is the current one.{page}"
+            return (
+                f"could not be checked: {self.error}. Release {self.current} is the current"
+                f" one.{page}"
+            )
         if self.whole:
             return (
-                f"release {self.current}: all {self.healthy} containers of it were seen"
+                f"release {self.current}: all {self.healthy} containers are"
                 f" healthy{', behind the maintenance page' if self.page else ''}"
             )
         parts = [*self.missing]

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from ..celery.stale import split
 from ..journal import BEGIN, END
 from ..shapes import EACH, like
-from ..text import ROWS, clean, listed, printable
+from ..text import ROWS, clean, listed, printable, quote
 
 # Task names that are listed of one queue.
 MOST_NAMES = 20
 # A task that a worker lists as running although it has ended.
 STALE: dict[str, Any] = {"id": "", "name": "", "node": ""}
 # A dead letter (a task that killed its worker each time), as crisper-worker lists it.
-DEAD_LETTER: dict[str, Any] = {"task_id": "", "task": "", "source": "", "reason": ""}
+DEAD_LETTER: dict[str, Any] = {"task_id": "", "task": "", "source": "", "reason": "", "at": 0.0}
+# An id that stands in a row without quotes: nothing in it reads as a sentence.
+PLAIN_ID = re.compile(r"[\w.:@-]+")
+# Seconds that the clock of a worker may be ahead of this one.
+CLOCK_SECONDS = 86400.0
 # Bytes of that list which are read.
 MOST_BYTES = 8_000_000
 
@@ -160,10 +166,27 @@ def dead_letter_rows(stdout: Any) -> list[str]:
         except (ValueError, RecursionError):
             entries = None
     if not isinstance(entries, list):
-        return [f"(an answer that is no list: {printable(lines[-1], 80)})"]
-    found = [clean(entry) for entry in like(entries[:ROWS], [DEAD_LETTER])]
-    rows = [f"{e['task_id']}  {e['task']}, queue {e['source']}: {e['reason']}" for e in found]
-    return rows + _more(len(entries), "tasks")
+        return [f"(an answer that is no list: {quote(lines[-1], 80)})"]
+    found = sorted(like(entries, [DEAD_LETTER]), key=_set_aside_at, reverse=True)[:ROWS]
+    return [_dead_letter(clean(entry)) for entry in found] + _more(len(entries), "older tasks")
+
+
+def _set_aside_at(entry: Mapping[str, Any]) -> float:
+    """Return when a dead letter was set aside (Unix seconds); 0 for a time that cannot be true.
+
+    Whoever writes into Redis makes entries with any time: none of before 1970 or of years to come
+    may push the real ones out of the list.
+    """
+    at = entry["at"]
+    return at if isinstance(at, float) and 0 <= at <= time.time() + CLOCK_SECONDS else 0.0
+
+
+def _dead_letter(entry: Mapping[str, Any]) -> str:
+    """Return the row of a dead letter; whoever sends a task chooses all of its words."""
+    name = entry["task_id"]
+    name = name if PLAIN_ID.fullmatch(name) else quote(name)
+    task, source, reason = (quote(entry[key]) or "unknown" for key in ("task", "source", "reason"))
+    return f"{name}  task {task}, queue {source}: {reason}"
 
 
 def _count(reply: Any, otherwise: str) -> str:

@@ -39,7 +39,7 @@ def stranded_failure(stranded: Mapping[str, Any], rollout: Mapping[str, Any]) ->
     """
     if stranded.get("skipped"):
         return str(rollout.get("msg", "The workers that run could not be found"))
-    if problem := _problem(stranded, "The tasks could not be looked at"):
+    if problem := _problem(stranded, "The unacknowledged tasks could not be checked"):
         return problem
     if stranded["blind"] and stranded["stranded"] > 0:
         return (

@@ -124,7 +124,7 @@ def step_finding(step: Mapping[str, Any]) -> str:
     """Return the finding of a service unlike the release; `step` is one of compose_rollout's."""
     return (
         f"Service {step['service']}: {step['reason']}."
-        f" See `docker compose ps {step['service']}` and its logs; a deploy puts it right."
+        f" See `docker compose ps {step['service']}` and its logs; a deploy corrects it."
     )
 
 
@@ -381,4 +381,4 @@ def task_counts(counted: Mapping[str, Any]) -> str:
         f"{found['twice']} run twice",
         *(f"{found[key]} {text}" for key, text in more.items() if found.get(key)),
     ]
-    return ", ".join(parts)
+    return f"sentinel tasks of this deploy: {', '.join(parts)}"

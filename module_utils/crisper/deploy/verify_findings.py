@@ -43,13 +43,14 @@ def staged_words(release: str, state: Result) -> str:
         return ""
     if staged == release:
         return (
-            f"Release {release} serves and is not the current one yet: its deploy was cut off. Run"
-            " the deploy again; it goes on."
+            f"Release {release} serves and is not the current one yet: its deploy was interrupted."
+            " Run the deploy again; it resumes."
         )
+    verified = f"{release}, which serves" if release else "nothing"
     return (
-        f"Release {staged} is staged and not proved: its deploy was cut off, or went only part of"
-        f" the way. Judged is {release or 'nothing'}, which serves. Run the deploy again; it goes"
-        " on, or puts things back."
+        f"Release {staged} is staged and not verified: its deploy was interrupted, or ran with some"
+        f" tags only. This run verifies {verified}. Run the deploy again; it resumes or reverts"
+        " that deploy."
     )
 
 

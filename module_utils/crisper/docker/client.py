@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..output import quote_last_lines
 from ..process import capture
 from ..rollout.plan import Container, parse_inspect, recreated
-from ..text import printable
+from ..text import quote
 from .diagnosis import LOG_LINES, Report, report
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class DockerClient:
         try:
             ids = self.list_ids(service, status="running", one_off=False)
         except DockerError as error:
-            return "", f"docker_unavailable: {printable(str(error), ERROR_WIDTH)}"
+            return "", f"docker_unavailable: {quote(str(error), ERROR_WIDTH)}"
         if not ids:
             where = f"service {service} of project {self.project}"
             return "", f"container_not_running: no container of {where} runs"

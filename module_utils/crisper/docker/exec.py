@@ -12,6 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
+from ..backup.backends.postgres_slots import (
+    HOLDERS,
+    container_addresses,
+    describe_holders,
+    has_no_connection,
+)
 from ..backup.backends.postgres_sql import ASK_TEMPLATE, OPEN
 from ..backup.backends.remedies import explained
 from ..backup.manifest import BackupError
@@ -128,7 +134,7 @@ class Docker:
             raise BackupError(f"{what}: {error}") from error
         if cut:
             raise BackupError(
-                f"{what}: it said more than {MOST_TEXT >> 20} MiB, which are not read, and was"
+                f"{what}: it printed more than {MOST_TEXT >> 20} MiB, and was"
                 " ended. The service or the application in it is out of order, or hostile: look at"
                 " its log (docker compose logs)"
             )
@@ -143,6 +149,8 @@ class Docker:
             late = f" within {self.timeout} s" if ended.returncode == 124 else ""
             quoted = quote_output(ended.errors if errors is None else errors)
             why = explained(quoted, lambda: self._database(ended.args))
+            if has_no_connection(quoted):
+                why = f"{why.rstrip()}{self._holders(ended.args)}"
             raise BackupError(f"{what}{late}: {why or f'exit code {ended.returncode}'}")
 
     def _database(self, command: list[str]) -> str:
@@ -154,14 +162,27 @@ class Docker:
         Returns:
             A word; empty when PostgreSQL does not answer.
         """
-        if command[:2] != [self.cli, "exec"] or command[-2] != "-c":
-            return ""
-        query = [*command[:-1], ASK_TEMPLATE]
-        with suppress(OSError, subprocess.TimeoutExpired):
-            code, out, _, cut = capture_bytes(query, f"{OPEN};\n".encode(), 60, most=MOST)
-            if code == 0 and not cut:
-                return {b"": "missing", b"f": "closed", b"t": "open"}.get(out.strip(), "")
-        return ""
+        states = {"": "missing", "f": "closed", "t": "open"}
+        return states.get(self._ask_superuser(command, OPEN, "?").strip(), "")
+
+    def _holders(self, command: list[str]) -> str:
+        """Return who holds the connections of PostgreSQL; `command` is as `_database` takes it."""
+        records: list[dict[str, Any]] = []
+        with suppress(BackupError, ValueError):
+            if ids := self.run("ps", "--quiet", "--no-trunc").split():
+                records = json.loads(self.run("container", "inspect", *ids))
+        answer = self._ask_superuser(command, HOLDERS, "")
+        return describe_holders(answer, container_addresses(records))
+
+    def _ask_superuser(self, command: list[str], question: str, otherwise: str) -> str:
+        """Return what the superuser is answered in the container of a command that failed."""
+        if command[:2] == [self.cli, "exec"] and command[-2] == "-c":
+            query = [*command[:-1], ASK_TEMPLATE]
+            with suppress(OSError, subprocess.TimeoutExpired):
+                code, out, _, cut = capture_bytes(query, f"{question};\n".encode(), 60, most=MOST)
+                if code == 0 and not cut:
+                    return out.decode(errors="replace")
+        return otherwise
 
 
 @contextmanager

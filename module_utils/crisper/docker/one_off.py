@@ -113,7 +113,8 @@ class Outcome:
         if self.code is None:
             tail = f" {remedy}" if remedy else ""
             return (
-                f"{action} ended unseen: its container was removed before it was looked at.{tail}"
+                f"{action} ended without a known result: its container was removed before its exit"
+                f" code was read.{tail}"
             )
         if self.cut:
             action = f"{action} was cut off by a restart of the server and"
@@ -225,7 +226,7 @@ class Commands:
         code, out, err = self.docker(*question, "--filter", f"label={LABEL}")
         if code != 0:
             raise CommandError(
-                f"The engine does not tell its containers: {quote_last_lines(err, 5)}"
+                f"The engine did not list its containers: {quote_last_lines(err, 5)}"
             )
         if not (ids := out.split()):
             return []
@@ -314,7 +315,7 @@ class Commands:
                     return record
                 name = command.name(self.project)
                 raise CommandError(
-                    f"The container {name} is none of a deploy: rename or remove it, and run again."
+                    f"The container {name} belongs to no deploy: rename or remove it, then retry."
                 )
             if "no such container" in err.lower():
                 return {}

@@ -101,7 +101,7 @@ def judge(found: Found) -> list[Problem]:
                 f"the data of the volume {process.volume} is in use by a process outside this"
                 f" engine{where}: pid {process.pid}{inside}, {process.command} (it has"
                 f" {process.folder}). A second server on the same files destroys them",
-                f"{engine}. Otherwise end the process (kill -{stop} {process.pid}), look that it"
+                f"{engine}. Otherwise end the process (kill -{stop} {process.pid}), check that it"
                 " has ended, and deploy again",
             )
         )

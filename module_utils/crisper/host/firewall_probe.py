@@ -83,7 +83,7 @@ def describe_reached(reached: Sequence[Attempt], stack: str) -> list[str]:
     return [
         f"Containers of {', '.join(services)} reach {', '.join(where[:MAX_SHOWN])}{more}: the host"
         " or link-local addresses, which stack_isolation closes. Run"
-        f" `systemctl restart crisper-firewall@{stack}` on the server, and look for what removed"
+        f" `systemctl restart crisper-firewall@{stack}` on the server, and find what removed"
         " the rules (`iptables -t mangle -S`)."
     ]
 

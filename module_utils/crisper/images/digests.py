@@ -116,7 +116,7 @@ def describe_refresh(
             stays = f"keeps {before[:19]}" if before else "has no digest"
             lines.append(f"{reference} {stays}: {reason}")
         elif before == now:
-            lines.append(f"{reference} is as it was: {now[:19]}")
+            lines.append(f"{reference} is unchanged: {now[:19]}")
         else:
             lines.append(
                 f"{reference} is pinned to {now[:19]}{f', before {before[:19]}' if before else ''}"

@@ -113,7 +113,7 @@ def validate_logins(values: Mapping[str, Any]) -> Iterator[str]:
     for name, count in names.items():
         if count > 1:
             yield (
-                f"registry_logins: {quoted(name)} stands there {count} times: Docker keeps one"
+                f"registry_logins: {quoted(name)} is listed {count} times: Docker keeps one"
                 " login per registry; remove the others."
             )
 

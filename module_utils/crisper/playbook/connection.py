@@ -174,7 +174,7 @@ def describe_lost_host(host: str, task: str, locked: bool) -> str:
         f"{head}\n"
         "Known: this run holds the lock of the stack there. A step that was on its way ends by"
         " itself; no further one is taken.\n"
-        "Not known: which release serves there now. Nobody could look.\n"
+        "Not known: which release serves there now. No check was possible.\n"
         "When the host answers, run the same command again: it says in which step this run was cut"
         " off, and resumes or reverts it. ansible-playbook playbooks/status.yml says what runs."
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..celery import busy
-from .control import Failure, connected
+from .control import Failure, check_types, connected
 from .inspect import inspect
 from .leftovers import leftovers_of_results, result_name
 from .queue_head import QueueHead
@@ -64,6 +64,8 @@ class Canaries:
         self.pending: dict[str, float] = {}
         self.untaken: set[str] = set()  # queues whose canary was taken back
         self.exact = self.head.exact
+        if self.exact:
+            check_types(self.head.connection, request["queues"])
         self.leftovers = leftovers_of_results(app)
         if self.leftovers:
             self.leftovers.sweep()

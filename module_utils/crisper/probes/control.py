@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .leftovers import REPLIES, Leftovers, leftovers_of_broker, quiet, remove_replies
+from .redis_keys import mend_bindings, plain_client, task_keys, wrong_type
 
 # A worker of 5,000 tasks answers `registered` with 0.3 MB, one with 50,000 revoked ids with 2 MB.
 # What is larger is not read, and neither is more than this of all workers together.
@@ -61,7 +62,21 @@ def connected(app: Any, timeout: float) -> Any:
     except Exception as error:
         cause = error.__cause__ or error
         raise Failure("broker_unreachable", f"{type(cause).__name__}: {cause}") from error
+    if connection.transport.driver_type == "redis":
+        with quiet():
+            mend_bindings(app, connection.default_channel)
     return connection
+
+
+def check_types(connection: Any, queues: Iterable[str] = ()) -> None:
+    """Fail if a key that holds tasks has another type than Celery's: workers take none then.
+
+    Raises:
+        Failure: names the key, its type, and how to remove it.
+    """
+    channel = connection.default_channel
+    if wrong := wrong_type(plain_client(channel), task_keys(channel, queues)):
+        raise Failure("unreadable_data", wrong)
 
 
 def count_held(connection: Any) -> int | None:

@@ -22,7 +22,7 @@ from ..celery.skew import (
     shares,
     spread,
 )
-from .control import Failure, connected
+from .control import Failure, check_types, connected
 from .serve import Probe, redact
 
 PRIORITIES = range(10)
@@ -215,6 +215,7 @@ def read_queues(app: Any, request: dict[str, Any]) -> Tally:
     kind = connection.transport.driver_type
     if kind != "redis":
         raise Failure("broker_unsupported", f"the broker is {kind}; only Redis can be read")
+    check_types(connection)
     channel = connection.default_channel
     prefix = channel.global_keyprefix
     # Kombu's own client adds its prefix to some commands only.

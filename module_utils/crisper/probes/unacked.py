@@ -21,7 +21,7 @@ from ..celery.unacked import (
     parts_of,
     text_of,
 )
-from .control import Failure
+from .control import check_types
 
 # Messages that are moved in one round trip, and bytes of them in memory.
 MOVED, MOVED_BYTES = 100, 4_000_000
@@ -34,7 +34,7 @@ class Unacked:
         """Begin; `connection` is kombu's, to Redis, and has answered."""
         import redis
 
-        self.app = app
+        self.app, self.connection = app, connection
         self.channel = channel = connection.default_channel
         self.prefix = getattr(channel, "global_keyprefix", "") or ""
         # Kombu's own client adds its prefix to some commands only.
@@ -43,25 +43,13 @@ class Unacked:
         self.index = self.prefix + channel.unacked_index_key
         self.lease = self.key + "_lease"
 
-    def check_types(self) -> None:
-        """Fail if one of the keys has another type than kombu's.
-
-        Raises:
-            Failure: names the key and its type.
-        """
-        for key, wanted in ((self.key, "hash"), (self.index, "zset"), (self.lease, "zset")):
-            found = text_of(self.client.type(key))
-            if found not in (wanted, "none"):
-                text = f"the key {key!a} in Redis is a {found}, and Celery's is a {wanted}"
-                raise Failure("unreadable_data", text)
-
     def count(self) -> int:
         """Return how many there are.
 
         Raises:
-            Failure: one of the keys has another type than kombu's.
+            Failure: one of the keys has another type than Celery's.
         """
-        self.check_types()
+        check_types(self.connection)
         return int(self.client.hlen(self.key))
 
     def tags(self, grace: float) -> tuple[list[str], bool]:

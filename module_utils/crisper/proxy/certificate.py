@@ -69,7 +69,7 @@ def parse(text: str) -> Certificate:
             issuer=facts["issuer"],
         )
     except KeyError as error:
-        raise ValueError(f"no {error.args[0]} in what openssl says") from error
+        raise ValueError(f"the output of openssl has no {error.args[0]}") from error
 
 
 def blocks(pem: str) -> tuple[list[str], list[str]]:

@@ -98,6 +98,8 @@ def _network_problem(value: Any) -> str:
         exact = str(ipaddress.ip_interface(value).ip) == str(network.network_address)
     except ValueError:
         return remedy
+    if str(network.network_address) == "255.255.255.255":
+        return "it is the address of a broadcast, which nginx takes for a name; no proxy has it."
     if network.prefixlen < WIDEST:
         return (
             "from so many addresses anybody could forge who the client is: name the networks of"
@@ -122,7 +124,7 @@ def _rate_problems(values: Mapping[str, Any]) -> Iterator[str]:
     paths = Counter(str(mapping(limit).get("path")) for limit in limits)
     for path, count in paths.items():
         if count > 1:
-            yield f"{where}: {quoted(path)} stands there {count} times: give each path one limit."
+            yield f"{where}: {quoted(path)} is listed {count} times: give each path one limit."
 
 
 # --- The model ---------------------------------------------------------------------------------

@@ -152,7 +152,7 @@ def backend_path_problems(app: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}[{index}] is {quoted(path)}: {reserved}"
     for path, count in Counter(path for path in paths if isinstance(path, str)).items():
         if count > 1:
-            yield f"{where}: {quoted(path)} stands there {count} times: once is enough."
+            yield f"{where}: {quoted(path)} is listed {count} times: once is enough."
     if app.get("frontend") and "/" in paths:
         yield (
             f"{where} sends '/' to the backend, and so does stack_app.frontend to the front end:"

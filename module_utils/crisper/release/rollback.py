@@ -44,7 +44,7 @@ class Rollback(ReleaseContext):
             code, _, err = self.docker("image", "tag", source, reference)
             if code != 0:
                 self.module.fail_json(
-                    msg=composed(f"{reference} cannot be named again: {quote_last_lines(err, 5)}")
+                    msg=composed(f"{reference} cannot be tagged again: {quote_last_lines(err, 5)}")
                 )
         return {"changed": changed, "release": release}
 

@@ -72,7 +72,7 @@ def unproved(manifest: Mapping[str, Any]) -> list[str]:
     if manifest.get("verified"):
         return []
     failed = first_line(str(manifest.get("failed") or "")).rstrip(".")
-    return [f"it was never proved to work{': ' + failed if failed else ''}"]
+    return [f"it was never verified{': ' + failed if failed else ''}"]
 
 
 def misfits(docker: Docker, stack: str, images: Mapping[str, Mapping[str, str]]) -> list[str]:

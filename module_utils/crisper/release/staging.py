@@ -96,7 +96,7 @@ class Staging(ReleaseContext):
                 self.store.take_back(name)
                 self.module.fail_json(
                     msg=f"Release {name} could not be written: {error}."
-                    " Nothing of it was kept; what serves is as it was."
+                    " Nothing of it was kept; the serving release is unchanged."
                 )
         return {**manifest, "path": str(self.store.folder / name)}
 

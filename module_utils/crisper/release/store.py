@@ -88,7 +88,7 @@ class ReleaseStore:
         wanted = wanted or previous(self.releases, self.current)
         if not wanted:
             raise ReleaseError(
-                f"There is no proved release before {self.current or 'the first deploy'}"
+                f"There is no verified release before {self.current or 'the first deploy'}"
                 f" to go back to. Kept: {self.names()}."
             )
         manifests = self.manifests

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..probes import drain as drain_probe
 from ..rollout.distrust import hurried, no_answer
 from ..shapes import EACH, like
+from ..text import quote
 from .run import ShipError, run
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def ask_running(
         # Another container has the same Redis.
         if reply["problem"] in ("", "broker_unreachable"):
             return reply
-        why = f"{reply['problem']}: {reply['error']}"
+        why = f"{reply['problem']}: {quote(reply['error'])}"
     except ShipError as error:
         why = str(error)
     module.warn(no_answer(container, why, "A container of the release is asked instead"))

@@ -65,6 +65,6 @@ def _warn(rollout: Rollout, report: dict[str, Any]) -> None:
         )
     if report["consuming"]:
         rollout.module.warn(
-            f"{', '.join(report['consuming'])} did not leave its queues when it was told to. It"
-            " is stopped all the same; its log may tell why."
+            f"{', '.join(report['consuming'])} did not stop consuming its queues on request. The"
+            " deploy stops it anyway; its log may say why."
         )

@@ -146,7 +146,8 @@ def _step(
         return Step(name, kind, KEEP, "unchanged", (), replicas)
     others = sorted({container.release or "none" for container in mine} - {release})
     if others:
-        reason = f"release {', '.join(others)} runs"
+        old = ", ".join(others)
+        reason = f"a new release: each container has its release's id, these that of {old}"
     elif surplus:
         reason = f"{len(right) + len(surplus)} containers run, {replicas} are wanted"
     elif wrong:

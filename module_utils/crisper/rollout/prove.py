@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .plan import KEEP
-from .replacement import Findings, end_replacement, replace_suspects
+from .replacement import Findings, end_replacement, renew_own_workers, replace_suspects
 from .state import Rollout
 from .stop import wait_until_healthy
 from .suspects import worker_findings
@@ -48,6 +48,7 @@ def prove(rollout: Rollout) -> None:
     findings = worker_findings(proof)
     if "retire" in rollout.params["phases"] and (findings or _has_unhealthy_workers(rollout)):
         replace_suspects(rollout, findings, lambda: _prove_again(rollout))
+        renew_own_workers(rollout, lambda: _prove_again(rollout))
 
 
 def _has_unhealthy_workers(rollout: Rollout) -> bool:

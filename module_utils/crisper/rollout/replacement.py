@@ -1,4 +1,4 @@
-"""Replace workers of the release that were there before this run and are not to be trusted."""
+"""Replace workers of the release that are not to be trusted: those of before this run at first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from .plan import KEEP, Container
 from .start import start_beside
 from .state import Rollout
 from .stop import stop_limits, warn_of_killed
-from .suspects import older_workers, replacement_warning, suspects
+from .suspects import (
+    changed_by_others,
+    newer_workers,
+    older_workers,
+    renewal_warning,
+    replacement_warning,
+    suspects,
+)
 from .workers import remedy
 
 Findings = list[dict[str, Any]]
@@ -42,31 +49,48 @@ def replace_suspects(rollout: Rollout, findings: Findings, ask: Callable[[], Fin
         ask: returns them again.
     """
     for everyone in (False, True):
-        older = _older_workers(rollout)
+        older = older_workers(rollout.containers(), rollout.release, _began(rollout))
         chosen = suspects(findings, older, rollout.params["host"], everyone=everyone)
         if not chosen:
             break
-        _replace(rollout, chosen, findings)
+        _replace(rollout, chosen, replacement_warning(chosen, findings, rollout.release))
         findings = ask()
     return findings
 
 
-def _older_workers(rollout: Rollout) -> list[Container]:
+def renew_own_workers(rollout: Rollout, ask: Callable[[], Findings]) -> None:
+    """Replace the workers that this run has started, once, where somebody may have changed them.
+
+    Whoever could write into Redis from an old container could tell the new workers anything by
+    remote control, and a worker keeps a rate limit until it ends. All are replaced: a rate limit
+    is in no answer, and was told to everybody. Where no old container ended, nothing is: the same
+    stranger would do it again.
+
+    Args:
+        rollout: its state, with the proof of the workers as its result.
+        ask: has the workers proved again.
+    """
+    findings = changed_by_others(rollout.result["proof"])
+    if not findings or not rollout.retired:
+        return
+    if own := newer_workers(rollout.containers(), rollout.release, _began(rollout)):
+        _replace(rollout, own, renewal_warning(own, findings, rollout.release))
+        ask()
+
+
+def _began(rollout: Rollout) -> float:
+    """Return when this run took its lock, Unix seconds; 0 without a run."""
     run = rollout.params["run"]
-    if not run:
-        return []
-    began = began_at(Journal(run["root"], run["id"]).entries(), run["id"])
-    return older_workers(rollout.containers(), rollout.release, began)
+    return began_at(Journal(run["root"], run["id"]).entries(), run["id"]) if run else 0.0
 
 
-def _replace(rollout: Rollout, chosen: list[Container], findings: Findings) -> None:
+def _replace(rollout: Rollout, chosen: list[Container], warning: str) -> None:
     """Start others in the place of these workers of the release, and have these stop.
 
     They get SIGTERM and their stop_grace_period as any worker that goes: one of them may work
     well, while another answers in its name.
     """
     rollout.note("start")
-    warning = replacement_warning(chosen, findings, rollout.release)
     alive = {c.id: c.name for c in chosen if c.state in ("running", "restarting")}
     if dead := [c.id for c in chosen if c.id not in alive]:
         rollout.docker.run("rm", "--force", "--volumes", *dead)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .plan import KEEP
+
 # Of M(compose_rollout), in their order.
 CALLS = ("started", "switched", "retired")
 
@@ -28,9 +30,9 @@ def rollout_report(
         where none got so far); ``left``, what came of telling the old workers to leave;
         ``drained``, what they had finished and had not in the end; ``longest`` task (seconds);
         ``stale`` tasks that old workers listed although they had ended; ``stopped`` containers;
-        ``put_back``, results of M(celery_stranded) that did something about what a restart of
-        Redis had left unacknowledged, of all rollouts of this run; ``unjudged``, why that could
-        not be told; and ``cut_off``, whether a call ended without telling what it had done.
+        ``changes``, steps other than C(keep); ``put_back``, results of M(celery_stranded) of all
+        rollouts of this run that did something about unacknowledged tasks after a restart of
+        Redis; ``unjudged``, why that was unknown; and ``cut_off``, whether a call ended early.
     """
     started, switched, retired = (calls.get(name) or {} for name in CALLS)
     last = _last_look((started, switched, retired), release)
@@ -44,6 +46,7 @@ def rollout_report(
         "left": departure,
         **_drained(departure, calls.get("drained") or departure),
         "stopped": retired.get("stopped", {}),
+        "changes": [step for step in started.get("steps", []) if step["action"] != KEEP],
         "put_back": [*put_back, *([] if again else [stranded])],
         "unjudged": str(stranded.get("msg") or ""),
         "cut_off": any(call.get("failed") and "steps" not in call for call in (started, switched)),

@@ -1,8 +1,9 @@
 """Choose the workers of a release that give way because of what was answered in their name.
 
 A worker that was there before this run may have been taken over: it answers nonsense, or in the
-name of others. When its release is put back, such a worker must not keep it from being so. A worker
-that this run has started is never replaced: what is wrong with it is wrong with the release.
+name of others. When its release is put back, such a worker must not keep it from being so. What is
+wrong with a worker that this run has started is wrong with the release, unless somebody changed it
+by remote control while old containers still ran: then it is replaced once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..celery.canaries import PENDING
 from ..text import listed
 from .plan import Container, node_name
 
@@ -25,6 +27,9 @@ ELSEWHERE = frozenset(
         "unreadable_data",
     }
 )
+# What remote control of Celery changes in a worker until that ends (pool_shrink, cancel_consumer,
+# time_limit), and states of a canary that a rate limit or a cancelled consumer holds up.
+CHANGEABLE = frozenset({"wrong_concurrency", "wrong_queues", "wrong_time_limits"})
 # Findings whose sentences a warning has.
 MOST_REASONS = 3
 
@@ -38,6 +43,16 @@ def older_workers(containers: Iterable[Container], release: str, began: float) -
         began: Unix seconds; 0 where it is not known, and then there are none.
     """
     return [c for c in containers if c.pool and c.release == release and 0 < c.created < began]
+
+
+def newer_workers(containers: Iterable[Container], release: str, began: float) -> list[Container]:
+    """Return the workers of a release that a run has started; the arguments are `older_workers`'s.
+
+    Where it is not known when the run began, there are none.
+    """
+    if began <= 0:
+        return []
+    return [c for c in containers if c.pool and c.release == release and c.created >= began]
 
 
 def suspects(
@@ -76,6 +91,41 @@ def worker_findings(proof: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+def changed_by_others(proof: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the findings of a proof that remote control of a worker by somebody else explains.
+
+    Args:
+        proof: as M(celery_inspect) returns it.
+    """
+    canaries = (proof.get("canary") or {}).get("queues") or {}
+    return [
+        finding
+        for finding in worker_findings(proof)
+        if finding.get("code") in CHANGEABLE
+        or canaries.get(finding.get("queue"), {}).get("state") in PENDING
+    ]
+
+
+def renewal_warning(
+    replaced: Sequence[Container], findings: Sequence[Mapping[str, Any]], release: str
+) -> str:
+    """Return what is told when workers that this run has started were replaced.
+
+    Args:
+        replaced: these workers.
+        findings: why.
+        release: its id.
+    """
+    return (
+        f"{listed(sorted(c.name for c in replaced))} of release {release} did not work as the"
+        f" inventory says after the old containers had stopped. {_reasons(findings)} Somebody may"
+        " have told these workers so by remote control of Celery (rate_limit, cancel_consumer,"
+        " pool_shrink, time_limit) while the old containers still ran. New containers of the same"
+        " image take their place, once. Look at what ran in the old containers, and whether"
+        " somebody else can write into Redis."
+    )
+
+
 def replacement_warning(
     replaced: Sequence[Container], findings: Sequence[Mapping[str, Any]], release: str
 ) -> str:
@@ -86,12 +136,16 @@ def replacement_warning(
         findings: why.
         release: its id.
     """
-    reasons = [str(finding["message"]) for finding in findings[:MOST_REASONS]]
-    more = len(findings) - len(reasons)
-    reasons += [f"And {more} more findings."] if more > 0 else []
-    why = " ".join(reasons) or "They were not healthy."
+    why = _reasons(findings) or "They were not healthy."
     return (
         f"{listed(sorted(c.name for c in replaced))} of release {release} ran before this run began"
         f" and did not answer as workers of it do. {why} New containers of the same image take"
         " their place. Look at what ran there, and whether somebody else can write into Redis."
     )
+
+
+def _reasons(findings: Sequence[Mapping[str, Any]]) -> str:
+    """Return the sentences of the first findings, and how many more there are."""
+    reasons = [str(finding["message"]) for finding in findings[:MOST_REASONS]]
+    more = len(findings) - len(reasons)
+    return " ".join([*reasons, *([f"And {more} more findings."] if more > 0 else [])])

@@ -165,9 +165,9 @@ class Workers:
         report |= {key: reply[key] for key in LEFT}
         report["drained"] = reply["done"] if has_drained else []
         if reply["problem"]:
-            names = listed(sorted(report["queues"])) or "nobody"
+            names = listed(sorted(report["queues"])) or "none"
             wrong = f"{self.options['app']}: {reply['error']}. {remedy(reply['problem'])}"
-            return report, f"{wrong} Told to leave queues before: {names}."
+            return report, f"{wrong} Workers that had been ordered to leave queues: {names}."
         report["consuming"] = sorted(set(report["queues"]) - set(free) - set(report["silent"]))
         findings = self._judge(reply["replies"], new)
         if findings:

@@ -250,7 +250,8 @@ def test_a_changed_deploy_under_load(operator, load):
     assert "+COLOUR=<redacted>" in planned
     assert current() == before
     printed = operator.run(f"{DEPLOY} deploy.yml")
-    assert re.search(r"Tasks +[1-9]\d* accepted, .* 0 lost, 0 run twice", printed)
+    sentinels = r"Tasks +sentinel tasks of this deploy: [1-9]\d* accepted, .* 0 lost, 0 run twice"
+    assert re.search(sentinels, printed)
     assert re.search(r"Requests +[1-9]\d* probed, 0 failed", printed)
     assert current() != before
     assert "COLOUR=blue" in environment_of("backend")

@@ -15,6 +15,7 @@ import celery_inspect
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.probes import workers
 from ansible_collections.crisper.stack.plugins.module_utils.probes.leftovers import REGISTRY
+from ansible_collections.crisper.stack.plugins.module_utils.probes.redis_keys import REDIS_CLI
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import program
 from celery import Celery
 from lab import HERE, until
@@ -192,3 +193,40 @@ def test_a_hostile_worker_ends_no_drain(worker, broker, drain, hostile):
     )
     drained = drain("one@a")
     assert drained["drained"] == ["one@a"], drained
+
+
+@pytest.mark.parametrize("prefix", ["", "app:"])
+def test_garbage_in_the_tables_of_bindings_silences_nobody(
+    worker, broker, inspect, monkeypatch, prefix
+):
+    """Regression: one member without separators, and no worker was heard any more."""
+    monkeypatch.setenv("TEST_PREFIX", prefix)
+    worker("one@a", "-c1", "-Qone").ready()
+    broker.sadd(prefix + BINDINGS, FOREIGN, b"garbage", b"", b"\xff", b"\x06\x16" * 3)
+    assert inspect(expect={"nodes": ["one@a"]})["problem"] == ""
+    assert broker.smembers(prefix + BINDINGS) == {FOREIGN}
+    names = ["_kombu.binding.reply.celery.pidbox", "_kombu.binding.celery.pidbox"]
+    names += ["_kombu.binding_deadlines", "_kombu.binding_permanent.one", REGISTRY]
+    for name in names:
+        broker.set(prefix + name, "x")
+    assert inspect(expect={"nodes": ["one@a"]})["problem"] == ""
+    assert broker.type(prefix + REGISTRY) == b"none"
+    # Plain Celery as it is, it can start again, too.
+    worker("two@a", "-c1", "-Qone").ready()
+    assert inspect(expect={"nodes": ["one@a", "two@a"]})["problem"] == ""
+
+
+def test_a_key_of_another_type_is_named_with_the_command_that_removes_it(worker, broker, canary):
+    """Regression: only that the canary did not come back was told."""
+    worker("one@a", "-c1", "-Qone").ready()
+    for name, word in (
+        ("one", "one"),
+        ("one\x06\x163", r"$'one\x06\x163'"),
+        ("unacked", "unacked"),
+    ):
+        broker.delete(name)
+        broker.set(name, "x")
+        told = canary()
+        assert told["problem"] == "unreadable_data"
+        assert f"{REDIS_CLI} DEL {word}" in told["msg"]
+        broker.delete(name)

@@ -192,7 +192,7 @@ def test_what_a_silent_worker_may_hold_is_not_touched(
     silent = stranded("put_back", **options)
     assert (silent["stranded"], silent["put_back"], silent["changed"]) == (5, 0, False), silent
     assert silent["blind"] == ["no worker answered"]
-    assert "cannot be judged: no worker answered" in silent["text"]
+    assert "that is not certain: no worker answered" in silent["text"]
     plain("other@a")
     silent = stranded("put_back", nodes=["gone@a"], **options)
     assert (silent["stranded"], silent["limited"], silent["put_back"]) == (3, 2, 0), silent

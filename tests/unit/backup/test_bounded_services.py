@@ -98,9 +98,9 @@ def test_messages_of_what_outlives_the_command_are_not_waited_for_long() -> None
 def test_an_answer_without_an_end_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker_exec, "MOST_TEXT", 2 << 20)
     docker = docker_exec.Docker()
-    with pytest.raises(BackupError, match="Redis did not answer: it said more than 2 MiB"):
+    with pytest.raises(BackupError, match="Redis did not answer: it printed more than 2 MiB"):
         docker.text("Redis did not answer", flood("stdout", 1000))
-    with pytest.raises(BackupError, match="MariaDB did not answer: it said more than 2 MiB"):
+    with pytest.raises(BackupError, match="MariaDB did not answer: it printed more than 2 MiB"):
         docker.answer("MariaDB did not answer", flood("stdout", 1000), b"?" * 100_000)
 
 
@@ -135,6 +135,7 @@ def test_an_answer_of_postgresql_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
 
 SOCKET = 'connection to server on socket "/run/.s.PGSQL.5432" failed: '
 MISSING = 'FATAL:  database "shop" does not exist'
+DENIED = 'FATAL:  permission denied for database "shop"'
 CLOSED = 'FATAL:  database "shop" is not currently accepting connections'
 
 
@@ -150,6 +151,10 @@ CLOSED = 'FATAL:  database "shop" is not currently accepting connections'
         (f"| psql: error: {SOCKET}{MISSING}\n| more", "missing", "playbooks/restore.yml"),
         (f"psql: error: {SOCKET}{MISSING}", "open", ""),
         (f"psql: error: {SOCKET}{MISSING}", "", ""),
+        (f"| psql: error: {SOCKET}{DENIED}\n| DETAIL:  x", "open", "REVOKE … ON DATABASE"),
+        (f"“psql: error: {SOCKET}{DENIED.replace('  ', ' ')}”", "open", "The next deploy"),
+        (f"psql: error: {SOCKET}{DENIED}", "closed", ""),
+        (f"“psql: error: {SOCKET}{MISSING.replace('  ', ' ')}”", "missing", "restore.yml"),
         # What the application makes PostgreSQL say.
         (f"ERROR:  {MISSING}", "missing", ""),
         ('ERROR:  database "shop" does not exist', "missing", ""),

@@ -21,8 +21,10 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded impo
     Judgement,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.celery.unacked import Message, parts_of
+from ansible_collections.crisper.stack.plugins.module_utils.probes import control
 from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
 from ansible_collections.crisper.stack.plugins.module_utils.probes.control import Failure
+from ansible_collections.crisper.stack.plugins.module_utils.probes.redis_keys import REDIS_CLI
 from ansible_collections.crisper.stack.plugins.module_utils.probes.results import unix
 from ansible_collections.crisper.stack.plugins.module_utils.probes.unacked import Unacked
 from hypothesis import given
@@ -279,7 +281,7 @@ def test_what_an_operator_reads():
     assert stranded_report.rows(told) == [f"Stranded  {stranded_report.warning(told)}"]
     blind = {**found, "blind": ["w@a did not answer"]}
     assert stranded_report.sentence(blind).endswith(
-        "no worker told of 8, but that cannot be judged: w@a did not answer"
+        "no worker reported 8 of them, but that is not certain: w@a did not answer"
     )
     again = stranded_report.warning({**blind, "text": "x"})
     assert again == f"x. When all workers answer, put them back: {stranded_report.COMMAND}"
@@ -308,7 +310,8 @@ def test_what_cannot_be_judged_is_no_warning():
     told = {**FOUND, "limited": 2, "later": 1, "partial": True}
     told["text"] = stranded_report.sentence(told)
     assert told["text"] == (
-        "9 tasks are unacknowledged, workers tell of all that could be judged; 2 with a rate limit"
+        "9 tasks are unacknowledged, workers reported all that could be"
+        " checked; 2 with a rate limit"
         " cannot be judged; 1 with a later ETA were not judged; not all could be read in time"
     )
     assert stranded_report.warning(told) == ""
@@ -349,17 +352,22 @@ def test_what_was_delivered_just_before_a_restart_is_judged(monkeypatch):
     assert looked[1] == (5.0, 3.0)
 
 
-@pytest.mark.parametrize("name", ["unacked", "unacked_index", "unacked_lease"])
-def test_a_key_of_another_type_is_named(name):
+@pytest.mark.parametrize("name", ["unacked", "unacked_index", "unacked_lease", "unacked_holder"])
+def test_a_key_of_another_type_is_named(name, monkeypatch):
     """Regression: `SET unacked_lease x` was told as a broker that cannot be reached."""
-    unacked = object.__new__(Unacked)
-    unacked.key, unacked.index, unacked.lease = "unacked", "unacked_index", "unacked_lease"
     kinds = {"unacked": b"hash", "unacked_index": b"none", "unacked_lease": b"zset"}
-    unacked.client = SimpleNamespace(type=lambda key: kinds[key])
-    unacked.check_types()
+    channel = SimpleNamespace(unacked_key="unacked", unacked_index_key="unacked_index")
+    client = SimpleNamespace(
+        type=lambda key: kinds.get(key, b"none"),
+        connection_pool=SimpleNamespace(connection_kwargs={"db": 3}),
+    )
+    monkeypatch.setattr(control, "plain_client", lambda _: client)
+    connection = SimpleNamespace(default_channel=channel)
+    control.check_types(connection)
     kinds[name] = b"string"
     with pytest.raises(Failure, match=f"^the key '{name}' in Redis is a str") as told:
-        unacked.check_types()
+        control.check_types(connection)
+    assert str(told.value).endswith(f"{REDIS_CLI} -n 3 DEL {name}")
     assert told.value.problem == "unreadable_data"
     assert "stop the old workers" in REMEDIES[told.value.problem]
     assert "plain Celery" in REMEDIES[told.value.problem]

@@ -96,7 +96,7 @@ def test_deploy_begin_gives_its_lock_back_when_it_cannot_look(run_module, root, 
     asked = {"root": str(root), "project": "shop", "owner": OWNER, "docker_cli": cli}
     answer = run_module(deploy_begin, **asked)
     assert answer["failed"] is True
-    assert "The engine does not tell its containers: “broken”" in answer["msg"]
+    assert "The engine did not list its containers: “broken”" in answer["msg"]
     assert not (root / "lock").exists()
 
 
@@ -112,7 +112,7 @@ def test_a_container_of_somebody_else_is_not_taken_for_ones_own(run_module, root
     asked = {"root": str(root), "project": "shop", "release": RELEASE, "point": "after_switch"}
     answer = run_module(release_hooks, **asked, hooks=hooks, docker_cli=cli)
     assert answer["failed"] is True
-    assert "is none of a deploy" in answer["msg"]
+    assert "belongs to no deploy" in answer["msg"]
     assert not (tmp_path / "removed").exists()
 
 

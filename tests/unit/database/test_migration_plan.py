@@ -227,7 +227,11 @@ def test_what_is_no_time_is_never(text: str | None) -> None:
         (Outcome(137, seconds=6), "It did not end within its time limit of 5 s and was stopped."),
         (Outcome(137, seconds=1), "It was killed (exit code 137): by the memory limit"),
         (Outcome(255, cut=True), "It was cut off by a restart of the server and failed with exit"),
-        (Outcome(None), "It ended unseen: its container was removed before it was looked at. Mend"),
+        (
+            Outcome(None),
+            "It ended without a known result: its container was removed before its exit code was"
+            " read. Mend",
+        ),
     ],
 )
 def test_failures_are_told(outcome: Outcome, told: str) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
 from ansible_collections.crisper.stack.plugins.module_utils.database.connections import Opening
-from ansible_collections.crisper.stack.plugins.module_utils.database.own_settings import Setting
+from ansible_collections.crisper.stack.plugins.module_utils.database.own_settings import (
+    OwnSetting,
+    hinders,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.database.role_plan import (
     ensure_statements,
     free_name,
@@ -19,13 +23,13 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.roles impor
 from ansible_collections.crisper.stack.plugins.module_utils.database.scram import scram_verifier
 
 SECRET, OWN = "the superuser's", "the application's"
+MD5 = hashlib.md5(f"{OWN}shop".encode(), usedforsecurity=False).hexdigest()
 ORDERLY = State(
     "shop",
     "postgres",
     superuser_verifier=scram_verifier(SECRET),
     roles=("shop", "postgres"),
     role={"login": True, "password": True},
-    verifier=scram_verifier(OWN),
     database_owner="shop",
     public_owner="pg_database_owner",
 )
@@ -35,9 +39,8 @@ ALTER = (
 
 
 def test_an_orderly_stack_has_nothing_to_do() -> None:
-    for own in ((OWN,), ("the next", OWN), ("", OWN), ("", ""), ()):
-        assert plan(ORDERLY, SECRET, [], own) == []
-        assert ensure_statements(ORDERLY, SECRET, own) == [ALTER]
+    assert plan(ORDERLY, SECRET, []) == []
+    assert ensure_statements(ORDERLY, SECRET, OWN) == [ALTER]
 
 
 @pytest.mark.parametrize(
@@ -75,32 +78,27 @@ def test_an_orderly_stack_has_nothing_to_do() -> None:
             "nobody but superusers connects to postgres",
             'REVOKE CONNECT ON DATABASE "postgres" FROM PUBLIC CASCADE;',
         ),
-        (
-            {"verifier": scram_verifier("other")},
-            "shop gets its password",
-            'ALTER ROLE "shop" PASSWORD \'SCRAM-',
-        ),
-        (
-            {"missing_rights": ["CONNECT", "CREATE"]},
-            "the role shop has CONNECT, CREATE on its database again",
-            'GRANT CONNECT, CREATE ON DATABASE "shop" TO "shop";',
-        ),
-        (
-            {"settings": [Setting('DATABASE "shop"', "statement_timeout", "1")]},
-            "sessions of shop start without statement_timeout = 1",
-            'ALTER DATABASE "shop" RESET statement_timeout;',
-        ),
         ({"limited": True}, "has no limit of connections", "CONNECTION LIMIT -1;"),
         ({"template": True}, "is no template any more", "IS_TEMPLATE false;"),
         ({"restore": True}, "a restore that was killed left", "DROP TRIGGER"),
+        ({"shut_out": True}, "shop may connect", 'GRANT ALL ON DATABASE "shop" TO "shop";'),
+        (
+            {"hindering": [OwnSetting('ROLE "shop"', "statement_timeout", "1")]},
+            "statement_timeout is no longer '1'",
+            'ALTER ROLE "shop" RESET statement_timeout;',
+        ),
+        (
+            {"verifier": scram_verifier("the attacker's")},
+            "shop gets the password postgres_password of stack_secrets again",
+            'ALTER ROLE "shop" PASSWORD \'SCRAM-',
+        ),
     ],
 )
 def test_whatever_is_told_is_done(change: dict[str, Any], sentence: str, statement: str) -> None:
     state = replace(ORDERLY, **change)
-    assert sentence in "; ".join(plan(state, SECRET, [], (OWN, "")))
-    done = "\n".join(ensure_statements(state, SECRET, (OWN, "")))
-    assert statement in done
-    assert OWN not in done, "its verifier goes alone"
+    assert sentence in "; ".join(plan(state, SECRET, [], OWN))
+    assert statement in "\n".join(ensure_statements(state, SECRET, OWN))
+    assert OWN not in "".join(ensure_statements(state, SECRET, OWN)), "its verifier goes alone"
 
 
 def test_what_is_done_apart_is_told_too() -> None:
@@ -126,3 +124,37 @@ def test_a_name_that_no_extension_has_is_refused(name: str) -> None:
     refuse_extensions(["vector", "uuid-ossp"])
     with pytest.raises(BackupError, match="database_extensions names"):
         refuse_extensions([name])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("statement_timeout", "1", True),
+        ("statement_timeout", "0", False),
+        ("statement_timeout", "30s", False),
+        ("transaction_timeout", "50 ms", True),
+        ("transaction_timeout", "0.05s", True),
+        ("idle_session_timeout", "1min", False),
+        ("lock_timeout", "50ms", False),
+        ("lock_timeout", "1", True),
+        ("lock_timeout", "x", False),
+        ("default_transaction_read_only", "on", True),
+        ("default_transaction_read_only", "tr", True),
+        ("default_transaction_read_only", "off", False),
+        ("default_transaction_read_only", "F", False),
+        ("local_preload_libraries", "nonexistent", True),
+        ("local_preload_libraries", '""', False),
+        ("search_path", "mine, public", False),
+    ],
+)
+def test_a_setting_with_which_no_application_works(name: str, value: str, expected: bool) -> None:
+    assert hinders(name, value) is expected
+
+
+@pytest.mark.parametrize("verifier", ["", scram_verifier(OWN), f"md5{MD5}"])
+def test_a_password_that_is_the_applications_stays(verifier: str) -> None:
+    state = replace(ORDERLY, verifier=verifier)
+    assert plan(state, SECRET, [], OWN) == []
+    assert ensure_statements(state, SECRET, OWN) == [ALTER]
+    assert plan(replace(ORDERLY, verifier="md5" + "0" * 32), SECRET, [], "") == []
+    assert len(plan(replace(ORDERLY, verifier="md5" + "0" * 32), SECRET, [], OWN)) == 1

@@ -38,16 +38,16 @@ SEEN: dict[str, Any] = {
     "staged": "r2",
     "error": "",
     "page": False,
-    "serves": "release r1: all 9 containers of it were seen healthy",
+    "serves": "release r1: all 9 containers are healthy",
 }
 OTHER = {"locked": False, "lock": {"run": "theirs", "who": "kim", "step": "leave"}}
 DAMAGED = {
     "error": "the manifest of the release cannot be read (half of it)",
-    "serves": "could not look: the manifest of the release cannot be read (half of it)",
+    "serves": "could not be checked: the manifest of the release cannot be read (half of it)",
 }
 DEAD = {
     "error": "the engine does not answer (no socket)",
-    "serves": "could not look: the engine does not answer (no socket). r1 is the current one.",
+    "serves": "could not be checked: the engine does not answer (no socket). r1 is current.",
 }
 
 
@@ -72,17 +72,22 @@ def test_without_the_lock_nothing_is_undone(state: dict[str, Any], passed: bool)
 @pytest.mark.parametrize(
     ("state", "undo", "trouble", "told"),
     [
-        ({}, False, "", "not looked at; this run had not begun to change anything"),
-        ({"failed": True, "msg": "no Python"}, False, "", "could not look: no Python"),
-        ({"unreachable": True, "msg": "gone"}, False, "", "could not look: gone"),
+        ({}, False, "", "not checked; this run had not begun to change anything"),
+        ({"failed": True, "msg": "no Python"}, False, "", "could not be checked: no Python"),
+        ({"unreachable": True, "msg": "gone"}, False, "", "could not be checked: gone"),
         (SEEN | OTHER, False, "", "deploy theirs of kim has it (step leave)"),
-        (SEEN | {"locked": False, "lock": {}}, False, "", "nobody else has it"),
+        (SEEN | {"locked": False, "lock": {}}, False, "", "No run has the lock"),
         (SEEN | DEAD, False, "", "Nothing was undone. Start the engine"),
-        (SEEN | DAMAGED, False, "", "(half of it). Nothing was undone. Mend that, then run this"),
+        (
+            SEEN | DAMAGED,
+            False,
+            "",
+            "(half of it). Nothing was undone. Correct that, then run this",
+        ),
         (SEEN, False, "", "This run has begun: stage, start. Nothing was undone."),
-        (SEEN | {"steps": []}, False, "", "seen healthy. This run has changed nothing."),
-        (SEEN, True, "", "release r1, put back and proved"),
-        (SEEN, True, "no room", "was to be put back, and that failed too: no room\nSeen after"),
+        (SEEN | {"steps": []}, False, "", "containers are healthy. This run has changed nothing."),
+        (SEEN, True, "", "release r1, put back and verified"),
+        (SEEN, True, "no room", "was to be put back, and that failed too: no room\nAfter that"),
         (SEEN | {"current": ""}, True, "", "this first deploy were removed"),
         (SEEN | {"current": ""}, True, "no", "were to be removed, and that failed too: no"),
     ],
@@ -96,7 +101,7 @@ def test_what_serves_is_told_as_it_was_seen(
 
 
 def test_a_rollback_that_failed_tells_what_it_has_put_back() -> None:
-    assert rollback_outcome(SEEN, True, "", {}) == "release r1, put back and proved"
+    assert rollback_outcome(SEEN, True, "", {}) == "release r1, put back and verified"
     assert "this run has undone nothing" in rollback_outcome(SEEN | OTHER, False, "", {})
     assert rollback_outcome(SEEN | {"steps": []}, False, "", {}).endswith("has changed nothing.")
 
@@ -107,7 +112,7 @@ def test_a_rollback_that_failed_tells_what_it_has_put_back() -> None:
         ("untouched", False, "as before; the restore had changed nothing.", 1),
         ("restored", True, "are applied again.", 1),
         ("restored", False, "are missing in it.", 2),
-        ("unknown", False, "unknown: it did not answer.", 2),
+        ("unknown", False, "unknown: the database did not answer.", 2),
     ],
 )
 def test_the_state_of_the_database_is_told(
@@ -145,17 +150,17 @@ def test_a_service_is_whole_when_enough_of_its_own_are_healthy() -> None:
 @pytest.mark.parametrize(
     ("state", "told"),
     [
-        (DeployState("", "r2", "", False), "nothing; no release has been proved on this host"),
-        (DeployState("r1", "", "r1", False, "", 9), "all 9 containers of it were seen healthy"),
+        (DeployState("", "r2", "", False), "nothing; no release has been verified on this host"),
+        (DeployState("r1", "", "r1", False, "", 9), "all 9 containers are healthy"),
         (DeployState("r1", "", "r1", True, "", 9), "behind the maintenance page"),
         (DeployState("r1", "", "r2", False, "", 9), "nginx sends requests to release r2"),
-        (DeployState("r1", "", "r1", False, "no engine"), "could not look: no engine."),
+        (DeployState("r1", "", "r1", False, "no engine"), "could not be checked: no engine."),
         (DeployState("r1", "", "r1", False, "", 8, ["web: 1 of 2"]), "not all of it serves: web"),
     ],
 )
 def test_only_what_was_seen_serves(state: DeployState, told: str) -> None:
     assert told in state.describe()
-    assert state.whole == ("were seen healthy" in state.describe())
+    assert state.whole == ("containers are healthy" in state.describe())
 
 
 @pytest.fixture
@@ -190,7 +195,7 @@ def test_the_server_says_who_has_the_lock_and_what_serves(
     asked = {"root": str(stack), "project": "unit", "docker_cli": cli}
     seen = run_module(deploy_state, run_id="mine", **asked)
     assert (seen["locked"], seen["steps"], seen["whole"]) == (True, ["stage"], True)
-    assert seen["serves"] == "release r1: all 1 containers of it were seen healthy"
+    assert seen["serves"] == "release r1: all 1 containers are healthy"
     other = run_module(deploy_state, run_id="other", **asked)
     assert (other["locked"], other["lock"]["run"], other["steps"]) == (False, "mine", [])
     assert not run_module(deploy_state, **asked)["locked"]
@@ -212,7 +217,7 @@ def test_an_engine_that_does_not_answer_is_told(
     seen = run_module(deploy_state, root=str(stack), project="unit", docker_cli=cli, run_id="mine")
     assert (seen["locked"], seen["whole"]) == (True, False)
     assert why in seen["error"]
-    assert seen["serves"].startswith("could not look: ")
+    assert seen["serves"].startswith("could not be checked: ")
 
 
 def test_where_nothing_is_nothing_serves(run_module: Any, tmp_path: Path) -> None:

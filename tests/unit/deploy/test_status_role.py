@@ -111,6 +111,40 @@ def test_a_hostile_worker_neither_ends_the_status_nor_forges_its_lines() -> None
     assert "\x1b" not in told
 
 
+@pytest.mark.parametrize(
+    ("lock", "words"),
+    [
+        ({}, "a deploy was cut off. Run the deploy again"),
+        ({"purpose": "deploy"}, "the deploy that has the lock is still running"),
+        ({"purpose": "rollback"}, "the rollback that has the lock is still running"),
+    ],
+)
+def test_requests_that_a_running_deploy_has_switched_are_no_interrupted_deploy(
+    lock: dict[str, str], words: str
+) -> None:
+    """Regression: during a deploy the status said that it was cut off and to run it again."""
+    release = {"id": "r", "created": "now", "operator": "ops", "revision": "", "verified": True}
+    owner = {"run": "1", "who": "ops", "since": "now", "step": "retire"}
+    stack = {"release": release, "lock": lock and {**owner, **lock}, "unfinished": {}, "last": {}}
+    stack |= {"containers": [], "serving": "r2", "backup": "", "problem": "", "kept": 1}
+    stack["maintenance"] = False
+    told = status(__status_stack=stack, __status_by_tag=[])
+    assert f"Requests  go to release r2: {words}" in told
+    assert ("Run the deploy again" in told) is not lock
+
+
+def test_columns_of_services_are_as_wide_as_the_longest_name() -> None:
+    """Regression: a name longer than the column moved the rest of its line."""
+    facts = {"state": "running", "health": "healthy", "since": "now", "restarts": 0}
+    facts |= {"exit_code": None, "release": ""}
+    names = ["demo-redis-1", "demo-celery-worker-embeddings-1"]
+    stack = {"release": {}, "lock": {}, "unfinished": {}, "last": {}, "maintenance": False}
+    stack |= {"containers": [{"name": name, **facts} for name in names]}
+    told = status(__status_stack={**stack, "serving": "", "backup": "", "problem": ""})
+    rows = [line for line in told.split("\n") if line.startswith("Service")]
+    assert len({row.index("running") for row in rows}) == 1
+
+
 def test_images_that_a_registry_may_move_are_listed() -> None:
     release = {"id": "r", "created": "now", "operator": "ops", "revision": "", "verified": True}
     stack = {"release": release, "lock": {}, "unfinished": {}, "last": {}, "maintenance": False}

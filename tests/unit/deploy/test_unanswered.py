@@ -50,7 +50,7 @@ def test_a_part_that_could_not_be_read(part: str, result: dict[str, Any], senten
     [
         (SKIPPED, {"msg": "no compose file"}, "no compose file"),
         (SKIPPED, {}, "The workers that run could not be found"),
-        ({"failed": True}, {}, "The tasks could not be looked at"),
+        ({"failed": True}, {}, "The unacknowledged tasks could not be checked"),
         ({"problem": "x", "msg": "Redis is down"}, {}, "Redis is down"),
         (
             {"problem": "", "blind": ["a@h"], "stranded": 2, "text": "a@h did not answer"},

@@ -87,8 +87,8 @@ def test_findings_come_in_the_order_of_the_checks() -> None:
         ("r1", SKIPPED, ""),
         ("r1", {"staged": ""}, ""),
         ("r1", {"staged": "r1"}, "Release r1 serves and is not the current one yet"),
-        ("r1", {"staged": "r2"}, "Release r2 is staged and not proved"),
-        ("", {"staged": "r2"}, "Judged is nothing, which serves"),
+        ("r1", {"staged": "r2"}, "Release r2 is staged and not verified"),
+        ("", {"staged": "r2"}, "This run verifies nothing"),
     ],
 )
 def test_what_is_said_of_a_staged_release(release: str, state: dict[str, Any], words: str) -> None:

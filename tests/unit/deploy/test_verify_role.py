@@ -119,7 +119,8 @@ def test_busy_pools_are_reported_and_no_finding(canary):
                 "tasks": {"accepted": 4, "finished": 3, "lost": 1, "twice": 0, "waiting": 2},
             },
             "9 probed, 3 failed (HTTP 400: 2, timed out: 1)",
-            "4 accepted, 3 finished, 1 lost, 0 run twice, 2 still waiting",
+            "sentinel tasks of this deploy: 4 accepted, 3 finished, 1 lost, 0 run twice,"
+            " 2 still waiting",
         ),
     ],
 )

@@ -83,7 +83,7 @@ def test_a_refresh_keeps_what_was_not_answered_and_drops_what_is_not_used():
         f"{APP} is pinned to {TWO[:19]}, before {ONE[:19]}",
     ]
     (line,) = pins.describe_refresh([APP], {APP: ONE}, known, {})
-    assert line == f"{APP} is as it was: {ONE[:19]}"
+    assert line == f"{APP} is unchanged: {ONE[:19]}"
 
 
 def test_a_plan_names_the_images_that_a_registry_may_move():

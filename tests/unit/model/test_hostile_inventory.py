@@ -250,7 +250,7 @@ def test_an_environment_may_be_as_long_as_the_kernel_takes():
         ("stack_app.migrate", {"timeout": 5}, "stack_app.migrate.command is missing"),
         ("stack_app.migrate.changed_pattern", "(", "regular expression"),
         ("stack_app.frontend", {"image": "x"}, "stack_app.frontend.port is missing"),
-        ("stack_app.backend_paths", ["/a", "/a"], "stands there 2 times"),
+        ("stack_app.backend_paths", ["/a", "/a"], "is listed 2 times"),
         ("stack_app.backend_paths", ["/"], "so does stack_app.frontend"),
         ("stack_app.backend_paths.0", "/a { } #", "begins with '/'"),
         ("stack_app.environment", [{"A": "1"}], "is no mapping"),
@@ -286,18 +286,18 @@ def test_several_lines_may_stand_in_a_secret_of_the_application():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('stack_http_port: "{{ nope }}"', "stack_http_port refers to nope, which nobody set"),
+        ('stack_http_port: "{{ nope }}"', "stack_http_port refers to nope, which is not set"),
         ('stack_root: "/opt/{{ nope }}"', "stack_root cannot be resolved: 'nope' is undefined."),
         ('stack_name: "a{{"', "stack_name cannot be resolved: Syntax error in template"),
         ('celery_drain_timeout: "{{ 1 / 0 }}"', "celery_drain_timeout cannot be resolved"),
         ('stack_app: {environment: {A: ["{% if %}"]}}', "stack_app.environment.A[0] cannot be"),
-        ('stack_secrets: {redis_password: "{{ vault_x }}"}', "refers to vault_x, which nobody set"),
+        ('stack_secrets: {redis_password: "{{ vault_x }}"}', "refers to vault_x, which is not set"),
     ],
 )  # fmt: skip
 def test_a_template_that_cannot_be_resolved_is_one_clear_error(text, said):
     findings, files = outcome(text)
     assert said in findings[0], findings
-    assert all("cannot be resolved" in finding or "nobody set:" in finding for finding in findings)
+    assert all("cannot be resolved" in finding or "is not set:" in finding for finding in findings)
     assert files == {}
 
 

@@ -26,7 +26,7 @@ REGISTRY = {"registry": "registry.example.com:5000", "username": "u", "password"
         ([REGISTRY | {"password": "p4ssw0rd\n"}], "password holds a control character"),
         ([REGISTRY | {"registry": "https://r.example"}], "'https://r.example': give a host name"),
         ([REGISTRY | {"registry": "u:p4ssw0rd@r.example"}], "registry holds a login: give a host"),
-        ([REGISTRY, REGISTRY], "'registry.example.com:5000' stands there 2 times"),
+        ([REGISTRY, REGISTRY], "'registry.example.com:5000' is listed 2 times"),
     ],
 )
 def test_a_bad_login_of_a_registry_is_named_without_its_password(logins, said):

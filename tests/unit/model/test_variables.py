@@ -222,7 +222,7 @@ def test_undefined_variables_are_named_before_anything_else(playbook):
     assert code == 2
     tasks = re.findall(r"^TASK \[(.*)\]", output, re.MULTILINE)
     assert tasks == ["stack : Check for undefined variables"]
-    assert "1. stack_http_port refers to nowhere, which nobody set: set it, or" in output
+    assert "1. stack_http_port refers to nowhere, which is not set: set it, or" in output
     assert "2. stack_secrets.postgres_password cannot be resolved" in output
     assert "hunter2" not in output
 

@@ -204,8 +204,8 @@ RESCUE = """
 @pytest.mark.parametrize(
     ("facts", "serves"),
     [
-        ({}, "not looked at; this run had not begun to change anything"),
-        ({"locked": False, "current": "r1"}, "not looked at; this run had not begun"),
+        ({}, "not checked; this run had not begun to change anything"),
+        ({"locked": False, "current": "r1"}, "not checked; this run had not begun"),
     ],
 )
 def test_a_run_that_never_asked_for_the_lock_asks_no_server(facts, serves, site, tmp_path):

@@ -148,7 +148,7 @@ def _undone(outcome: Outcome, name: str, state: State) -> list[str]:
     changed = same != (state.containers, state.database, state.current)
     if "nothing had been changed" in words and changed:
         found.append("it was told that nothing had been changed, which is not so")
-    if "put back and proved" in words and state.serving != OLD:
+    if "put back and verified" in words and state.serving != OLD:
         found.append(f"it was told that the old release was put back, and {state.serving} serves")
     return found
 

@@ -28,7 +28,9 @@ def test_a_deploy_that_fails_in_the_middle_is_undone(deployed: Site) -> None:
     before = host.current
     deployed.script({"point": "compose_rollout:swap", "do": "fail", "answer": {"msg": "no room"}})
 
-    deployed.deploy(x="2").failed("no room", f"What serves: release {before}, put back and proved")
+    deployed.deploy(x="2").failed(
+        "no room", f"What serves: release {before}, put back and verified"
+    )
 
     assert (host.serving, host.current, host.staged) == (before, before, "")
     assert host.releases == host.consuming == [before]
@@ -43,6 +45,9 @@ def test_a_new_cluster_is_made_although_nothing_else_has_changed(deployed: Site)
     for _ in range(2):
         told = deployed.deploy(playbook="playbooks/upgrade.yml", database_rebuild="true")
         told.succeeded("PostgreSQL 17 in a new cluster: 1 tables", "and 3 rows, the same in both")
+        told.said(f"{before} (unchanged)", "Changed data of PostgreSQL: moved to a new cluster")
+        told.said("Lock this run had", "Page shown for the upgrade of the data")
+        told.said("Visitors saw the maintenance page meanwhile; it is taken away")
 
     assert (host.serving, host.current, host.staged) == (before, before, "")
     assert host.lock == {}
@@ -71,7 +76,7 @@ def test_what_is_left_of_an_upgrade_is_told_when_its_release_fails(deployed: Sit
 
     told = deployed.deploy(playbook="playbooks/upgrade.yml", database_rebuild="true")
 
-    told.failed("no room", f"What serves: release {before}, put back and proved")
+    told.failed("no room", f"What serves: release {before}, put back and verified")
     told.said('The upgrade: volume v, dump d; see docs/UPGRADE.md, "What can go wrong"')
     assert (host.serving, host.lock) == (before, {})
 
@@ -83,3 +88,18 @@ def test_a_deploy_that_changes_nothing_tells_of_the_page(deployed: Site) -> None
     told = deployed.deploy()
 
     told.succeeded("(unchanged: the same inputs", "visitors see the maintenance page; to take it")
+
+
+def test_a_deploy_of_the_same_release_says_what_it_changed(deployed: Site) -> None:
+    """Regression: the summary said "(unchanged)" alone, whatever the run had repaired."""
+    host = deployed.one
+    host.change(containers=[c for c in host.engine["containers"] if c["service"] != "celery-beat"])
+    (host.root / "live/nginx/maintenance.on").touch()
+    deployed.script({"point": "redis_refusals", "do": "fail", "answer": {"msg": "no log"}})
+
+    told = deployed.deploy()
+
+    told.succeeded("(unchanged)", "Changed containers of celery-beat: created (no container yet)")
+    told.said("Lock this run had the deploy lock", "Page visitors see the maintenance")
+    told.said("Warning The commands that Redis refused could not be read: “no log”")
+    (host.root / "live/nginx/maintenance.on").unlink()

@@ -68,7 +68,7 @@ def test_a_begin_that_fails_leaves_the_other_run_alone(site: Site) -> None:
     assert "failed" not in host.manifest(staged)
 
     said = site.deploy("--tags", "verify")
-    said.succeeded(f"Release {staged} is staged", f"Judged is {before}, which serves")
+    said.succeeded(f"Release {staged} is staged", f"This run verifies {before}, which serves")
     assert (host.staged, host.current) == (staged, before)
 
 
@@ -98,7 +98,7 @@ def test_a_part_of_a_deploy_is_undone_like_a_whole_one(site: Site) -> None:
     assert site.one.staged
     site.script({"point": "compose_rollout:swap", "do": "fail", "answer": {"msg": "no room"}})
     site.deploy("--tags", "rollout", x="2").failed(
-        "no room", f"What serves: release {before}, put back and proved"
+        "no room", f"What serves: release {before}, put back and verified"
     )
     host = site.one
     assert (host.serving, host.current, host.staged, host.lock) == (before, before, "", {})
@@ -113,7 +113,7 @@ def test_an_undo_replaces_a_worker_that_answers_nonsense(site: Site) -> None:
     host.change(hostile=[hostile["name"]])
     site.script({"point": "compose_rollout:swap", "do": "fail", "answer": {"msg": "no room"}})
 
-    site.deploy(x="2").failed("no room", f"What serves: release {before}, put back and proved")
+    site.deploy(x="2").failed("no room", f"What serves: release {before}, put back and verified")
 
     assert hostile["id"] not in [each["id"] for each in host.engine["containers"]]
     assert (host.serving, host.current, host.lock) == (before, before, {})
@@ -130,7 +130,7 @@ def test_an_engine_that_died_is_told_and_the_next_run_goes_on(site: Site) -> Non
     host.change(up=False)
     host.go()
     said = running.wait().failed(
-        "could not look: the engine does not answer", "Cannot connect to the Docker daemon"
+        "could not be checked: the engine does not answer", "Cannot connect to the Docker daemon"
     )
     said.said("Nothing was undone. Start the engine")
     assert "as before" not in said.text
@@ -170,7 +170,7 @@ def test_a_rollback_that_had_only_stopped_starts_again(newer: Site) -> None:
     assert backup["sha256"]
     newer.script({"point": "database_dump:restored", "do": "kill"})
     newer.deploy(*BACK, restore_database=True, build=2).failed(
-        f"What serves: release {current}, put back and proved",
+        f"What serves: release {current}, put back and verified",
         "The database: as before; the restore had changed nothing.",
     )
     assert (host.serving, host.current, host.lock) == (current, current, {})
@@ -204,7 +204,7 @@ def test_a_rollback_that_had_restored_migrates_again(newer: Site) -> None:
     current, database = host.current, host.engine["database"]
     newer.script({"point": "compose_rollout:swap", "do": "fail"})
     newer.deploy(*BACK, restore_database=True, build=2).failed(
-        f"What serves: release {current}, put back and proved",
+        f"What serves: release {current}, put back and verified",
         "The database: restored from",
         "The migrations of the release that served are applied again",
     )
@@ -216,7 +216,8 @@ def test_a_rollback_that_had_restored_migrates_again(newer: Site) -> None:
     answer = {"problem": "broker_unreachable", "msg": "no connection to redis"}
     newer.script({"point": "celery_skew", "do": "fail", "answer": answer, "times": 9})
     said = newer.deploy(*BACK, restore_database=True, build=2)
-    said.succeeded("What waits in the queues could not be compared")
+    said.succeeded("The queued tasks could not be compared")
+    said.said("visitors saw the maintenance page meanwhile")
     assert host.points.count("celery_skew") == 1  # when the data services were up
     older = min(path.name for path in (host.root / "releases").iterdir())
     assert (host.serving, host.current, host.releases) == (older, older, [older])
@@ -253,7 +254,7 @@ def test_a_deploy_reads_a_redis_that_ran_in_a_loop_when_it_runs(site: Site) -> N
             container["health"] = "unhealthy"  # and runs, between two ends
     site.one.change(containers=containers)
     site.script({"point": "celery_skew", "do": "fail", "answer": answer})
-    site.deploy(x="2").succeeded("It is tried again when the data services run")
+    site.deploy(x="2").succeeded("This run compares them again when the data services run")
     assert site.one.points.count("celery_skew") == 2
     assert site.one.serving == site.one.current
 

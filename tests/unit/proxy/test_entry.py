@@ -141,6 +141,10 @@ def test_a_location_of_the_front_end_needs_one():
         ({"stack_trusted_proxies": ["lb.example"]}, "[0] is 'lb.example': give an address"),
         ({"stack_trusted_proxies": [10]}, "[0] is 10: give an address"),
         ({"stack_trusted_proxies": ["fe80::1%eth0"]}, "give an address"),
+        (
+            {"stack_trusted_proxies": ["255.255.255.255"]},
+            "[0] is '255.255.255.255': it is the addr",
+        ),
         ({"stack_trusted_proxies": ["10.0.0.1/8"]}, "did you mean 10.0.0.0/8?"),
         ({"stack_trusted_proxies": ["0.0.0.0/0"]}, "anybody could forge"),
         ({"stack_trusted_proxies": ["0.0.0.0/1", "128.0.0.0/1"]}, "[1] is '128.0.0.0/1'"),
@@ -153,7 +157,7 @@ def test_a_location_of_the_front_end_needs_one():
         ({"stack_rate_limits": [{"path": "x", "rate": "1r/s"}]}, "[0].path is 'x'"),
         ({"stack_rate_limits": [{"path": "/x", "rate": "1r/h"}]}, "such as 10r/s or 100r/m"),
         ({"stack_rate_limits": [{"path": "/x", "rate": "1r/s", "burst": -1}]}, "[0].burst is -1"),
-        ({"stack_rate_limits": [{"path": "/x", "rate": "1r/s"}] * 2}, "stands there 2 times"),
+        ({"stack_rate_limits": [{"path": "/x", "rate": "1r/s"}] * 2}, "is listed 2 times"),
     ],
 )
 def test_a_bad_variable_is_named_with_its_remedy(values: dict[str, Any], said: str) -> None:

@@ -69,7 +69,7 @@ def test_facts_are_added_and_a_damaged_manifest_is_kept(store):
     assert path.read_text() == "{"
     with pytest.raises(ReleaseError, match="cannot be read"):
         store.linked_manifest("current")
-    with pytest.raises(ReleaseError, match="no proved release before"):
+    with pytest.raises(ReleaseError, match="no verified release before"):
         store.find()
 
 

@@ -114,7 +114,7 @@ def test_a_release_that_is_not_kept_is_refused_with_those_that_are(root: Path) -
     (root / "current").unlink()
     (root / "current").symlink_to(f"releases/{OLD}")
     assert (
-        "There is no proved release before"
+        "There is no verified release before"
         in check_rollback(ReleaseStore(root), "demo", "", False, engine(""))[1]
     )
 
@@ -124,7 +124,7 @@ def test_a_release_that_was_never_proved_is_not_put_back(root: Path) -> None:
     annotate(root, OLD, verified={}, failed="the migration failed\nLast lines: …")
     found, problem = check_rollback(ReleaseStore(root), "demo", OLD, False, engine(HERE))
     assert found == {}
-    assert f"Release {OLD} cannot be put back: it was never proved to work: the migr" in problem
+    assert f"Release {OLD} cannot be put back: it was never verified: the migr" in problem
     assert "Last lines" not in problem
     assert "Kept: none." in problem
 

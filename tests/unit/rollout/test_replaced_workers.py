@@ -12,11 +12,13 @@ import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.plan import Container
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.suspects import (
+    changed_by_others,
+    newer_workers,
     older_workers,
     suspects,
     worker_findings,
 )
-from rollout_engine import RolloutEngine
+from rollout_engine import APP, EXPECT, RolloutEngine
 
 PHASES = ("start", "leave", "swap", "retire", "prove")
 
@@ -174,6 +176,59 @@ def test_a_worker_that_turns_unhealthy_meanwhile_is_replaced(
     assert engine.containers == ["n1", "w2", "web"]
 
 
+CANARY = {"task": "health_check", "queues": ["default"], "timeout": 1.0}
+ASKED = {"app": APP, "expect": EXPECT, "timeout": 1.0, "canary": CANARY}
+
+
+@pytest.mark.parametrize("told", ["limited", "shrunk"])
+def test_new_workers_that_an_old_container_told_otherwise_are_replaced_once(
+    engine: RolloutEngine, run: dict[str, str], warnings: list[str], told: str
+) -> None:
+    """Regression: a rate limit that an old container had told the new workers failed the deploy."""
+    for name in ("w1", "w2"):
+        del engine.state["records"][name]
+    engine.has("bad", "celery-worker", "r0", "good")
+    engine.state["tells"] = {"bad": {"n1": told, "n2": told}}
+
+    result = engine.roll(*PHASES, run=run, workers=ASKED)
+
+    assert not result.get("failed"), result["msg"]
+    assert (result["proof"]["findings"], result["proof"]["canary"]["findings"]) == ([], [])
+    assert engine.containers == ["n3", "n4", "web"]
+    assert {step["action"] for step in result["after"]["steps"]} == {"keep"}
+    stops = [line for line in engine.commands if line.startswith("stop")]
+    assert stops == ["stop bad", "stop n1 n2"], "they end by SIGTERM, when the others work"
+    assert "n1, n2 of release r1 did not work as the inventory says" in "".join(warnings)
+    assert "remote control of Celery (rate_limit" in "".join(warnings)
+
+
+def test_what_is_wrong_with_the_release_is_a_failure_after_one_replacement(
+    engine: RolloutEngine, run: dict[str, str]
+) -> None:
+    for name in ("w1", "w2"):
+        del engine.state["records"][name]
+    engine.has("bad", "celery-worker", "r0", "good")
+    engine.state |= {"tells": {"bad": {"n1": "limited"}}, "later": "limited"}
+
+    result = engine.roll(*PHASES, run=run, workers=ASKED)
+
+    assert "did not come back" in result["proof"]["canary"]["findings"][0]["message"]
+    assert engine.containers == ["n3", "n4", "web"]
+
+
+def test_new_workers_are_kept_where_no_old_container_ended(
+    engine: RolloutEngine, run: dict[str, str]
+) -> None:
+    for name in ("w1", "w2"):
+        del engine.state["records"][name]
+    engine.state["later"] = "limited"
+
+    result = engine.roll(*PHASES, run=run, workers=ASKED)
+
+    assert result["proof"]["canary"]["findings"]
+    assert engine.containers == ["n1", "n2", "web"]
+
+
 def worker(name: str, created: float, health: str = "healthy", **more: Any) -> Container:
     fields = {"service": "celery-worker", "release": "r1", "image": "", "state": "running"}
     return Container(id=name, name=name, health=health, created=created, **{**fields, **more})
@@ -238,3 +293,39 @@ def test_older_is_what_was_made_before_the_run(
 )
 def test_what_no_worker_is_the_cause_of_replaces_none(proof: dict[str, Any], number: int) -> None:
     assert len(worker_findings(proof)) == number
+
+
+@pytest.mark.parametrize(
+    ("container", "began", "newer"),
+    [
+        (worker("a", 11.0, pool="p"), 11.0, True),
+        (worker("a", 10.0, pool="p"), 11.0, False),
+        (worker("a", 12.0, pool="p"), 0.0, False),  # nobody knows
+        (worker("a", 12.0), 11.0, False),
+        (worker("a", 12.0, pool="p", release="r2"), 11.0, False),
+    ],
+)
+def test_newer_is_what_the_run_has_started(container: Container, began: float, newer: bool) -> None:
+    assert bool(newer_workers([container], "r1", began)) == newer
+
+
+def canary(state: str, problem: str = "") -> dict[str, Any]:
+    finding = {"queue": "q", "message": "m"}
+    return {"queues": {"q": {"state": state}}, "findings": [finding], "problem": problem}
+
+
+@pytest.mark.parametrize(
+    ("proof", "number"),
+    [
+        ({}, 0),
+        ({"findings": [{"code": "wrong_concurrency"}, {"code": "unregistered_task"}]}, 1),
+        ({"findings": [{"code": "wrong_queues"}, {"code": "wrong_time_limits"}]}, 2),
+        ({"canary": canary("PENDING")}, 1),
+        ({"canary": canary("FAILURE")}, 0),
+        ({"canary": canary("PENDING", "broker_unreachable")}, 0),
+    ],
+)
+def test_only_what_remote_control_changes_may_be_somebody_elses_doing(
+    proof: dict[str, Any], number: int
+) -> None:
+    assert len(changed_by_others(proof)) == number

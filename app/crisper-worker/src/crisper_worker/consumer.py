@@ -9,6 +9,8 @@ Of Celery 5.7.0 this relies on, read it at each upgrade:
 - ``Consumer.call_soon_ack`` puts an acknowledgement off to the event loop's next round.
 - ``Consumer.on_unknown_message``, ``on_invalid_task`` and ``on_decode_error`` drop a message.
 - ``Consumer.update_strategies`` reads each task's ``Request`` class.
+- ``WorkController._process_task`` hands a request to the pool, behind ``_quick_acquire``; it gives
+  the place back (``_quick_release``) for a revoked task alone.
 - ``state.should_stop`` and the ``worker_shutting_down`` signal are all that SIGTERM does.
 - ``amqp.queues.consume_from`` is what a worker should consume (the remote control's
   ``cancel_consumer`` takes a queue out of it), ``task_consumer._active_tags`` what it asked for,
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, signals
@@ -28,9 +31,11 @@ from kombu.transport import virtual
 from kombu.utils.imports import symbol_by_name
 
 from crisper_worker import garbage
+from crisper_worker.garbage import DATA_ERRORS
 from crisper_worker.lease import Lease
 from crisper_worker.lease_keeper import LeaseKeeper
 from crisper_worker.messages import described_error
+from crisper_worker.qos import decline
 from crisper_worker.recovery import take_over
 from crisper_worker.requests import counted
 
@@ -44,6 +49,9 @@ class LeaseConsumer(Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lost = False
         super().__init__(*args, **kwargs)
+        if self.controller is not None:
+            process = self.controller._process_task
+            self.controller._process_task = functools.partial(run, self.controller, process)
         Lease.keeper = LeaseKeeper(Lease.seconds, functools.partial(take_over, self.app))
 
     def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
@@ -86,6 +94,27 @@ class LeaseConsumer(Consumer):
         for task in self.app.tasks.values():
             task.Request = counted(symbol_by_name(task.Request))
         super().update_strategies()
+
+
+def run(controller: Any, process: Callable[[Any], Any], request: Any) -> None:
+    """Hand a request to the pool; give its place there back, and its message, if that fails.
+
+    Celery keeps the place: a worker that has lost all of them waits for ever, and says nothing.
+    """
+    try:
+        process(request)
+    except Exception as error:
+        state.task_ready(request)
+        message = request.message
+        try:
+            declined = isinstance(error, DATA_ERRORS) and decline(
+                message.channel.qos, message.delivery_tag, error
+            )
+        finally:
+            if release := getattr(controller, "_quick_release", None):
+                release()  # pools without an event loop have no places
+        if not declined:
+            raise
 
 
 def shelve_unfit(message: Any, why: str) -> bool:

@@ -122,7 +122,7 @@ class LeaseKeeper:
     def _described(self, error: Exception) -> str:
         try:
             if wrong := self.opened_store().wrong_types(error):
-                return f"none is renewed, {wrong}. {WRITER}: remove that key (redis-cli DEL)"
+                return f"none is renewed, {wrong}. {WRITER}: remove that key"
         except (RedisError, OSError) as another:
             error = another
         return f"Redis does not answer: {error}"

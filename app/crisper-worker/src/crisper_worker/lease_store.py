@@ -9,6 +9,8 @@ import json
 from collections.abc import Iterable
 from typing import cast
 
+from redis.exceptions import ResponseError
+
 from crisper_worker.dead_letters import (
     DeadLetter,
     DeadLetters,
@@ -26,7 +28,7 @@ from crisper_worker.messages import (
     text_of,
 )
 from crisper_worker.past_limit import PastLimitRedis
-from crisper_worker.scripts import LEAVE, MOVE, RENEW, START, TAKE
+from crisper_worker.scripts import COUNT, LEAVE, MOVE, RENEW, START, TAKE
 
 DEATHS_KEPT = 86400  # seconds after the last death of a task's worker
 BATCH = 500  # tags of one renewal, messages of one sweep
@@ -55,6 +57,7 @@ class LeaseStore:
         self._start = redis.register_script(START)
         self._move = redis.register_script(MOVE)
         self._leave = redis.register_script(LEAVE)
+        self._count = redis.register_script(COUNT)
 
     def wrong_types(self, error: BaseException, lists: Iterable[str] = ()) -> str:
         """Return which keys have another type than Celery's, if that is the error; else nothing."""
@@ -102,13 +105,15 @@ class LeaseStore:
             return int(self.redis.get(self.keys.deaths(task_id)) or 0)
         except ValueError:
             return 0  # somebody else has written there
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            return 0
 
     def count_death(self, task_id: str) -> int:
         """Count one more, and say how many they are."""
-        with self.redis.pipeline() as pipe:
-            pipe.incr(self.keys.deaths(task_id))
-            pipe.expire(self.keys.deaths(task_id), DEATHS_KEPT)
-            return int(pipe.execute()[0])
+        key = self.keys.deaths(task_id)
+        return int(self._count(keys=[key], args=[DEATHS_KEPT]))
 
     def find(self, tag: str) -> Delivery | None:
         """Return the message of a tag, if a worker holds it by a lease.

@@ -15,6 +15,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
 from crisper_worker import garbage
+from crisper_worker.bindings import free_mutex
 from crisper_worker.lease import Lease
 from crisper_worker.messages import UnreadableError, described_error, text_of
 from crisper_worker.poison import judged
@@ -86,6 +87,7 @@ class QoS(kombu_redis.QoS):
         """Run kombu's sweep, for messages without a lease; not while others may be late."""
         keeper = getattr(self.channel, "keeper", None)
         if keeper is None or keeper.is_calm():
+            free_mutex(self.channel)
             super().restore_visible(*args, **kwargs)
 
 

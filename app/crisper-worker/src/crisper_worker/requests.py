@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 # Lists and mappings within each other in a task's headers and arguments. A few hundred more, and
 # reading them works and handing them to a process does not.
 MOST_DEPTH = 500
+MANY = ("callbacks", "errbacks", "chain")  # lists of tasks that follow one
 
 
 def nesting(value: Any, most: int) -> int:
@@ -60,24 +61,51 @@ def is_limit(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and 0 <= value < 1e9)
 
 
+def misfit_headers(headers: dict[str, Any], limits: Any) -> list[str]:
+    """Return which headers of a task are not as Celery writes them.
+
+    Celery looks at each of these in the worker's own process, where an error costs a place of the
+    pool, or leaves a process running that is past its time.
+    """
+    stamped = headers.get("stamped_headers") or []
+    fine = {
+        "id": isinstance(headers["id"], str),
+        "timelimit": isinstance(limits, list | tuple)
+        and len(limits) == 2
+        and all(map(is_limit, limits)),
+        "retries": isinstance(headers.get("retries") or 0, int),
+        "stamped_headers": isinstance(stamped, list | tuple)
+        and all(isinstance(name, str) for name in stamped),
+        "stamps": isinstance(headers.get("stamps") or {}, dict),
+    }
+    return [name for name, good in fine.items() if not good]
+
+
+def misfit_embed(embed: Any) -> list[str]:
+    """Return what behind a task's arguments is not as Celery writes it."""
+    if not isinstance(embed or {}, dict):
+        return ["what stands behind its arguments"]
+    several = [embed.get(name) or [] for name in MANY] if embed else []
+    fine = {
+        name: isinstance(value, list | tuple) and all(isinstance(one, dict) for one in value)
+        for name, value in zip(MANY, several, strict=False)
+    }
+    fine["chord"] = isinstance((embed or {}).get("chord") or {}, dict)
+    return [name for name, good in fine.items() if not good]
+
+
 class Counted(RequestBase):
     """Part of a request class: a task that kills its processes is set aside."""
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(message, *args, **kwargs)
-            limits = self.time_limits
-            fine = (
-                isinstance(self.id, str)
-                and isinstance(limits, list | tuple)
-                and len(limits) == 2
-                and all(map(is_limit, limits))
-                and isinstance(self._request_dict.get("retries") or 0, int)
-            )
+            embed = self._payload[2]
+            misfits = misfit_headers(self._request_dict, self.time_limits) + misfit_embed(embed)
         except DATA_ERRORS as error:
             raise InvalidTaskError(described_error(error)) from error
-        if not fine:
-            raise InvalidTaskError("its id, time limits or retries have another type")
+        if misfits:
+            raise InvalidTaskError(f"of another type than Celery's: {', '.join(misfits)}")
         # Where there are fewer brackets than that, nothing is that deep.
         brackets = sum(str(message.body).count(one) for one in "[{")
         parts = [message.headers, message.payload if brackets > MOST_DEPTH else None]

@@ -12,6 +12,22 @@ _NOW = """
 local time = redis.call('TIME')
 local now = string.format('%d.%06d', time[1], time[2])
 """
+# Whatever somebody else has written there: another type, a text, the largest number.
+_COUNT = """
+local function count(key, seconds)
+  local deaths = redis.pcall('INCR', key)
+  if type(deaths) == 'table' then
+    redis.call('SET', key, 1)
+    deaths = 1
+  end
+  redis.call('EXPIRE', key, seconds)
+  return deaths
+end
+"""
+
+
+# KEYS: deaths. ARGV: seconds kept. Answers how many they are with this one.
+COUNT = OPEN + _COUNT + "return count(KEYS[1], ARGV[1])"
 
 
 # KEYS: unacked, index, lease, holder, then the lists in their order. ARGV: holder.
@@ -80,7 +96,9 @@ return answer
 # LPUSH or HSET (set aside), what to store, the task id, 1 if a started task counts as a death,
 # seconds kept. Answers 1 if the message was moved, -1 if what it goes to does not take it.
 # A script is not undone by an error: once the message is out of its hash, no command may raise one.
-MOVE = """
+MOVE = (
+    _COUNT
+    + """
 local tag, whose = ARGV[1], string.sub(ARGV[2], 1, 1)
 local limit = string.sub(ARGV[2], 2)
 if whose == '=' then
@@ -100,11 +118,7 @@ redis.call('ZREM', KEYS[3], tag)
 redis.pcall('HDEL', KEYS[4], tag)
 local started = redis.pcall('SREM', KEYS[5], tag)
 if held == 0 then return 0 end
-if ARGV[6] == '1' and started == 1 then
-  local deaths = redis.pcall('INCR', KEYS[7])
-  if type(deaths) == 'table' then redis.call('SET', KEYS[7], 1) end
-  redis.call('EXPIRE', KEYS[7], ARGV[7])
-end
+if ARGV[6] == '1' and started == 1 then count(KEYS[7], ARGV[7]) end
 if ARGV[3] == 'HSET' then
   redis.call('HSET', KEYS[8], ARGV[5], ARGV[4])
 else
@@ -112,6 +126,7 @@ else
 end
 return 1
 """
+)
 
 
 # KEYS: lease, started. ARGV: tag. What is acknowledged already is not marked any more.

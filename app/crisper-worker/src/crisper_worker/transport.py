@@ -24,7 +24,7 @@ import functools
 import time
 from collections.abc import Iterator
 from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
@@ -32,6 +32,7 @@ from kombu.utils.json import dumps, loads
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from crisper_worker import garbage
+from crisper_worker.bindings import BindingsMixin
 from crisper_worker.dead_letters import unreadable_entry
 from crisper_worker.garbage import DATA_ERRORS, check_control, read_message
 from crisper_worker.lease import Lease, holder_name, open_store
@@ -46,12 +47,6 @@ from crisper_worker.past_limit import (
     past_limit,
 )
 from crisper_worker.qos import QoS, decline
-
-# What the mixin is mixed into; at run time the class beside it brings it.
-if TYPE_CHECKING:
-    from kombu.transport.redis import Channel as ChannelBase
-else:
-    ChannelBase = object
 
 WAIT = 0.25  # seconds; messages in other lists than the one waited on are seen after that
 PIDBOX = ".pidbox"  # ends the names of the remote control's queues, of answers too
@@ -75,7 +70,7 @@ class PrefixedClient(kombu_redis.PrefixedStrictRedis, PastLimitRedis):
         )
 
 
-class LeaseMixin(ChannelBase):
+class LeaseMixin(BindingsMixin):
     """A channel that takes messages under a lease if all its consumers acknowledge."""
 
     QoS = QoS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -22,27 +21,26 @@ from .postgres_extensions import (
     refuse_misplaced,
     trusted_extensions,
 )
+from .postgres_heads import migration_heads
 from .postgres_locks import lock_seconds, name_lock_holders
 from .postgres_rows import count_tables
 from .postgres_sql import (
-    ASK_APPLICATION,
     ASK_TEMPLATE,
     AVAILABLE,
     DATABASE,
     DUMP_POSTGRES,
     EXTENSIONS,
     FUNCTION_PLACES,
-    HEADS,
     MAKE_DATABASE,
     MAKE_TEMPLATE,
     MEMBERS,
     NAME,
-    OWNED_SCHEMAS,
     PLACES,
     RELATION_PLACES,
     RELATIONS,
     RESTORE_POSTGRES,
     ROLES,
+    SCHEMA_OWNERS,
     SCHEMAS,
 )
 from .psql import Session, named, postgres_session, unescape
@@ -51,26 +49,6 @@ from .versions import service_version
 NEEDS_SUPERUSER = re.compile("permission denied|must be (superuser|owner)|[Mm]ust have")
 # A client was let in by nobody: nothing of the dump was run.
 _REFUSED_LOGIN = re.compile(r"psql: error: [^\n]*FATAL:")
-HEAD_SECONDS = 60
-
-
-def _heads(docker: Docker, container: str, name: str = "", snapshot: str = "") -> list[str]:
-    """Return what is applied of the migrations, as the application's role tells it."""
-    with postgres_session(docker, container, name, ASK_APPLICATION) as session:
-        session.ask(f"SET statement_timeout = '{HEAD_SECONDS}s'")
-        session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        if snapshot:
-            session.ask(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
-        lines: list[str] = []
-        for table, statement in HEADS.items():
-            known = f"SELECT pg_catalog.to_regclass('{table}') IS NOT NULL"
-            if session.ask(known) == ["t"]:
-                lines = session.ask(statement)
-                break
-    try:
-        return [str(json.loads(line)) for line in lines if line]
-    except ValueError as error:
-        raise BackupError(f"The head of the migrations cannot be read: {error}") from error
 
 
 def postgres_state(docker: Docker, container: str) -> dict[str, Any]:
@@ -79,7 +57,8 @@ def postgres_state(docker: Docker, container: str) -> dict[str, Any]:
         session.ask(f"SET lock_timeout = '{lock_seconds(docker)}s'")
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         rows = count_tables(session).rows()
-    return {"rows": rows, "migration_head": _heads(docker, container)}
+        head = migration_heads(docker, container, session)
+    return {"rows": rows, "migration_head": head}
 
 
 def dump_postgres(
@@ -107,19 +86,19 @@ def dump_postgres(
                 (kind, unescape("".join(session.ask(NAME.format(number)))), of)
                 for kind, number, of in hidden
             )
-            helpers = " ".join(_helpers(session))
-            environment = {"SNAPSHOT": snapshot, "HELPERS": helpers, **named(name)}
+            excluded = " ".join(f"--exclude-schema={each}" for each in _helpers(session))
+            environment = {"SNAPSHOT": snapshot, "EXCLUDED": excluded, **named(name)}
             dumped = _dump(docker, container, target, environment)
             tables = count_tables(session)
             contents.refuse_missing(contents.find_missing(tables, dumped, *answers))
             rows = tables.rows()
-            head = _heads(docker, container, name, snapshot)
+            head = migration_heads(docker, container, session, name, snapshot)
     return {"rows": rows, "migration_head": head, "extensions": extensions}
 
 
 def _helpers(session: Session) -> list[str]:
     """Return the schemas of restores, which no dump takes along."""
-    questions = (OWNED_SCHEMAS, RELATION_PLACES, FUNCTION_PLACES)
+    questions = (SCHEMA_OWNERS, RELATION_PLACES, FUNCTION_PLACES)
     return contents.find_helpers(*_answers(session, *questions))
 
 

@@ -33,7 +33,7 @@ def find_helpers(schemas: Rows, relations: Rows, functions: Rows) -> list[str]:
     bootstrap superuser's, and has one function and no relation.
 
     Args:
-        schemas: rows of OWNED_SCHEMAS, as COPY writes them.
+        schemas: rows of SCHEMA_OWNERS, as COPY writes them.
         relations: those of RELATION_PLACES.
         functions: those of FUNCTION_PLACES.
     """

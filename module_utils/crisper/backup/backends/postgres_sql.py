@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 # The application owns its database, so it sets defaults for all who connect to it (ALTER DATABASE …
 # SET), and may put functions, operators and views of its own before PostgreSQL's. What a client
@@ -24,17 +23,10 @@ _PINNED_SINCE = {
     140000: ("idle_session_timeout=0",),
     170000: ("event_triggers=off", "transaction_timeout=0"),
 }
-# What only a superuser may set, and search_path, by which the application finds its own tables.
-_SUPERUSERS = re.compile("(session_|search_path=|event_triggers=)")
 
 
 def _options(*settings: str) -> str:
     return " ".join(f"-c {setting}" for setting in settings)
-
-
-def _of_all(settings: Iterable[str]) -> list[str]:
-    """Return the settings that the application's role may set, and so spoil for itself."""
-    return [setting for setting in settings if not _SUPERUSERS.match(setting)]
 
 
 # The application's role and its database have the stack's name; the bootstrap superuser (role 10)
@@ -64,10 +56,9 @@ FIND_SUPERUSER = (
     ' find_superuser || { echo "$superuser" >&2; exit 2; };'
     # A warning about collations may come first.
     " superuser=${superuser##*$'\\n'}; version=${superuser%% *}; superuser=${superuser#* };"
-    f" export PGOPTIONS='{_options(*_PINNED)}'; application='{_options(*_of_all(_PINNED))}';"
+    f" export PGOPTIONS='{_options(*_PINNED)}';"
     + "".join(
-        f' [ "$version" -lt {since} ] || {{ PGOPTIONS="$PGOPTIONS {_options(*settings)}";'
-        f' application="$application {_options(*_of_all(settings))}"; }};'
+        f' [ "$version" -lt {since} ] || PGOPTIONS="$PGOPTIONS {_options(*settings)}";'
         for since, settings in _PINNED_SINCE.items()
     )
     + ' no_timeout=; [ "$version" -lt 140000 ] || no_timeout=", \'0\'::pg_catalog.int8";'
@@ -77,11 +68,9 @@ SET_NO_TIMEOUT = '--set no_timeout="$no_timeout"'
 # The superuser's, as tables may be other roles' or closed to their owner (FORCE ROW LEVEL
 # SECURITY): pg_dump itself reads tables by COPY, and neither views nor foreign tables. Rights on
 # what initdb makes are the cluster's: the application's role cannot give them in a restore.
-# HELPERS are names of the superuser's, of plain letters: see find_helpers.
 DUMP_POSTGRES = FIND_SUPERUSER + (
-    ' for each in $HELPERS; do set -- "$@" --exclude-schema "$each"; done;'
-    ' exec pg_dump --username "$superuser" --format custom "$@"'
-    " --exclude-schema pg_catalog --exclude-schema information_schema"
+    ' exec pg_dump --username "$superuser" --format custom'
+    " $EXCLUDED --exclude-schema pg_catalog --exclude-schema information_schema"
     ' --lock-wait-timeout "$LOCK_WAIT" ${SNAPSHOT:+--snapshot "$SNAPSHOT"} "$POSTGRES_DB"'
 )
 # Whoever was superuser may have planted in pg_catalog what matches a question better than what
@@ -110,14 +99,13 @@ SELECT 'ALTER DATABASE ' || quote_ident(datname::text) || ' OWNER TO '
   || quote_ident(:'application'::text)
   FROM pg_database WHERE datname = current_database()
   AND pg_get_userbyid(datdba) <> :'application'::name \gexec
-SELECT 'GRANT CONNECT, TEMPORARY, CREATE ON DATABASE ' || quote_ident(datname::text) || ' TO '
-  || quote_ident(:'application'::text)
-  FROM pg_database WHERE datname = current_database()
-  AND NOT (has_database_privilege(:'application'::name, oid, 'CONNECT'::text)
-    AND has_database_privilege(:'application'::name, oid, 'TEMPORARY'::text)
-    AND has_database_privilege(:'application'::name, oid, 'CREATE'::text)) \gexec
 SELECT 'ALTER DATABASE ' || quote_ident(datname::text) || ' CONNECTION LIMIT -1'
   FROM pg_database WHERE datname = current_database() AND datconnlimit >= '0' \gexec
+SELECT 'GRANT ALL ON DATABASE ' || quote_ident(datname::text) || ' TO '
+  || quote_ident(:'application'::text)
+  FROM pg_database WHERE datname = current_database()
+  AND NOT (has_database_privilege(:'application'::name, datname::text, 'CONNECT'::text)
+    AND has_database_privilege(:'application'::name, datname::text, 'CREATE'::text)) \gexec
 @drop_helpers@
 CREATE SCHEMA @helper@;
 CREATE FUNCTION @helper@.extension(statement text) RETURNS void
@@ -242,6 +230,26 @@ _EXTENSIONS = (
     " /^-- Name: EXTENSION .*; Type: COMMENT; /,/^COMMENT ON EXTENSION /"
     "{/^COMMENT ON EXTENSION /d}"
 )
+# The application's role may set these for itself so that none of its sessions gets anything done.
+# Needs `version`, and sets `options`.
+_APPLICATION = (
+    "options='"
+    + _options(
+        *("role=none", "local_preload_libraries=", "client_min_messages=warning"),
+        *("row_security=on", "default_tablespace=", "temp_tablespaces="),
+        *("default_transaction_read_only=off", "default_transaction_deferrable=off"),
+        r"default_transaction_isolation=read\ committed",
+        *("statement_timeout=0", "lock_timeout=0", "idle_in_transaction_session_timeout=0"),
+    )
+    + "';"
+    + "".join(
+        f' [ "$version" -lt {since} ] || options="$options {_options(setting)}";'
+        for since, setting in (
+            (140000, "idle_session_timeout=0"),
+            (170000, "transaction_timeout=0"),
+        )
+    )
+)
 RESTORE_POSTGRES = f"""{FIND_SUPERUSER}
 @read@
 @judge@
@@ -250,6 +258,7 @@ ask() {{
         --set ON_ERROR_STOP=1 --set application="$POSTGRES_DB" \
         --output /dev/null
 }}
+{_APPLICATION}
 ask "$superuser" <<'SQL' || exit
 {RESTORE_PREPARATION}
 SQL
@@ -259,7 +268,7 @@ SQL
 SQL
     pg_restore --no-owner --file - | LC_ALL=C sed '{_EXTENSIONS}' \
         && {{ judge && echo 'COMMIT;'; }} 2>/dev/null
-}} | PGOPTIONS=$application ask "$POSTGRES_DB"
+}} | PGOPTIONS="$options" ask "$POSTGRES_DB"
 code=$?
 ask "$superuser" <<'SQL' || exit
 {RESTORE_CLEANUP}
@@ -302,7 +311,9 @@ SELECT 'CREATE DATABASE ' || quote_ident(:'name'::text) || ' OWNER ' || quote_id
 # Whatever runs the application's code (a view, an index's expression) is asked by its own role: a
 # function called by the superuser has a superuser's rights, and SET ROLE is undone by RESET ROLE.
 ASK_APPLICATION = (
-    f"{FIND_SUPERUSER} PGOPTIONS=$application;"
+    # The server is the same package's.
+    "version=$(psql -V); version=${version#*) }; version=${version%%[!0-9]*}0000;"
+    f' {_APPLICATION} export PGOPTIONS="$options";'
     f' exec {_PSQL} --username "$POSTGRES_DB" --dbname "$POSTGRES_DB"'
 )
 # Since PostgreSQL 14 it takes a second argument, which may be left out: beside a function that has
@@ -331,11 +342,11 @@ EXTENSIONS = "COPY pg_catalog.pg_extension (oid, extname, extconfig) TO STDOUT"
 AVAILABLE = "COPY (SELECT * FROM pg_catalog.pg_available_extension_versions()) TO STDOUT"
 PLACES = "COPY pg_catalog.pg_extension (extname, extnamespace) TO STDOUT"
 SCHEMAS = "COPY pg_catalog.pg_namespace (oid, nspname) TO STDOUT"
-OWNED_SCHEMAS = "COPY pg_catalog.pg_namespace (oid, nspname, nspowner) TO STDOUT"
-RELATION_PLACES = "COPY pg_catalog.pg_class (relnamespace) TO STDOUT"
+SCHEMA_OWNERS = "COPY pg_catalog.pg_namespace (oid, nspname, nspowner) TO STDOUT"
 FUNCTION_PLACES = (
     "COPY (SELECT pronamespace, proname FROM pg_catalog.pg_proc WHERE oid >= '16384') TO STDOUT"
 )
+RELATION_PLACES = "COPY pg_catalog.pg_class (relnamespace) TO STDOUT"
 # Relations that are members of an extension; pg_class has the number 1259, pg_extension 3079.
 _MEMBERS = (
     "FROM pg_catalog.pg_depend WHERE classid = '1259' AND refclassid = '3079' AND deptype = 'e'"

@@ -8,21 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-# Only what a client of PostgreSQL says of its own connection; a quote has one space behind FATAL.
-# The application writes other words
+# Only what a client of PostgreSQL says of its own connection. The application writes other words
 # (RAISE EXCEPTION, names), and may even begin a line of them like this: see `ask_state`.
-_CONNECTION = (
-    r"(?m)^(?:\| |“)?(?:psql|pg_dump): error: (?:[^\n]*(?:failed|server): )?FATAL: +database"
-    r" \"[^\n]*\" "
-)
+_FATAL = r"(?m)^(?:\| |“)?(?:psql|pg_dump): error: (?:[^\n]*(?:failed|server): )?FATAL: +"
+_CONNECTION = rf"{_FATAL}database \"[^\n]*\" "
+_REFUSED = re.compile(f'{_FATAL}permission denied for database "[^\n]*"”?$')
 _MISSING = re.compile(f"{_CONNECTION}does not exist”?$")
 _CLOSED = re.compile(f"{_CONNECTION}is not currently accepting connections”?$")
-# The owner of a database may take the right to connect from himself. No data is replaced by what
-# is advised, so PostgreSQL is not asked.
-_DENIED = re.compile(
-    r"(?m)^(?:\| |“)?psql: error: (?:[^\n]*(?:failed|server): )?FATAL: +permission denied for"
-    r" database \""
-)
 # For a shell on the server; the owner of a database may close it for everybody.
 OPEN_DATABASE = (
     """docker compose exec postgres sh -c 'psql -U "$POSTGRES_USER" -d template1 -c"""
@@ -53,10 +45,11 @@ def explained(words: str, ask_state: Callable[[], str]) -> str:
             " DATABASE … ALLOW_CONNECTIONS false), for the superuser, too. Find out who. To open"
             f" it, in the folder `current` of the stack on the server: {OPEN_DATABASE}"
         )
-    if _DENIED.search(words):
+    if _REFUSED.search(words) and ask_state() == "open":
         return (
-            f"{words}. The role may not connect (REVOKE CONNECT ON DATABASE). A deploy gives that"
-            " back to the application's role: ansible-playbook deploy.yml"
+            f"{words}. Somebody with the rights of the application has taken the right to connect"
+            " from its role (REVOKE … ON DATABASE). Find out who. The next deploy gives it back,"
+            " and so does a restore"
         )
     return words
 
