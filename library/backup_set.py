@@ -20,7 +20,8 @@ options:
       - C(checked) reads O(set) and fails when it is not a set of this stack, is damaged, cannot be
         decrypted or does not fit what runs, before anything is touched. What a restore that was
         killed has left is put in order - its containers go, data services that it had stopped run
-        again.
+        again. What the application's role has done to keep itself out of its database is undone
+        (M(database_roles)).
       - C(restored) does the same and puts it back into the running data services. Nobody else may
         write meanwhile.
       - C(drilled) restores it into throwaway containers and compares what is in them with the
@@ -192,6 +193,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.restore impor
     UntouchedError,
     clean_up,
     missing_database,
+    order_roles,
     restore,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.set import (
@@ -271,7 +273,8 @@ def act(
     manifest = check(settings, params["set"], identity, params["accept_foreign"])
     result: dict[str, Any] = {"changed": state == "restored", "set": manifest}
     if state != "drilled":
-        for sentence in [] if check_mode else clean_up(settings, noted):
+        done = [] if check_mode else [*clean_up(settings, noted), *order_roles(settings)]
+        for sentence in done:
             if state == "checked":  # before C(restored), which would say the same
                 warn(sentence)
         if state == "checked" and (sentence := missing_database(settings)):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..database.roles import Roles
 from ..docker.exec import Docker
 from .archive import LINK_TO_LINK, Expected
 from .backends import mariadb, postgres, psql, qdrant, redis, uploads
@@ -49,6 +50,32 @@ def missing_database(settings: Settings) -> str:
         " the application's rights may have dropped it. The restore makes it, empty, before it"
         " reads the set."
     )
+
+
+def order_roles(settings: Settings) -> list[str]:
+    """Put the database's roles in order, as a deploy does; return what was done, a sentence each.
+
+    The application's role can keep itself out of its database, and it is that role that restores.
+
+    Raises:
+        BackupError: PostgreSQL does not answer, or refused.
+    """
+    container = services(settings).get("postgres")
+    if not container or not postgres.has_postgres_database(settings.docker, container):
+        return []
+    folder = settings.root / "current" / "secrets"
+    try:
+        superuser, own = (
+            (folder / name).read_text(encoding="utf-8").rstrip("\n")
+            for name in ("postgres_superuser_password", "postgres_password")
+        )
+    except (OSError, UnicodeError):
+        return []  # a release of an earlier edition
+    roles = Roles(settings.docker, container, settings.project.replace("-", "_"))
+    if roles.state().unmoved:
+        return []  # its next deploy does it
+    done: list[str] = roles.apply(superuser, own, [])["done"]
+    return [f"PostgreSQL: {sentence}." for sentence in done]
 
 
 def label(settings: Settings) -> str:
@@ -104,6 +131,11 @@ def restore(
     running = services(settings)
     result: dict[str, Any] = {"left_out": {}}
     result["database_made"] = _make_database(settings, running, manifest, note)
+    if result["database_made"]:
+        try:
+            order_roles(settings)
+        except BackupError as error:
+            raise UntouchedError(str(error)) from error
     parts = [service for service in RESTORE_ORDER if service in manifest["parts"]]
     # What a restore that was cut off had begun to replace is not as before.
     earlier = read_mark(settings.root)
@@ -263,8 +295,10 @@ def _restore(
             left_out = uploads.restore_uploads(docker, container, source, expected, label(settings))
             return {"left_out": left_out}
         elif service == "postgres":
+            rows = part.get("rows")
             arguments = (SESSION, extensions(part), str(part.get("version", "")))
-            postgres.restore_postgres(docker, running[service], source, *arguments)
+            counted = rows if isinstance(rows, dict) else None
+            postgres.restore_postgres(docker, running[service], source, *arguments, counted)
         else:
             RESTORE[service](docker, running[service], source)
     return {}

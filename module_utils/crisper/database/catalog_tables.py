@@ -70,6 +70,9 @@ TABLES: dict[str, Table] = {
     ),  # of roles
     "pg_parameter_acl": Table(_words("oid parname paracl"), since=15),
     "pg_subscription": Table(_words("oid subname subdbid subowner")),
+    "pg_replication_slots": Table(
+        _words("slot_name plugin active"), source="pg_catalog.pg_get_replication_slots()"
+    ),
     # Of the server
     "file_settings": Table(
         _words("sourcefile name setting"), source="pg_catalog.pg_show_all_file_settings()"

@@ -37,6 +37,7 @@ def of_cluster(catalog: Catalog, application: str) -> list[str]:
         *_settings_of_files(catalog),
         *_settings_of_sessions(catalog, application),
         *_subscriptions(catalog),
+        *_replication_slots(catalog),
         *_open_template(catalog),
     ]
 
@@ -119,6 +120,18 @@ def _subscriptions(catalog: Catalog) -> list[str]:
                 f" {sql_identifier(row['subname'])}"
             )
     return found
+
+
+def _replication_slots(catalog: Catalog) -> list[str]:
+    """Return the slots, for which the server keeps its log until the disk is full."""
+    return [
+        f"the replication slot {printable(row['slot_name'])} keeps the server's log"
+        f" ({'in use' if row['active'] == 't' else 'nobody reads it'}), until the disk is full. If"
+        f" it is not yours: SELECT pg_catalog.pg_drop_replication_slot('{row['slot_name']}')"
+        for row in catalog.rows["pg_replication_slots"]
+        # PostgreSQL allows no other characters.
+        if re.fullmatch("[a-z0-9_]{1,63}", row["slot_name"] or "")
+    ]
 
 
 def _open_template(catalog: Catalog) -> list[str]:

@@ -60,7 +60,7 @@ _SCOPE = {
 _APART = {
     "pg_authid", "pg_auth_members", "pg_database", "pg_db_role_setting", "pg_shdescription",
     "pg_parameter_acl", "pg_subscription", "file_settings", "hba", "ident", "pg_extension",
-    "pg_depend", "pg_default_acl", "pg_user_mapping",
+    "pg_depend", "pg_default_acl", "pg_user_mapping", "pg_replication_slots",
 }  # fmt: skip
 # Its owner and its rights are an operator's, and those of each edition of PostgreSQL.
 _NOT_COMPARED = {("pg_namespace", "public")}

@@ -15,6 +15,8 @@ from .own_settings import OwnSetting, hindering_settings, is_shut_out
 SUFFIX = "_application"
 # Whoever is a member of these reads files and runs programs of the database server.
 SERVER = ("pg_execute_server_program", "pg_read_server_files", "pg_write_server_files")
+# Everybody in a database, and its owner.
+HARMLESS_ROLES = ("pg_database_owner",)
 POWERS = {
     "SUPERUSER": "rolsuper",
     "REPLICATION": "rolreplication",
@@ -129,6 +131,12 @@ def _strong_memberships(catalog: Catalog, powers: Powers, role: str) -> list[str
     by_itself = [roles[each] for each, words in powers.items() if "SUPERUSER" in words]
     enough = {"SUPERUSER", *SERVER, *(f"member of {name}" for name in (*by_itself, *SERVER))}
     strong = {each for each, words in powers.items() if words & enough}
+    # PostgreSQL's own reach all data, the catalog of passwords among it, or other sessions.
+    strong |= {
+        each
+        for each, name in roles.items()
+        if name.startswith("pg_") and builtin(each) and name not in HARMLESS_ROLES
+    }
     return sorted(
         {
             roles[row["roleid"]]

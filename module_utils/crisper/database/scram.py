@@ -11,7 +11,8 @@ import stringprep
 import unicodedata
 
 ITERATIONS = 4096
-VERIFIER = re.compile(r"SCRAM-SHA-256\$(\d+):([^$]+)\$([^:]+):(.+)\Z")
+MOST_ITERATIONS = 1_000_000
+VERIFIER = re.compile(r"SCRAM-SHA-256\$(\d{1,10}):([^$]+)\$([^:]+):(.+)\Z")
 VERIFIERS = re.compile(r"(?:SCRAM-SHA-256\$|md5)[A-Za-z0-9+/=:$]{20,}")
 
 
@@ -58,7 +59,12 @@ def matches(password: str, verifier: str, role: str = "") -> bool:
         digest = hashlib.md5((password + role).encode(), usedforsecurity=False).hexdigest()
         return hmac.compare_digest(f"md5{digest}", verifier)
     match = VERIFIER.match(verifier)
-    if not match:
+    # A role chooses its own verifier, and so how long this would take.
+    if not match or not 0 < int(match[1]) <= MOST_ITERATIONS:
         return False
-    salt = base64.b64decode(match[2])
-    return hmac.compare_digest(scram_verifier(password, salt, int(match[1])), verifier)
+    try:
+        salt = base64.b64decode(match[2])
+    except ValueError:
+        return False
+    wanted = scram_verifier(password, salt, int(match[1]))
+    return hmac.compare_digest(wanted.encode(), verifier.encode())

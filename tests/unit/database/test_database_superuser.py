@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[3]
 from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import (  # noqa: E402
-    postgres,
     postgres_extensions,
+    postgres_rows,
     postgres_sql,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError  # noqa: E402
@@ -30,7 +30,7 @@ NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",
 @given(st.dictionaries(st.tuples(NAMES, NAMES), st.integers(0, 2**62), max_size=8))
 def test_each_table_has_a_count_of_its_own(tables: dict[tuple[str, str], int]) -> None:
     """Whatever names hold: ends of lines, dots, quotes."""
-    told = postgres.count_names(tables.items())
+    told = postgres_rows.count_names(tables.items())
     assert sorted(told.values()) == sorted(tables.values())
     for (schema, table), rows in tables.items():
         quoted = ".".join('"' + word.replace('"', '""') + '"' for word in (schema, table))

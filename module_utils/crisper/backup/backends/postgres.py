@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import IO, Any
+from collections.abc import Mapping, Sequence
+from typing import IO, Any, cast
 
 from ...docker.exec import Docker
 from ...text import printable
 from ..manifest import BackupError
+from . import postgres_contents as contents
 from .postgres_extensions import (
-    SYSTEM_SCHEMAS,
     Rows,
     allowed_extensions,
     find_hidden,
@@ -24,15 +23,14 @@ from .postgres_extensions import (
 )
 from .postgres_heads import migration_heads
 from .postgres_locks import lock_seconds, name_lock_holders
+from .postgres_rows import count_tables
 from .postgres_sql import (
     ASK_TEMPLATE,
     AVAILABLE,
-    CATALOGS,
-    COLUMNS,
     DATABASE,
     DUMP_POSTGRES,
     EXTENSIONS,
-    HELPER,
+    FUNCTION_PLACES,
     MAKE_DATABASE,
     MAKE_TEMPLATE,
     MEMBERS,
@@ -49,97 +47,8 @@ from .psql import Session, named, postgres_session, unescape
 from .versions import service_version
 
 NEEDS_SUPERUSER = re.compile("permission denied|must be (superuser|owner)|[Mm]ust have")
-COUNTED = re.compile(r"COPY (\d+)\Z")
-
-
-def count_names(pairs: Iterable[tuple[tuple[str, str], int]]) -> dict[str, int]:
-    """Return ``{schema.table: rows}`` of counts by schema and table.
-
-    A dot is part of a name, too: names that would be the same are told with their quotes.
-    """
-    pairs = list(pairs)
-    names = Counter(".".join(pair) for pair, _ in pairs)
-    return {
-        name
-        if names[name := ".".join(pair)] == 1
-        else ".".join('"' + word.replace('"', '""') + '"' for word in pair): rows
-        for pair, rows in pairs
-    }
-
-
-def _rows(session: Session) -> dict[str, int]:
-    """Return ``{schema.table: rows}``; a table has the rows of its partitions and heirs, too.
-
-    Raises:
-        BackupError: an answer cannot be read.
-    """
-    answers = {
-        name: [
-            line.split("\t")
-            for line in session.ask(f"COPY pg_catalog.{name} ({columns}) TO STDOUT")
-        ]
-        for name, columns in CATALOGS.items()
-    }
-    smallest = _smallest_columns(session)
-    try:
-        schemas = {number: unescape(name) for number, name in answers["pg_namespace"]}
-        tables = {
-            number: (schemas[schema], unescape(name), kind)
-            for number, name, schema, kind, persistence in answers["pg_class"]
-            if kind in "rp" and persistence != "t" and schemas[schema] not in SYSTEM_SCHEMAS
-        }
-        session.ask("\\set QUIET off\n")  # else COPY does not tell how many
-        own = {
-            number: _count(session, number, smallest.get(number))
-            for number, (_schema, _name, kind) in tables.items()
-            if kind == "r"
-        }
-        session.ask("\\set QUIET on\n")
-    except (ValueError, KeyError) as error:
-        raise BackupError(f"PostgreSQL's tables cannot be read: {error}") from error
-    heirs: dict[str, list[str]] = {}
-    for heir, parent in answers["pg_inherits"]:
-        heirs.setdefault(parent, []).append(heir)
-    return count_names(
-        sorted(
-            ((schema, name), sum(own.get(each, 0) for each in _with_heirs(number, heirs)))
-            for number, (schema, name, _kind) in tables.items()
-        )
-    )
-
-
-def _smallest_columns(session: Session) -> dict[str, tuple[bool, int, str]]:
-    """Return of each table, by its number, the column that is the least to read."""
-    smallest: dict[str, tuple[bool, int, str]] = {}
-    for line in session.ask(COLUMNS):
-        table, number, length, name = line.split("\t")
-        each = (int(length) < 0, int(number), name)
-        smallest[table] = min(smallest.get(table, each), each)
-    return smallest
-
-
-def _with_heirs(number: str, heirs: dict[str, list[str]]) -> set[str]:
-    """Return a table and all partitions and heirs below it, each once."""
-    pending, below = [number], {number}
-    while pending:
-        for heir in heirs.get(pending.pop(), ()):
-            if heir not in below:
-                below.add(heir)
-                pending.append(heir)
-    return below
-
-
-def _count(session: Session, number: str, column: tuple[bool, int, str] | None) -> int:
-    """Return the rows of one table; 0 when the session has ended, which tells why itself."""
-    name = unescape("".join(session.ask(NAME.format(int(number)))))
-    quoted = unescape(column[2]).replace('"', '""') if column else ""
-    answer = session.ask(f"COPY {name}" + (f' ("{quoted}")' if column else "") + " TO '/dev/null'")
-    match = COUNTED.match("".join(answer))
-    if not answer:
-        return 0
-    if not match:
-        raise ValueError(f"{name!a} was not counted")
-    return int(match[1])
+# A client was let in by nobody: nothing of the dump was run.
+_REFUSED_LOGIN = re.compile(r"psql: error: [^\n]*FATAL:")
 
 
 def postgres_state(docker: Docker, container: str) -> dict[str, Any]:
@@ -147,7 +56,7 @@ def postgres_state(docker: Docker, container: str) -> dict[str, Any]:
     with name_lock_holders(docker, container), postgres_session(docker, container) as session:
         session.ask(f"SET lock_timeout = '{lock_seconds(docker)}s'")
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        rows = _rows(session)
+        rows = count_tables(session).rows()
         head = migration_heads(docker, container, session)
     return {"rows": rows, "migration_head": head}
 
@@ -177,40 +86,47 @@ def dump_postgres(
                 (kind, unescape("".join(session.ask(NAME.format(number)))), of)
                 for kind, number, of in hidden
             )
-            environment = {"SNAPSHOT": snapshot, "LOCK_WAIT": f"{lock_seconds(docker)}s"}
-            excluded = [f"--exclude-schema={each}" for each in _helper_schemas(session)]
-            environment["EXCLUDED"] = " ".join(excluded)
-            command = docker.inside(container, DUMP_POSTGRES, **environment, **named(name))
-            docker.out_of("PostgreSQL was not dumped", command, target)
-            rows = _rows(session)
+            excluded = " ".join(f"--exclude-schema={each}" for each in _helpers(session))
+            environment = {"SNAPSHOT": snapshot, "EXCLUDED": excluded, **named(name)}
+            dumped = _dump(docker, container, target, environment)
+            tables = count_tables(session)
+            contents.refuse_missing(contents.find_missing(tables, dumped, *answers))
+            rows = tables.rows()
             head = migration_heads(docker, container, session, name, snapshot)
     return {"rows": rows, "migration_head": head, "extensions": extensions}
 
 
-def _helper_schemas(session: Session) -> list[str]:
-    """Return the schemas of restores that were killed: they are the superuser's, without tables.
+def _helpers(session: Session) -> list[str]:
+    """Return the schemas of restores, which no dump takes along."""
+    questions = (SCHEMA_OWNERS, RELATION_PLACES, FUNCTION_PLACES)
+    return contents.find_helpers(*_answers(session, *questions))
 
-    The application may give a schema of its own such a name, and keep its tables there.
-    """
-    rows = [line.split("\t") for line in session.ask(SCHEMA_OWNERS)]
-    found = {
-        number: name for number, name, owner in rows if owner == "10" and HELPER.fullmatch(name)
-    }
-    for place in session.ask(RELATION_PLACES) if found else ():
-        found.pop(place, None)
-    return sorted(found.values())
+
+def _dump(
+    docker: Docker, container: str, target: IO[bytes], environment: Mapping[str, str]
+) -> set[str]:
+    """Write a dump; return the numbers of the tables whose rows it has."""
+    wait = f"{lock_seconds(docker)}s"
+    command = docker.inside(container, DUMP_POSTGRES, LOCK_WAIT=wait, **environment)
+    dumped: set[str] = set()
+    with contents.listed(docker, container, target, dumped) as stream:
+        docker.out_of("PostgreSQL was not dumped", command, stream)
+    return dumped
 
 
 def _extensions(session: Session) -> list[list[list[str]]]:
     """Return the rows of EXTENSIONS, AVAILABLE, MEMBERS, RELATIONS and ROLES."""
-    questions = (EXTENSIONS, AVAILABLE, MEMBERS, RELATIONS, ROLES)
+    return _answers(session, EXTENSIONS, AVAILABLE, MEMBERS, RELATIONS, ROLES)
+
+
+def _answers(session: Session, *questions: str) -> list[list[list[str]]]:
+    """Return the rows of each question, as COPY writes them."""
     return [[line.split("\t") for line in session.ask(question)] for question in questions]
 
 
 def _misplaced(session: Session, available: Rows) -> list[tuple[str, str]]:
     """Return what :func:`find_misplaced` finds in the database of a session."""
-    answers = [[line.split("\t") for line in session.ask(each)] for each in (PLACES, SCHEMAS)]
-    return find_misplaced(available, *answers)
+    return find_misplaced(available, *_answers(session, PLACES, SCHEMAS))
 
 
 def misplaced_extensions(docker: Docker, container: str) -> list[tuple[str, str]]:
@@ -227,6 +143,7 @@ def restore_postgres(
     name: str = "",
     extensions: Sequence[str] | None = None,
     made_by: str = "",
+    rows: Mapping[str, Any] | None = None,
 ) -> None:
     """Replace the database by a dump, whole or not at all.
 
@@ -238,6 +155,8 @@ def restore_postgres(
         extensions: those that the database had when it was dumped, besides which only those are
             made that this one has or that PostgreSQL trusts; None for what the dump asks for.
         made_by: version of PostgreSQL that made the dump; empty when it is unknown.
+        rows: those of each table, as :func:`dump_postgres` returns them: a dump that holds others
+            replaces nothing. None compares nothing.
 
     Raises:
         BackupError: it failed, and the database is as it was.
@@ -246,26 +165,36 @@ def restore_postgres(
     try:
         with postgres_session(docker, container, name) as session:
             present, available, *_ = _extensions(session)
-        script = _restore_script(extensions, present, available)
+        script = _restore_script(extensions, present, available, rows is not None)
+        if rows is not None:
+            source = cast(IO[bytes], contents.Preceded(rows, source))
         docker.into(what, docker.inside(container, script, **named(name)), source)
     except BackupError as error:
         why = str(error) if str(error).startswith(what) else f"{what}: {error}"
-        problem = f"{why}{_versions(docker, container, made_by)}"
-        # What ends a session at its beginning says nothing of the dump.
-        if "FATAL:" in problem or not NEEDS_SUPERUSER.search(str(error)):
-            raise BackupError(problem) from error
-        raise BackupError(
-            f"{problem}. The application's role restores, and the dump holds what only a superuser"
-            " may make: docs/BACKUP.md says how to restore that by hand"
-        ) from error
+        hint = _restore_hint(str(error))
+        raise BackupError(f"{why}{_versions(docker, container, made_by)}{hint}") from error
 
 
-def _restore_script(extensions: Sequence[str] | None, present: Rows, available: Rows) -> str:
+def _restore_hint(words: str) -> str:
+    """Return what to say of a restore that needs a superuser; empty of another failure."""
+    if not NEEDS_SUPERUSER.search(words) or _REFUSED_LOGIN.search(words):
+        return ""
+    return (
+        ". The application's role restores, and the dump holds what only a superuser may make:"
+        " docs/BACKUP.md says how to restore that by hand"
+    )
+
+
+def _restore_script(
+    extensions: Sequence[str] | None, present: Rows, available: Rows, compared: bool
+) -> str:
     """Return the script of one restore; see :func:`restore_postgres`, and allowed_extensions."""
     allowed = "true"
     if extensions is not None:
         allowed = allowed_extensions(extensions, present, available)
     script = RESTORE_POSTGRES.replace("@allowed@", allowed)
+    script = script.replace("@read@", contents.READ_EXPECTED if compared else "")
+    script = script.replace("@judge@", contents.WRITE_JUDGE if compared else "judge() { :; }")
     script = script.replace("@trusted@", one_of(trusted_extensions(available)))
     return script.replace("@helper@", f"crisper_restore_{os.urandom(8).hex()}")
 

@@ -251,6 +251,8 @@ _APPLICATION = (
     )
 )
 RESTORE_POSTGRES = f"""{FIND_SUPERUSER}
+@read@
+@judge@
 ask() {{
     psql --quiet --no-psqlrc --tuples-only --username "$1" --dbname "$POSTGRES_DB" --file - \
         --set ON_ERROR_STOP=1 --set application="$POSTGRES_DB" \
@@ -264,7 +266,8 @@ SQL
     cat <<'SQL'
 {RESTORE_BEGIN}
 SQL
-    pg_restore --no-owner --file - | LC_ALL=C sed '{_EXTENSIONS}' && echo 'COMMIT;' 2>/dev/null
+    pg_restore --no-owner --file - | LC_ALL=C sed '{_EXTENSIONS}' \
+        && {{ judge && echo 'COMMIT;'; }} 2>/dev/null
 }} | PGOPTIONS="$options" ask "$POSTGRES_DB"
 code=$?
 ask "$superuser" <<'SQL' || exit
@@ -340,6 +343,9 @@ AVAILABLE = "COPY (SELECT * FROM pg_catalog.pg_available_extension_versions()) T
 PLACES = "COPY pg_catalog.pg_extension (extname, extnamespace) TO STDOUT"
 SCHEMAS = "COPY pg_catalog.pg_namespace (oid, nspname) TO STDOUT"
 SCHEMA_OWNERS = "COPY pg_catalog.pg_namespace (oid, nspname, nspowner) TO STDOUT"
+FUNCTION_PLACES = (
+    "COPY (SELECT pronamespace, proname FROM pg_catalog.pg_proc WHERE oid >= '16384') TO STDOUT"
+)
 RELATION_PLACES = "COPY pg_catalog.pg_class (relnamespace) TO STDOUT"
 # Relations that are members of an extension; pg_class has the number 1259, pg_extension 3079.
 _MEMBERS = (
