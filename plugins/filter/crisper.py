@@ -46,6 +46,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.release.model import
     manifest_model,
     read_model,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.release.served import unapplied
 
 # What of this repository decides how a release is made and rolled out.
 CODE = ("roles", "library", "module_utils", "plugins", "templates", "images", "deploy.yml")
@@ -146,6 +147,7 @@ class FilterModule:
             "crisper_short_digest": short_digest,
             "crisper_size_bytes": size_bytes,
             "crisper_style_hashes": style_hashes,
+            "crisper_unapplied": unapplied,
             "crisper_url_host": url_host,
             "crisper_url_secret": url_secret,
         }

@@ -42,7 +42,6 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import
     worker_summary,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify_findings import (
-    inventory_differs,
     staged_words,
     verify_findings,
 )
@@ -60,7 +59,6 @@ class FilterModule:
             "crisper_celery_finding": celery_finding,
             "crisper_entry_request": entry_request,
             "crisper_http_finding": http_finding,
-            "crisper_inventory_differs": inventory_differs,
             "crisper_known_tasks": known_tasks,
             "crisper_page_words": page_words,
             "crisper_planned_restart_warning": planned_restart_warning,

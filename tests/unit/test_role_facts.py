@@ -19,10 +19,11 @@ from ansible_collections.crisper.stack.plugins.module_utils.deploy.fact import (
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
-# A second fact of a role: the address is the host's own, the tags are of the same look at images.
-SECOND = {"stack_address", "stack_images_by_tag"}
-# Roles rollback and restore judge a release by that release's own model.
-OTHERS = {("rollback", "stack_model"), ("restore", "stack_model")}
+# A second fact of a role: the address is the host's own, the tags are of the same look at images,
+# and what the inventory has not applied goes with the model of the release that serves.
+SECOND = {"stack_address", "stack_images_by_tag", "stack_unapplied"}
+# Role rollback judges a release by that release's own model.
+OTHERS = {("rollback", "stack_model")}
 COMMENT = re.compile(r"(?m)(?:^|(?<=\s))#.*$")
 
 

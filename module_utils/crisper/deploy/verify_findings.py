@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..celery.busy import UNCONSUMED
-from ..release.model import manifest_model
 from ..text import listed
 from .verify import celery_finding, http_finding, port_finding, step_finding
 
@@ -15,9 +13,6 @@ Result = Mapping[str, Any]
 
 # Findings over workers that a container which does not run explains.
 FOLLOWING = frozenset({"no_worker_answered", "node_silent", "wrong_count"})
-# Parts of the model that workers are compared with, and findings that another model explains.
-COMPARED = ("pools", "celery", "queues")
-OF_THE_MODEL = frozenset({"wrong_count", "wrong_queues", "wrong_concurrency", "wrong_time_limits"})
 
 
 def verify_findings(results: Mapping[str, Any]) -> list[str]:
@@ -28,13 +23,9 @@ def verify_findings(results: Mapping[str, Any]) -> list[str]:
             ``release`` (id), ``plan`` (compose_rollout), ``web`` (whether the release has web
             containers), ``outside`` (http_probe) with the Host header ``host``, ``inside``
             (nginx_probe) with ``authority``, ``workers`` (celery_inspect), ``uploads``
-            (container_exec) with ``uploads_folder``, ``firewall`` (stack_firewall), and
-            ``differs``, whether the inventory has other workers than the release.
+            (container_exec) with ``uploads_folder``, ``firewall`` (stack_firewall).
     """
-    remedies = {
-        **(_of_another_inventory(results["release"]) if results.get("differs") else {}),
-        **_of_missing_pools(results["plan"]),
-    }
+    remedies = _of_missing_pools(results["plan"])
     return [
         *_containers(results["release"], results["plan"], results["web"]),
         *_answers(results["outside"], results["host"]),
@@ -95,27 +86,6 @@ def _inside(result: Result, authority: str) -> Iterator[str]:
     words = result.get("msg", "nginx_probe gave no answer")
     silent = {"url": "nginx", "inside": True, "ok": False, "status": -1, "msg": words}
     yield from _answers({"answers": result.get("answers", [silent])}, authority)
-
-
-def inventory_differs(read: Result, model: Mapping[str, Any]) -> bool:
-    """Return whether the inventory has other workers, queues or limits than a release.
-
-    Args:
-        read: result of M(slurp) of the release's manifest; skipped or failed says nothing.
-        model: of the inventory.
-    """
-    own = manifest_model(read)
-    wanted = json.loads(json.dumps({key: model.get(key) for key in COMPARED}, default=str))
-    return any(key in own and own[key] != wanted[key] for key in COMPARED)
-
-
-def _of_another_inventory(release: str) -> dict[str, str]:
-    """Return the remedy by code of finding where the inventory is not that of the release."""
-    remedy = (
-        f"The inventory has other workers than release {release}, which serves (after a rollback,"
-        " or before a change is deployed): deploy the inventory, or set it back."
-    )
-    return dict.fromkeys(OF_THE_MODEL, remedy)
 
 
 def _of_missing_pools(plan: Result) -> dict[str, str]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from typing import Any
 
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify_findings import (
-    inventory_differs,
     staged_words,
     verify_findings,
 )
@@ -85,36 +82,6 @@ def test_what_follows_from_a_stopped_worker_has_no_remedy_of_its_own() -> None:
     assert found == [f"1 answers. {follows}", "json. Set accept_content.", f"lost. {follows}"]
     alone = verify_findings({**RESULTS, "workers": workers})
     assert alone[0] == "1 answers. Compare replicas."
-
-
-@pytest.mark.parametrize(
-    ("kept", "differs"),
-    [
-        ({"pools": [{"name": "default", "concurrency": 3}], "queues": ["q"]}, False),
-        ({"pools": [{"name": "default", "concurrency": 2}]}, True),
-        ({"queues": ["q", "other"]}, True),
-        ({}, False),
-        (None, False),
-    ],
-)
-def test_a_release_of_another_inventory_is_known(kept: Any, differs: bool) -> None:
-    model = {"pools": [{"name": "default", "concurrency": 3}], "queues": ["q"], "celery": {}}
-    content = base64.b64encode(json.dumps({"model": kept}).encode()).decode()
-    assert inventory_differs({"content": content}, model) is differs
-
-
-@pytest.mark.parametrize("read", [{}, {"skipped": True}, {"content": "e30"}, {"content": "W10="}])
-def test_a_manifest_that_cannot_be_read_says_nothing(read: dict[str, Any]) -> None:
-    assert inventory_differs(read, {"pools": []}) is False
-
-
-def test_after_a_rollback_the_inventory_is_named() -> None:
-    """Regression: verify had an operator compare a worker with the command it was started with."""
-    finding = {"code": "wrong_concurrency", "message": "2, not 3.", "remedy": "Compare."}
-    results = {**RESULTS, "workers": {"findings": [finding]}}
-    (told,) = verify_findings({**results, "differs": True})
-    assert told.startswith("2, not 3. The inventory has other workers than release r2, which")
-    assert verify_findings({**results, "differs": False}) == ["2, not 3. Compare."]
 
 
 def test_findings_come_in_the_order_of_the_checks() -> None:

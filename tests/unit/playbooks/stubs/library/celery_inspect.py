@@ -1,4 +1,4 @@
-"""Stub: every worker is as expected that runs and consumes its queues."""
+"""Stub: every worker is as expected that runs, consumes its queues and has its processes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,16 @@ def act(module: Stub) -> dict[str, Any]:
         }
         for each in workers
         if not each["consumes"]
+    ]
+    pools = module.params["expect"].get("pools") or {}
+    findings += [
+        {
+            "code": "wrong_concurrency",
+            "node": each["name"],
+            "message": f"{each['name']} runs {each.get('concurrency')} processes",
+        }
+        for each in workers
+        if pools.get(each["pool"], {}).get("concurrency") not in (None, each.get("concurrency"))
     ]
     canary = {"problem": "", "queues": {}, "findings": []}
     return {"problem": "", "findings": findings, "nodes": {}, "canary": canary, "seconds": 0.1} | {

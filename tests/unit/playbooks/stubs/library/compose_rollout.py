@@ -84,7 +84,10 @@ class Rollout(Stub):
         with self.world.engine() as engine:
             for _ in range(step.replicas - step.ready):
                 names = (self.params["project_name"], step.service, self.params["release"])
-                container(engine, *names, pools.get(step.service, ""))
+                made = container(engine, *names, pools.get(step.service, ""))
+                if made["pool"]:
+                    wanted = self.params["workers"]["expect"]["pools"][made["pool"]]
+                    made["concurrency"] = wanted["concurrency"]
 
     def drop(self, identities: tuple[str, ...]) -> None:
         """Remove containers."""
