@@ -13,10 +13,10 @@ from ..text import printable
 
 # Differences that a warning names.
 MOST = 8
-# Keys without a difference of their own: `pids` follows from the processes, others from the pools.
-DERIVED = frozenset(
-    {"pids", "pools", "celery", "rollout", "queues", "services", "limits", "memory_bytes"}
-)
+# Keys of the model that have no difference of their own: they follow from pools and services.
+DERIVED = frozenset({"pools", "celery", "rollout", "queues", "services", "limits", "memory_bytes"})
+# Key of a pool that follows from its concurrency: the limit of processes.
+PROCESSES = "pids"
 WORDS = {
     "proxy": "entry point",
     "probes": "health checks",
@@ -85,7 +85,7 @@ def _named(kind: str, own: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iter
 def _fields(what: str, own: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """Yield the fields that differ, each with both values."""
     for key in own:
-        if key in wanted and key not in DERIVED and _unlike(own[key], wanted[key]):
+        if key in wanted and key != PROCESSES and _unlike(own[key], wanted[key]):
             values = [_value(each[key]) for each in (wanted, own)]
             both = f" {values[0]} instead of {values[1]}" if all(values) else ""
             yield f"{what}: {printable(key)}{both}"
