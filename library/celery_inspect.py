@@ -133,7 +133,7 @@ nodes:
 problem:
   description: Kind of trouble, empty when there is none - C(no_worker_answered),
     C(broker_unreachable), C(container_not_running), C(app_not_importable), C(nodes_silent),
-    C(malformed_reply), C(docker_unavailable) or C(expectations_not_met).
+    C(malformed_reply), C(docker_unavailable), C(unreadable_data) or C(expectations_not_met).
   returned: always
   type: str
   sample: nodes_silent
@@ -169,6 +169,14 @@ restarted:
   returned: when workers could be asked
   type: float
   sample: 1795212000.5
+unreadable:
+  description:
+    - Which key that holds tasks has another type than Celery's, and the command that removes it;
+      workers answer then and take no task. Where canaries did not come back it is a finding.
+      Empty when there is none.
+  returned: when workers could be asked
+  type: str
+  sample: ""
 seconds:
   description: How long the workers took.
   returned: when they could be asked

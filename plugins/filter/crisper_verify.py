@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ansible_collections.crisper.stack.plugins.module_utils.celery.inspection import key_warnings
 from ansible_collections.crisper.stack.plugins.module_utils.celery.settings import (
     planned_restart_warning,
     restart_warning,
@@ -59,6 +60,7 @@ class FilterModule:
             "crisper_celery_finding": celery_finding,
             "crisper_entry_request": entry_request,
             "crisper_http_finding": http_finding,
+            "crisper_key_warnings": key_warnings,
             "crisper_known_tasks": known_tasks,
             "crisper_page_words": page_words,
             "crisper_planned_restart_warning": planned_restart_warning,

@@ -277,6 +277,27 @@ def test_a_task_that_was_renamed_in_the_running_worker(
     assert settled(lambda: inspect(EXPECT))["findings"] == []
 
 
+def test_a_key_of_a_wrong_type_is_named_as_the_cause(
+    ready: dict[str, Any], inspect: Run, docker: Docker
+) -> None:
+    """Regression: workers took no task, and the remedies were a restart and a longer timeout."""
+    login = ("exec", "--env", f"REDISCLI_AUTH={PASSWORD}", f"{PROJECT}-redis-1", "redis-cli")
+    docker(*login, "SET", "unacked_lease", "a string")
+    try:
+        sent = {"task": "health_check", "queues": ["nobody"], "nodes": NODES, "timeout": 2}
+        result = inspect(EXPECT, canary=sent)
+        (finding,) = result["canary"]["findings"]
+        told = "Workers take no task: the key 'unacked_lease' in Redis is a string, and Celery's"
+        assert finding["message"].startswith(told)
+        assert finding["message"].endswith(" DEL unacked_lease")
+        seen = inspect(EXPECT)
+        assert not seen["failed"]
+        assert seen["unreadable"] in finding["message"]
+    finally:
+        docker(*login, "DEL", "unacked_lease")
+    assert inspect(EXPECT)["unreadable"] == ""
+
+
 def test_a_stopped_worker_is_named(ready: dict[str, Any], inspect: Run, docker: Docker) -> None:
     docker("stop", f"{PROJECT}-celery-worker-1")
     try:

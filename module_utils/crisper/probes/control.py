@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .leftovers import REPLIES, Leftovers, leftovers_of_broker, quiet, remove_replies
-from .redis_keys import mend_bindings, plain_client, task_keys, wrong_type
+from .redis_keys import REMOVAL, mend_bindings, plain_client, task_keys, wrong_type
 
 # A worker of 5,000 tasks answers `registered` with 0.3 MB, one with 50,000 revoked ids with 2 MB.
 # What is larger is not read, and neither is more than this of all workers together.
 MOST_OF_ONE, MOST_OF_ALL, MOST_REPLIES = 4_000_000, 24_000_000, 20_000
+# Queues of which the types of their keys are asked for, where that is a help only.
+MOST_QUEUES = 100
 # What kombu raises at a message that is none of Celery's. No reason to end: whoever may write into
 # Redis would end every deploy with it. Of compression errors the consumer tells `ignored`.
 UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, RecursionError)
@@ -77,6 +79,22 @@ def check_types(connection: Any, queues: Iterable[str] = ()) -> None:
     channel = connection.default_channel
     if wrong := wrong_type(plain_client(channel), task_keys(channel, queues)):
         raise Failure("unreadable_data", wrong)
+
+
+def unreadable_key(connection: Any, queues: Iterable[str] = ()) -> list[str]:
+    """Return which key that holds tasks has another type than Celery's, and how to remove it.
+
+    Two texts, so that none is cut on its way; empty without such a key, or where Redis does not
+    tell. Workers answer then and take no task.
+    """
+    if connection.transport.driver_type != "redis":
+        return []
+    channel, names = connection.default_channel, list(dict.fromkeys(queues))[:MOST_QUEUES]
+    try:
+        wrong = wrong_type(plain_client(channel), task_keys(channel, names))
+    except Exception:
+        return []
+    return list(wrong.partition(REMOVAL)[::2]) if wrong else []
 
 
 def count_held(connection: Any) -> int | None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .control import ControlClient, count_held, restarted
+from .control import ControlClient, count_held, restarted, unreadable_key
 
 # A worker with 100,000 tasks that have an ETA is busy for seconds with an answer of 35 MB to
 # `scheduled`: it is not asked where workers hold more messages than this (as in celery.drain).
@@ -110,10 +110,13 @@ def inspect(app: Any, request: dict[str, Any]) -> dict[str, Any]:
         details = arguments.get(method, METHODS.get(method, {}))
         client.send(method, details, nodes, collector.reader(method))
     collector.collect(client, timeout - (time.monotonic() - started), request["settle"])
+    queues = (request.get("canary") or {}).get("queues") or ()
+    unreadable = unreadable_key(client.connection, [*app.amqp.queues, *queues])
     client.close()
     replies = collector.replies
     for reply in replies.get("conf", []):
         if isinstance(reply, dict):
             reply.update({node: shown_conf(conf) for node, conf in reply.items()})
     seconds = round(time.monotonic() - started, 4)
-    return {"replies": replies, "seconds": seconds, "held": unacknowledged, "restarted": since}
+    facts = {"held": unacknowledged, "restarted": since, "unreadable": unreadable}
+    return {"replies": replies, "seconds": seconds, **facts}

@@ -43,6 +43,8 @@ return removed
 """
 
 
+# Between what is wrong with a key and the command that removes it.
+REMOVAL = ". Remove it: "
 # redis-cli of the administrator, for a shell on the server in the folder `current` of the stack.
 # The password is in the file that Redis reads, and in no list of processes.
 REDIS_CLI = (
@@ -123,8 +125,8 @@ def wrong_type(client: Any, kinds: Mapping[str, str]) -> str:
         found = type_of(client, key)
         if found not in (wanted, "none"):
             return (
-                f"the key {key!a} in Redis is a {found}, and Celery's is a {wanted}. Remove it:"
-                f" {removal(client, key)}"
+                f"the key {key!a} in Redis is a {found}, and Celery's is a {wanted}"
+                f"{REMOVAL}{removal(client, key)}"
             )
     return ""
 

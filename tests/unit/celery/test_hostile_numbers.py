@@ -21,6 +21,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery import (
 )
 from ansible_collections.crisper.stack.plugins.module_utils.celery.canaries import report_canaries
 from ansible_collections.crisper.stack.plugins.module_utils.celery.inspection import (
+    key_warnings,
     report_inspection,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.celery.judge import SHAPES
@@ -244,10 +245,14 @@ def test_answers_are_findings_of_their_node(methods: dict[str, Any], other: Any)
     replies = {method: [{"w@a": reply}, other] for method, reply in methods.items()}
     replies["ping"] = [{"w@a": {"ok": "pong"}}, {"x@a": other}]
     reply = {"replies": replies, "seconds": other, "held": other, "restarted": other}
+    reply["unreadable"] = other
     result = report_inspection(reply, expect, ["w@a"])
     json.dumps(clean(result), allow_nan=False)
     for canary in ({"state": "SUCCESS", "result": other}, {"state": "BUSY", "why": other}, other):
         report_canaries({"queues": {"q": canary}}, ["w@a"])
+        reply["canary"] = {"queues": {"q": canary}}
+        key_warnings(report_inspection(reply, expect, ["w@a"]))
+    key_warnings(other)
 
 
 @given(SAMPLES)

@@ -83,6 +83,8 @@ def test_a_restore_whose_application_is_not_verified_says_that_all_data_is(
     assert host.serving == "page"
 
 
-def test_the_status_says_what_the_inventory_has_not_applied(rolled_back: Site) -> None:
+def test_the_status_says_why_nothing_is_taken_and_what_is_not_applied(rolled_back: Site) -> None:
+    """Regression: with a key of a wrong type every worker was shown as healthy and idle."""
+    rolled_back.one.change(wrong_key="the key 'unacked_lease' in Redis is a string")
     run = rolled_back.deploy(playbook="playbooks/status.yml", celery_workers=newer_workers())
-    run.succeeded(warning(rolled_back))
+    run.succeeded(warning(rolled_back), "Warning Workers may take no task: the key 'unacked_lease'")

@@ -10,7 +10,7 @@ from ansible_collections.crisper.stubs.plugins.module_utils.stub_module import S
 def act(module: Stub) -> dict[str, Any]:
     """What the real module returns."""
     with module.world.engine() as engine:
-        held = engine.get("stranded", 0)
+        held, wrong = engine.get("stranded", 0), engine.get("wrong_key", "")
         workers = [c for c in engine["containers"] if c["pool"] and c["state"] == "running"]
     findings = [
         {
@@ -33,7 +33,8 @@ def act(module: Stub) -> dict[str, Any]:
     ]
     canary = {"problem": "", "queues": {}, "findings": []}
     return {"problem": "", "findings": findings, "nodes": {}, "canary": canary, "seconds": 0.1} | {
-        "held": held
+        "held": held,
+        "unreadable": wrong,
     }
 
 
