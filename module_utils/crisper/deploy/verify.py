@@ -124,9 +124,11 @@ def step_finding(step: Mapping[str, Any], release: str) -> str:
     """Return the finding of a service unlike the release; `step` is one of compose_rollout's."""
     return (
         f"Service {step['service']}: {step['reason']}."
-        f" See `docker compose ps {step['service']}` and its logs. To correct it with the release"
-        f" that serves: ansible-playbook deploy.yml --tags rollback -e release={release}; a deploy"
-        " corrects it with the release of the inventory, which may be another one."
+        f" See `docker compose ps {step['service']}` and its logs. To start it again:"
+        f" `docker compose up -d {step['service']}` in releases/{release} of the stack's folder on"
+        " the server; where that is not enough: ansible-playbook deploy.yml --tags rollback -e"
+        f" release={release}. A deploy rolls out the release of the inventory, which may be"
+        " another one."
     )
 
 

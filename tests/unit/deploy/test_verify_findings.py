@@ -78,7 +78,8 @@ def test_what_follows_from_a_stopped_worker_has_no_remedy_of_its_own() -> None:
     first, *found = verify_findings({**RESULTS, "plan": plan, "workers": workers})
 
     follows = "This may follow from the service worker-a above: correct that first."
-    assert "--tags rollback -e release=r2;" in first
+    assert "`docker compose up -d worker-a` in releases/r2 of the stack's folder" in first
+    assert "--tags rollback -e release=r2." in first
     assert found == [f"1 answers. {follows}", "json. Set accept_content.", f"lost. {follows}"]
     alone = verify_findings({**RESULTS, "workers": workers})
     assert alone[0] == "1 answers. Compare replicas."
