@@ -137,7 +137,7 @@ def test_a_worker_that_has_a_free_process_and_does_not_run_it_fails(worker, send
     os.killpg(idle.process.pid, signal.SIGSTOP)
     frozen = canary("one", timeout=1, nodes=["w@a"])
     assert (frozen["failed"], frozen["busy"]) == (True, [])
-    assert "no worker answered when the workers were looked at" in frozen["msg"]
+    assert "no worker answered when the workers were asked" in frozen["msg"]
 
 
 def test_a_batch_of_short_tasks_is_waited_out(worker, backlog, broker, canary, marks):
