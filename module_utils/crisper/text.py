@@ -17,6 +17,8 @@ from typing import Any
 # Characters of one text, of one line that is part of a composed text, entries of a list or mapping,
 # and lists within lists.
 WIDTH, LINE_WIDTH, ITEMS, DEPTH = 200, 2000, 20_000, 12
+# What went wrong: an exception with file and line, or a command, which is of no use when it is cut.
+ERROR_WIDTH = 500
 # Spaces in a row that are left: of a text, and of the indent of a line that stands alone.
 SPACES, INDENT = 4, 40
 _GAP = re.compile(f" {{{SPACES + 1},}}")
@@ -134,7 +136,7 @@ def clean(value: Any, width: int = WIDTH, items: int = ITEMS, depth: int = DEPTH
 
     Args:
         value: what JSON may hold; anything else becomes its printable text.
-        width: characters of one text, keys too.
+        width: characters of one text, keys too; what stands below ``error`` may have 500.
         items: entries of a list or mapping; others are left out.
         depth: lists and mappings within each other; what is deeper becomes a printable text.
     """
@@ -148,7 +150,10 @@ def clean(value: Any, width: int = WIDTH, items: int = ITEMS, depth: int = DEPTH
         return printable(value, width)
     if isinstance(value, dict):
         pairs = list(value.items())[:items] if len(value) > items else value.items()
-        return {printable(k, width): clean(v, width, items, depth - 1) for k, v in pairs}
+        widths = {"error": max(width, ERROR_WIDTH)}
+        return {
+            printable(k, width): clean(v, widths.get(k, width), items, depth - 1) for k, v in pairs
+        }
     if isinstance(value, (list, tuple)):
         return [clean(item, width, items, depth - 1) for item in value[:items]]
     return printable(value, width)

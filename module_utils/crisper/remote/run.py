@@ -20,14 +20,12 @@ from types import ModuleType
 from typing import Any
 
 from ..process import capture
-from ..text import clean, printable, printable_lines
+from ..text import ERROR_WIDTH, clean, printable, printable_lines
 
 MARKER = "CRISPER-SHIPPED-REPLY:"
 # This package as it was imported here, and as it is called in a container: an application may
 # have a package `crisper` of its own.
 PACKAGE, THERE = __name__.rpartition(".remote.")[0], "_crisper"
-# Characters of why nothing could be asked: an exception with the file and line that raised it.
-ERROR_WIDTH = 500
 # A relative import, wherever in a function: parsing whole files took 12 ms for the largest program.
 RELATIVE_IMPORT = re.compile(r"^[ \t]*(from \.[.\w]* import (?:\([^)]*\)|[^\n]*))", re.MULTILINE)
 # `exec`, not one concatenated file: every source keeps its __future__ line and its names.
@@ -137,8 +135,8 @@ def parse_line(line: str) -> dict[str, Any] | None:
         return None
     if not isinstance(answer, dict):
         return None
-    error = printable(answer.get("error") or "", ERROR_WIDTH)
-    return {**clean(answer), **({"error": error} if "error" in answer else {})}
+    reply: dict[str, Any] = clean(answer)
+    return reply
 
 
 def trouble(code: int, stderr: str) -> tuple[str, str]:
