@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
+import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +34,36 @@ def run_module(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, An
         return json.loads(capsys.readouterr().out)
 
     return run
+
+
+@pytest.fixture
+def raw() -> Iterator[Callable[[bytes, float], int]]:
+    """Serve bytes to each client, one by one, and close after some seconds; return the port."""
+    servers = []
+
+    def serve(answer: bytes, seconds: float) -> int:
+        server = socket.create_server(("127.0.0.1", 0))
+        servers.append(server)
+
+        def talk() -> None:
+            while True:
+                try:
+                    client, _ = server.accept()
+                except OSError:
+                    return
+                # A client may have heard enough before the end.
+                with client, contextlib.suppress(ConnectionError):
+                    client.recv(65536)
+                    for number in range(len(answer)):
+                        client.sendall(answer[number : number + 1])
+                    time.sleep(seconds)
+
+        threading.Thread(target=talk, daemon=True).start()
+        return server.getsockname()[1]
+
+    yield serve
+    for server in servers:
+        server.close()
 
 
 class FakeEngine(socketserver.ThreadingUnixStreamServer):

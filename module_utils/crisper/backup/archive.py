@@ -191,7 +191,7 @@ def _copy_member(
     safe = judge.member(found)
     if safe is not None:
         copy.addfile(safe, archive.extractfile(found) if safe.isfile() else None)
-    # Otherwise every member stays in memory until the end.
+    # Otherwise every member stays in memory until the end. The types of tarfile lack this list.
     archive.members = []  # type: ignore[attr-defined]
     copy.members = []  # type: ignore[attr-defined]
 

@@ -232,6 +232,7 @@ DELETE FROM pg_shdepend WHERE classid = '826'
 DELETE FROM pg_default_acl WHERE defaclrole = '10';
 """
 # A line for each; the values that it compares are of one type, which leaves PostgreSQL no choice.
+# It is made of constants of this file alone.
 OBJECTS = f"COPY (SELECT kind FROM ({_OBJECTS}) objects) TO STDOUT;"  # noqa: S608
 BLOCKERS = (
     "SELECT format('session %s of %s (transaction open for %s s)', pid, usename,"

@@ -28,7 +28,7 @@ def copy_volume(stack: Stack, source: str, target: str, script: str, what: str) 
         BackupError: it failed.
     """
     image = stack.images()["postgres"]["id"]
-    # sort(1) keeps there what it has no memory for.
+    # sort(1) keeps there, in a container of its own, what it has no memory for.
     room = f"/tmp:{TMPFS_OPTIONS}"  # noqa: S108
     arguments: tuple[str, ...] = ("run", "--rm", *HARDENED, "--user", "0:0", "--tmpfs", room)
     # Of root's capabilities those that files of another owner need.

@@ -158,7 +158,7 @@ def lengths_of(client: Any, queues: dict[str, list[str]]) -> dict[str, tuple[str
         for _, key in pairs[start : start + size]:
             pipe.llen(key)
         answers = pipe.execute(raise_on_error=False)
-        for (queue, key), length in zip(pairs[start : start + size], answers):  # noqa: B905
+        for (queue, key), length in zip(pairs[start : start + size], answers):  # noqa: B905 (Python 3.8)
             if isinstance(length, int) and length:
                 found[key] = queue, length
     return found

@@ -110,7 +110,7 @@ class Unacked:
             batch.append(message)
             size += message.size
             if len(batch) >= MOVED or size >= MOVED_BYTES:
-                total = [sum(pair) for pair in zip(total, self._move(batch))]  # noqa: B905
+                total = [sum(pair) for pair in zip(total, self._move(batch))]  # noqa: B905 (Python 3.8)
                 batch, size = [], 0
                 if time.monotonic() >= deadline:
                     return total

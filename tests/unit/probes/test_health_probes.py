@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -81,31 +80,6 @@ def web() -> Iterator[Any]:
     yield server
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture
-def raw() -> Iterator[Callable[[bytes, float], int]]:
-    """A server that says some bytes to the first client and closes after some seconds; its port."""
-    servers = []
-
-    def serve(said: bytes, seconds: float) -> int:
-        server = socket.create_server(("127.0.0.1", 0))
-        servers.append(server)
-
-        def talk() -> None:
-            client, _ = server.accept()
-            with client:
-                client.recv(65536)
-                for number in range(len(said)):
-                    client.sendall(said[number : number + 1])
-                time.sleep(seconds)
-
-        threading.Thread(target=talk, daemon=True).start()
-        return server.getsockname()[1]
-
-    yield serve
-    for server in servers:
-        server.close()
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.server
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -71,34 +69,6 @@ def port():
     yield server.server_address[1]
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture
-def raw() -> Iterator[Callable[[bytes, float], int]]:
-    """A server that says some bytes to each client and closes after some seconds; its port."""
-    servers = []
-
-    def serve(said: bytes, seconds: float) -> int:
-        server = socket.create_server(("127.0.0.1", 0))
-        servers.append(server)
-
-        def talk() -> None:
-            while True:
-                try:
-                    client, _ = server.accept()
-                except OSError:
-                    return
-                with client:
-                    client.recv(65536)
-                    client.sendall(said)
-                    time.sleep(seconds)
-
-        threading.Thread(target=talk, daemon=True).start()
-        return server.getsockname()[1]
-
-    yield serve
-    for server in servers:
-        server.close()
 
 
 def test_paths_and_ports_are_told(run_module, port):
