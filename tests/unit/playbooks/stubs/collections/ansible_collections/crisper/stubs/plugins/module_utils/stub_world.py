@@ -158,11 +158,16 @@ def _name(pid: int) -> str:
 
 
 def _lives(pid: int) -> bool:
+    """Return whether a process still has its pipes: its last thread closes them.
+
+    A killed process is a zombie as soon as its first thread has ended, and Ansible has others.
+    """
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return False
-    return state not in ("Z", "X")
+    return state not in ("Z", "X") or len(threads) > 1
 
 
 def _holds(given: Any, wanted: Any) -> bool:
