@@ -7,11 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from harness import STUBS
+from harness import UTILS
 
-sys.path.insert(
-    0, str(STUBS / "collections/ansible_collections/crisper/stubs/plugins/module_utils")
-)
+sys.path.insert(0, str(UTILS))
 import stub_world
 
 FIRST_THREAD_ENDS = """
