@@ -238,7 +238,7 @@ def test_an_image_that_is_pinned_stays_whatever_its_registry_moves(
     # Regression: check mode ended with an error where an image of the platform was missing.
     _, output = deploy(tmp_path, "--check", **values, image_digests=pinned)
     assert "failed=0" in output, output
-    assert f"Pulled: {registry}/nginx:1" in output
+    assert f"Would be pulled: {registry}/nginx:1" in output
     images, output = deploy(tmp_path, **values, image_digests=pinned)
     assert {name: image["id"] for name, image in images.items()} == first, output
     # Known by their tags: the compose file has these.
