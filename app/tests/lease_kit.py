@@ -8,7 +8,7 @@ from typing import Any
 
 import redis as redis_py
 from crisper_worker.lease_store import LeaseStore
-from crisper_worker.past_limit import PastLimitRedis
+from crisper_worker.oom_bypass import OomBypassRedis
 from testkit import APPLICATION, Redis
 
 
@@ -21,7 +21,7 @@ def message(task_id: str = "id", **headers: Any) -> dict[str, Any]:
 
 
 def store(server: Redis, holder: str = "me") -> LeaseStore:
-    redis = PastLimitRedis(port=server.port, username="app", password=APPLICATION)
+    redis = OomBypassRedis(port=server.port, username="app", password=APPLICATION)
     return LeaseStore(redis, "p:", "unacked", "unacked_index", holder)
 
 

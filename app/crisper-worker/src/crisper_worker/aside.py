@@ -22,7 +22,7 @@ from redis.exceptions import RedisError, ResponseError
 from crisper_worker.dead_letters import DeadLetter
 from crisper_worker.lease import TRANSPORTS, open_app_store
 from crisper_worker.lease_store import LeaseStore
-from crisper_worker.past_limit import is_refusal
+from crisper_worker.oom_bypass import is_refusal
 from crisper_worker.text import printable
 
 

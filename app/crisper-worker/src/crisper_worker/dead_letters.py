@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from crisper_worker.keys import Keys
 from crisper_worker.messages import Delivery, UnreadableError, bytes_of, described_error, text_of
-from crisper_worker.past_limit import PastLimitRedis
+from crisper_worker.oom_bypass import OomBypassRedis
 from crisper_worker.scripts import REQUEUE
 from crisper_worker.weight import check_weight
 
@@ -120,7 +120,7 @@ class DeadLetters:
         keys: its keys.
     """
 
-    def __init__(self, redis: PastLimitRedis, keys: Keys) -> None:
+    def __init__(self, redis: OomBypassRedis, keys: Keys) -> None:
         self.redis = redis
         self.keys = keys
         self._requeue = redis.register_script(REQUEUE)

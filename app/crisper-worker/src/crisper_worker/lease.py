@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 
 from crisper_worker.lease_keeper import LeaseKeeper
 from crisper_worker.lease_store import LeaseStore
-from crisper_worker.past_limit import PastLimitRedis
+from crisper_worker.oom_bypass import OomBypassRedis
 
 log = logging.getLogger(__name__)
 SOCKET_TIMEOUT = 5.0  # seconds, where the transport options have none
@@ -79,7 +79,7 @@ def open_store(channel: Any, holder: str) -> LeaseStore:
         if pool.connection_kwargs.get(timeout, SOCKET_TIMEOUT) is None:
             pool.connection_kwargs[timeout] = SOCKET_TIMEOUT
     names = (channel.global_keyprefix, channel.unacked_key, channel.unacked_index_key)
-    return LeaseStore(PastLimitRedis(connection_pool=pool), *names, holder=holder)
+    return LeaseStore(OomBypassRedis(connection_pool=pool), *names, holder=holder)
 
 
 def open_app_store(app: Celery) -> LeaseStore:

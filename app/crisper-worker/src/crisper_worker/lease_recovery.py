@@ -13,7 +13,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from crisper_worker.lease_store import BATCH, LeaseStore
 from crisper_worker.messages import Delivery, UnreadableError
-from crisper_worker.past_limit import is_refusal
+from crisper_worker.oom_bypass import is_refusal
 from crisper_worker.text import WRITER
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from crisper_worker.messages import (
     misshapen,
     text_of,
 )
-from crisper_worker.past_limit import PastLimitRedis
+from crisper_worker.oom_bypass import OomBypassRedis
 from crisper_worker.scripts import ACK, COUNT, LEAVE, MOVE, RENEW, START, TAKE
 from crisper_worker.weight import check_weight
 
@@ -48,7 +48,7 @@ class LeaseStore:
     """
 
     def __init__(
-        self, redis: PastLimitRedis, prefix: str, unacked: str, index: str, holder: str
+        self, redis: OomBypassRedis, prefix: str, unacked: str, index: str, holder: str
     ) -> None:
         self.redis = redis
         self.holder = holder

@@ -25,7 +25,7 @@ from redis.exceptions import RedisError, ResponseError
 from crisper_worker.garbage import DATA_ERRORS
 from crisper_worker.lease import Lease, own_store
 from crisper_worker.messages import UnreadableError, described_error
-from crisper_worker.past_limit import is_refusal
+from crisper_worker.oom_bypass import is_refusal
 from crisper_worker.poison import failure, judged
 from crisper_worker.text import shorten
 

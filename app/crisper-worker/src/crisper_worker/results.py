@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from celery.backends import redis as celery_redis
 
-from crisper_worker.past_limit import PastLimitRedis, is_refusal
+from crisper_worker.oom_bypass import OomBypassRedis, is_refusal
 
 
 class Results(celery_redis.RedisBackend):
     """Results that are stored at Redis's memory limit too, and later if it takes no writes."""
 
-    def _get_client(self) -> type[PastLimitRedis]:
-        return PastLimitRedis
+    def _get_client(self) -> type[OomBypassRedis]:
+        return OomBypassRedis
 
     def exception_safe_to_retry(self, exc: Exception) -> bool:
         """Return whether to wait and store it again, with ``result_backend_always_retry``."""

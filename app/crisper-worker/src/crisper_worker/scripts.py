@@ -6,7 +6,7 @@ host ends nobody's lease.
 
 from __future__ import annotations
 
-from crisper_worker.past_limit import OPEN
+from crisper_worker.oom_bypass import OPEN
 
 _NOW = """
 local time = redis.call('TIME')

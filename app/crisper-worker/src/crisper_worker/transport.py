@@ -38,13 +38,13 @@ from crisper_worker.garbage import DATA_ERRORS, check_control, read_message
 from crisper_worker.lease import Lease, holder_name, open_store
 from crisper_worker.lease_keeper import LeaseKeeper
 from crisper_worker.messages import UnreadableError, described_error, text_of
-from crisper_worker.past_limit import (
+from crisper_worker.oom_bypass import (
     INCOMING,
     OPEN,
-    PastLimitPipeline,
-    PastLimitRedis,
+    OomBypassPipeline,
+    OomBypassRedis,
     is_refusal,
-    past_limit,
+    oom_bypass,
 )
 from crisper_worker.qos import QoS, decline
 
@@ -52,11 +52,11 @@ WAIT = 0.25  # seconds; messages in other lists than the one waited on are seen 
 PIDBOX = ".pidbox"  # ends the names of the remote control's queues, of answers too
 
 
-class PrefixedPipeline(kombu_redis.PrefixedRedisPipeline, PastLimitPipeline):
+class PrefixedPipeline(kombu_redis.PrefixedRedisPipeline, OomBypassPipeline):
     """A pipeline with kombu's prefix that goes past the memory limit."""
 
 
-class PrefixedClient(kombu_redis.PrefixedStrictRedis, PastLimitRedis):
+class PrefixedClient(kombu_redis.PrefixedStrictRedis, OomBypassRedis):
     """A client with kombu's prefix that goes past the memory limit."""
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> PrefixedPipeline:
@@ -91,7 +91,7 @@ class LeaseMixin(BindingsMixin):
     def _get_client(self) -> Any:
         if self.global_keyprefix:
             return functools.partial(PrefixedClient, global_keyprefix=self.global_keyprefix)
-        return PastLimitRedis
+        return OomBypassRedis
 
     @functools.cached_property
     def _refresh_binding(self) -> Any:
@@ -108,7 +108,7 @@ class LeaseMixin(BindingsMixin):
             priority = self._get_message_priority(message, reverse=False)
             key = self.global_keyprefix + self._q_for_pri(queue, priority)
             with self.conn_or_acquire() as client:
-                past_limit(client, [(INCOMING, key, dumps(message))])
+                oom_bypass(client, [(INCOMING, key, dumps(message))])
 
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Any, *args: Any, **kwargs: Any

@@ -45,7 +45,7 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and answer.startswith(("OOM ", "MISCONF "))
 
 
-def past_limit(client: Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
+def oom_bypass(client: Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
     """Run commands of Redis in one step, at its memory limit too; their raw answers.
 
     Args:
@@ -60,7 +60,7 @@ def past_limit(client: Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
     return answers
 
 
-class PastLimitRedis(Redis):
+class OomBypassRedis(Redis):
     """A client whose commands go past the memory limit."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -70,15 +70,15 @@ class PastLimitRedis(Redis):
         except OutOfMemoryError:
             if args[0] == INCOMING or "EVAL" in args[0]:
                 raise
-            return past_limit(self, [args])[0]
+            return oom_bypass(self, [args])[0]
 
-    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> PastLimitPipeline:
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> OomBypassPipeline:
         """Return commands that travel together."""
         callbacks = self.response_callbacks
-        return PastLimitPipeline(self.connection_pool, callbacks, transaction, shard_hint)
+        return OomBypassPipeline(self.connection_pool, callbacks, transaction, shard_hint)
 
 
-class PastLimitPipeline(Pipeline):
+class OomBypassPipeline(Pipeline):
     """A pipeline of which a transaction goes past the memory limit as a whole."""
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
@@ -95,6 +95,6 @@ class PastLimitPipeline(Pipeline):
             if not whole or any(args[0] == INCOMING for args in commands):
                 raise
             if any("EVAL" in args[0] for args in commands):  # a script runs in no other script
-                client = PastLimitRedis(connection_pool=self.connection_pool)
+                client = OomBypassRedis(connection_pool=self.connection_pool)
                 return [client.execute_command(*args) for args in commands]
-            return past_limit(self, commands)
+            return oom_bypass(self, commands)

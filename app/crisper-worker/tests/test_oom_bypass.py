@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from crisper_worker.past_limit import PastLimitRedis, is_refusal, past_limit
+from crisper_worker.oom_bypass import OomBypassRedis, is_refusal, oom_bypass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ConnectionError, OutOfMemoryError, RedisError, ResponseError
@@ -15,13 +15,13 @@ words = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=4)
 
 
 @pytest.fixture
-def limited(redis_server: Redis) -> PastLimitRedis:
+def limited(redis_server: Redis) -> OomBypassRedis:
     redis_server.client().flushall()
-    return PastLimitRedis(port=redis_server.port, username="app", password=APPLICATION)
+    return OomBypassRedis(port=redis_server.port, username="app", password=APPLICATION)
 
 
 def test_a_command_goes_past_and_lpush_does_not(
-    limited: PastLimitRedis, redis_server: Redis, at_limit: Callable
+    limited: OomBypassRedis, redis_server: Redis, at_limit: Callable
 ) -> None:
     with at_limit(redis_server):
         assert limited.set("key", "value")
@@ -34,7 +34,7 @@ def test_a_command_goes_past_and_lpush_does_not(
 
 
 def test_a_transaction_goes_past_as_a_whole_or_not_at_all(
-    limited: PastLimitRedis, redis_server: Redis, at_limit: Callable
+    limited: OomBypassRedis, redis_server: Redis, at_limit: Callable
 ) -> None:
     script = limited.register_script("return redis.call('GET', KEYS[1])")
     with at_limit(redis_server):
@@ -54,10 +54,10 @@ def test_a_transaction_goes_past_as_a_whole_or_not_at_all(
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(words, max_size=5))
-def test_commands_arrive_as_they_were_given(limited: PastLimitRedis, commands: list) -> None:
+def test_commands_arrive_as_they_were_given(limited: OomBypassRedis, commands: list) -> None:
     limited.delete("list")
     pushed = [word for command in commands for word in command]
-    past_limit(limited, [("RPUSH", "list", *command) for command in commands])
+    oom_bypass(limited, [("RPUSH", "list", *command) for command in commands])
     assert limited.lrange("list", 0, -1) == pushed
 
 
