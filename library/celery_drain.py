@@ -274,7 +274,7 @@ def judge(module: AnsibleModule, reply: dict[str, Any], result: dict[str, Any]) 
     params, done = module.params, module.params["state"]
     if reply["problem"]:
         ordered = listed(sorted(result["queues"])) or "none"
-        order = "consume" if done == "resumed" else "leave"
+        order = "consume" if done == "resumed" else "stop consuming"
         module.fail_json(
             msg=f"{params['app']}: {quote(reply['error'])}. {REMEDIES.get(reply['problem'], '')}"
             f" Workers that had been ordered to {order} queues: {ordered}.",

@@ -11,20 +11,21 @@ description:
     gap. Without a phase it only looks; C(start) starts the release's containers beside the old
     ones and waits until they are healthy, or until workers answer a ping (what it started is
     removed again when they do not);
-    C(leave) tells the old workers to leave their queues and asks the new ones whether they are as
-    O(workers) says; C(swap) replaces what may exist only once (beat) or belongs to no release
-    (nginx); C(retire) stops the old containers and removes them, waits until those of the release
-    are healthy and looks again; C(prove) asks all workers and sends canaries.
+    C(cancel_consumers) has the old workers stop taking tasks and compares the new ones with
+    O(workers); C(replace) stops, then starts what may exist only once (beat) or belongs to no
+    release (nginx); C(stop_old) stops the old containers and removes them, waits until those of
+    the release are healthy and looks again; C(verify) asks all workers and sends canaries.
   - In one call the phases overlap - beat is replaced and everybody is asked while the old
     containers stop, after the new workers were found to be right. Who is asked while an old worker
     still answers is asked again when it is gone.
   - Workers of the release that were there before this O(run) began, and in whose name something
-    else than expected is answered in C(leave) or C(prove), are replaced by new containers of the
-    same image, and all are asked again - at first those that the findings name, then all. One that
-    this run has started is not replaced. An undo does not fail because of a worker that somebody
-    has taken over.
-  - Old workers that still hold tasks when C(leave) has waited for them are told in RV(held);
-    C(retire) leaves them, and C(prove) is put off, until it is called again without C(leave).
+    else than expected is answered in C(cancel_consumers) or C(verify), are replaced by new
+    containers of the same image, and all are asked again - at first those that the findings name,
+    then all. One that this run has started is not replaced. An undo does not fail because of a
+    worker that somebody has taken over.
+  - Old workers that still hold tasks when C(cancel_consumers) has waited for them are in RV(held).
+    C(stop_old) leaves them running, and C(verify) is put off, until the module is called again
+    without C(cancel_consumers).
   - Nothing of community.docker does this; C(docker_compose_v2) recreates in place.
 extends_documentation_fragment: [crisper, crisper.docker, crisper.host]
 options:
@@ -32,7 +33,7 @@ options:
     description: What to do, in this order whatever theirs; nothing only looks.
     type: list
     elements: str
-    choices: [start, leave, swap, retire, prove]
+    choices: [start, cancel_consumers, replace, stop_old, verify]
     default: []
   project_src:
     description: Folder of the release, with its compose file and C(.env).
@@ -62,7 +63,7 @@ options:
     description: Seconds a stopped container may take; none takes each container's own.
     type: int
   workers:
-    description: How workers are asked; needed in the phases C(leave) and C(prove).
+    description: How workers are asked; needed in the phases C(cancel_consumers) and C(verify).
     type: dict
     suboptions:
       app:
@@ -99,9 +100,9 @@ options:
         default: python
   live:
     description:
-      - Folder on the host that nginx's container has its configuration from. C(retire) has all
+      - Folder on the host that nginx's container has its configuration from. C(stop_old) has all
         requests go to the release there before it stops anything (services with a C(port));
-        C(swap) does so where nginx itself is replaced. Without one nothing of it is touched.
+        C(replace) does so where nginx itself is replaced. Without one nothing of it is touched.
     type: path
   reload:
     description: Whether nginx loads its configuration, in the moment before requests change over.
@@ -127,7 +128,7 @@ author: Crisper
 EXAMPLES = r"""
 - name: Roll out the release
   compose_rollout:
-    phases: [start, leave, swap, retire, prove]
+    phases: [start, cancel_consumers, replace, stop_old, verify]
     project_src: /opt/crisper/releases/20261120t221500z-1a2b3c4d
     project_name: crisper
     release: 20261120t221500z-1a2b3c4d
@@ -168,7 +169,7 @@ containers:
   sample: [{name: crisper-nginx-1, service: nginx, state: running, health: healthy}]
 after:
   description: RV(steps), RV(nodes) and RV(containers) when all was done, and the C(release).
-  returned: in phase C(retire), when nothing was RV(held)
+  returned: in phase C(stop_old), when nothing was RV(held)
   type: dict
   sample: {release: 20261120t221500z-1a2b3c4d, steps: [], nodes: {new: [], old: []}, containers: []}
 serving:
@@ -178,27 +179,28 @@ serving:
   sample: 20261120t221500z-1a2b3c4d
 left:
   description:
-    - What came of C(leave) - C(queues) (node name to those it was told to leave, of old workers
-      that were not stopped since), C(left_at) (Unix time), C(drained), C(unfinished),
-      C(scheduled), C(longest), C(silent) as M(celery_drain) has them, C(consuming), those that did
-      not leave their queues, and C(findings) over the new workers, with which the module fails.
-  returned: in phase C(leave), also on failure
+    - Result of C(cancel_consumers) - C(queues) (node name to the queues whose consumers were
+      cancelled, of old workers that were not stopped since), C(left_at) (Unix time), C(drained),
+      C(unfinished), C(scheduled), C(longest), C(silent) as M(celery_drain) has them, C(consuming),
+      the workers that still consume, and C(findings) over the new workers, with which the module
+      fails.
+  returned: in phase C(cancel_consumers), also on failure
   type: dict
   sample: {queues: {}, left_at: 1795212000.5, drained: [], unfinished: [], findings: []}
 held:
   description: Node names of old workers that still hold tasks.
-  returned: in phase C(leave)
+  returned: in phase C(cancel_consumers)
   type: list
   elements: str
   sample: []
 proof:
   description: What the workers answered, as M(celery_inspect) returns it; it fails nothing here.
-  returned: in phase C(prove), when nothing was RV(held)
+  returned: in phase C(verify), when nothing was RV(held)
   type: dict
   sample: {problem: "", findings: [], nodes: {}}
 stopped:
   description: Exit code by container name.
-  returned: in phase C(retire), also on failure
+  returned: in phase C(stop_old), also on failure
   type: dict
   sample: {crisper-celery-worker-1: 0}
 failures:
@@ -226,7 +228,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.rollout.workers impo
     SPEC as WORKERS_SPEC,
 )
 
-PHASES = ("start", "leave", "swap", "retire", "prove")
+PHASES = ("start", "cancel_consumers", "replace", "stop_old", "verify")
 ARGUMENT_SPEC: dict[str, Any] = {
     "phases": {"type": "list", "elements": "str", "choices": list(PHASES), "default": []},
     "project_src": {"type": "path", "required": True},

@@ -44,7 +44,7 @@ lock:
   description: The lock as it stands; empty when no run has it.
   returned: always
   type: dict
-  sample: {run: 20261120t221500z-4711, who: ops, purpose: deploy, step: leave}
+  sample: {run: 20261120t221500z-4711, who: ops, purpose: deploy, step: cancel_consumers}
 steps:
   description: Steps of the run that change what serves, in the order in which they were begun.
   returned: always

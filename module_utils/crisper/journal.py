@@ -41,6 +41,8 @@ LARGEST_BYTES = 8 * 1024 * 1024
 LOCK_MODE, JOURNAL_MODE, ROOT_MODE = 0o600, 0o640, 0o750
 # Characters of a text in an entry.
 WIDTH = 2000
+# Step of an older edition -> step of this one. Journals of servers have the former.
+RENAMED_STEPS = {"leave": "cancel_consumers", "swap": "replace", "retire": "stop_old"}
 
 RUN_SPEC: dict[str, Any] = {
     "type": "dict",
@@ -70,8 +72,16 @@ def parse_lines(text: str) -> list[dict[str, Any]]:
         except ValueError:
             continue
         if isinstance(entry, dict) and "run" in entry and "step" in entry:
-            found.append(clean(entry, width=WIDTH))
+            found.append(_readable(entry))
     return found
+
+
+def _readable(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry or a lock with harmless texts, and its step as this edition names it."""
+    entry = dict(clean(entry, width=WIDTH))
+    if isinstance(step := entry.get("step"), str):
+        entry["step"] = RENAMED_STEPS.get(step, step)
+    return entry
 
 
 class UnfinishedRun(TypedDict, total=False):
@@ -200,7 +210,7 @@ class Journal:
             found = json.loads((self.root / LOCK).read_text())
         except (OSError, ValueError, RecursionError):
             return {}
-        return clean(found, width=WIDTH) if isinstance(found, dict) else {}
+        return _readable(found) if isinstance(found, dict) else {}
 
     def entries(self) -> list[dict[str, Any]]:
         """Return the newest entries."""

@@ -161,19 +161,19 @@ def session():
         answer = {"problem": "", "error": "", "number": request["number"]}
         if request["command"] == "answering":
             answer["answering"] = request["nodes"] if state["pings"] else []
-        elif request["command"] == "leave":
+        elif request["command"] == "cancel_consumers":
             old = request["nodes"]
             told.update(old)
             done = [node for node in old if node not in state["holds"]]
             answer |= {"left": old, "done": done, "queues": {node: ["default"] for node in old}}
-            answer["replies"] = replies(state, request["prove"], told) if request["prove"] else {}
+            answer["replies"] = replies(state, request["verify"], told) if request["verify"] else {}
         else:
             answer |= {"replies": replies(state, request, told), "seconds": 0.1, "held": 0}
             if request["canary"]:
                 answer["canary"] = canaries(state, request["canary"])
             strangers -= request["everybody"]
         if request["command"] != "answering":
-            everybody = request["command"] == "prove" and request["everybody"]
+            everybody = request["command"] == "verify" and request["everybody"]
             canary = " with canaries" if request.get("canary") else ""
             note("questions", ("ask" if everybody else request["command"]) + canary)
         print(MARKER + json.dumps(answer), flush=True)
@@ -279,5 +279,5 @@ class RolloutEngine:
 
     @property
     def questions(self) -> list[str]:
-        """What the workers were asked in the last run: ``leave``, ``prove``, ``ask``."""
+        """Questions to the workers in the last run: ``cancel_consumers``, ``verify``, ``ask``."""
         return (self.folder / "questions").read_text().splitlines()

@@ -23,12 +23,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from journal_runs import OWNER, acting, end_process
 
-STEPS = st.lists(st.sampled_from(["begin", "stage", "start", "retire", "end"]), max_size=12)
+STEPS = st.lists(st.sampled_from(["begin", "stage", "start", "stop_old", "end"]), max_size=12)
 
 
 @given(st.text())
 def test_any_text_is_a_journal(text):
     assert all("run" in entry and "step" in entry for entry in parse_lines(text))
+
+
+OLDER = [("leave", "cancel_consumers"), ("swap", "replace"), ("retire", "stop_old")]
+
+
+@pytest.mark.parametrize(("former", "step"), [*OLDER, ("start", "start"), ("promote", "promote")])
+def test_steps_of_an_older_edition_are_read_as_those_of_this_one(tmp_path, former, step):
+    """A server that is upgraded in the middle of a deploy has the former names in both files."""
+    lines = [{"run": "r", "step": name, "time": 5} for name in ("begin", former)]
+    (tmp_path / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "lock").write_text(json.dumps({"run": "r", "step": former, "until": 0}))
+    journal = Journal(tmp_path, "s")
+    assert unfinished(journal.entries())["steps"] == ["begin", step]
+    assert journal.lock()["step"] == step
+    assert seconds_per_step(journal.entries(), "r", 9) == {"begin": 0.0, step: 4.0}
 
 
 @given(STEPS)
@@ -140,7 +155,7 @@ def test_who_lost_the_lock_stops(tmp_path):
     first.acquire(OWNER)
     assert second.acquire(OWNER, dead="first") == {}
     with pytest.raises(NotOwnerError, match="second of ops has it"):
-        first.note("retire")
+        first.note("stop_old")
     assert not first.end("done")
     assert second.lock()["run"] == "second"
 

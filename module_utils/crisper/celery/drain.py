@@ -246,7 +246,7 @@ class Drain(DrainTracker):
         return list(node.queues)
 
 
-class Leave(DrainTracker):
+class Cancel(DrainTracker):
     """Workers that are done when they consume nothing, whatever they still run."""
 
     def judge(self, node: Node) -> list[str]:

@@ -25,7 +25,11 @@ from .results import read_results, unix
 from .serve import Probe
 from .unacked import Unacked
 
-ORDERS = {"leave": "cancel_consumer", "drain": "cancel_consumer", "resume": "add_consumer"}
+ORDERS = {
+    "cancel_consumers": "cancel_consumer",
+    "drain": "cancel_consumer",
+    "resume": "add_consumer",
+}
 
 # Seconds after which a command of Redis was not merely slow, and seconds without a reply after
 # which Redis itself is asked whether it answers.

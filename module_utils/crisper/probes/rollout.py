@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ..celery.drain import Drain, DrainTracker, Leave
+from ..celery.drain import Cancel, Drain, DrainTracker
 from .canary import canary
 from .control import Failure
 from .drain import converge
@@ -16,8 +16,8 @@ from .serve import Conversation
 class RolloutProbe(Conversation):
     """The workers that are replaced, and those that replace them."""
 
-    COMMANDS = ("answering", "leave", "prove")
-    tracker: DrainTracker | None = None  # knows at any time who was told to leave what
+    COMMANDS = ("answering", "cancel_consumers", "verify")
+    tracker: DrainTracker | None = None  # which worker was told to stop consuming what
 
     def forget(self) -> None:
         """Begin a reply."""
@@ -25,19 +25,19 @@ class RolloutProbe(Conversation):
         self.tracker = None
 
     def summary(self, problem: str = "", error: str = "") -> dict[str, Any]:
-        """Return what is known of the workers that leave, and of the others."""
+        """Return what is known of the old workers, and of the others."""
         known = self.tracker.summary(time.time()) if self.tracker else {}
         return {**known, **self.reply, "problem": problem, "error": error}
 
-    def leave(self, app: Any, request: dict[str, Any]) -> None:
-        """Have old workers leave their queues; then look at the new ones, and drain the old."""
+    def cancel_consumers(self, app: Any, request: dict[str, Any]) -> None:
+        """Cancel the consumers of old workers; then ask the new ones, and drain the old."""
         now, silent_after = time.monotonic(), request["silent_after"]
-        self.tracker = first = Leave(request["nodes"], silent_after, now)
+        self.tracker = first = Cancel(request["nodes"], silent_after, now)
         self._converge(app, request, first, request["timeout"])
         self.reply["left"] = first.summary(time.time())["done"]
-        if request["prove"]:
-            self.enter(self.phase, request["prove"]["timeout"] + 15)
-            self.reply.update(inspect(app, request["prove"]))
+        if request["verify"]:
+            self.enter(self.phase, request["verify"]["timeout"] + 15)
+            self.reply.update(inspect(app, request["verify"]))
         self.tracker = second = Drain(request["nodes"], silent_after, time.monotonic())
         second.recall(first)
         self._converge(app, request, second, request["patience"])
@@ -60,7 +60,7 @@ class RolloutProbe(Conversation):
             alive.update(node for reply in replies if isinstance(reply, dict) for node in reply)
             self.reply["answering"] = sorted(alive)
 
-    def prove(self, app: Any, request: dict[str, Any]) -> None:
+    def verify(self, app: Any, request: dict[str, Any]) -> None:
         """Ask everybody everything, and send canaries."""
         self.enter(self.phase, int(request["timeout"]) * 2 + 15)
         self.reply.update(inspect(app, request))

@@ -42,7 +42,7 @@ def replace_in_place(rollout: Rollout, steps: list[Step]) -> StoppingBeat:
     stopping = StoppingBeat({s.service: list(s.old) for s in wanted if s.kind == "single"})
     if not wanted:
         return stopping
-    rollout.note("swap")
+    rollout.note("replace")
     if old := list(chain.from_iterable(stopping.old.values())):
         stopping.command = rollout.docker.begin("stop", *old)
         rollout.pending["beat"] = stopping.command.wait

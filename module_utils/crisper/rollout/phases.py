@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..proxy.upstream import Upstreams
+from .cancel_consumers import begin_cancelling, finish_cancelling
 from .in_place import StoppingBeat, guard_data, replace_in_place, start_beat
-from .leave import begin_leaving, finish_leaving
 from .plan import KEEP
-from .prove import ask_everybody, finish_stopping, prove
 from .start import start_release
 from .state import Rollout
 from .stop import stop_old, wait_until_healthy
+from .verify import ask_everybody, finish_stopping, verify
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -47,24 +47,24 @@ def _take_phases(rollout: Rollout, phases: set[str]) -> dict[str, Any]:
     if check_mode:
         rollout.result["changed"] = bool(phases) and any(step.action != KEEP for step in steps)
         return rollout.result
-    if {"start", "swap"} & phases:
+    if {"start", "replace"} & phases:
         guard_data(rollout, steps)
     if "start" in phases:
         steps, containers = start_release(rollout, steps, containers)
-    leaving = begin_leaving(rollout, containers) if "leave" in phases else {}
-    beat = replace_in_place(rollout, steps) if "swap" in phases else StoppingBeat()
-    finish_leaving(rollout, leaving)
+    cancelling = begin_cancelling(rollout, containers) if "cancel_consumers" in phases else {}
+    beat = replace_in_place(rollout, steps) if "replace" in phases else StoppingBeat()
+    finish_cancelling(rollout, cancelling)
     web_only = bool(rollout.result.get("held"))
-    if "retire" in phases:
-        if "swap" not in phases and not web_only:
+    if "stop_old" in phases:
+        if "replace" not in phases and not web_only:
             wait_until_healthy(rollout)  # beat that an earlier call has started
         stop_old(rollout, web_only)
     start_beat(rollout, beat)
-    proves = "prove" in phases and not web_only
-    if proves:
+    verifies = "verify" in phases and not web_only
+    if verifies:
         ask_everybody(rollout)
-    if "retire" in phases:
+    if "stop_old" in phases:
         finish_stopping(rollout, web_only)
-    if proves:
-        prove(rollout)
+    if verifies:
+        verify(rollout)
     return rollout.result

@@ -71,7 +71,7 @@ def renew_own_workers(rollout: Rollout, ask: Callable[[], Findings]) -> None:
         ask: has the workers proved again.
     """
     findings = changed_by_others(rollout.result["proof"])
-    if not findings or not rollout.retired:
+    if not findings or not rollout.stopping:
         return
     if own := newer_workers(rollout.containers(), rollout.release, _began(rollout)):
         _replace(rollout, own, renewal_warning(own, findings, rollout.release))

@@ -8,7 +8,7 @@ from typing import Any
 from .plan import KEEP
 
 # Of M(compose_rollout), in their order.
-CALLS = ("started", "switched", "retired")
+CALLS = ("started", "switched", "stopped")
 
 
 def rollout_report(
@@ -19,7 +19,7 @@ def rollout_report(
     """Return the fact ``rollout_report``.
 
     Args:
-        calls: results by name: ``started``, ``switched`` and ``retired`` of M(compose_rollout),
+        calls: results by name: ``started``, ``switched`` and ``stopped`` of M(compose_rollout),
             ``drained`` of M(celery_drain), ``stranded`` of M(celery_stranded). A call that was not
             made is empty; one that an earlier rollout of this run made may be left here.
         release: the release of this rollout.
@@ -27,15 +27,15 @@ def rollout_report(
 
     Returns:
         ``after`` and ``proof`` of the call that looked at everything after its last act (empty
-        where none got so far); ``left``, what came of telling the old workers to leave;
+        where none got so far); ``left``, what came of cancelling the consumers of the old workers;
         ``drained``, what they had finished and had not in the end; ``longest`` task (seconds);
         ``stale`` tasks that old workers listed although they had ended; ``stopped`` containers;
         ``changes``, steps other than C(keep); ``put_back``, results of M(celery_stranded) of all
         rollouts of this run that did something about unacknowledged tasks after a restart of
         Redis; ``unjudged``, why that was unknown; and ``cut_off``, whether a call ended early.
     """
-    started, switched, retired = (calls.get(name) or {} for name in CALLS)
-    last = _last_look((started, switched, retired), release)
+    started, switched, stopped = (calls.get(name) or {} for name in CALLS)
+    last = _last_look((started, switched, stopped), release)
     departures = [call["left"] for call in (started, switched) if "left" in call]
     departure = departures[-1] if departures else {}
     stranded = calls.get("stranded") or {}
@@ -45,7 +45,7 @@ def rollout_report(
         "proof": last.get("proof", {}),
         "left": departure,
         **_drained(departure, calls.get("drained") or departure),
-        "stopped": retired.get("stopped", {}),
+        "stopped": stopped.get("stopped", {}),
         "changes": [step for step in started.get("steps", []) if step["action"] != KEEP],
         "put_back": [*put_back, *([] if again else [stranded])],
         "unjudged": str(stranded.get("msg") or ""),

@@ -31,7 +31,7 @@ class Rollout:
     upstreams: Upstreams | None = None
     workers: Workers | None = None
     # Names by id: of old containers that were told to stop, and of workers that others replace.
-    retired: dict[str, str] = field(default_factory=dict)
+    stopping: dict[str, str] = field(default_factory=dict)
     replaced: dict[str, str] = field(default_factory=dict)
     redefined: list[str] = field(default_factory=list)  # services of kind `fixed`
     # What goes on in the background: how each is brought to its end.
@@ -161,7 +161,9 @@ class Rollout:
     def asker(self) -> Workers:
         """Return the process that asks the workers."""
         if self.workers is None:
-            self.module.fail_json(msg="The phases leave and prove need the option workers.")
+            self.module.fail_json(
+                msg="The phases cancel_consumers and verify need the option workers."
+            )
             raise AssertionError  # fail_json has ended the process
         return self.workers
 

@@ -25,7 +25,7 @@ def wait_until_healthy(rollout: Rollout) -> None:
         mine = [
             container
             for container in rollout.containers()
-            if container.release == rollout.release and container.id not in rollout.retired
+            if container.release == rollout.release and container.id not in rollout.stopping
         ]
         beats = [container for container in mine if container.service in singles]
         lost = [c for c in beats if c.state != "running" or c.health == "unhealthy"]
@@ -37,7 +37,7 @@ def wait_until_healthy(rollout: Rollout) -> None:
             rollout.fail_with(
                 f"{', '.join(sorted(c.name for c in lost or waited))} of release"
                 f" {rollout.release} did not become healthy."
-                + ("" if rollout.retired else " The old workers still run.")
+                + ("" if rollout.stopping else " The old workers still run.")
                 + describe(failures),
                 failures,
             )
@@ -62,7 +62,7 @@ def stop_old(rollout: Rollout, web_only: bool) -> None:
             + "; ".join(missing)
             + ". Run the deploy again; it starts what is missing."
         )
-    rollout.note("retire")
+    rollout.note("stop_old")
     old = [container for container in containers if container.id in ids]
     web = {step.service for step in rolled if step.kind == "web"}
     wait_for_accepting([c for c in old if c.service in web and c.pid])
@@ -84,7 +84,7 @@ def _stop(rollout: Rollout, ids: list[str], old: list[Container]) -> None:
     if late := [c.id for c in old if rollout.node(c) in overdue]:
         rollout.docker.run("kill", "--signal", "QUIT", *late)
     names = {container.id: container.name for container in old}
-    rollout.retired = {identity: names[identity] for identity in ids}
+    rollout.stopping = {identity: names[identity] for identity in ids}
     command = rollout.docker.begin("stop", *stop_limits(rollout), *ids)
     rollout.pending["stop"] = partial(_remove_stopped, rollout, command)
     rollout.result["changed"] = True
@@ -99,9 +99,9 @@ def stop_limits(rollout: Rollout) -> list[str]:
 def _remove_stopped(rollout: Rollout, command: BackgroundCommand) -> None:
     """Wait until they have stopped, return their exit codes by name, and remove them."""
     command.end()
-    records = json.loads(rollout.docker.run("container", "inspect", *rollout.retired))
-    rollout.result["stopped"] = warn_of_killed(rollout, rollout.retired, records)
-    rollout.docker.run("rm", "--force", "--volumes", *rollout.retired)
+    records = json.loads(rollout.docker.run("container", "inspect", *rollout.stopping))
+    rollout.result["stopped"] = warn_of_killed(rollout, rollout.stopping, records)
+    rollout.docker.run("rm", "--force", "--volumes", *rollout.stopping)
     if rollout.upstreams:
         rollout.upstreams.prune()
 

@@ -1,4 +1,4 @@
-"""Ask the workers of a stack during a rollout: old ones to leave, new ones for proof."""
+"""Ask workers during a rollout: old ones to stop consuming, new ones for their state."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ SPEC: dict[str, Any] = {
         "python": {"type": "str", "default": "python"},
     },
 }
-# Polls of workers that leave: as M(celery_drain) has them.
-LEAVE = {"timeout": 30.0, "interval": 1.0, "reply_timeout": 2.0, "silent_after": 10.0}
+# Polls of workers whose consumers are cancelled: as M(celery_drain) has them.
+CANCEL = {"timeout": 30.0, "interval": 1.0, "reply_timeout": 2.0, "silent_after": 10.0}
 # A worker of the release answers at once, or the next second.
 PROOF = {"timeout": 5.0, "settle": 0.1}
 SETTLE = 0.3
@@ -56,7 +56,7 @@ LEFT: dict[str, Any] = {
 
 TASK: dict[str, Any] = {"id": "", "name": "", "node": "", "seconds": 0.0, "state": ""}
 STALE: dict[str, Any] = {"id": "", "name": "", "node": ""}
-# What the container answers to `leave`, whatever it is.
+# What the container answers to `cancel_consumers`, whatever it is.
 ANSWER: dict[str, Any] = {
     **LEFT,
     "error": "",
@@ -136,8 +136,8 @@ class Workers:
         self.answering.update(like(reply.get("answering"), [""]))
         return (self.session.output,)
 
-    def leave(self, old: Sequence[str], new: Sequence[str]) -> None:
-        """Tell old workers to leave their queues, and ask the new ones; see `wait_for_leaving`.
+    def cancel_consumers(self, old: Sequence[str], new: Sequence[str]) -> None:
+        """Cancel the consumers of old workers, and ask the new ones; see `wait_for_cancelling`.
 
         Raises:
             ShipError: nobody can be asked.
@@ -146,15 +146,19 @@ class Workers:
         proof = {"methods": list(SHAPES), "destination": list(new), "everybody": False, **PROOF}
         self._session().send(
             {
-                **{"command": "leave", "nodes": list(old), "prove": proof if new else None},
-                **{"patience": self.options["patience"], **LEAVE},
+                **{
+                    "command": "cancel_consumers",
+                    "nodes": list(old),
+                    "verify": proof if new else None,
+                },
+                **{"patience": self.options["patience"], **CANCEL},
             }
         )
 
-    def wait_for_leaving(self, new: Sequence[str]) -> tuple[dict[str, Any], str]:
-        """Return what came of `leave`, and what is wrong with it; empty where nothing is."""
+    def wait_for_cancelling(self, new: Sequence[str]) -> tuple[dict[str, Any], str]:
+        """Return the result of `cancel_consumers`, and its problem; empty for none."""
         report = {**LEFT, "left_at": self.left_at}
-        limit = self.options["import_timeout"] + LEAVE["timeout"] + self.options["patience"] + 60
+        limit = self.options["import_timeout"] + CANCEL["timeout"] + self.options["patience"] + 60
         try:
             reply = self._session().receive(limit)
         except ShipError as error:
@@ -167,7 +171,10 @@ class Workers:
         if reply["problem"]:
             names = listed(sorted(report["queues"])) or "none"
             wrong = f"{self.options['app']}: {reply['error']}. {remedy(reply['problem'])}"
-            return report, f"{wrong} Workers that had been ordered to leave queues: {names}."
+            return (
+                report,
+                f"{wrong} Workers that had been ordered to stop consuming queues: {names}.",
+            )
         report["consuming"] = sorted(set(report["queues"]) - set(free) - set(report["silent"]))
         findings = self._judge(reply["replies"], new)
         if findings:
@@ -180,7 +187,7 @@ class Workers:
         Raises:
             ShipError: nobody can be asked.
         """
-        request = {"command": "prove", "methods": list(SHAPES), "destination": list(nodes)}
+        request = {"command": "verify", "methods": list(SHAPES), "destination": list(nodes)}
         self._session().send({**request, "everybody": False, "canary": None, **SECOND_LOOK})
         limit = self.options["import_timeout"] + 2 * SECOND_LOOK["timeout"] + 60
         reply = like(self._session().receive(limit), ANSWER)
@@ -206,7 +213,7 @@ class Workers:
         canary, self.canaries = self.options["canary"], dict(canaries) if canaries else None
         wanted = canary and not canaries
         sent = {**canary, "args": [], "kwargs": {}, "nodes": list(nodes)} if wanted else None
-        request: dict[str, Any] = {"command": "prove", "methods": sorted(SHAPES)}
+        request: dict[str, Any] = {"command": "verify", "methods": sorted(SHAPES)}
         request |= {
             "destination": list(nodes),
             "everybody": True,

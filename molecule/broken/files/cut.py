@@ -19,7 +19,7 @@ import threading
 
 LONGEST = 300  # seconds
 # Steps of modules that take more than one, and go on.
-MODULES = ("start", "leave", "swap", "retire", "dump", "hook", "migrate")
+MODULES = ("start", "cancel_consumers", "replace", "stop_old", "dump", "hook", "migrate")
 # Steps that run a container, which is to outlive the deploy: it has to be there.
 COMMANDS = ("hook", "migrate")
 

@@ -101,8 +101,8 @@ def test_leaving_does_not_wait_for_what_runs(worker, ask, drain, send, marks):
     until(lambda: marks() == ["start long old@a"])
     workers = ask()
     begun = time.monotonic()
-    workers.leave(["old@a"], [])
-    left, wrong = workers.wait_for_leaving([])
+    workers.cancel_consumers(["old@a"], [])
+    left, wrong = workers.wait_for_cancelling([])
     assert time.monotonic() - begun < 3
     assert (left["queues"], left["drained"], wrong) == ({"old@a": ["one"]}, [], "")
     assert [task["name"] for task in left["unfinished"]] == ["nap"]
@@ -124,8 +124,8 @@ def test_new_workers_are_proved_while_old_ones_leave(worker, ask, drain, send, m
     until(lambda: marks() == ["start short old@a"])
     expect = {"pools": {"new": {"queues": ["two"], "concurrency": 2}}}
     workers = ask(expect=expect, patience=10.0)
-    workers.leave(["old@a"], ["new@b"])
-    left, wrong = workers.wait_for_leaving(["new@b"])
+    workers.cancel_consumers(["old@a"], ["new@b"])
+    left, wrong = workers.wait_for_cancelling(["new@b"])
     assert (left["drained"], left["findings"], wrong) == (["old@a"], [], "")
     assert 0.5 < left["longest"] < 4
 
@@ -137,14 +137,14 @@ def test_new_workers_are_proved_while_old_ones_leave(worker, ask, drain, send, m
 
     drain(state="resumed", queues=left["queues"])
     unmet = ask(expect={"pools": {"new": {"queues": ["two", "three"]}}})
-    unmet.leave(["old@a"], ["new@b"])
-    left, wrong = unmet.wait_for_leaving(["new@b"])
+    unmet.cancel_consumers(["old@a"], ["new@b"])
+    left, wrong = unmet.wait_for_cancelling(["new@b"])
     assert left["problem"] == "expectations_not_met"
     assert "consumes two, expected three, two" in wrong
     assert left["queues"] == {"old@a": ["one"]}, "who undoes it must know who was told to leave"
 
-    unmet.leave(["old@a"], ["nobody@c"])
-    left, wrong = unmet.wait_for_leaving(["nobody@c"])
+    unmet.cancel_consumers(["old@a"], ["nobody@c"])
+    left, wrong = unmet.wait_for_cancelling(["nobody@c"])
     assert "nobody@c" in wrong or "No worker answered" in wrong
 
 
@@ -177,8 +177,8 @@ def test_a_busy_pool_is_proved_once(worker, ask, send, marks):
 def test_no_broker_is_one_clear_error(ask, broker, monkeypatch):
     monkeypatch.setenv("TEST_BROKER", "redis://:secret-word@127.0.0.1:9/0")
     workers = ask()
-    workers.leave(["old@a"], ["new@b"])
-    left, wrong = workers.wait_for_leaving(["new@b"])
+    workers.cancel_consumers(["old@a"], ["new@b"])
+    left, wrong = workers.wait_for_cancelling(["new@b"])
     assert (left["problem"], left["queues"]) == ("broker_unreachable", {})
     assert "secret-word" not in wrong + str(left)
     assert proved(workers, ["new@b"], 1)["problem"] == "broker_unreachable"
@@ -186,8 +186,8 @@ def test_no_broker_is_one_clear_error(ask, broker, monkeypatch):
 
 def test_no_application_is_one_clear_error(ask, broker):
     workers = ask(app="nowhere.app")
-    workers.leave(["old@a"], [])
-    left, wrong = workers.wait_for_leaving([])
+    workers.cancel_consumers(["old@a"], [])
+    left, wrong = workers.wait_for_cancelling([])
     assert (left["problem"], left["drained"]) == ("app_not_importable", [])
     assert "nowhere" in wrong
 
@@ -197,8 +197,8 @@ def test_a_container_that_goes_away_is_told(docker, broker):
     workers = Workers({**asked, "import_timeout": 60, "python": sys.executable}, docker)
     workers.begin("any", [])
     os.kill(workers.session.process.pid, signal.SIGKILL)
-    workers.leave(["old@a"], [])
-    left, wrong = workers.wait_for_leaving([])
+    workers.cancel_consumers(["old@a"], [])
+    left, wrong = workers.wait_for_cancelling([])
     assert left["problem"] == "malformed_reply"
     assert "ended" in wrong
     assert proved(workers, ["old@a"], 1)["problem"] == "malformed_reply"
@@ -217,8 +217,8 @@ def test_new_workers_are_known_as_soon_as_they_answer(worker, ask, drain, send):
     time.sleep(1)
     seen = proved(again, ["new@b", "late@c"], 2)
     assert (seen["problem"], set(seen["nodes"])) == ("", {"new@b", "late@c"})
-    again.leave(["late@c"], ["new@b"])
-    left, wrong = again.wait_for_leaving(["new@b"])
+    again.cancel_consumers(["late@c"], ["new@b"])
+    left, wrong = again.wait_for_cancelling(["new@b"])
     assert (left["drained"], wrong) == (["late@c"], "")
     assert again.answering == set()
 
@@ -227,14 +227,14 @@ def test_an_application_that_is_not_importable_is_told_to_who_asks_later(ask, br
     workers = ask(["new@b"], app="nowhere.app")
     until(lambda: not workers.listen())
     with pytest.raises(ShipError, match="nowhere"):
-        workers.leave(["old@a"], ["new@b"])
+        workers.cancel_consumers(["old@a"], ["new@b"])
     assert workers.proof()["problem"] == "app_not_importable"
 
 
 def test_nothing_is_asked_where_no_container_runs(docker):
     workers = Workers({"service": "backend", "expect": {}, "canary": None}, docker)
     with pytest.raises(ShipError, match="no container of service backend"):
-        workers.leave(["old@a"], [])
+        workers.cancel_consumers(["old@a"], [])
 
 
 def test_numbers_from_the_command_line_are_texts(worker, ask):

@@ -149,9 +149,9 @@ def test_the_warnings_fail_nothing_and_are_in_both_summaries():
     model = stack_model(GOOD)
     after = {"release": "r", "steps": [], "containers": [], "nodes": {"new": [NAME]}}
     nodes = {NAME: replies({"task_acks_late": False})}
-    retired = {"after": after, "proof": {"findings": [], "nodes": nodes}}
-    assert value("__verify_findings", model, rollout_report=retired) == []
-    (text,) = value("__verify_seen", model, rollout_report=retired)["warnings"]
+    report = {"after": after, "proof": {"findings": [], "nodes": nodes}}
+    assert value("__verify_findings", model, rollout_report=report) == []
+    (text,) = value("__verify_seen", model, rollout_report=report)["warnings"]
     assert f"Warning   {text}" in summary(verify_report={"warnings": [text]})
 
 

@@ -104,7 +104,7 @@ def test_a_start_is_a_time_or_is_not_told(since: Any) -> None:
 def test_a_drain_hears_whatever_a_worker_reports(first: Any, second: Any, meta: Any) -> None:
     for book in (
         drain.Drain(["w@a", "x@a"], 10.0),
-        drain.Leave(["w@a", "x@a"], 10.0),
+        drain.Cancel(["w@a", "x@a"], 10.0),
         drain.Resume({"w@a": ["q"], "x@a": ["q"]}, 10.0),
     ):
         for now, report in enumerate((first, second)):

@@ -40,7 +40,7 @@ SEEN: dict[str, Any] = {
     "page": False,
     "serves": "release r1: all 9 containers are healthy",
 }
-OTHER = {"locked": False, "lock": {"run": "theirs", "who": "kim", "step": "leave"}}
+OTHER = {"locked": False, "lock": {"run": "theirs", "who": "kim", "step": "cancel_consumers"}}
 DAMAGED = {
     "error": "the manifest of the release cannot be read (half of it)",
     "serves": "could not be checked: the manifest of the release cannot be read (half of it)",
@@ -75,7 +75,7 @@ def test_without_the_lock_nothing_is_undone(state: dict[str, Any], passed: bool)
         ({}, False, "", "not checked; this run had not begun to change anything"),
         ({"failed": True, "msg": "no Python"}, False, "", "could not be checked: no Python"),
         ({"unreachable": True, "msg": "gone"}, False, "", "could not be checked: gone"),
-        (SEEN | OTHER, False, "", "deploy theirs of kim has it (step leave)"),
+        (SEEN | OTHER, False, "", "deploy theirs of kim has it (step cancel_consumers)"),
         (SEEN | {"locked": False, "lock": {}}, False, "", "No run has the lock"),
         (SEEN | DEAD, False, "", "Nothing was undone. Start the engine"),
         (

@@ -143,7 +143,7 @@ def test_requests_that_a_running_deploy_has_switched_are_no_interrupted_deploy(
 ) -> None:
     """Regression: during a deploy the status said that it was cut off and to run it again."""
     release = {"id": "r", "created": "now", "operator": "ops", "revision": "", "verified": True}
-    owner = {"run": "1", "who": "ops", "since": "now", "step": "retire"}
+    owner = {"run": "1", "who": "ops", "since": "now", "step": "stop_old"}
     stack = {"release": release, "lock": lock and {**owner, **lock}, "unfinished": {}, "last": {}}
     stack |= {"containers": [], "serving": "r2", "backup": "", "problem": "", "kept": 1}
     stack["maintenance"] = False

@@ -103,9 +103,9 @@ def test_busy_pools_are_reported_and_no_finding(canary):
     busy = [{"queue": "default", "text": "busy: 2 of 2 processes run nap, oldest 14 min"}]
     # Rollouts of before tell no busy ones.
     for proof, told in (({"canary": canary}, []), ({"canary": {**canary, "busy": busy}}, busy)):
-        retired = {"rollout_report": {"after": after, "proof": {"findings": [], **proof}}}
-        assert value("__verify_findings", model, **retired) == []
-        assert value("__verify_seen", model, **retired)["busy"] == told
+        report = {"rollout_report": {"after": after, "proof": {"findings": [], **proof}}}
+        assert value("__verify_findings", model, **report) == []
+        assert value("__verify_seen", model, **report)["busy"] == told
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,7 @@ def test_a_rollout_makes_no_data_service_beside_its_data(run_module: Any, tmp_pa
     commands = tmp_path / "commands"
     cli.write_text(cli.read_text().replace("#!/bin/sh\n", f'#!/bin/sh\necho "$*" >>{commands}\n'))
     given = {
-        "phases": ["start", "swap"],
+        "phases": ["start", "replace"],
         "project_src": str(tmp_path / "releases" / RELEASE),
         "project_name": "demo",
         "release": RELEASE,

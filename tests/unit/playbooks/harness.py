@@ -2,8 +2,9 @@
 
 README.md has the use. A rule of `script` is ``{point, do, …}``. Points are the modules' names,
 ``<module>:after`` when one has ended, ``command`` for what is no module, and points in the middle
-of stubs: ``compose_rollout:start|leave|swap|switch|retire|prove``, ``celery_drain:drained``,
-``docker_compose_v2:present|stopped|absent``, ``database_migrate:dump``, ``database_dump:restored``,
+of stubs: ``compose_rollout:start|cancel_consumers|replace|switch|stop_old|verify``,
+``celery_drain:drained``, ``docker_compose_v2:present|stopped|absent``, ``database_migrate:dump``,
+``database_dump:restored``,
 and ``command:check|migrate|hook``, a one-off container that has ended and that nobody has read yet.
 
 do: ``fail`` (with `answer`, the module's result), ``kill`` (SIGKILL of the module), ``controller``

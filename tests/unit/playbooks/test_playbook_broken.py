@@ -73,7 +73,7 @@ def test_waiting_tasks_that_the_release_does_not_know_refuse_it_untouched(site: 
 
 def test_a_first_deploy_that_fails_leaves_nothing_half_running() -> None:
     with temporary_site("one") as site:
-        site.script({"point": "compose_rollout:swap", "do": "fail"})
+        site.script({"point": "compose_rollout:replace", "do": "fail"})
         site.deploy().failed("the containers of this first deploy were removed")
         assert site.one.engine["containers"] == []
 

@@ -50,7 +50,7 @@ def test_nothing_that_ansible_can_tell_holds_a_secret(site: Site, tmp_path: Path
     less |= {"qdrant_api_key": GIVEN, "admin_password": GIVEN}
     made = {"stack_secrets": less, "stack_secrets_generate": True}
     # It fails late, so that one run goes the whole way, and back.
-    site.script({"point": "compose_rollout:prove", "do": "fail", "answer": {"msg": "no room"}})
+    site.script({"point": "compose_rollout:verify", "do": "fail", "answer": {"msg": "no room"}})
     printed = run(site, tmp_path / "log", **made)
     assert "no room" in printed, printed[-3000:]
     secrets = json.loads((site.one.root / "secrets.json").read_text())

@@ -26,7 +26,9 @@ def test_a_first_deploy_serves_and_gives_its_lock_back(deployed: Site) -> None:
 def test_a_deploy_that_fails_in_the_middle_is_undone(deployed: Site) -> None:
     host = deployed.one
     before = host.current
-    deployed.script({"point": "compose_rollout:swap", "do": "fail", "answer": {"msg": "no room"}})
+    deployed.script(
+        {"point": "compose_rollout:replace", "do": "fail", "answer": {"msg": "no room"}}
+    )
 
     deployed.deploy(x="2").failed(
         "no room", f"What serves: release {before}, put back and verified"
@@ -72,7 +74,9 @@ def test_what_is_left_of_an_upgrade_is_told_when_its_release_fails(deployed: Sit
     """Regression: the failure named neither the volume with the old data nor the dump."""
     host = deployed.one
     before = host.current
-    deployed.script({"point": "compose_rollout:swap", "do": "fail", "answer": {"msg": "no room"}})
+    deployed.script(
+        {"point": "compose_rollout:replace", "do": "fail", "answer": {"msg": "no room"}}
+    )
 
     told = deployed.deploy(playbook="playbooks/upgrade.yml", database_rebuild="true")
 

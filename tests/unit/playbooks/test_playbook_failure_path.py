@@ -97,7 +97,7 @@ def test_a_part_of_a_deploy_is_undone_like_a_whole_one(site: Site) -> None:
     before = site.one.current
     site.deploy("--tags", "release,images,docker", x="2").succeeded()
     assert site.one.staged
-    site.script({"point": "compose_rollout:swap", "do": "fail", "answer": {"msg": "no room"}})
+    site.script({"point": "compose_rollout:replace", "do": "fail", "answer": {"msg": "no room"}})
     site.deploy("--tags", "rollout", x="2").failed(
         "no room", f"What serves: release {before}, put back and verified"
     )
@@ -112,7 +112,7 @@ def test_an_undo_replaces_a_worker_that_answers_nonsense(site: Site) -> None:
     before = host.current
     hostile = next(each for each in host.engine["containers"] if each["pool"])
     host.change(hostile=[hostile["name"]])
-    site.script({"point": "compose_rollout:swap", "do": "fail", "answer": {"msg": "no room"}})
+    site.script({"point": "compose_rollout:replace", "do": "fail", "answer": {"msg": "no room"}})
 
     site.deploy(x="2").failed("no room", f"What serves: release {before}, put back and verified")
 
@@ -124,7 +124,7 @@ def test_an_undo_replaces_a_worker_that_answers_nonsense(site: Site) -> None:
 def test_an_engine_that_died_is_told_and_the_next_run_goes_on(site: Site) -> None:
     """Regression: "as before" was told of an engine that nobody had asked."""
     host = site.one
-    site.script({"point": "compose_rollout:leave", "do": "wait"})
+    site.script({"point": "compose_rollout:cancel_consumers", "do": "wait"})
     running = site.start(x="2")
     host.wait_for_point()
     before, staged = host.current, host.staged
@@ -203,7 +203,7 @@ def test_a_rollback_that_had_restored_migrates_again(newer: Site) -> None:
     """
     host = newer.one
     current, database = host.current, host.engine["database"]
-    newer.script({"point": "compose_rollout:swap", "do": "fail"})
+    newer.script({"point": "compose_rollout:replace", "do": "fail"})
     newer.deploy(*BACK, restore_database=True, build=2).failed(
         f"What serves: release {current}, put back and verified",
         "The database: restored from",
@@ -230,7 +230,7 @@ def test_a_newer_release_waits_for_its_migrations_behind_the_page(newer: Site) -
     current, database = host.current, host.engine["database"]
     older = min(path.name for path in (host.root / "releases").iterdir())
     newer.script(
-        {"point": "compose_rollout:swap", "do": "fail"},
+        {"point": "compose_rollout:replace", "do": "fail"},
         {"point": "command:migrate", "do": "fail", "times": 2},
     )
     newer.deploy(*BACK, restore_database=True, build=2).failed(
@@ -282,7 +282,7 @@ def test_a_host_that_cannot_be_put_back_keeps_no_other_from_it(three: Site) -> N
     site = three
     before = {name: host.current for name, host in site.hosts.items()}
     site.script(
-        {"point": "compose_rollout:swap", "do": "fail", "host": "three"},
+        {"point": "compose_rollout:replace", "do": "fail", "host": "three"},
         {"point": "docker_compose_v2:present", "do": "fail", "host": "two"},
     )
     site.deploy(x="2").failed("that failed too")

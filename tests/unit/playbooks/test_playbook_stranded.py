@@ -42,7 +42,7 @@ def test_a_deploy_that_restarted_redis_tells_what_became_of_tasks() -> None:
         done = site.deploy(x="2").succeeded(f"Warning {warning} (celery-worker")
         done.said("Ended 2 tasks had ended and were acknowledged (Redis was restarted)")
         steps = [entry["step"] for entry in site.one.journal]
-        assert steps.index("retire") < steps.index("put_back")
+        assert steps.index("stop_old") < steps.index("put_back")
         # The way back of a deploy that fails behind that looks again, and finds nothing.
         site.one.change(stranded=3, ended=False)
         site.script({"point": "command:hook", "do": "fail", "answer": {"msg": "no cache"}})

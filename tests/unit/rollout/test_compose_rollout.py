@@ -16,7 +16,7 @@ BEAT = {"celery-beat": {"kind": "single", "replicas": 1}}
 ONE_WORKER = {**SERVICES, "celery-worker": {"kind": "worker", "replicas": 1}}
 OLD = "default@app1-r1-old"
 CANARY = {"task": "health_check", "queues": ["default"], "timeout": 1.0}
-ALL = ("leave", "swap", "retire", "prove")
+ALL = ("cancel_consumers", "replace", "stop_old", "verify")
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def roll(engine: RolloutEngine, *phases: str, **options: Any) -> dict[str, Any]:
     return engine.roll(*phases, **{"release": "r2", "services": services, **options})
 
 
-def retire(engine: RolloutEngine, beat: list[str], **options: Any) -> dict[str, Any]:
-    """Take the phase `retire` when beat of r2 has started; what it is at each look."""
+def stop_old(engine: RolloutEngine, beat: list[str], **options: Any) -> dict[str, Any]:
+    """Take the phase `stop_old` when beat of r2 has started; what it is at each look."""
     del engine.state["records"]["beat"]
     engine.has("beat", "celery-beat", "r2")
     engine.state["records"]["beat"]["healths"] = beat
-    return roll(engine, "retire", **options)
+    return roll(engine, "stop_old", **options)
 
 
 def stops(engine: RolloutEngine) -> list[str]:
@@ -52,7 +52,7 @@ def stops(engine: RolloutEngine) -> list[str]:
 
 
 def test_old_workers_go_when_beat_has_become_healthy(engine: RolloutEngine) -> None:
-    result = retire(engine, ["starting"] * 3 + ["healthy"] * 9)
+    result = stop_old(engine, ["starting"] * 3 + ["healthy"] * 9)
 
     assert result["stopped"] == {"old": 0, "web1": 0}
     looks = engine.commands[: engine.commands.index("stop web1 old")]
@@ -69,7 +69,7 @@ def test_old_workers_stay_when_beat_does_not_run(
     del engine.state["records"]["beat"]
     engine.has("beat", "celery-beat", "r2", Status=state, Health={"Status": health})
 
-    result = roll(engine, "retire")
+    result = roll(engine, "stop_old")
 
     assert "beat of release r2 did not become healthy. The old workers still run." in result["msg"]
     assert "the last line of beat" in result["msg"]
@@ -77,7 +77,7 @@ def test_old_workers_stay_when_beat_does_not_run(
 
 
 def test_beat_is_not_waited_for_for_ever(engine: RolloutEngine) -> None:
-    result = retire(engine, ["starting"] * 99, wait_timeout=0)
+    result = stop_old(engine, ["starting"] * 99, wait_timeout=0)
 
     assert "did not become healthy" in result["msg"]
     assert not stops(engine)
@@ -86,9 +86,9 @@ def test_beat_is_not_waited_for_for_ever(engine: RolloutEngine) -> None:
 def test_web_containers_do_not_wait_for_workers_that_still_work(engine: RolloutEngine) -> None:
     engine.state["holds"] = [OLD]
 
-    result = roll(engine, "leave", "retire", "prove")
+    result = roll(engine, "cancel_consumers", "stop_old", "verify")
 
-    assert engine.questions == ["leave"], "and nobody is proved yet"
+    assert engine.questions == ["cancel_consumers"], "and nobody is proved yet"
     assert result["held"] == [OLD]
     assert result["stopped"] == {"web1": 0}
     assert "proof" not in result
@@ -107,7 +107,7 @@ def test_beat_is_replaced_and_everybody_is_asked_while_old_containers_stop(
     assert not result.get("failed"), result["msg"]
     assert result["stopped"] == {"old": 0, "web1": 0}
     assert result["proof"]["findings"] == []
-    assert engine.questions == ["leave", "ask"]
+    assert engine.questions == ["cancel_consumers", "ask"]
     assert result["left"]["queues"] == {}, "nobody is left to take them up again"
     commands = engine.commands
     up = next(n for n, line in enumerate(commands) if "up --detach" in line and "beat" in line)
@@ -143,7 +143,7 @@ def test_a_container_of_the_release_itself_that_is_not_healthy_gives_way(
     engine.has("old", "celery-worker", "r2", "good", Health={"Status": "unhealthy"})
     engine.has("beat", "celery-beat", "r2")
 
-    result = roll(engine, "retire")
+    result = roll(engine, "stop_old")
 
     assert not result.get("failed"), result["msg"]
     assert result["stopped"] == {"old": 0, "web1": 0}
@@ -157,7 +157,7 @@ def test_who_is_asked_while_an_old_worker_answers_is_asked_again(
 
     result = roll(engine, *ALL)
 
-    assert engine.questions == ["leave", "ask", "ask"]
+    assert engine.questions == ["cancel_consumers", "ask", "ask"]
     assert len(result["proof"]["findings"]) == findings
 
 
@@ -172,7 +172,7 @@ def test_canaries_that_are_accounted_for_are_not_sent_again(
     result = roll(engine, *ALL, workers=workers)
 
     again = "ask with canaries" if lost else "ask"
-    assert engine.questions == ["leave", "ask with canaries", again]
+    assert engine.questions == ["cancel_consumers", "ask with canaries", again]
     assert result["proof"]["canary"]["findings"] == []
     assert result["proof"]["canary"]["queues"]["default"]["state"] == "SUCCESS"
 
@@ -207,7 +207,7 @@ def test_when_the_new_workers_are_not_right_beat_has_ended_before_that_is_told(
 def test_nothing_is_stopped_when_the_new_workers_are_not_right(engine: RolloutEngine) -> None:
     engine.state["answers"]["new"] = "nonsense"
 
-    result = roll(engine, "leave", "retire", "prove")
+    result = roll(engine, "cancel_consumers", "stop_old", "verify")
 
     assert "answered registered with {'ok': 1}" in result["msg"]
     assert result["left"]["queues"] == {OLD: ["default"]}, (
@@ -223,7 +223,7 @@ def test_who_was_told_to_leave_is_known_when_something_else_fails_meanwhile(
     engine.state["refused"] = "up --detach --no-deps --no-build --timeout"
     services = {**ONE_WORKER, **BEAT, "nginx": {"kind": "fixed"}}
 
-    result = roll(engine, "leave", "swap", "retire", services=services)
+    result = roll(engine, "cancel_consumers", "replace", "stop_old", services=services)
 
     assert "nginx of release r2 did not start: “no such command”." in result["msg"]
     assert result["left"]["queues"] == {OLD: ["default"]}
@@ -231,7 +231,7 @@ def test_who_was_told_to_leave_is_known_when_something_else_fails_meanwhile(
 
 
 def test_workers_cannot_be_asked_without_saying_how(engine: RolloutEngine) -> None:
-    result = roll(engine, "leave", workers=None)
+    result = roll(engine, "cancel_consumers", workers=None)
 
     assert "need the option workers" in result["msg"]
 

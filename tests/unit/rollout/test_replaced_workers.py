@@ -20,7 +20,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.rollout.suspects imp
 )
 from rollout_engine import APP, EXPECT, RolloutEngine
 
-PHASES = ("start", "leave", "swap", "retire", "prove")
+PHASES = ("start", "cancel_consumers", "replace", "stop_old", "verify")
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_what_this_run_has_started_is_not_replaced(
     assert engine.containers == ["w1", "w2", "web"]
 
 
-@pytest.mark.parametrize("phases", [PHASES, ("leave", "prove")])
+@pytest.mark.parametrize("phases", [PHASES, ("cancel_consumers", "verify")])
 def test_who_only_looks_or_has_no_lock_replaces_nothing(
     engine: RolloutEngine, run: dict[str, str], phases: tuple[str, ...]
 ) -> None:

@@ -75,7 +75,7 @@ def test_services_the_release_does_not_have_are_removed():
 
 
 def test_old_containers_stay_until_the_new_ones_serve():
-    """Regression: `retire` after a failed `start` took the last serving containers away."""
+    """Regression: `stop_old` after a failed `start` took the last serving containers away."""
     old = [container(1, "backend", OLD), container(2, "backend", OLD)]
     starting = container(3, "backend", NEW, health="starting")
     only_backend = {"backend": SERVICES["backend"]}

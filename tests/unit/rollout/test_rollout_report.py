@@ -24,7 +24,7 @@ def test_nothing_was_called_yet() -> None:
 
 def test_the_last_look_at_this_release_counts() -> None:
     """A rollout that puts things back finds calls of the one that failed."""
-    calls = {"started": looked("b", 1), "switched": looked("b", 2), "retired": looked("a", 3)}
+    calls = {"started": looked("b", 1), "switched": looked("b", 2), "stopped": looked("a", 3)}
     assert rollout_report(calls, "b")["proof"] == {"n": 2}
     assert rollout_report(calls, "a")["after"]["n"] == 3
     assert rollout_report(calls, "c")["after"] == {}
@@ -57,7 +57,7 @@ def test_a_call_that_did_not_tell_what_it_had_done_is_cut_off(
 
 
 def test_what_was_stopped_and_put_back_is_told() -> None:
-    calls = {"retired": {"stopped": {"w": 0}}, "stranded": {"done": "3 tasks"}}
+    calls = {"stopped": {"stopped": {"w": 0}}, "stranded": {"done": "3 tasks"}}
     report = rollout_report(calls, "b")
     assert (report["stopped"], report["put_back"]) == ({"w": 0}, [{"done": "3 tasks"}])
 

@@ -62,7 +62,7 @@ esac
         )
         client.chmod(0o755)
         (tmp_path / "live").mkdir(exist_ok=True)
-        options = {"phases": ["retire"], "project_src": str(tmp_path), "project_name": "demo"}
+        options = {"phases": ["stop_old"], "project_src": str(tmp_path), "project_name": "demo"}
         options |= {"release": "r2", "services": SERVICES, "docker_cli": str(client)}
         options |= {"live": str(tmp_path / "live"), "wait_timeout": 0, **given}
         answer = run_module(compose_rollout, **options)
@@ -191,7 +191,7 @@ def test_an_nginx_that_is_replaced_refuses_no_release(
 ) -> None:
     """Regression: what killed or stopped commands in the old nginx ended, or hung, every deploy."""
     containers = (NGINX, OLD, record("new", "backend", "r2"))
-    answer, told = rollout(*containers, phases=["swap"], proxy=proxy, new_proxy=new)
+    answer, told = rollout(*containers, phases=["replace"], proxy=proxy, new_proxy=new)
     (asked,) = [line for line in told if " run --rm " in line]
     assert asked.startswith("compose --project-name demo run --rm --no-deps --no-TTY --name demo-")
     assert asked.endswith("--entrypoint sh nginx /etc/crisper/upstreams.sh ready r2 [r1]")
@@ -246,7 +246,7 @@ def test_a_server_that_accepts_nothing_is_stopped_all_the_same(
 
 
 def test_an_nginx_that_is_replaced_begins_with_the_release(rollout: Any, tmp_path: Path) -> None:
-    answer, told = rollout(record("new", "backend", "r2"), phases=["swap"])
+    answer, told = rollout(record("new", "backend", "r2"), phases=["replace"])
     assert not answer.get("failed"), answer
     (up,) = [line for line in told if " up --detach" in line and line.endswith("[r2]")]
     assert "nginx" in up
@@ -255,7 +255,7 @@ def test_an_nginx_that_is_replaced_begins_with_the_release(rollout: Any, tmp_pat
 def test_an_nginx_that_is_replaced_keeps_nobody_waiting_for_streams(rollout: Any) -> None:
     """Regression: an open stream kept the port closed for half a minute."""
     services = SERVICES | {"redis": {"kind": "fixed"}}
-    _, told = rollout(record("new", "backend", "r2"), phases=["swap"], services=services)
+    _, told = rollout(record("new", "backend", "r2"), phases=["replace"], services=services)
     ups = [line.split(" [")[0] for line in told if " up --detach" in line]
     assert [(" --timeout 5 " in up, up.split()[-1]) for up in ups] == [
         (True, "nginx"),

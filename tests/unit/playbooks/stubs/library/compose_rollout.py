@@ -111,13 +111,13 @@ class Rollout(Stub):
                     self.fail(**answer)
         self.result["changed"] = True
 
-    def leave(self) -> None:
+    def cancel_consumers(self) -> None:
         """Old workers leave their queues."""
         nodes = self.told()["nodes"]
         self.result |= {"nodes": nodes, "held": []}
         if not nodes["old"]:
             return
-        self.note("leave")
+        self.note("cancel_consumers")
         with self.world.engine() as engine:
             for each in engine["containers"]:
                 if each["pool"] and each["release"] != self.params["release"]:
@@ -133,23 +133,23 @@ class Rollout(Stub):
             "findings": [],
         }
         self.result["changed"] = True
-        self.point("leave")
+        self.point("cancel_consumers")
 
-    def swap(self) -> None:
+    def replace(self) -> None:
         """Beat and what belongs to no release, in place."""
         wanted = [s for s in self.steps() if s.kind not in ROLLED]
         wanted = [s for s in wanted if s.action in (CREATE, RECREATE)]
         if not wanted:
             return
-        self.note("swap")
+        self.note("replace")
         for number, step in enumerate(wanted):
             self.drop(step.old)
             if number == 0:
-                self.point("swap")
+                self.point("replace")
             self.add(step)
         self.result["changed"] = True
 
-    def retire(self) -> None:
+    def stop_old(self) -> None:
         """Requests go to the release, and old containers go."""
         release = self.params["release"]
         with self.world.engine() as engine:
@@ -163,11 +163,11 @@ class Rollout(Stub):
         rolled = [s for s in self.steps() if s.action == REMOVE or s.kind in ROLLED]
         rolled = [s for s in rolled if s.old]
         if rolled:
-            self.note("retire")
+            self.note("stop_old")
             if "left" in self.result:
                 self.result["left"]["queues"] = {}
             self.drop(rolled[0].old)
-            answer = self.world.point("compose_rollout:retire")
+            answer = self.world.point("compose_rollout:stop_old")
             for step in rolled[1:]:
                 self.drop(step.old)
             self.result |= {"changed": True, "stopped": {step.service: 0 for step in rolled}}
@@ -176,9 +176,9 @@ class Rollout(Stub):
         self.result["stopped"] = {}
         self.result["after"] = {"release": release, **self.told()}
 
-    def prove(self) -> None:
+    def verify(self) -> None:
         """What the workers answer; those of the engine's `hostile` answer nonsense."""
-        self.point("prove")
+        self.point("verify")
         findings = self.replace_hostile()
         with self.world.engine() as engine:
             held, restarted = engine.get("stranded", 0), engine.get("restarted", False)
@@ -224,7 +224,7 @@ class Rollout(Stub):
         self.result |= self.told()
         if self.module.check_mode:
             return
-        for phase in ("start", "leave", "swap", "retire", "prove"):
+        for phase in ("start", "cancel_consumers", "replace", "stop_old", "verify"):
             if phase in self.params["phases"]:
                 getattr(self, phase)()
                 if phase == "start":

@@ -25,7 +25,7 @@ def finish_stopping(rollout: Rollout, web_only: bool) -> None:
 
 
 def ask_everybody(rollout: Rollout, canaries: Mapping[str, Any] | None = None) -> None:
-    """Ask every worker everything, and send canaries; `prove` reads the answers.
+    """Ask every worker everything, and send canaries; `verify` reads the answers.
 
     Where all canaries of a question before are accounted for, `canaries`, none are sent.
     """
@@ -36,7 +36,7 @@ def ask_everybody(rollout: Rollout, canaries: Mapping[str, Any] | None = None) -
     rollout.asker().ask(rollout.nodes(containers)["new"], count, canaries)
 
 
-def prove(rollout: Rollout) -> None:
+def verify(rollout: Rollout) -> None:
     """Record what the workers answered; that fails nothing here."""
     proof = rollout.asker().proof()
     canaries = proof.get("canary", {})
@@ -46,9 +46,9 @@ def prove(rollout: Rollout) -> None:
         proof = rollout.asker().proof()
     rollout.result["proof"] = proof
     findings = worker_findings(proof)
-    if "retire" in rollout.params["phases"] and (findings or _has_unhealthy_workers(rollout)):
-        replace_suspects(rollout, findings, lambda: _prove_again(rollout))
-        renew_own_workers(rollout, lambda: _prove_again(rollout))
+    if "stop_old" in rollout.params["phases"] and (findings or _has_unhealthy_workers(rollout)):
+        replace_suspects(rollout, findings, lambda: _verify_again(rollout))
+        renew_own_workers(rollout, lambda: _verify_again(rollout))
 
 
 def _has_unhealthy_workers(rollout: Rollout) -> bool:
@@ -57,7 +57,7 @@ def _has_unhealthy_workers(rollout: Rollout) -> bool:
     return any(step["kind"] == "worker" and step["action"] != KEEP for step in steps)
 
 
-def _prove_again(rollout: Rollout) -> Findings:
+def _verify_again(rollout: Rollout) -> Findings:
     """Ask everybody anew when replaced workers are gone; return the findings."""
     finish_stopping(rollout, web_only=False)
     ask_everybody(rollout)

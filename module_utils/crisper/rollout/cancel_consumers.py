@@ -1,4 +1,4 @@
-"""Have the old workers leave their queues, while the new ones are looked at."""
+"""Cancel the consumers of the old workers, while the new workers are checked."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from .workers import remedy
 Nodes = dict[str, list[str]]
 
 
-def begin_leaving(rollout: Rollout, containers: list[Container]) -> Nodes:
-    """Tell the old workers to leave their queues, and ask the new ones; return all nodes.
+def begin_cancelling(rollout: Rollout, containers: list[Container]) -> Nodes:
+    """Cancel the consumers of the old workers, and ask the new ones; return all nodes.
 
-    Nothing is returned where no old worker runs. `finish_leaving` waits for the answers.
+    Nothing is returned where no old worker runs. `finish_cancelling` waits for the answers.
     """
     nodes = rollout.nodes(containers)
     rollout.result |= {"nodes": nodes, "held": []}
     if not nodes["old"]:
         return {}
-    rollout.note("leave")
+    rollout.note("cancel_consumers")
     rollout.begin_asking(containers)
     try:
-        rollout.asker().leave(nodes["old"], nodes["new"])
+        rollout.asker().cancel_consumers(nodes["old"], nodes["new"])
     except ShipError as error:
         rollout.fail(f"{error}. {remedy(error.problem)}", problem=error.problem)
-    rollout.pending["leave"] = lambda: _record(rollout, nodes)
+    rollout.pending["cancel_consumers"] = lambda: _record(rollout, nodes)
     return nodes
 
 
 def _record(rollout: Rollout, nodes: Nodes) -> None:
     """Record which workers left, for the undo of something that has failed meanwhile."""
-    rollout.result["left"], _error = rollout.asker().wait_for_leaving(nodes["new"])
+    rollout.result["left"], _error = rollout.asker().wait_for_cancelling(nodes["new"])
 
 
-def finish_leaving(rollout: Rollout, nodes: Nodes) -> None:
+def finish_cancelling(rollout: Rollout, nodes: Nodes) -> None:
     """Wait until the old workers take nothing new; fail where the new ones are not as expected."""
     if not nodes:
         return
-    rollout.pending.pop("leave")
-    report, error = rollout.asker().wait_for_leaving(nodes["new"])
+    rollout.pending.pop("cancel_consumers")
+    report, error = rollout.asker().wait_for_cancelling(nodes["new"])
     unfinished = sorted(set(nodes["old"]) - set(report["drained"]))
     rollout.result |= {"left": report, "held": unfinished}
     rollout.result["changed"] |= bool(report["queues"])
