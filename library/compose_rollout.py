@@ -50,7 +50,7 @@ options:
   services:
     description:
       - Service to C({kind, replicas}). Kinds are C(web) and C(worker) (rolled start-first),
-        C(single) (stopped, then started) and C(fixed) (touched only when its own definition
+        C(singleton) (stopped, then started) and C(stateful) (replaced only when its own definition
         changed). A C(web) service has C(port), and C(probe) (C({path, host, scheme, status})), how
         nginx asks which of its replicas are healthy.
     type: dict

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..journal import UnfinishedRun, last_host, unfinished
 from ..release.manifest import MANIFEST
+from ..release.model import read_model
 from ..rollout.plan import KEEP, Container, decide, node_name
 
 
@@ -48,7 +49,7 @@ class Stack:
     @property
     def healthy(self) -> bool:
         """True when every container of the release that serves is there and healthy."""
-        services = self.manifest.get("model", {}).get("rollout", {})
+        services = read_model(self.manifest).get("rollout", {})
         steps = decide(services, self.containers, self.current, ())
         return bool(services) and all(step.action == KEEP for step in steps)
 
@@ -106,7 +107,7 @@ class Stack:
 
     def worker_queues(self, host: str) -> dict[str, list[str]]:
         """Return the queues that the running workers of the release consume, by node name."""
-        pools = {p["name"]: p["queues"] for p in self.manifest.get("model", {}).get("pools", [])}
+        pools = {p["name"]: p["queues"] for p in read_model(self.manifest).get("pools", [])}
         return {
             node_name(container, host): list(pools[container.pool])
             for container in self.containers

@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 from ..journal import Journal, steps_of
 from ..proxy.upstream import Upstreams
 from ..release.manifest import MANIFEST
+from ..release.model import read_model
 from ..release.store import ReleaseStore
 from ..rollout.plan import ROLLED, Container, parse_inspect
 
@@ -97,7 +98,7 @@ def find_missing(
     for name, service in services.items():
         wanted = int(service.get("replicas", 1))
         mine = [c for c in containers if c.service == name]
-        if service["kind"] in (*ROLLED, "single"):
+        if service["kind"] in (*ROLLED, "singleton"):
             mine = [c for c in mine if c.release == release]
         ready = [c for c in mine if c.is_healthy]
         healthy += len(ready)
@@ -159,14 +160,14 @@ def gather_state(root: Path, project: str, docker_cli: str) -> DeployState:
         return replace(state, unlinked=store.proved(running))
     try:
         manifest = json.loads((root / "current" / MANIFEST).read_text())
-        services = manifest.get("model", {}).get("rollout", {})
+        services = read_model(manifest).get("rollout", {})
     except (OSError, ValueError, AttributeError) as error:
         return replace(state, error=f"the manifest of the release cannot be read ({error})")
     containers, problem = ask_engine(docker_cli, project)
     if problem:
         return replace(state, error=problem)
     if not services:  # a release of before its model was kept
-        services = {c.service: {"kind": "fixed"} for c in containers}
+        services = {c.service: {"kind": "stateful"} for c in containers}
     healthy, missing = find_missing(services, containers, current)
     if not containers:
         missing = ["the engine has no container of this stack"]

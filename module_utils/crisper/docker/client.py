@@ -179,9 +179,9 @@ class DockerClient:
         containers: Iterable[Container],
         folder: str,
     ) -> list[str]:
-        """Return fixed services that Compose itself would recreate for the release in `folder`."""
-        fixed = {name for name, service in services.items() if service["kind"] == "fixed"}
-        running = {c.name: c.service for c in containers if c.service in fixed}
+        """Return stateful services that Compose would recreate for the release in `folder`."""
+        stateful = {name for name, service in services.items() if service["kind"] == "stateful"}
+        running = {c.name: c.service for c in containers if c.service in stateful}
         if not running:
             return []
         command = ["compose", "--dry-run", "--project-name", self.project]

@@ -129,11 +129,11 @@ def _rollout(
 ) -> dict[str, dict[str, Any]]:
     """Return how each service is replaced; see rollout.plan."""
     return {
-        **{name: {"kind": "fixed"} for name in (*services.data, "nginx")},
+        **{name: {"kind": "stateful"} for name in (*services.data, "nginx")},
         **{name: _web(probes[name]) for name in services.frontend},
         "backend": {**_web(probes["backend"]), "replicas": services.backends},
         **{p["service"]: {"kind": "worker", "replicas": p["replicas"]} for p in pools},
-        **{name: {"kind": "single"} for name in services.beat},
+        **{name: {"kind": "singleton"} for name in services.beat},
     }
 
 

@@ -20,7 +20,7 @@ PROXY_SECONDS = 5
 
 @dataclass
 class StoppingBeat:
-    """Services of kind `single` that are about to stop: ids of their old containers by service."""
+    """Services of kind `singleton` that are about to stop: service to ids of old containers."""
 
     old: dict[str, list[str]] = field(default_factory=dict)
     command: BackgroundCommand | None = None
@@ -39,7 +39,7 @@ def guard_data(rollout: Rollout, steps: list[Step]) -> None:
 def replace_in_place(rollout: Rollout, steps: list[Step]) -> StoppingBeat:
     """Replace what belongs to no release, and have the old beat end; see `start_beat`."""
     wanted = [s for s in steps if s.kind not in ROLLED and s.action in (CREATE, RECREATE)]
-    stopping = StoppingBeat({s.service: list(s.old) for s in wanted if s.kind == "single"})
+    stopping = StoppingBeat({s.service: list(s.old) for s in wanted if s.kind == "singleton"})
     if not wanted:
         return stopping
     rollout.note("replace")
@@ -50,11 +50,11 @@ def replace_in_place(rollout: Rollout, steps: list[Step]) -> StoppingBeat:
         # It begins with the release's configuration. The one that it replaces may be broken or
         # compromised: what it says refuses nothing.
         switch_requests(rollout, *rollout.plan(), replaced=True)
-    fixed = [step.service for step in wanted if step.kind == "fixed"]
+    stateful = [step.service for step in wanted if step.kind == "stateful"]
     wait_options = ("--wait", "--wait-timeout", str(rollout.params["wait_timeout"]))
-    if PROXY in fixed:
+    if PROXY in stateful:
         _up(rollout, [PROXY], "--timeout", str(PROXY_SECONDS), *wait_options)
-    if others := [service for service in fixed if service != PROXY]:
+    if others := [service for service in stateful if service != PROXY]:
         _up(rollout, others, *wait_options)
     rollout.result["changed"] = True
     return stopping

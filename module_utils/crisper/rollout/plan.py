@@ -13,8 +13,8 @@ from typing import Any
 from ..text import printable
 
 KEEP, CREATE, ROLL, RECREATE, REMOVE = "keep", "create", "roll", "recreate", "remove"
-# web: start-first behind nginx. worker: start-first, drained by name. single: stop, then start.
-# fixed: belongs to no release; recreated only when its own definition changed.
+# web: start-first behind nginx. worker: start-first, drained by name. singleton: stop, then start.
+# stateful: belongs to no release; recreated only when its own definition changed.
 ROLLED = ("web", "worker")
 
 
@@ -107,7 +107,7 @@ def decide(
         services: name -> ``{kind, replicas}`` of every service of the release.
         containers: what the engine has of this stack.
         release: id of the release that is to run.
-        changed_definitions: services of kind ``fixed`` whose definition or image differs from
+        changed_definitions: services of kind ``stateful`` whose definition or image differs from
             the one that runs.
     """
     changed = set(changed_definitions)
@@ -117,7 +117,7 @@ def decide(
         steps.append(_step(name, service, mine, release, name in changed))
     for name in sorted({container.service for container in containers} - set(services)):
         old = tuple(container.id for container in containers if container.service == name)
-        steps.append(Step(name, "fixed", REMOVE, "the release has no such service", old, 0))
+        steps.append(Step(name, "stateful", REMOVE, "the release has no such service", old, 0))
     return steps
 
 
@@ -128,7 +128,7 @@ def _step(
     everything = tuple(container.id for container in mine)
     if not mine:
         return Step(name, kind, CREATE, "no container yet", (), replicas)
-    if kind == "fixed":
+    if kind == "stateful":
         if changed:
             return Step(name, kind, RECREATE, "its own definition changed", everything, replicas)
         unfit = [container for container in mine if not container.is_healthy]
@@ -154,7 +154,7 @@ def _step(
         reason = ", ".join(f"{c.name} is {_condition(c)}" for c in mine if c.id in wrong)
     else:
         reason = f"{len(right)} of {replicas} containers run"
-    action = RECREATE if kind == "single" else ROLL
+    action = RECREATE if kind == "singleton" else ROLL
     return Step(name, kind, action, reason, wrong, replicas, len(right))
 
 

@@ -27,8 +27,8 @@ def start_release(
     """
     _start_missing(rollout, steps, containers)
     now, containers = rollout.plan()
-    fixed = {step.service: step for step in now if step.kind == "fixed"}
-    steps = [fixed.get(step.service, step) for step in steps]
+    in_place = {step.service: step for step in now if step.kind == "stateful"}
+    steps = [in_place.get(step.service, step) for step in steps]
     rollout.result["steps"] = [step.as_dict() for step in steps]
     rollout.result["nodes"] = rollout.nodes(containers)
     return steps, containers

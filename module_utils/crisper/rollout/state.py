@@ -33,7 +33,7 @@ class Rollout:
     # Names by id: of old containers that were told to stop, and of workers that others replace.
     stopping: dict[str, str] = field(default_factory=dict)
     replaced: dict[str, str] = field(default_factory=dict)
-    redefined: list[str] = field(default_factory=list)  # services of kind `fixed`
+    redefined: list[str] = field(default_factory=list)  # services of kind `stateful`
     # What goes on in the background: how each is brought to its end.
     pending: dict[str, Callable[[], object]] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=lambda: {"changed": False})

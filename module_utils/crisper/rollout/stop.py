@@ -19,7 +19,7 @@ def wait_until_healthy(rollout: Rollout) -> None:
 
     What the others have become is in the look afterwards, and for who judges it.
     """
-    singles = rollout.services_of_kind("single")
+    singletons = rollout.services_of_kind("singleton")
     deadline = time.monotonic() + rollout.params["wait_timeout"]
     while True:
         mine = [
@@ -27,7 +27,7 @@ def wait_until_healthy(rollout: Rollout) -> None:
             for container in rollout.containers()
             if container.release == rollout.release and container.id not in rollout.stopping
         ]
-        beats = [container for container in mine if container.service in singles]
+        beats = [container for container in mine if container.service in singletons]
         lost = [c for c in beats if c.state != "running" or c.health == "unhealthy"]
         waited = [c for c in mine if c.state == "running" and c.health == "starting"]
         if not lost and not waited:

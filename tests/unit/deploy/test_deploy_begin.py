@@ -114,10 +114,14 @@ def test_an_engine_that_does_not_run_is_left_to_the_role_that_starts_it(run_modu
     assert seen["same"] == {"docker": False, "images": False}
 
 
-def test_a_certificate_that_is_due_is_something_to_do(run_module, tmp_path, tmp_path_factory):
-    """A release that runs from the same inputs is unchanged, unless something else is due."""
+@pytest.mark.parametrize("kind", ["stateful", "fixed"])
+def test_a_certificate_that_is_due_is_something_to_do(run_module, tmp_path, tmp_path_factory, kind):
+    """A release that runs from the same inputs is unchanged, unless something else is due.
+
+    An older edition wrote `fixed` into its manifest.
+    """
     (tmp_path / "current").mkdir()
-    manifest = {"id": "r", "inputs": "abc", "model": {"rollout": {"web": {"kind": "fixed"}}}}
+    manifest = {"id": "r", "inputs": "abc", "model": {"rollout": {"web": {"kind": kind}}}}
     (tmp_path / "current" / "manifest.json").write_text(json.dumps(manifest))
     labels = {"com.docker.compose.service": "web"}
     record = {"Id": "1", "Config": {"Labels": labels}, "State": {"Status": "running"}}
@@ -133,7 +137,7 @@ def test_a_certificate_that_is_due_is_something_to_do(run_module, tmp_path, tmp_
 def test_stages_whose_inputs_are_the_same_have_nothing_to_do(run_module, tmp_path):
     (tmp_path / "current").mkdir()
     manifest = {"id": "r", "images": {"web": {"id": "sha256:1"}}, "docker_cli": "docker"}
-    manifest |= {"images_inputs": "i1", "model": {"rollout": {"web": {"kind": "fixed"}}}}
+    manifest |= {"images_inputs": "i1", "model": {"rollout": {"web": {"kind": "stateful"}}}}
     (tmp_path / "current" / "manifest.json").write_text(json.dumps(manifest))
     first = Journal(tmp_path, "first")
     first.acquire(OWNER)
@@ -166,7 +170,7 @@ def test_another_image_under_the_same_tag_is_something_to_do(run_module, tmp_pat
     (tmp_path / "current").mkdir()
     images = {"backend": {"ref": reference, "id": "sha256:1"}}
     manifest = {"id": "r", "inputs": "abc", "images": images, "images_inputs": "i1"}
-    manifest |= {"model": {"rollout": {"web": {"kind": "fixed"}}}}
+    manifest |= {"model": {"rollout": {"web": {"kind": "stateful"}}}}
     (tmp_path / "current" / "manifest.json").write_text(json.dumps(manifest))
     labels = {"com.docker.compose.service": "web"}
     record = {"Id": "1", "Config": {"Labels": labels}, "State": {"Status": "running"}}

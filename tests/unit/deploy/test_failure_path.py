@@ -130,7 +130,7 @@ def container(service: str, release: str = "r1", state: str = "running", health:
     return Container(service, f"{service}-1", service, release, "", state, health)
 
 
-SERVICES = {"web": {"kind": "web", "replicas": 2}, "redis": {"kind": "fixed"}}
+SERVICES = {"web": {"kind": "web", "replicas": 2}, "redis": {"kind": "stateful"}}
 
 
 def test_a_service_is_whole_when_enough_of_its_own_are_healthy() -> None:

@@ -320,7 +320,7 @@ def test_a_rollout_makes_no_data_service_beside_its_data(run_module: Any, tmp_pa
         "project_src": str(tmp_path / "releases" / RELEASE),
         "project_name": "demo",
         "release": RELEASE,
-        "services": {"backend": {"kind": "web"}, "redis": {"kind": "fixed"}},
+        "services": {"backend": {"kind": "web"}, "redis": {"kind": "stateful"}},
         "docker_cli": str(cli),
     }
     answer = run_module(compose_rollout, **given)

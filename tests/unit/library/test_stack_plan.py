@@ -23,7 +23,7 @@ SPEC.loader.exec_module(filters)
 
 SENTINEL = "sentinel-secret-77aa"
 COMPOSE = "services:\n  backend:\n    image: unit/backend:${RELEASE}\n"
-SERVICES = {"redis": {"kind": "fixed"}, "backend": {"kind": "web", "replicas": 2}}
+SERVICES = {"redis": {"kind": "stateful"}, "backend": {"kind": "web", "replicas": 2}}
 
 
 def wanted(root: Path, level: str = "info", image: str = "sha256:" + "1" * 64) -> dict:

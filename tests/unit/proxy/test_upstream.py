@@ -15,7 +15,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream impor
 )
 
 BACKEND = {"kind": "web", "port": 8000, "replicas": 2, "probe": {"path": "/health"}}
-SERVICES = {"redis": {"kind": "fixed"}, "frontend": {"port": 8080}, "backend": BACKEND}
+SERVICES = {"redis": {"kind": "stateful"}, "frontend": {"port": 8080}, "backend": BACKEND}
 # Linux 6.1: a listening socket with three in its queue, and a connection with data to be read.
 TABLE = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode

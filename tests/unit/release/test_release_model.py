@@ -19,7 +19,22 @@ def test_the_entry_point_is_read_from_manifests_of_any_edition(key):
     assert key in manifest["model"], "the manifest stays as it is"
 
 
-@pytest.mark.parametrize("release", [{}, {"model": None}, {"model": {}}])
+KINDS = [("fixed", "stateful"), ("single", "singleton"), ("web", "web"), ("stateful", "stateful")]
+
+
+@pytest.mark.parametrize(("former", "kind"), KINDS)
+def test_the_kinds_of_services_are_read_from_manifests_of_any_edition(former, kind):
+    manifest = {"model": {"rollout": {"a": {"kind": former, "replicas": 2}}}}
+    assert read_model(manifest) == {"rollout": {"a": {"kind": kind, "replicas": 2}}}
+    assert manifest["model"]["rollout"]["a"]["kind"] == former, "the manifest stays as it is"
+
+
+@pytest.mark.parametrize("services", [None, [], "text", {"a": None}, {"a": {"kind": ["fixed"]}}])
+def test_services_of_a_wrong_shape_stay_as_they_are(services):
+    assert read_model({"model": {"rollout": services}}) == {"rollout": services}
+
+
+@pytest.mark.parametrize("release", [{}, {"model": None}, {"model": {}}, {"model": [1]}])
 def test_a_release_without_a_model_has_none(release):
     assert read_model(release) == {}
 

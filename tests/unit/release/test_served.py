@@ -39,7 +39,7 @@ def test_each_difference_is_named_with_both_values() -> None:
     pool["concurrency"], pool["queues"] = 9, ["new1", "new2"]
     wanted["celery"]["time_limit"] = 77
     wanted["rollout"]["backend"]["replicas"] = 5
-    wanted["rollout"]["mongo"] = {"kind": "fixed"}
+    wanted["rollout"]["mongo"] = {"kind": "stateful"}
     wanted["proxy"]["port"] = 8080
     wanted["registry_references"] = {**wanted["registry_references"], "x": "y"}
     own = model()

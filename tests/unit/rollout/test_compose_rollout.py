@@ -12,7 +12,7 @@ import pytest
 from rollout_engine import SERVICES, RolloutEngine
 
 ROOT = Path(__file__).resolve().parents[3]
-BEAT = {"celery-beat": {"kind": "single", "replicas": 1}}
+BEAT = {"celery-beat": {"kind": "singleton", "replicas": 1}}
 ONE_WORKER = {**SERVICES, "celery-worker": {"kind": "worker", "replicas": 1}}
 OLD = "default@app1-r1-old"
 CANARY = {"task": "health_check", "queues": ["default"], "timeout": 1.0}
@@ -221,7 +221,7 @@ def test_who_was_told_to_leave_is_known_when_something_else_fails_meanwhile(
     engine: RolloutEngine,
 ) -> None:
     engine.state["refused"] = "up --detach --no-deps --no-build --timeout"
-    services = {**ONE_WORKER, **BEAT, "nginx": {"kind": "fixed"}}
+    services = {**ONE_WORKER, **BEAT, "nginx": {"kind": "stateful"}}
 
     result = roll(engine, "cancel_consumers", "replace", "stop_old", services=services)
 

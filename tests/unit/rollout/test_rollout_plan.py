@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 NEW, OLD = "20261120t221500z-1a2b3c4d", "20261119t080000z-99887766"
 SERVICES = {
-    "nginx": {"kind": "fixed"},
+    "nginx": {"kind": "stateful"},
     "backend": {"kind": "web", "replicas": 2},
     "celery-worker": {"kind": "worker"},
-    "celery-beat": {"kind": "single"},
+    "celery-beat": {"kind": "singleton"},
 }
 
 

@@ -13,7 +13,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream impor
 from ansible_collections.crisper.stack.plugins.module_utils.rollout import traffic
 
 SERVICES = {
-    "nginx": {"kind": "fixed"},
+    "nginx": {"kind": "stateful"},
     "backend": {"kind": "web", "replicas": 1, "port": 8000, "probe": {"path": "/health"}},
 }
 
@@ -144,7 +144,7 @@ def test_nginx_loads_its_configuration_where_no_release_brought_the_script(
 ) -> None:
     """Regression: a rollback between two releases of before failed."""
     (live.folder / "upstreams.sh").unlink()
-    services = {"nginx": {"kind": "fixed"}, "backend": {"kind": "web", "replicas": 1}}
+    services = {"nginx": {"kind": "stateful"}, "backend": {"kind": "web", "replicas": 1}}
     containers = (NGINX, OLD, record("new", "backend", "r2"))
     _, told = rollout(*containers, services=services, reload=True)
     (loaded,) = [line for line in told if line.startswith("exec")]
@@ -254,7 +254,7 @@ def test_an_nginx_that_is_replaced_begins_with_the_release(rollout: Any, tmp_pat
 
 def test_an_nginx_that_is_replaced_keeps_nobody_waiting_for_streams(rollout: Any) -> None:
     """Regression: an open stream kept the port closed for half a minute."""
-    services = SERVICES | {"redis": {"kind": "fixed"}}
+    services = SERVICES | {"redis": {"kind": "stateful"}}
     _, told = rollout(record("new", "backend", "r2"), phases=["replace"], services=services)
     ups = [line.split(" [")[0] for line in told if " up --detach" in line]
     assert [(" --timeout 5 " in up, up.split()[-1]) for up in ups] == [
@@ -264,7 +264,7 @@ def test_an_nginx_that_is_replaced_keeps_nobody_waiting_for_streams(rollout: Any
 
 
 def test_a_kept_release_of_before_is_left_to_its_own_nginx(rollout: Any, live: Upstreams) -> None:
-    services = {"nginx": {"kind": "fixed"}, "backend": {"kind": "web", "replicas": 1}}
+    services = {"nginx": {"kind": "stateful"}, "backend": {"kind": "web", "replicas": 1}}
     answer, told = rollout(NGINX, OLD, record("new", "backend", "r2"), services=services)
     assert not answer.get("failed"), answer
     assert live.serving == "", "and nothing says that another release serves"
