@@ -18,7 +18,7 @@ app = Celery(
         "backend.tasks",
         "backend.tasks_research",
         "backend.worker_overview",
-        *(["backend.rehearsal"] if settings().rehearsal else []),
+        *(["backend.load_test"] if settings().load_test else []),
     ],
     task_cls="backend.revoking:Revocable",
 )

@@ -12,7 +12,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from sqlalchemy.exc import OperationalError as DatabaseError
 from sqlalchemy.exc import TimeoutError as PoolError
 
-from backend import logs, metrics, rehearsal
+from backend import load_test, logs, metrics
 from backend.api import admin, chat, docs, errors, health, itinerary, rag, research, tasks, workers
 from backend.body_limit import BodyLimit
 from backend.callers import CallerHeaders
@@ -39,8 +39,8 @@ for module in (health, admin, workers, tasks, research, rag, chat, itinerary, me
     app.include_router(module.router)
 if settings().api_docs:
     app.include_router(docs.router)
-if settings().rehearsal:
-    app.include_router(rehearsal.router)
+if settings().load_test:
+    app.include_router(load_test.router)
 errors.document(app)
 app.add_middleware(BodyLimit, limit=settings().max_body_bytes)
 metrics.measure(app)

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     admin_username: str = "admin"
     admin_password: str = Field(default="", repr=False)
     token_minutes: int = 30
-    rehearsal: bool = False
+    load_test: bool = False
     max_body_bytes: int = 4 * 1024 * 1024
     # Any OpenAI-compatible endpoint. Without an embedding model the one in the image is used;
     # without a chat model reports are put together from the passages themselves.

@@ -4,8 +4,8 @@
             [--always 0] [--queues default] [--settle 90]
 
 Requests are made by `hey`: RATE a second of URL/health, and beside them two a second of another
-path, by default slow ones of 3 s. Tasks of 0.1 to 20 s go through POST URL/api/rehearsal/tasks and
-are counted by what they leave (app/backend/rehearsal.py): every accepted one must be there once.
+path, by default slow ones of 3 s. Tasks of 0.1 to 20 s go through POST URL/api/load-test/tasks and
+are counted by what they leave (app/backend/load_test.py): every accepted one must be there once.
 With `--always` one task of so many seconds is always running beside them.
 
     {"requests": {"sent": …, "failed": …, "errors": [...], "paths": {"/health": {…}, …}},
@@ -35,7 +35,7 @@ from typing import Any
 LONGEST = 1800  # seconds: no load goes on for ever
 # Mostly short; one in forty is longer than a deploy's patience for idle workers.
 MIX = [0.1] * 24 + [0.5] * 10 + [2.0] * 5 + [20.0]
-SLOW = "/api/rehearsal/slow?seconds=3"
+SLOW = "/api/load-test/slow?seconds=3"
 
 
 # The stack is this machine's own: no proxy of the environment stands between.
@@ -81,9 +81,9 @@ def report(text: str) -> dict[str, Any]:
 
 
 def ask(url: str, what: str, otherwise: dict[str, int]) -> dict[str, int]:
-    """One of the rehearsal's counts, or `otherwise` while nobody answers."""
+    """One of the load test's counts, or `otherwise` while nobody answers."""
     try:
-        return call(f"{url}/api/rehearsal/{what}")
+        return call(f"{url}/api/load-test/{what}")
     except OSError:
         return otherwise
 
@@ -106,7 +106,7 @@ def produce(url: str, stop: Path, arguments: argparse.Namespace) -> dict[str, An
             names.append(f"{run}-long{first}")
             batch["tasks"][names[-1]] = arguments.always
         try:
-            call(f"{url}/api/rehearsal/tasks", batch)
+            call(f"{url}/api/load-test/tasks", batch)
             accepted += names
         except OSError:
             refused += len(names)  # said so: the sender knows, nothing was promised

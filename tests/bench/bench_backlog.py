@@ -57,7 +57,7 @@ CONSUMED, LEFT_ALONE = "default", "nobody"
 BIN = Path(sys.executable).parent
 ENV = {
     **os.environ,
-    "CRISPER_REHEARSAL": "true",
+    "CRISPER_LOAD_TEST": "true",
     "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
     "PATH": f"{BIN}:{os.environ['PATH']}",
 }
@@ -142,7 +142,7 @@ def read(client: redis.Redis, budget: float) -> dict[str, Any]:
 
 def bench_readers(sizes: list[int]) -> dict[str, Any]:
     """Each reader alone."""
-    raw = json.dumps(backlog.message("rehearse", "default", "backlog", SHORTEST_TASK))
+    raw = json.dumps(backlog.message("load_test", "default", "backlog", SHORTEST_TASK))
     found: dict[str, Any] = {}
     with local_redis() as client:
         size = 0
@@ -357,8 +357,8 @@ def variables(workers: int, colour: str) -> dict[str, Any]:
     path = ROOT / "inventories/local/group_vars/all/stack.yml"
     text = path.read_text().replace("{{ inventory_dir }}/../..", str(ROOT))
     app = yaml.safe_load(text)["stack_app"]
-    app["environment"].update(COLOUR=colour, REHEARSAL="true")
-    app["celery"]["expected_tasks"].append("rehearse")
+    app["environment"].update(COLOUR=colour, LOAD_TEST="true")
+    app["celery"]["expected_tasks"].append("load_test")
     limits = yaml.safe_load((ROOT / "roles/stack/defaults/main.yml").read_text())["stack_limits"]
     limits["redis"] = {"memory": "3g", "cpus": 1.0}
     pool = {"name": "default", "queues": [CONSUMED, "embeddings"], "concurrency": 1}
@@ -391,7 +391,7 @@ from backend.settings import settings
 client = redis.Redis.from_url(settings().celery_broker_url)
 for queue, number in json.loads(sys.argv[1]).items():
     client.delete(queue)
-    raw = json.dumps(message("rehearse", queue, "backlog", %s))
+    raw = json.dumps(message("load_test", queue, "backlog", %s))
     fill(client, queue, raw, number)
     client.sadd("_kombu.binding." + queue, "\\x06\\x16\\x06\\x16" + queue)
 """

@@ -38,7 +38,7 @@ INVENTORY = ROOT / "molecule/inventory"
 WARM, AFTER = 8, 4  # seconds of load before and after each way
 REPEATS = 3
 PAIRS = 2  # changed deploys with and without kept payloads
-ENV = {**os.environ, "CRISPER_REHEARSAL": "true", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+ENV = {**os.environ, "CRISPER_LOAD_TEST": "true", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
 BIN = Path(sys.executable).parent
 
 PLAIN = """
@@ -82,8 +82,8 @@ def app(colour: str) -> dict[str, Any]:
     path = ROOT / "inventories/local/group_vars/all/stack.yml"
     text = path.read_text().replace("{{ inventory_dir }}/../..", str(ROOT))
     wanted = yaml.safe_load(text)["stack_app"]
-    wanted["environment"].update(COLOUR=colour, REHEARSAL="true")
-    wanted["celery"]["expected_tasks"].append("rehearse")
+    wanted["environment"].update(COLOUR=colour, LOAD_TEST="true")
+    wanted["celery"]["expected_tasks"].append("load_test")
     return wanted
 
 

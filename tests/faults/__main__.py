@@ -4,7 +4,7 @@
         [--faults worker_kill,oom] [--phases idle,load] [--output FILE.json [--resume]]
         [--publish FILE.md]
 
-The server is the scenario `faults`'s (molecule converge -s faults), deployed with REHEARSAL=true.
+The server is the scenario `faults`'s (molecule converge -s faults), deployed with LOAD_TEST=true.
 Exit code 0: every cell kept what is promised (tests/faults/verdict.py); 1: one did not; 2: usage.
 """
 

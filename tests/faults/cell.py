@@ -57,14 +57,14 @@ class Stack:
 
     def _queued(self, queue: str, number: str) -> bool:
         try:
-            call(f"{self.url}/api/rehearsal/tasks", {"tasks": {number: 0}, "queue": queue})
+            call(f"{self.url}/api/load-test/tasks", {"tasks": {number: 0}, "queue": queue})
         except OSError:
             return False
         return True
 
     def _marks(self) -> dict[str, int]:
         try:
-            return call(f"{self.url}/api/rehearsal/marks")
+            return call(f"{self.url}/api/load-test/marks")
         except OSError:
             return {}
 
@@ -106,7 +106,7 @@ def under_load(stack: Stack, fault: Fault, phase: str) -> dict[str, Any]:
         seen = load.end()
     wait_until(embeddings.ended, "every accepted embedding ends", PATIENCE)
     paths = seen["requests"].pop("paths")
-    begun = call(f"{stack.url}/api/rehearsal/begun")
+    begun = call(f"{stack.url}/api/load-test/begun")
     mine = {n: times for n, times in begun.items() if n.startswith(seen["tasks"]["run"])}
     return {
         **found,

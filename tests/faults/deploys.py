@@ -35,7 +35,7 @@ class Deploy:
         """Begin."""
         descriptor, name = tempfile.mkstemp(prefix="deploy-")
         self.log = Path(name)
-        settings = {"CRISPER_REHEARSAL": "true", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+        settings = {"CRISPER_LOAD_TEST": "true", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
         self.process = subprocess.Popen(
             [
                 str(Path(sys.executable).parent / "ansible-playbook"),

@@ -112,7 +112,7 @@ def reboot(server: Server) -> None:
 
 def lose_consumers(server: Server) -> None:
     """The worker's channel forgets that it consumes; all else goes on."""
-    code = "from backend.celery_app import app; app.control.broadcast('rehearse_losing_consumers')"
+    code = "from backend.celery_app import app; app.control.broadcast('load_test_losing_consumers')"
     server.sh(f'docker exec {server.container("backend")} python -c "{code}"')
 
 

@@ -1,6 +1,6 @@
-"""Work that can be counted, for rehearsing deploys and faults: slow requests, tasks with effects.
+"""Work that can be counted, for deploys and faults under load: slow requests, tasks with effects.
 
-Only with REHEARSAL=true; `molecule/rollout`, `molecule/faults` and `tests/bench` drive it under
+Only with LOAD_TEST=true; `molecule/rollout`, `molecule/faults` and `tests/bench` drive it under
 load. A task begins, takes a while, applies its effect and counts its mark. No mark means lost; two
 marks mean run twice. Its effect is idempotent, as every task's has to be: applied twice would mean
 that even so it was doubled.
@@ -24,14 +24,14 @@ from backend.celery_app import app as celery
 from backend.queueing import publish
 from backend.settings import settings
 
-BEGUN, MARKS = "rehearsal:begun", "rehearsal:marks"
-DONE, EFFECTS = "rehearsal:done", "rehearsal:effects"
+BEGUN, MARKS = "load_test:begun", "load_test:marks"
+DONE, EFFECTS = "load_test:done", "load_test:effects"
 # KEYS: done, effects, marks. ARGV: number. The effect of a number that is done already is none.
 APPLY = """
 if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then redis.call('HINCRBY', KEYS[2], ARGV[1], 1) end
 return redis.call('HINCRBY', KEYS[3], ARGV[1], 1)
 """
-router = APIRouter(prefix="/api/rehearsal", tags=["rehearsal"])
+router = APIRouter(prefix="/api/load-test", tags=["load test"])
 
 
 def _redis() -> redis.Redis:
@@ -39,14 +39,14 @@ def _redis() -> redis.Redis:
 
 
 @celery.task(
-    name="rehearse",
+    name="load_test",
     # Whatever becomes of Redis meanwhile, the effect is owed.
     autoretry_for=(redis.RedisError, OSError),
     max_retries=None,
     retry_backoff=1,
     retry_backoff_max=8,
 )
-def rehearse(number: str, seconds: float) -> None:
+def load_test(number: str, seconds: float) -> None:
     """Begin, take a while, apply the effect and count the mark."""
     with _redis() as client:
         client.rpush(BEGUN, f"{number} {time.time()}")
@@ -55,14 +55,14 @@ def rehearse(number: str, seconds: float) -> None:
         client.register_script(APPLY)(keys=[DONE, EFFECTS, MARKS], args=[number])
 
 
-@celery.task(name="rehearse_dying")
-def rehearse_dying() -> None:
+@celery.task(name="load_test_dying")
+def load_test_dying() -> None:
     """Kill the process that runs it, each time: what is set aside in the end."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @control_command()
-def rehearse_losing_consumers(state: Any) -> None:
+def load_test_losing_consumers(state: Any) -> None:
     """A worker that receives this is connected, answers, and consumes no more."""
     channel = state.consumer.task_consumer.channel
     for tag in list(channel._consumers):
@@ -86,7 +86,7 @@ async def slow(seconds: Annotated[float, Query(ge=0, le=30)] = 2) -> dict[str, f
 @router.post("/tasks", status_code=202)
 def queue(batch: Batch) -> dict[str, int]:
     """Queue the tasks; all of them are accepted, or the answer is no 202."""
-    return {"accepted": len(publish(rehearse, batch.tasks.items(), queue=batch.queue))}
+    return {"accepted": len(publish(load_test, batch.tasks.items(), queue=batch.queue))}
 
 
 @router.get("/marks")
