@@ -225,7 +225,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.remote.drain import 
     other_way,
     request_of,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import RemoteError
 from ansible_collections.crisper.stack.plugins.module_utils.text import listed, quote
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -260,7 +260,7 @@ def ask(module: AnsibleModule, request: dict[str, Any]) -> dict[str, Any]:
     try:
         reply = ask_running(module, container, request) if container else None
         return ask_release(module.params, request) if reply is None else reply
-    except ShipError as error:
+    except RemoteError as error:
         module.fail_json(
             msg=f"{error}. {REMEDIES.get(error.problem, '')}",
             problem=error.problem,

@@ -174,7 +174,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.celery.findings import REMEDIES
-from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import RemoteError
 from ansible_collections.crisper.stack.plugins.module_utils.remote.skew import (
     NOTHING,
     READING,
@@ -274,7 +274,7 @@ def main() -> None:
         )
     try:
         reply = find_unknown(module)
-    except ShipError as error:
+    except RemoteError as error:
         module.fail_json(
             msg=f"{error}. {REMEDIES.get(error.problem, '')}",
             **{**NOTHING, "problem": error.problem},

@@ -218,7 +218,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.journal import (
     note,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.probes import stranded as stranded_probe
-from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError, run
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import RemoteError, run
 from ansible_collections.crisper.stack.plugins.module_utils.remote.workers import CONNECTION_SPEC
 from ansible_collections.crisper.stack.plugins.module_utils.shapes import like
 from ansible_collections.crisper.stack.plugins.module_utils.text import quote
@@ -264,7 +264,7 @@ def ask(module: AnsibleModule, request: dict[str, Any]) -> dict[str, Any]:
     limit = params["import_timeout"] + params["budget"] + params["wait"] + 60
     try:
         reply: dict[str, Any] = like(run(command, stranded_probe, request, limit), ANSWER)
-    except ShipError as error:
+    except RemoteError as error:
         module.fail_json(
             msg=f"{error}. {REMEDIES.get(error.problem, '')}",
             **{**NOTHING, "problem": error.problem},

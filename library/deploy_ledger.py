@@ -179,7 +179,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.proxy.certificate_fi
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import MANIFEST
 from ansible_collections.crisper.stack.plugins.module_utils.release.model import read_model
 from ansible_collections.crisper.stack.plugins.module_utils.remote.run import (
-    ShipError,
+    RemoteError,
     program,
     run,
 )
@@ -268,7 +268,7 @@ def read_queues(params: dict[str, Any], container: str) -> dict[str, Any]:
     try:
         quick, limit = hurried({**request, **READING, "known_only": True}, READING["timeout"])
         reply = run(command, skew_probe, quick, limit)
-    except ShipError as error:
+    except RemoteError as error:
         return {**UNREAD, "silent": str(error)}
     reply = like(reply, ANSWER)
     if reply["problem"]:

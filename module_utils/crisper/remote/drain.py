@@ -9,7 +9,7 @@ from ..probes import drain as drain_probe
 from ..rollout.distrust import hurried, no_answer
 from ..shapes import EACH, like
 from ..text import quote
-from .run import ShipError, run
+from .run import RemoteError, run
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -67,7 +67,7 @@ def ask_running(
     """Return what the running container answers; None, and a warning, where the release is asked.
 
     Raises:
-        ShipError: it gave no answer, and there is no release to ask.
+        RemoteError: it gave no answer, and there is no release to ask.
     """
     params = module.params
     command = [params["docker_cli"], "exec", "--interactive", container, params["python"], "-"]
@@ -84,7 +84,7 @@ def ask_running(
         if reply["problem"] in ("", "broker_unreachable"):
             return reply
         why = f"{reply['problem']}: {quote(reply['error'])}"
-    except ShipError as error:
+    except RemoteError as error:
         why = str(error)
     module.warn(no_answer(container, why, "A container of the release is asked instead"))
     return None
@@ -99,7 +99,7 @@ def ask_release(params: dict[str, Any], request: dict[str, Any]) -> dict[str, An
     """Return what a one-off container of the release answers.
 
     Raises:
-        ShipError: it gives no answer.
+        RemoteError: it gives no answer.
     """
     command = [params["docker_cli"], "compose", "--project-name", params["project"], "run", "--rm"]
     command += ["--no-deps", "-T", params["service"], params["python"], "-"]

@@ -47,7 +47,7 @@ sys.modules[{entry!r}].main({request!r}, {marker!r})
 """
 
 
-class ShipError(RuntimeError):
+class RemoteError(RuntimeError):
     """Failure to get an answer; `problem` is the kind of trouble, as of celery_inspect."""
 
     def __init__(self, problem: str, message: str, stderr: str = "") -> None:
@@ -173,25 +173,25 @@ def run(
         folder: where the command is run.
 
     Raises:
-        ShipError: when there is none. The program has an alarm of its own; `timeout` is for a
+        RemoteError: when there is none. The program has an alarm of its own; `timeout` is for a
             Docker that does not answer.
     """
     line = " ".join(command)
     try:
         done = capture(command, program(entry, request), timeout, folder)
     except OSError as error:
-        raise ShipError("docker_unavailable", f"`{line}` does not start: {error}") from error
+        raise RemoteError("docker_unavailable", f"`{line}` does not start: {error}") from error
     except subprocess.TimeoutExpired as error:
         message = f"`{line}` gave no answer within {timeout:.0f} s and was ended"
-        raise ShipError("docker_unavailable", message) from error
+        raise RemoteError("docker_unavailable", message) from error
     if done.cut:
         why = f"it printed more than {len(done.stdout)} bytes and was ended"
-        raise ShipError("malformed_reply", f"`{line}` gave no answer: {why}")
+        raise RemoteError("malformed_reply", f"`{line}` gave no answer: {why}")
     answer = parse(done.stdout)
     if answer is None:
         problem, why = trouble(done.returncode, done.stderr)
         errors = printable_lines(done.stderr[-2000:])
-        raise ShipError(problem, f"`{line}` gave no answer: {why}", errors)
+        raise RemoteError(problem, f"`{line}` gave no answer: {why}", errors)
     return answer
 
 
@@ -201,5 +201,5 @@ def ask(
     """Return what `run` does, or ``problem`` and ``error`` where there is no reply."""
     try:
         return {"problem": "", "error": "", **run(command, entry, request, timeout)}
-    except ShipError as error:
+    except RemoteError as error:
         return {"problem": error.problem, "error": str(error)}

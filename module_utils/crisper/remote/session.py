@@ -16,7 +16,7 @@ from typing import Any
 
 from ..process import MOST, Tail
 from ..text import printable_lines
-from .run import MARKER, ShipError, parse_line, program, trouble
+from .run import MARKER, RemoteError, parse_line, program, trouble
 
 # The program comes first on standard input, after its length; the requests follow it.
 BOOT = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())).decode())"
@@ -31,7 +31,7 @@ class Session:
         """Start it: `command` runs Python and hands standard input over.
 
         Raises:
-            ShipError: when the command does not start.
+            RemoteError: when the command does not start.
         """
         self.line = " ".join(command)
         self.rest = b""
@@ -47,7 +47,7 @@ class Session:
             )
         except OSError as error:
             message = f"`{self.line}` does not start: {error}"
-            raise ShipError("docker_unavailable", message) from error
+            raise RemoteError("docker_unavailable", message) from error
         # Pipes were asked for: they are there.
         self.input: Any = self.process.stdin
         self.output: Any = self.process.stdout
@@ -63,19 +63,19 @@ class Session:
         """Return the answer to what was asked last.
 
         Raises:
-            ShipError: when there is none within `timeout` seconds, or the program has ended.
+            RemoteError: when there is none within `timeout` seconds, or the program has ended.
         """
         answer = self.poll(timeout)
         if answer is None:
             message = f"`{self.line}` gave no answer within {timeout:.0f} s"
-            raise ShipError("docker_unavailable", message)
+            raise RemoteError("docker_unavailable", message)
         return answer
 
     def poll(self, timeout: float = 0) -> dict[str, Any] | None:
         """Return the same; None when there is none within `timeout` seconds.
 
         Raises:
-            ShipError: the program has ended.
+            RemoteError: the program has ended.
         """
         deadline = time.monotonic() + timeout
         with selectors.DefaultSelector() as selector:
@@ -109,12 +109,12 @@ class Session:
             # It has ended; why, `receive` says, which finds its last words.
             return
 
-    def _refused(self, why: str) -> ShipError:
+    def _refused(self, why: str) -> RemoteError:
         self.process.kill()
-        return ShipError("malformed_reply", f"`{self.line}` was ended: {why}")
+        return RemoteError("malformed_reply", f"`{self.line}` was ended: {why}")
 
-    def _ended(self) -> ShipError:
+    def _ended(self) -> RemoteError:
         code = self.process.wait()
         errors = self.errors.text()
         problem, why = trouble(code, errors)
-        return ShipError(problem, f"`{self.line}` ended: {why}", printable_lines(errors[-2000:]))
+        return RemoteError(problem, f"`{self.line}` ended: {why}", printable_lines(errors[-2000:]))

@@ -9,7 +9,7 @@ from ..docker.client import DockerClient
 from ..probes import skew as skew_probe
 from ..rollout.distrust import START_SECONDS, hurried, no_answer
 from ..shapes import EACH, like
-from .run import ShipError, run
+from .run import RemoteError, run
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -64,7 +64,7 @@ def ask_running(module: AnsibleModule, container: str, request: dict[str, Any]) 
     quick["known_only"] = True
     try:
         reply = run(command_of(module.params, container), skew_probe, quick, limit)
-    except ShipError as error:
+    except RemoteError as error:
         instead = "A container of the release is asked instead"
         module.warn(no_answer(container, str(error), instead))
         return {}
@@ -76,7 +76,7 @@ def ask_release(params: dict[str, Any], request: dict[str, Any]) -> dict[str, An
     """Return what the release says.
 
     Raises:
-        ShipError: it gives no answer.
+        RemoteError: it gives no answer.
     """
     limit = params["import_timeout"] + params["timeout"] + 60
     reply = run(command_of(params), skew_probe, request, limit, params["project_src"])
@@ -95,7 +95,7 @@ def confirmed(
     try:
         anew = {**request, "reading": None, "known_only": params["known_is_all"]}
         own = ask_release(params, anew)
-    except ShipError:
+    except RemoteError:
         return reply
     return reply if own["problem"] else own
 
@@ -115,7 +115,7 @@ def find_unknown(module: AnsibleModule) -> dict[str, Any]:
     """Return what waits and is unknown, by as few containers as are needed.
 
     Raises:
-        ShipError: the release gives no answer.
+        RemoteError: the release gives no answer.
     """
     params = module.params
     names = ("app", "queues", "timeout", "broker_timeout", "import_timeout", "known")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..celery.findings import describe_findings
-from ..remote.run import ShipError
+from ..remote.run import RemoteError
 from .plan import Container
 from .replacement import look_again, replace_suspects
 from .state import Rollout
@@ -27,7 +27,7 @@ def begin_cancelling(rollout: Rollout, containers: list[Container]) -> Nodes:
     rollout.begin_asking(containers)
     try:
         rollout.asker().cancel_consumers(nodes["old"], nodes["new"])
-    except ShipError as error:
+    except RemoteError as error:
         rollout.fail(f"{error}. {remedy(error.problem)}", problem=error.problem)
     rollout.pending["cancel_consumers"] = lambda: _record(rollout, nodes)
     return nodes

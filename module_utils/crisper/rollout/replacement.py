@@ -10,7 +10,7 @@ from typing import Any
 
 from ..docker.client import BackgroundCommand
 from ..journal import Journal, began_at
-from ..remote.run import ShipError
+from ..remote.run import RemoteError
 from .plan import KEEP, Container
 from .start import start_beside
 from .state import Rollout
@@ -33,7 +33,7 @@ def look_again(rollout: Rollout) -> Findings:
     _steps, containers = rollout.plan()
     try:
         return rollout.asker().look_again(rollout.nodes(containers)["new"])
-    except ShipError as error:
+    except RemoteError as error:
         rollout.fail(f"{error}. {remedy(error.problem)}", problem=error.problem)
 
 

@@ -11,7 +11,7 @@ from ..docker.client import DockerClient, EventWatcher, summarize
 from ..docker.diagnosis import Report
 from ..journal import NotOwnerError, note
 from ..proxy.upstream import Upstreams
-from ..remote.run import ShipError
+from ..remote.run import RemoteError
 from ..text import composed
 from .plan import Container, Step, decide, node_name
 from .workers import Workers
@@ -180,6 +180,6 @@ class Rollout:
             if mine and container.release == self.release and container.is_healthy:
                 try:
                     self.workers.begin(container.id, self.nodes(containers)["new"])
-                except ShipError as error:
+                except RemoteError as error:
                     self.fail(str(error), problem=error.problem)
                 return

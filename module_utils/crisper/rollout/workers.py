@@ -12,7 +12,7 @@ from ..celery.findings import MOST_FINDINGS, REMEDIES, describe_findings
 from ..celery.inspection import report_inspection
 from ..celery.judge import SHAPES, judge_named
 from ..probes import rollout as rollout_probe
-from ..remote.run import ShipError
+from ..remote.run import RemoteError
 from ..remote.session import Session
 from ..remote.workers import CANARY_OPTIONS, EXPECT_OPTIONS
 from ..shapes import ANY, EACH, like
@@ -91,7 +91,7 @@ class Workers:
         self.options = {**options, "expect": known, "canary": canary}
         self.cli = docker_cli
         self.session: Session | None = None
-        self.trouble: ShipError | None = None  # why nobody can be asked
+        self.trouble: RemoteError | None = None  # why nobody can be asked
         self.answering: set[str] = set()
         self.pinged: set[str] = set()  # by what was asked last, until all have answered
         self.left_at = 0.0
@@ -102,7 +102,7 @@ class Workers:
         """Have the application imported in that container, and new workers pinged; returns at once.
 
         Raises:
-            ShipError: nobody can be asked.
+            RemoteError: nobody can be asked.
         """
         command = [self.cli, "exec", "--interactive", container, self.options["python"]]
         start = {"app": self.options["app"], "import_timeout": self.options["import_timeout"]}
@@ -126,12 +126,12 @@ class Workers:
             return ()
         try:
             reply = self.session.poll() or {}
-        except ShipError as error:
+        except RemoteError as error:
             self.trouble = error
             return ()
         if reply.get("problem") == "app_not_importable":
             why = str(reply.get("error") or "no reason given")
-            self.trouble = ShipError("app_not_importable", f"{self.options['app']}: {why}")
+            self.trouble = RemoteError("app_not_importable", f"{self.options['app']}: {why}")
             return ()
         self.answering.update(like(reply.get("answering"), [""]))
         return (self.session.output,)
@@ -140,7 +140,7 @@ class Workers:
         """Cancel the consumers of old workers, and ask the new ones; see `wait_for_cancelling`.
 
         Raises:
-            ShipError: nobody can be asked.
+            RemoteError: nobody can be asked.
         """
         self.left_at = time.time()
         proof = {"methods": list(SHAPES), "destination": list(new), "everybody": False, **PROOF}
@@ -161,7 +161,7 @@ class Workers:
         limit = self.options["import_timeout"] + CANCEL["timeout"] + self.options["patience"] + 60
         try:
             reply = self._session().receive(limit)
-        except ShipError as error:
+        except RemoteError as error:
             return {**report, "problem": error.problem}, f"{error}. {remedy(error.problem)}"
         free = like(reply.get("left"), [""])  # those that consume nothing any more
         has_drained = "left" in reply
@@ -185,14 +185,14 @@ class Workers:
         """Return the findings over these workers, with time for several answers in one name.
 
         Raises:
-            ShipError: nobody can be asked.
+            RemoteError: nobody can be asked.
         """
         request = {"command": "verify", "methods": list(SHAPES), "destination": list(nodes)}
         self._session().send({**request, "everybody": False, "canary": None, **SECOND_LOOK})
         limit = self.options["import_timeout"] + 2 * SECOND_LOOK["timeout"] + 60
         reply = like(self._session().receive(limit), ANSWER)
         if reply["problem"]:
-            raise ShipError(reply["problem"], f"{self.options['app']}: {reply['error']}")
+            raise RemoteError(reply["problem"], f"{self.options['app']}: {reply['error']}")
         return self._judge(reply["replies"], nodes)
 
     def _judge(self, replies: Mapping[str, Any], nodes: Sequence[str]) -> list[dict[str, Any]]:
@@ -230,7 +230,7 @@ class Workers:
         limit = 2 * (self.options["timeout"] + (canary["timeout"] if canary else 0)) + 60
         try:
             reply = self._session().receive(limit + self.options["import_timeout"])
-        except ShipError as error:
+        except RemoteError as error:
             reply = {"problem": error.problem, "error": str(error)}
         if self.canaries is None:
             return report_inspection(reply, expect, list(expect["nodes"]) if canary else None)
@@ -242,7 +242,7 @@ class Workers:
             raise self.trouble
         if self.session is None:
             why = f"no container of service {self.options['service']} runs"
-            raise ShipError("container_not_running", why)
+            raise RemoteError("container_not_running", why)
         return self.session
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import redis
-from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import RemoteError
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.workers import Workers
 from lab import until
 
@@ -226,14 +226,14 @@ def test_new_workers_are_known_as_soon_as_they_answer(worker, ask, drain, send):
 def test_an_application_that_is_not_importable_is_told_to_who_asks_later(ask, broker):
     workers = ask(["new@b"], app="nowhere.app")
     until(lambda: not workers.listen())
-    with pytest.raises(ShipError, match="nowhere"):
+    with pytest.raises(RemoteError, match="nowhere"):
         workers.cancel_consumers(["old@a"], ["new@b"])
     assert workers.proof()["problem"] == "app_not_importable"
 
 
 def test_nothing_is_asked_where_no_container_runs(docker):
     workers = Workers({"service": "backend", "expect": {}, "canary": None}, docker)
-    with pytest.raises(ShipError, match="no container of service backend"):
+    with pytest.raises(RemoteError, match="no container of service backend"):
         workers.cancel_consumers(["old@a"], [])
 
 

@@ -36,7 +36,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest impo
 from ansible_collections.crisper.stack.plugins.module_utils.docker import exec as docker_exec
 from ansible_collections.crisper.stack.plugins.module_utils.probes import workers
 from ansible_collections.crisper.stack.plugins.module_utils.process import TAIL
-from ansible_collections.crisper.stack.plugins.module_utils.remote.run import ShipError
+from ansible_collections.crisper.stack.plugins.module_utils.remote.run import RemoteError
 from ansible_collections.crisper.stack.plugins.module_utils.remote.session import Session
 
 # Prints that many MiB to a stream, then ends with 3.
@@ -176,7 +176,7 @@ def test_a_remedy_that_replaces_data_needs_more_than_words(
 def test_a_program_in_a_container_floods_no_disk() -> None:
     """Regression: the errors of a session with the application were a file without an end."""
     session = Session(flood("stderr", 40), workers, {})
-    with pytest.raises(ShipError, match="the last words"):
+    with pytest.raises(RemoteError, match="the last words"):
         session.receive(30)
 
 

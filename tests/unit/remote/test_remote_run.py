@@ -17,7 +17,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.probes import (
     stranded,
     workers,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.remote import run as ship
+from ansible_collections.crisper.stack.plugins.module_utils.remote import run as remote_run
 
 PROBES = [drain, rollout, skew, stranded, workers]
 SENT = [*PROBES, ledger]
@@ -64,11 +64,11 @@ def test_what_a_probe_imports_travels_with_it(package):
         late="from .deep.deeper import VALUE\nLATE = VALUE + 1\n",
         deep__deeper="def again():\n    from .. import entry\n    return entry\nVALUE = 1\n",
     )
-    assert [module.__name__ for module in ship.closure(entry)] == [
+    assert [module.__name__ for module in remote_run.closure(entry)] == [
         *("travels.value", "travels.deep.deeper", "travels.late", "travels.entry")
     ]
     nasty = {"text": "'''\"\\ \n {braces}", "none": None, "list": [1.5, True]}
-    answer = ship.run([sys.executable, "-"], entry, nasty, 20)
+    answer = remote_run.run([sys.executable, "-"], entry, nasty, 20)
     shown = {**nasty, "text": nasty["text"].replace("\n", "\\n")}
     assert answer == {"r": shown, "v": ["ü", 1, 2], "sent": nasty["text"].encode().hex()}
 
@@ -77,7 +77,7 @@ def test_what_a_probe_imports_travels_with_it(package):
 def test_a_probe_answers_where_nothing_is_installed(probe):
     """All that a probe needs is sent, and it ends with an answer whatever the application is."""
     request = {"app": "nobody's", "import_timeout": 20}
-    reply = ship.run([sys.executable, "-I", "-S", "-"], probe, request, 20)
+    reply = remote_run.run([sys.executable, "-I", "-S", "-"], probe, request, 20)
     assert reply["problem"] == "app_not_importable"
     assert "celery" in reply["error"]
 
@@ -86,7 +86,7 @@ def test_an_application_that_hangs_ends_with_an_answer(tmp_path):
     (tmp_path / "celery").mkdir()
     (tmp_path / "celery/__init__.py").write_text("import time\ntime.sleep(60)\n")
     request = {"app": "hangs", "import_timeout": 1}
-    reply = ship.run([sys.executable, "-S", "-"], workers, request, 20, str(tmp_path))
+    reply = remote_run.run([sys.executable, "-S", "-"], workers, request, 20, str(tmp_path))
     assert reply["problem"] == "app_not_importable"
     assert "not imported in time" in reply["error"]
 
@@ -97,26 +97,26 @@ def test_what_an_application_prints_and_its_secrets_stay_there(tmp_path):
     (tmp_path / "celery/__init__.py").write_text(source)
     command = ["env", "DB_PASSWORD=very-secret", sys.executable, "-S", "-c"]
     request = {"app": "exits", "import_timeout": 20}
-    source = ship.program(skew, request)
+    source = remote_run.program(skew, request)
     done = subprocess.run(
         [*command, source], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    reply = ship.parse(done.stdout)
+    reply = remote_run.parse(done.stdout)
     assert (reply["problem"], done.returncode) == ("app_not_importable", 0)
     assert "SystemExit: ***" in reply["error"]
     assert "noise" not in done.stdout
     assert "noise" in done.stderr
 
 
-SHIPPED = sorted({Path(m.__file__) for probe in SENT for m in ship.closure(probe)})
+SENT_FILES = sorted({Path(m.__file__) for probe in SENT for m in remote_run.closure(probe)})
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("path", SENT_FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_shipped_sources_run_on_the_containers_older_python(path):
     ast.parse(path.read_text(), feature_version=(3, 8))
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("path", SENT_FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_relative_import_is_found(path):
     """They are looked for line by line: parsing all of it took 12 ms for each program."""
     source = path.read_text()
@@ -125,13 +125,13 @@ def test_every_relative_import_is_found(path):
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.ImportFrom) and node.level
     ]
-    found = ship.relative_imports(source)
+    found = remote_run.relative_imports(source)
     assert sorted(map(ast.unparse, parsed)) == sorted(map(ast.unparse, found))
 
 
 def test_the_program_of_the_ledger_fits_into_one_argument():
     """Linux takes no longer one. All other programs are sent on standard input."""
-    assert len(ship.program(ledger, {}).encode()) < 128 * 1024 - 20_000
+    assert len(remote_run.program(ledger, {}).encode()) < 128 * 1024 - 20_000
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_the_program_of_the_ledger_fits_into_one_argument():
     ],
 )
 def test_what_a_failed_command_means(code, stderr, problem):
-    assert ship.trouble(code, stderr)[0] == problem
+    assert remote_run.trouble(code, stderr)[0] == problem
 
 
 def test_no_answer_is_an_error():
@@ -155,17 +155,17 @@ def test_no_answer_is_an_error():
         (["/bin/false"], "malformed_reply"),
         (["/nowhere/docker"], "docker_unavailable"),
     ):
-        with pytest.raises(ship.ShipError) as caught:
-            ship.run(command, drain, {}, 5)
+        with pytest.raises(remote_run.RemoteError) as caught:
+            remote_run.run(command, drain, {}, 5)
         assert caught.value.problem == problem
-    with pytest.raises(ship.ShipError, match="within 1 s"):
-        ship.run(["sleep", "20"], drain, {}, 1)
+    with pytest.raises(remote_run.RemoteError, match="within 1 s"):
+        remote_run.run(["sleep", "20"], drain, {}, 1)
 
 
-@pytest.mark.parametrize("reply", ["", "{", "[1]", "X" + ship.MARKER + "{}"])
+@pytest.mark.parametrize("reply", ["", "{", "[1]", "X" + remote_run.MARKER + "{}"])
 def test_half_an_answer_is_none(reply):
-    assert ship.parse(ship.MARKER * (reply[:1] != "X") + reply) is None
+    assert remote_run.parse(remote_run.MARKER * (reply[:1] != "X") + reply) is None
 
 
 def test_a_question_without_an_answer_has_its_problem():
-    assert ship.ask(["/nowhere/docker"], drain, {}, 5)["problem"] == "docker_unavailable"
+    assert remote_run.ask(["/nowhere/docker"], drain, {}, 5)["problem"] == "docker_unavailable"
