@@ -223,12 +223,11 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.journal import RUN_SPEC
-from ansible_collections.crisper.stack.plugins.module_utils.rollout.phases import roll_out
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.phases import PHASES, roll_out
 from ansible_collections.crisper.stack.plugins.module_utils.rollout.workers import (
     SPEC as WORKERS_SPEC,
 )
 
-PHASES = ("start", "cancel_consumers", "replace", "stop_old", "verify")
 ARGUMENT_SPEC: dict[str, Any] = {
     "phases": {"type": "list", "elements": "str", "choices": list(PHASES), "default": []},
     "project_src": {"type": "path", "required": True},

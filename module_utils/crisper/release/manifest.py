@@ -188,28 +188,3 @@ def same_parts(
     alike = {name: bool(one.get(name)) and one.get(name) == other.get(name) for name in PARTS}
     alike["data"] = alike["data"] and ids(one) == ids(other) and read(one) == read(other)
     return alike
-
-
-def to_prune(
-    releases: Iterable[Mapping[str, Any]],
-    current: str,
-    keep: int,
-    staged: str = "",
-    irreversible: Iterable[str] = (),
-) -> list[str]:
-    """Return the ids that may go: all but `current`, `staged`, and the newest `keep` proved ones.
-
-    Args:
-        releases: as `listing` returns them.
-        current: the release that serves.
-        keep: how many proved releases stay.
-        staged: the release that is being deployed.
-        irreversible: releases whose migrations cannot be undone. They stay while an older release
-            does: its way back leads over their dumps, also over those of failed releases.
-    """
-    releases = list(releases)
-    proved = sorted((r["id"] for r in releases if r["verified"]), reverse=True)
-    retained = {current, staged, *proved[:keep]} - {""}
-    oldest = min(retained, default="")
-    retained |= {name for name in irreversible if oldest and name > oldest}
-    return sorted(r["id"] for r in releases if r["id"] not in retained)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..images.identity import identity
-from .manifest import to_prune
 from .store import ReleaseStore
 
 UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
@@ -52,6 +51,31 @@ def prune(
         docker("image", "rm", *names)
     _, out, _ = docker("image", "prune", "--force", "--filter", f"label=crisper.stack={stack}")
     return {"changed": True, "pruned": obsolete, "freed_bytes": freed(out)}
+
+
+def to_prune(
+    releases: Iterable[Mapping[str, Any]],
+    current: str,
+    keep: int,
+    staged: str = "",
+    irreversible: Iterable[str] = (),
+) -> list[str]:
+    """Return the ids that may go: all but `current`, `staged`, and the newest `keep` proved ones.
+
+    Args:
+        releases: as `listing` returns them.
+        current: the release that serves.
+        keep: how many proved releases stay.
+        staged: the release that is being deployed.
+        irreversible: releases whose migrations cannot be undone. They stay while an older release
+            does: its way back leads over their dumps, also over those of failed releases.
+    """
+    releases = list(releases)
+    proved = sorted((r["id"] for r in releases if r["verified"]), reverse=True)
+    retained = {current, staged, *proved[:keep]} - {""}
+    oldest = min(retained, default="")
+    retained |= {name for name in irreversible if oldest and name > oldest}
+    return sorted(r["id"] for r in releases if r["id"] not in retained)
 
 
 def freed(output: str) -> int:

@@ -17,6 +17,9 @@ from .workers import Workers
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
+# In their order; M(compose_rollout) documents what each does.
+PHASES = ("start", "cancel_consumers", "replace", "stop_old", "verify")
+
 
 def roll_out(module: AnsibleModule) -> dict[str, Any]:
     """Take the phases that M(compose_rollout) was asked for; return its result."""

@@ -32,8 +32,8 @@ from ansible_collections.crisper.stack.plugins.module_utils.docker.one_off impor
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import (
     irreversible_after,
     listing,
-    to_prune,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.release.retention import to_prune
 from hypothesis import given
 from hypothesis import strategies as st
 
