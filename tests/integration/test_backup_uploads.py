@@ -16,6 +16,8 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.archive impor
     BITS,
     LINK_OUT,
     PIPE,
+    TOO_LONG,
+    WHITEOUT,
     Expected,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.uploads import (
@@ -183,3 +185,45 @@ def test_what_an_earlier_restore_left_is_not_in_a_set(docker: Docker, tmp_path: 
 def test_a_volume_that_cannot_be_read_is_told(docker: Docker, tmp_path: Path) -> None:
     with pytest.raises(BackupError, match=r"(?s)The uploaded files were not read.*No such file"):
         uploads(docker, tmp_path / "none").dump(io.BytesIO())
+
+
+def dig(folder: Path, levels: int) -> None:
+    """Make folders within folders, and a file in the innermost, as any process may."""
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("a" * 200, dir_fd=here)
+        inner = os.open("a" * 200, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(os.open("f", os.O_WRONLY | os.O_CREAT, dir_fd=here))
+    os.close(here)
+
+
+def test_what_needs_no_capability_leaves_a_backup_that_can_be_restored(
+    docker: Docker, tmp_path: Path
+) -> None:
+    """Regression: a whiteout, or a path too long to open, made each restore of a set impossible."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "back").mkdir()
+    (tmp_path / "files/photo.jpg").write_text("x")
+    os.mknod(tmp_path / "files/whiteout", 0o600 | stat.S_IFCHR, os.makedev(0, 0))
+    os.mkfifo(tmp_path / "files/pipe")
+    os.link(tmp_path / "files/pipe", tmp_path / "files/same")
+    dig(tmp_path / "files", 25)
+    archive = io.BytesIO()
+    part = uploads(docker, tmp_path / "files").dump(archive)
+    archive.seek(0)
+    left_out = uploads(docker, tmp_path / "back").restore(archive, Expected.of(part))
+    assert (tmp_path / "back/photo.jpg").read_text() == "x"
+    assert left_out == {PIPE: 2, WHITEOUT: 1, TOO_LONG: 6}  # GNU tar links no pipes
+    assert not list((tmp_path / "back").glob("[sw]*"))
+    shutil.rmtree(tmp_path / "files", ignore_errors=True)
+
+
+def test_a_backup_that_no_restore_would_take_is_refused_when_it_is_made(
+    docker: Docker, tmp_path: Path
+) -> None:
+    dig(tmp_path, 170)
+    with pytest.raises(BackupError, match=r"not read: a path below './aaa.*remove that folder"):
+        uploads(docker, tmp_path).dump(io.BytesIO())
+    subprocess.run(["rm", "-rf", str(tmp_path / ("a" * 200))], check=True)

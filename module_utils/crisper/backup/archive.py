@@ -3,8 +3,10 @@
 Whoever can write where a copy of a set lies, and an application that an attacker has taken over,
 decide what is in such an archive. What an application in a container can make of its own files is
 left out or made harmless, so that it cannot stop a restore: links that lead out of the folder,
-named pipes, set-user-ID bits. What it cannot make ends the restore: devices, absolute names, names
-with `..`, files below a link, more files or bytes than the manifest tells.
+named pipes, whiteouts (the character device 0:0, for which Linux asks no capability), paths that
+are too long to be opened by name, set-user-ID bits. What it cannot make ends the restore: other
+devices, absolute names, names with `..`, files below a link, more files or bytes than the manifest
+tells. A backup reads its archive by the same rules.
 
 Names, times and the nine bits of permissions are all that is copied of a member; the owner is the
 volume's. Needs nothing but Python.
@@ -23,8 +25,10 @@ from .manifest import BackupError
 
 # Folder in the volume that a restore unpacks into.
 DRAFT = ".restored"
-# Bytes of headers that a member may have: GNU tar writes two names of 4,096 bytes at most.
+# Bytes of headers that a member may have. GNU tar writes names of any length, and a process can
+# make folders within folders beyond what it could open by name: a backup ends at LONGEST_NAMES.
 SLACK = 64 * 1024
+LONGEST_NAMES = SLACK // 2
 # Entries of an archive of an older edition, whose manifest does not tell their number.
 ENTRIES = 10_000_000
 LONGEST_PATH, LONGEST_NAME = 4096, 255
@@ -34,6 +38,9 @@ LATEST = 2**40  # seconds since 1970, beyond which no file system goes
 PIPE = "named pipes"
 LINK_OUT = "links that lead out of the folder"
 LINK_TO_LINK = "hard links to symbolic links"
+LINK_TO_LEFT_OUT = "hard links to what is left out"
+WHITEOUT = "whiteouts (character devices 0:0)"
+TOO_LONG = "paths of more than 4,096 bytes"
 BITS = "set-user-ID, set-group-ID or sticky bits"
 
 
@@ -53,6 +60,10 @@ class Expected:
         if not isinstance(entries, int) or isinstance(entries, bool) or entries < 0:
             entries = ENTRIES
         return cls(uploads["files"], uploads["bytes"], entries)
+
+
+# What a backup expects, before there is a manifest.
+ANYTHING = Expected(2**63, 2**63, 2**63)
 
 
 class _Bounded:
@@ -77,13 +88,18 @@ class _Bounded:
             pass
 
 
-class _Judge:
+class _LeftOutError(Exception):
+    """A member that is not written; the argument is what it is."""
+
+
+class Judge:
     """Decide what becomes of each member of one archive."""
 
     def __init__(self, expected: Expected) -> None:
         self.expected = expected
         self.files = self.size = self.entries = 0
         self.links: set[str] = set()
+        self.absent: set[str] = set()
         self.left_out: Counter[str] = Counter()
 
     def member(self, found: tarfile.TarInfo) -> tarfile.TarInfo | None:
@@ -93,6 +109,19 @@ class _Judge:
             BackupError: no application can have made this.
         """
         self.count(found)
+        try:
+            return self.safe(found)
+        except _LeftOutError as error:
+            self.left_out[str(error)] += 1
+            return None
+
+    def safe(self, found: tarfile.TarInfo) -> tarfile.TarInfo:
+        """Return a member without what is dangerous.
+
+        Raises:
+            BackupError: no application can have made this.
+            _LeftOutError: it has no business among uploaded files.
+        """
         name = self.path(found.name)
         if name == "." and not found.isdir():
             raise BackupError(f"the name {found.name[:100]!a} is none of a file")
@@ -104,27 +133,34 @@ class _Judge:
             safe.size = found.size
         elif found.isdir():
             safe.type = tarfile.DIRTYPE
-        elif found.isfifo():
-            self.left_out[PIPE] += 1
-            return None
         elif found.issym():
-            # Also one that is left out: nothing may be written through its name.
-            self.links.add(name)
-            if not leads_inside(name, found.linkname):
-                self.left_out[LINK_OUT] += 1
-                return None
-            safe.type, safe.linkname = tarfile.SYMTYPE, found.linkname
+            safe.type, safe.linkname = tarfile.SYMTYPE, self.symbolic(name, found.linkname)
         elif found.islnk():
-            target = self.path(found.linkname)
-            if target in self.links:
-                # Elsewhere the same target leads somewhere else.
-                self.links.add(name)
-                self.left_out[LINK_TO_LINK] += 1
-                return None
-            safe.type, safe.linkname = tarfile.LNKTYPE, target
+            safe.type, safe.linkname = tarfile.LNKTYPE, self.hard(name, found.linkname)
         else:
-            raise BackupError(f"it holds {found.name[:100]!a}, a device or something unknown")
+            self.absent.add(name)
+            raise _LeftOutError(special(found))
         return safe
+
+    def symbolic(self, name: str, target: str) -> str:
+        """Return the target of a symbolic link that stays inside."""
+        # Also one that is left out: nothing may be written through its name.
+        self.links.add(name)
+        if not leads_inside(name, target):
+            raise _LeftOutError(LINK_OUT)
+        return target
+
+    def hard(self, name: str, linkname: str) -> str:
+        """Return the target of a hard link to a file that is written."""
+        target = self.path(linkname)
+        if target in self.links:
+            # Elsewhere the same target leads somewhere else.
+            self.links.add(name)
+            raise _LeftOutError(LINK_TO_LINK)
+        if target in self.absent:
+            self.absent.add(name)
+            raise _LeftOutError(LINK_TO_LEFT_OUT)
+        return target
 
     def count(self, found: tarfile.TarInfo) -> None:
         """Raise when there is more than the manifest tells."""
@@ -147,19 +183,22 @@ class _Judge:
 
         Raises:
             BackupError: it leads somewhere else, or nowhere.
+            _LeftOutError: no program could open it by this name.
         """
         pieces = [piece for piece in text.split("/") if piece not in ("", ".")]
         quoted = f"{text[:100]!a}"
         if text.startswith("/") or ".." in pieces:
             raise BackupError(f"the name {quoted} leads out of the folder")
         raw = [piece.encode("utf-8", "surrogateescape") for piece in pieces]
-        if len(b"/".join(raw)) > LONGEST_PATH or any(len(each) > LONGEST_NAME for each in raw):
+        if any(len(each) > LONGEST_NAME for each in raw):
             raise BackupError(f"the name {quoted}… is too long")
         if pieces[:1] == [DRAFT]:
             raise BackupError(f"the name {quoted} is one that a restore uses itself")
         for depth in range(1, len(pieces)):
             if "/".join(pieces[:depth]) in self.links:
                 raise BackupError(f"the name {quoted} leads through a link")
+        if len(b"/".join(raw)) > LONGEST_PATH:
+            raise _LeftOutError(TOO_LONG)
         return "/".join(pieces) or "."
 
     def end(self) -> None:
@@ -170,6 +209,19 @@ class _Judge:
                 f"it holds {actual[0]} files with {actual[1]} bytes, and the manifest tells"
                 f" {expected[0]} with {expected[1]}"
             )
+
+
+def special(found: tarfile.TarInfo) -> str:
+    """Return what a member is that is neither a file, a folder nor a link.
+
+    Raises:
+        BackupError: no process without capabilities can make it.
+    """
+    if found.isfifo():
+        return PIPE
+    if found.ischr() and not found.devmajor and not found.devminor:
+        return WHITEOUT
+    raise BackupError(f"it holds {found.name[:100]!a}, a device or something unknown")
 
 
 def leads_inside(name: str, target: str) -> bool:
@@ -185,8 +237,28 @@ def leads_inside(name: str, target: str) -> bool:
     return inside and bool(target) and ups <= name.count("/") and pieces[ups:][:1] != [DRAFT]
 
 
+def count_members(stream: IO[bytes]) -> Judge:
+    """Read a tar that is being made; return its numbers, and what a restore will leave out.
+
+    Raises:
+        BackupError: a restore would refuse it.
+        tarfile.TarError: it is no tar.
+    """
+    judge = Judge(ANYTHING)
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
+        for found in archive:
+            archive.members = []  # type: ignore[attr-defined]  # else each stays in memory
+            if len(found.name.encode("utf-8", "surrogateescape")) > LONGEST_NAMES:
+                raise BackupError(
+                    f"a path below {found.name[:100]!a} has more than {LONGEST_NAMES} bytes, which"
+                    " no restore could make: remove that folder from the volume"
+                )
+            judge.member(found)
+    return judge
+
+
 def _copy_member(
-    archive: tarfile.TarFile, found: tarfile.TarInfo, copy: tarfile.TarFile, judge: _Judge
+    archive: tarfile.TarFile, found: tarfile.TarInfo, copy: tarfile.TarFile, judge: Judge
 ) -> None:
     safe = judge.member(found)
     if safe is not None:
@@ -214,7 +286,7 @@ def copy_safely(
     Raises:
         BackupError: the archive is damaged, or nothing that a backup has made.
     """
-    stream, judge = _Bounded(source), _Judge(expected)
+    stream, judge = _Bounded(source), Judge(expected)
     try:
         with (
             tarfile.open(fileobj=stream, mode="r|") as archive,  # type: ignore[call-overload]

@@ -10,7 +10,7 @@ import tarfile
 from typing import IO, Any
 
 from ...docker.exec import HARDENED, Docker, started
-from ..archive import Expected, copy_safely
+from ..archive import Expected, copy_safely, count_members
 from ..manifest import BackupError
 
 # 1: a file changed or went away while it was read; what is in the archive is whole all the same.
@@ -80,29 +80,33 @@ class Uploads:
         ]
 
     def dump(self, target: IO[bytes]) -> dict[str, Any]:
-        """Write the files as a tar; what is told of them was counted in it."""
-        what, counted = "The uploaded files were not read", {"files": 0, "bytes": 0}
-        broken, entries = "", 0
+        """Write the files as a tar; what is told of them was counted in it.
+
+        Raises:
+            BackupError: they were not read, or no restore would take the archive.
+        """
+        what, broken = "The uploaded files were not read", ""
+        counted: dict[str, Any] = {}
         command = self._command(DUMP_UPLOADS, "ro")
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
         with started(command, **pipes) as running:
             stream = _Counting(running.stdout, target)
             try:
-                with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
-                    for member in archive:
-                        entries += 1
-                        archive.members = []  # else each stays in memory
-                        if member.isreg() or member.islnk():
-                            counted["files"] += 1
-                            counted["bytes"] += member.size
+                judge = count_members(stream)  # type: ignore[arg-type]  # read() is all it needs
+                counted = {
+                    "uploads": {"files": judge.files, "bytes": judge.size},
+                    "entries": judge.entries,
+                }
                 while stream.read(1 << 20):
                     pass
+            except BackupError as error:
+                raise BackupError(f"{what}: {error}") from error
             except tarfile.TarError as error:
                 broken = str(error)
         self.docker.judge(what, running)
         if broken:
             raise BackupError(f"{what}: {broken}")
-        return {"uploads": counted, "entries": entries}
+        return counted
 
     def restore(self, source: IO[bytes], expected: Expected, owner: str = "") -> dict[str, int]:
         """Replace the files by those of a tar; return how many entries were left out or changed.
