@@ -17,12 +17,14 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.backends impo
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.postgres import (
     dump_postgres,
+    make_postgres_database,
     restore_postgres,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.psql import (
     end_postgres_sessions,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.remedies import (
+    DROP_DATABASE,
     OPEN_DATABASE,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
@@ -414,6 +416,40 @@ def test_a_database_that_its_owner_has_closed_is_told_and_opened(server: Server)
     command = OPEN_DATABASE.replace("docker compose exec postgres", f"docker exec {NAME}")
     subprocess.run(shlex.split(command), check=True, stdout=subprocess.DEVNULL)
     assert server.dump()[0]["rows"] == {}
+
+
+def test_what_the_application_puts_before_names_stops_no_restore(server: Server) -> None:
+    """Regression: RESTORE_BEGIN called pg_has_role() by the application's own search_path."""
+    server.sql("CREATE TABLE items (id int, tags int[]); INSERT INTO items VALUES (1, '{1,NULL}')")
+    _, dump = server.dump()
+    server.sql(
+        "CREATE SCHEMA evil; CREATE FUNCTION evil.pg_has_role(name, oid, text) RETURNS bool"
+        " LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''no''; END';"
+        " ALTER ROLE shop SET search_path = evil, pg_catalog, public;"
+        " ALTER ROLE shop SET array_nulls = off"
+    )
+    server.restore(dump)
+    assert server.sql("SELECT * FROM public.items", "postgres") == "1|{1,NULL}"
+    server.sql("ALTER ROLE shop RESET ALL", "postgres")
+
+
+def test_more_than_one_transaction_can_remove_is_told_with_a_way_out(server: Server) -> None:
+    """Regression: after 24,000 empty large objects, no set could be restored, however clean."""
+    server.sql("CREATE TABLE items (id int); INSERT INTO items VALUES (1)")
+    _, clean = server.dump()
+    server.sql("SELECT count(lo_create(0)) FROM generate_series(1, 2000);\n" * 12)
+    _, own = server.dump()
+    with pytest.raises(BackupError) as caught:
+        server.restore(clean)
+    assert "as it was" in str(caught.value)
+    assert DROP_DATABASE in str(caught.value)
+    for dump, objects in ((own, "24000"), (clean, "0")):
+        command = DROP_DATABASE.replace("docker compose exec postgres", f"docker exec {NAME}")
+        subprocess.run(shlex.split(command), check=True)
+        make_postgres_database(server.docker, server.container)
+        server.restore(dump)
+        counted = server.sql("SELECT count(*) FROM pg_largeobject_metadata", "postgres")
+        assert (server.sql("SELECT * FROM items"), counted) == ("1", objects)
 
 
 def test_a_restore_that_fails_says_whose_dump_it_is(server: Server) -> None:

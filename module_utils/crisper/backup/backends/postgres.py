@@ -44,9 +44,11 @@ from .postgres_sql import (
     SCHEMAS,
 )
 from .psql import Session, named, postgres_session, unescape
+from .remedies import DROP_DATABASE
 from .versions import service_version
 
 NEEDS_SUPERUSER = re.compile("permission denied|must be (superuser|owner)|[Mm]ust have")
+_LOCKS = re.compile("ERROR: +out of shared memory")
 # A client was let in by nobody: nothing of the dump was run.
 _REFUSED_LOGIN = re.compile(r"psql: error: [^\n]*FATAL:")
 
@@ -176,7 +178,13 @@ def restore_postgres(
 
 
 def _restore_hint(words: str) -> str:
-    """Return what to say of a restore that needs a superuser; empty of another failure."""
+    """Return what to do about a restore that failed; empty where its words say that."""
+    if _LOCKS.search(words):
+        return (
+            ". The database has more tables and large objects than one transaction can remove:"
+            " make a backup of it as it is if you need one, drop it in the folder `current` of the"
+            f" stack on the server ({DROP_DATABASE}), and restore again"
+        )
     if not NEEDS_SUPERUSER.search(words) or _REFUSED_LOGIN.search(words):
         return ""
     return (

@@ -250,6 +250,11 @@ _APPLICATION = (
         )
     )
 )
+# The same, for what a restore runs before the dump's own statements, and for how a value is read:
+# names mean PostgreSQL's, whatever the application has put before them.
+_RESTORING = _options(
+    *("search_path=pg_catalog", "array_nulls=on", "datestyle=ISO", "intervalstyle=postgres")
+)
 RESTORE_POSTGRES = f"""{FIND_SUPERUSER}
 @read@
 @judge@
@@ -268,7 +273,7 @@ SQL
 SQL
     pg_restore --no-owner --file - | LC_ALL=C sed '{_EXTENSIONS}' \
         && {{ judge && echo 'COMMIT;'; }} 2>/dev/null
-}} | PGOPTIONS="$options" ask "$POSTGRES_DB"
+}} | PGOPTIONS="$options {_RESTORING}" ask "$POSTGRES_DB"
 code=$?
 ask "$superuser" <<'SQL' || exit
 {RESTORE_CLEANUP}

@@ -20,6 +20,11 @@ OPEN_DATABASE = (
     """docker compose exec postgres sh -c 'psql -U "$POSTGRES_USER" -d template1 -c"""
     """ "ALTER DATABASE \\"$POSTGRES_DB\\" ALLOW_CONNECTIONS true"'"""
 )
+# A restore removes and makes all in one transaction, which takes a lock for each table and for each
+# large object that goes. A restore into no database has nothing to remove.
+DROP_DATABASE = (
+    """docker compose exec postgres sh -c 'dropdb --force -U "$POSTGRES_USER" "$POSTGRES_DB"'"""
+)
 RESTORE = (
     " A restore of a set makes it again: ansible-playbook playbooks/restore.yml -e backup=<set id>"
 )
