@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +24,10 @@ from ..lock import PATIENCE, LockedError, take
 from ..output import KILLED, TIMEOUT, describe_failure, quote_last_lines
 
 CHECK, MIGRATE, HOOK = "check", "migrate", "hook"
+KINDS = (CHECK, MIGRATE, HOOK)
 LABEL = "crisper.command"
 SERVICE = "backend"
+LIMIT = re.compile("[0-9]{1,9}")
 COMPOSE_FILE = "docker-compose.prod.yml"
 # Seconds from the time limit of a command to SIGKILL, and those until the engine tells its end.
 KILL_AFTER, GRACE = 10, 30
@@ -133,7 +136,7 @@ def parse_command(record: Mapping[str, Any]) -> Command:
         kind=str(labels.get(LABEL, "")),
         release=str(labels.get("crisper.release", "")),
         argv=tuple(words),
-        limit=int(labels.get(f"{LABEL}.limit") or 0),
+        limit=int(limit) if LIMIT.fullmatch(limit := str(labels.get(f"{LABEL}.limit"))) else 0,
         key=str(labels.get(f"{LABEL}.key", "")),
     )
 
@@ -218,12 +221,19 @@ class Commands:
     def leftovers(self) -> list[Command]:
         """Return the commands whose containers are there: of a module that was killed.
 
+        A container has the labels of its image, too: only what Compose sets for ``compose run``,
+        and a name that these labels make, tell a command from a service.
+
         Raises:
             CommandError: the engine does not tell.
         """
-        label = f"label=com.docker.compose.project={self.project}"
-        question = ("ps", "--all", "--quiet", "--no-trunc", "--filter", label)
-        code, out, err = self.docker(*question, "--filter", f"label={LABEL}")
+        own = (
+            f"com.docker.compose.project={self.project}",
+            "com.docker.compose.oneoff=True",
+            LABEL,
+        )
+        filters = [word for label in own for word in ("--filter", f"label={label}")]
+        code, out, err = self.docker("ps", "--all", "--quiet", "--no-trunc", *filters)
         if code != 0:
             raise CommandError(
                 f"The engine did not list its containers: {quote_last_lines(err, 5)}"
@@ -231,7 +241,12 @@ class Commands:
         if not (ids := out.split()):
             return []
         _code, out, _err = self.docker("container", "inspect", *ids)
-        return [parse_command(record) for record in json.loads(out or "[]")]
+        found = [(parse_command(record), record.get("Name")) for record in json.loads(out or "[]")]
+        return [
+            command
+            for command, name in found
+            if command.kind in KINDS and name == f"/{command.name(self.project)}"
+        ]
 
     def run(
         self, command: Command, folder: str | Path, record: Callable[[Outcome], None]

@@ -32,9 +32,12 @@ class FakeQdrant:
             self.aliases += [action["create_alias"] for action in body["actions"]]
         elif method == "DELETE":
             del self.collections[name]
+        elif method == "PATCH":
+            self.collections[name]["strict"] = body["strict_mode_config"]
         elif method == "PUT" and path.endswith("/index?wait=true"):
             self.collections[name]["indexes"][body["field_name"]] = body["field_schema"]
         elif method == "PUT" and path.endswith("/points?wait=true"):
+            assert "strict" not in self.collections[name], "the batch is too large"
             self.collections[name]["points"] += body["points"]
         elif method == "PUT":
             self.collections[name] = {"request": body, "indexes": {}, "points": []}
@@ -46,7 +49,8 @@ class FakeQdrant:
         else:
             found = self.collections[name]
             schema = {field: {"data_type": kind} for field, kind in found["indexes"].items()}
-            return {"config": {"params": found["request"]}, "payload_schema": schema}
+            config = {"params": found["request"], "strict_mode_config": found.get("strict")}
+            return {"config": config, "payload_schema": schema}
         return True
 
 
@@ -95,6 +99,32 @@ def test_an_export_of_qdrant_that_breaks_off_is_told():
         half = io.BytesIO(stream.getvalue()[:-12])
         with pytest.raises((BackupError, EOFError)):
             qdrant.restore_qdrant(None, "", half)
+
+
+def test_limits_of_requests_come_back_behind_the_points():
+    """Regression: a batch size of 1 in strict_mode_config refused the points of a restore."""
+    points = [{"id": n, "vector": [1, 0], "payload": {}} for n in range(5)]
+    strict = {"enabled": True, "upsert_max_batchsize": 1}
+    theirs = {"items": {"request": {}, "indexes": {}, "points": points, "strict": strict}}
+    server, stream = FakeQdrant(theirs), io.BytesIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qdrant, "Qdrant", lambda *_: server)
+        qdrant.dump_qdrant(None, "", stream)
+        stream.seek(0)
+        qdrant.restore_qdrant(None, "", stream)
+    assert server.collections["items"]["points"] == points
+    assert server.collections["items"]["strict"] == strict
+
+
+def test_a_request_is_no_longer_than_it_came():
+    """Regression: 14 MB of emoji came back as 42 MB of escapes, which Qdrant refuses."""
+    body = {"points": [{"id": 1, "vector": [1, 0], "payload": {"t": "😀" * 1000}}]}
+    assert len(qdrant.encode(body)) < 4100
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qdrant, "MOST_REQUEST", 4000)
+        with pytest.raises(BackupError, match="The point 1 of the collection 'items' has more"):
+            qdrant.refuse_oversize(body["points"], "items")
+        qdrant.refuse_oversize([{"id": 1, "vector": [], "payload": {}}], "items")
 
 
 def test_a_collection_is_made_again_with_what_was_set():
