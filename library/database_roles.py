@@ -15,7 +15,10 @@ description:
     locked for half a second at most; where a long transaction holds one, RV(postponed) says so,
     the application stays what it was, and the next call goes on.
   - MariaDB's root can log in within its container alone, and the application has no rights beyond
-    its own database.
+    its own database and the password of its release.
+  - Where a server has no connection left for its superuser, RV(postponed) names the clients that
+    hold them. The module waits 15 seconds before, as the servers close connections that do not log
+    in within 10.
   - A release without a password for the superuser is of an earlier edition, and is left as it is.
 options:
   service:
@@ -80,7 +83,7 @@ moved:
   type: bool
   sample: false
 postponed:
-  description: Why the application has to stay superuser for now; empty when it has not.
+  description: What could not be done, why, and the remedy, in sentences; empty when all was done.
   returned: always
   type: str
   sample: ""
@@ -99,16 +102,25 @@ dangers:
   sample: ["the role helper has powers (SUPERUSER). If it is not yours: DROP ROLE \"helper\""]
 """
 
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import BackupError
+from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import (
+    BackupError,
+    NoConnectionError,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.database.dangers import find_dangers
 from ansible_collections.crisper.stack.plugins.module_utils.database.mariadb_accounts import (
+    describe_lockout,
     find_excess,
     find_planted,
+    is_locked_out,
     remove_excess,
+    set_password,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.database.role_plan import plan
 from ansible_collections.crisper.stack.plugins.module_utils.database.roles import (
@@ -137,6 +149,12 @@ ARGUMENT_SPEC: dict[str, Any] = {
 }
 SUPERUSER_FILE = "secrets/postgres_superuser_password"
 APPLICATION_FILE = "secrets/postgres_password"
+MARIADB_FILE = "secrets/mariadb_password"
+# Seconds to wait for a free connection: longer than authentication_timeout of the stack's
+# PostgreSQL and connect_timeout of MariaDB (10 s).
+SLOT_SECONDS = 15
+Params = dict[str, Any]
+Result = dict[str, Any]
 
 
 def password(path: Path) -> str:
@@ -149,41 +167,81 @@ def password(path: Path) -> str:
         raise BackupError(f"{path} cannot be read: {error}") from error
 
 
-def act(params: dict[str, Any], check: bool) -> dict[str, Any]:
-    """Put the roles in order; return the module's result."""
-    result: dict[str, Any] = {"changed": False, "done": [], "moved": False, "postponed": ""}
-    result["dangers"] = []
-    refuse_extensions(params["extensions"])
-    docker = Docker(params["docker_cli"], params["timeout"])
-    secret = password(Path(params["release"]) / SUPERUSER_FILE)
-    if not secret and not check:
-        return result
+def order_postgres(docker: Docker, params: Params, check: bool) -> Result:
+    """Put the roles of PostgreSQL in order; return what this adds to the module's result."""
+    folder = Path(params["release"])
+    secret, own = password(folder / SUPERUSER_FILE), password(folder / APPLICATION_FILE)
     container = docker.container(params["project"], params["service"])
     if not container and check:
-        return result
+        return {}
     if not container:
         raise BackupError(f"no container of {params['service']} of {params['project']} runs")
     roles = Roles(docker, container, params["application"], params["wait"])
     state = roles.state()
-    own = password(Path(params["release"]) / APPLICATION_FILE)
     wanted = plan(state, secret, params["extensions"], own)
-    other = docker.container(params["project"], "mariadb") if params["mariadb"] else ""
-    excess = find_excess(docker, other, params["application"]) if other else []
-    revoked = [f"MariaDB: {statement}" for statement in excess]
-    root = Path(params["release"]).parent.parent
-    planted = find_planted(docker, other, params["application"]) if other else []
     if check:
-        result["dangers"] = [*find_dangers(roles, state, None, params["project"]), *planted]
-        return {**result, "changed": bool(wanted or revoked), "done": [*wanted, *revoked]}
-    if excess:
-        note(params, "database_roles", mariadb=excess)
-        remove_excess(docker, other, excess)
+        return {"done": wanted, "dangers": find_dangers(roles, state, None, params["project"])}
+    result: Result = {}
     if wanted:
         note(params, "database_roles", moved=state.unmoved)
-        result |= roles.apply(secret, own, params["extensions"])
+        result = roles.apply(secret, own, params["extensions"])
+        if reason := result["postponed"]:
+            result["postponed"] = f"The application's PostgreSQL role is superuser still: {reason}."
         state = roles.state()
-    result["dangers"] = [*find_dangers(roles, state, root, params["project"]), *planted]
-    result["done"] += revoked
+    root = folder.parent.parent
+    return {**result, "dangers": find_dangers(roles, state, root, params["project"])}
+
+
+def order_mariadb(docker: Docker, params: Params, check: bool) -> Result:
+    """Put the accounts of MariaDB in order; return what this adds to the module's result."""
+    container = docker.container(params["project"], "mariadb") if params["mariadb"] else ""
+    if not container:
+        return {}
+    application = params["application"]
+    own = password(Path(params["release"]) / MARIADB_FILE)
+    excess = find_excess(docker, container, application)
+    locked_out = is_locked_out(docker, container, application, own)
+    done = [f"MariaDB: {statement}" for statement in excess]
+    done += [f"MariaDB: {sentence}" for sentence in describe_lockout(application, locked_out)]
+    if done and not check:
+        note(params, "database_roles", mariadb=done)
+        remove_excess(docker, container, excess)
+        if locked_out:
+            set_password(docker, container, application, own)
+    return {"done": done, "dangers": find_planted(docker, container, application)}
+
+
+def order_or_postpone(name: str, order: Callable[[], Result], patience: float) -> Result:
+    """Return what `order` does; where its service has no connection left, why it has to wait.
+
+    The service closes connections whose clients do not log in. So it is asked again for longer than
+    it lets them wait, before the accounts are left for later. Whoever opens them anew at once keeps
+    all of them, until his container is stopped: that is what this deploy may be for.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return order()
+        except NoConnectionError as error:
+            if time.monotonic() >= deadline:
+                return {"postponed": f"The accounts of {name} were not put in order: {error}."}
+        time.sleep(0.2)
+
+
+def act(params: Params, check: bool) -> Result:
+    """Put the accounts in order; return the module's result."""
+    result: Result = {"done": [], "moved": False, "postponed": "", "dangers": []}
+    refuse_extensions(params["extensions"])
+    docker = Docker(params["docker_cli"], params["timeout"])
+    if password(Path(params["release"]) / SUPERUSER_FILE) or check:
+        patience = 0 if check else SLOT_SECONDS
+        for name, order in (("PostgreSQL", order_postgres), ("MariaDB", order_mariadb)):
+            more = order_or_postpone(name, partial(order, docker, params, check), patience)
+            result["moved"] |= more.get("moved", False)
+            result["done"] += more.get("done", [])
+            result["dangers"] += more.get("dangers", [])
+            words = (result["postponed"], composed(more.get("postponed", "")))
+            result["postponed"] = " ".join(each for each in words if each)
     return {**result, "changed": bool(result["done"])}
 
 

@@ -84,7 +84,7 @@ def _cluster(user: str, password: str) -> Path:
 
 
 @contextmanager
-def running_postgres(user: str, database: str, password: str) -> Iterator[Server]:
+def running_postgres(user: str, database: str, password: str, **settings: str) -> Iterator[Server]:
     """Run a server whose superuser is `user`; the scripts for containers reach it."""
     template, folder = _cluster(user, password), _folder()
     _run("cp", "-a", str(template), f"{folder}/data")
@@ -93,6 +93,7 @@ def running_postgres(user: str, database: str, password: str) -> Iterator[Server
         port = free.getsockname()[1]
     control = [f"{_programs()}/pg_ctl", "--wait", "-D", f"{folder}/data", "-l", f"{folder}/log"]
     options = f"-c listen_addresses=127.0.0.1 -c fsync=off -p {port} -k {folder}"
+    options += "".join(f" -c {name}={value}" for name, value in settings.items())
     _run(*control, "start", "-o", options)
     server = Server(folder, port, database)
     try:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.mariadb import (
@@ -21,63 +17,18 @@ from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest impo
 from ansible_collections.crisper.stack.plugins.module_utils.database.mariadb_accounts import (
     find_excess,
     find_planted,
+    is_locked_out,
     remove_excess,
+    set_password,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
-
-NAME, PASSWORD = "shop_1", "p@ss'w\"rd"
-Sql = Callable[..., str]
+from mariadb_server import NAME, Sql, running_mariadb
 
 
 @pytest.fixture(scope="module")
 def sql() -> Iterator[Sql]:
-    """A MariaDB with a database and its user, as the image makes them; runs statements as root."""
-    server = shutil.which("mariadbd", path=f"{os.environ['PATH']}:/usr/sbin")
-    assert server, "MariaDB's server is missing: apt-get install mariadb-server"
-    folder = Path(tempfile.mkdtemp(prefix="crisper-backup-", dir="/tmp"))
-    user = []
-    if os.getuid() == 0:
-        shutil.chown(folder, "mysql", "mysql")
-        user = ["--user=mysql"]
-    options = ["--no-defaults", f"--datadir={folder}/data", *user]
-    made = [*options, "--auth-root-authentication-method=normal", "--skip-test-db"]
-    subprocess.run(["mariadb-install-db", *made], check=True, capture_output=True, cwd="/")
-    files = [f"--socket={folder}/socket", f"--pid-file={folder}/pid", "--skip-networking"]
-    with (folder / "log").open("wb") as log:
-        running = subprocess.Popen([server, *options, *files], stderr=log, cwd="/")
-
-    def run(statement: str, *more: str) -> str:
-        command = ["mariadb", "--no-defaults", f"--socket={folder}/socket", "--user=root"]
-        command += ["--default-character-set=utf8mb4", "--skip-column-names", *more]
-        done = subprocess.run(
-            [*command, "--execute", statement], check=True, capture_output=True, text=True
-        )
-        return done.stdout.strip()
-
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            run("SELECT 1")
-            break
-        except subprocess.CalledProcessError:
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.1)
-    run(f"CREATE DATABASE `{NAME}` CHARACTER SET utf8mb4; CREATE USER shop@localhost")
-    run(f"GRANT ALL ON `{NAME}`.* TO shop@localhost")
-    quoted = PASSWORD.replace("'", "''")
-    run(f"SET PASSWORD FOR root@localhost = PASSWORD('{quoted}')")
-    with pytest.MonkeyPatch.context() as patch:
-        (folder / "password").write_text(PASSWORD)
-        patch.setenv("MYSQL_PWD", PASSWORD)
-        (folder / ".my.cnf").write_text(f"[client]\nsocket={folder}/socket\n")
-        patch.setenv("HOME", str(folder))
-        patch.setenv("MARIADB_DATABASE", NAME)
-        patch.setenv("MARIADB_ROOT_PASSWORD_FILE", f"{folder}/password")
-        patch.delenv("MARIADB_ROOT_PASSWORD", raising=False)
+    with running_mariadb() as run:
         yield run
-    running.terminate()
-    running.wait(timeout=60)
-    shutil.rmtree(folder)
 
 
 def test_what_is_lost_comes_back(sql: Sql, docker: Docker) -> None:
@@ -184,3 +135,51 @@ def test_what_runs_with_more_rights_than_the_applications_is_told(sql: Sql, dock
             sql(remedy.removesuffix(" (or DROP PROCEDURE)"))
     assert len(find_planted(docker, "x", NAME)) == 1
     sql("DROP FUNCTION own; DROP TABLE fed; DROP USER 'pla\nnted'@'%'", NAME)
+
+
+def log_in(password: str, statement: str = "SELECT 'works'") -> str:
+    """Return what a statement says to the application's account, or why it may not log in."""
+    done = subprocess.run(
+        ["mariadb", "--user", NAME, "--skip-column-names", "--execute", statement],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MYSQL_PWD": password},
+    )
+    return done.stdout.strip() or done.stderr.strip()
+
+
+def test_the_applications_account_has_the_password_of_the_release(sql: Sql, docker: Docker) -> None:
+    """Regression: an account that had changed its own was locked out for good."""
+    own = "p@ss'w\"rd \\\\ 한국어"
+    assert not is_locked_out(docker, "x", "nobody", own)
+    sql(f"CREATE OR REPLACE USER {NAME}@'%'; GRANT ALL ON `{NAME}`.* TO {NAME}@'%'")
+    set_password(docker, "x", NAME, own)
+    assert log_in(own) == "works"
+    assert not is_locked_out(docker, "x", NAME, own)
+    assert not is_locked_out(docker, "x", NAME, "")  # of a release without the file
+    for attack in (
+        "SET PASSWORD = PASSWORD('mine')",
+        "SET PASSWORD = ''",
+        "ALTER USER CURRENT_USER() IDENTIFIED VIA ed25519 USING PASSWORD('mine')",
+    ):
+        log_in(own, attack)
+        if log_in(own) != "works":
+            assert is_locked_out(docker, "x", NAME, own), attack
+            set_password(docker, "x", NAME, own)
+        assert log_in(own) == "works"
+        assert not is_locked_out(docker, "x", NAME, own)
+    sql(f"ALTER USER {NAME}@'%' IDENTIFIED VIA unix_socket")
+    assert is_locked_out(docker, "x", NAME, own)
+    sql(f"DROP USER {NAME}@'%'")
+
+
+def test_accounts_to_come_back_with_are_told(sql: Sql, docker: Docker) -> None:
+    before = find_planted(docker, "x", NAME)
+    sql(f"CREATE USER evil@'%'; GRANT SELECT ON `{NAME.replace('_', chr(92) + '_')}`.* TO evil@'%'")
+    sql("CREATE USER other@'%'; GRANT SELECT ON `another`.* TO other@'%'")
+    (sentence,) = set(find_planted(docker, "x", NAME)) - set(before)
+    assert "the account 'evil'@'%' has rights over the database" in sentence
+    sql(sentence.partition("If it is not yours: ")[2])
+    assert find_planted(docker, "x", NAME) == before
+    sql("DROP USER other@'%'")

@@ -33,6 +33,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.cluster_dan
 )
 from ansible_collections.crisper.stack.plugins.module_utils.database.connections import (
     of_databases,
+    of_members,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.database.dangers import (
     find_dangers,
@@ -715,6 +716,29 @@ def test_no_membership_opens_another_database(docker: Docker) -> None:
                 server.sql("SELECT 1", user, database)
 
 
+def test_roles_to_come_back_with_are_named(docker: Docker) -> None:
+    """Regression: a member of the application's role was named only beside other databases."""
+    with running_postgres("postgres", "shop", "x") as server:
+        Roles(docker, "x", "shop").apply(SECRET, OWN, [])
+        server.sql(
+            "CREATE ROLE evil LOGIN PASSWORD 'e'; CREATE ROLE between; GRANT shop TO between;"
+            "GRANT between TO evil; CREATE ROLE above LOGIN; GRANT above TO shop;"
+            "CREATE ROLE stranger LOGIN; CREATE ROLE closed; GRANT shop TO closed",
+            "postgres",
+        )
+        assert server.log_in("evil", "e", "SET ROLE shop; SELECT current_user") == "shop"
+        found = of_members(read_catalog(docker, "x", "shop"), "shop")
+        assert [each.partition(" logs in")[0] for each in found] == [
+            "the role above",
+            "the role evil",
+        ]
+        assert set(found) <= set(dangers_of(docker))
+        for sentence in found:
+            server.sql(sentence.partition("If it is not yours: ")[2], "postgres")
+        assert of_members(read_catalog(docker, "x", "shop"), "shop") == []
+        assert "is not permitted to log in" in server.log_in("evil", "e")
+
+
 def test_a_limit_of_its_owners_keeps_no_deploy_out(docker: Docker) -> None:
     """Regression: the application's new containers got `too many connections`."""
     with running_postgres("postgres", "shop", "x") as server:
@@ -796,7 +820,7 @@ def test_what_an_application_that_was_superuser_left_is_told(old: Server, docker
     old.sql("ALTER SYSTEM SET archive_command = 'id; true'")
     Roles(docker, "x", "shop").apply(SECRET, "", [])
     dangers = dangers_of(docker)
-    assert len(dangers) == 9, "\n".join(dangers)
+    assert len(dangers) == 10, "\n".join(dangers)
     assert "move the data into a new cluster" in dangers[-2]
     assert "was not compared with a new cluster" in dangers[-1], "there is no engine here"
     for part in (
@@ -804,6 +828,7 @@ def test_what_an_application_that_was_superuser_left_is_told(old: Server, docker
         r"the role o'dd\nrole has powers (REPLICATION)",
         "the role helper has powers (member of pg_read_server_files)",
         "the role reader has powers (member of pg_read_server_files)",
+        "the role readonly logs in by itself and is a member of the role shop",
         "the event trigger watch in the database shop runs a function",
         "archive_command = id; true. If it is not yours: ALTER SYSTEM RESET archive_command",
         "the function public.raw(int4) in the database shop is in a language that is not trusted",

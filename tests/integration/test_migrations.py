@@ -329,6 +329,44 @@ def test_an_extension_that_only_a_superuser_makes_is_told_with_its_variable(stac
     assert "exit code 1. Name the extension in database_extensions:" in answer["msg"]
 
 
+@pytest.fixture
+def attacker() -> Iterator[str]:
+    """A container of the stack that holds every connection of PostgreSQL."""
+    name = f"{PROJECT}-attacker"
+    packet = r"\0\0\0\41\0\3\0\0user\0shop\0database\0shop\0\0"
+    once = f"exec {{fd}}<>/dev/tcp/postgres/5432; printf '{packet}' >&$fd"
+    options = ("--detach", "--init", "--name", name, "--network", f"{PROJECT}_default")
+    script = f"for i in {{1..110}}; do {once}; done; echo all; sleep 1000"
+    docker("run", *options, "postgres:17-trixie", "bash", "-c", script)
+    try:
+        deadline = time.monotonic() + LONGEST
+        while "all" not in docker("logs", name):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield name
+    finally:
+        docker("rm", "--force", name)
+
+
+def test_a_deploy_that_migrates_names_who_holds_all_connections(
+    stack: Stack, attacker: str
+) -> None:
+    """Regression: the superuser has no connection left to ask for the holders either."""
+    answer = stack.result(stack.migration())
+    assert answer["failed"] is True
+    assert "The database was not dumped" in answer["msg"]
+    assert f" of container {attacker} (" in answer["msg"]
+    failing = ["sh", "-c", "psql -c 'SELECT 1'"]
+    alone = stack.result(stack.migration(command=failing, backup=False))
+    assert "PostgreSQL has no connection left. Who holds" in alone["msg"]
+    for each in (answer, alone):
+        command = each["msg"].partition("on the server: ")[2].partition(";")[0]
+        assert command == f"docker stop {attacker}"
+    subprocess.run(["sh", "-c", command], check=True, stdout=subprocess.DEVNULL)
+    stack.until(lambda: stack.result(stack.migration())["changed"])
+    assert stack.log() == ["migrated"]
+
+
 def test_a_migration_that_hangs_is_ended_in_time(stack: Stack) -> None:
     answer = stack.result(stack.migration(command=["sleep", "1000"], timeout=1))
     assert answer["failed"] is True

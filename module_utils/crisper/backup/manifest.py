@@ -45,6 +45,10 @@ class BackupError(Exception):
     """A set cannot be made, read or put back; the message says which, why, and what to do."""
 
 
+class NoConnectionError(BackupError):
+    """A data service has no connection left; the message names the clients that hold them."""
+
+
 def set_id(moment: datetime) -> str:
     """Return the UTC time, as release ids begin."""
     return f"{moment.astimezone(timezone.utc):%Y%m%dt%H%M%Sz}"

@@ -166,6 +166,34 @@ def of_databases(catalog: Catalog, application: str) -> list[str]:
     return found
 
 
+def of_members(catalog: Catalog, application: str) -> list[str]:
+    """Return the roles that log in and share rights with the application's, a sentence each.
+
+    Whoever had a superuser's rights once, or CREATEROLE, can have made one to come back with: it
+    has a password of its own, which no change of the application's touches.
+    """
+    role = _number(catalog, application)
+    if not role or role in catalog.superusers:
+        return []
+    own, above = printable(application), roles_above(catalog, role)
+    found = []
+    for row in sorted(catalog.rows["pg_authid"], key=lambda row: row["rolname"]):
+        number, name = row["oid"], printable(row["rolname"])
+        if row["rolcanlogin"] != "t" or number in {role, *catalog.superusers} or builtin(number):
+            continue
+        if role in roles_above(catalog, number):
+            what = f"is a member of the role {own}: it may do what the application may"
+        elif number in above:
+            what = f"has the role {own} as a member, which may act as it"
+        else:
+            continue
+        found.append(
+            f"the role {name} logs in by itself and {what}. A change of postgres_password does not"
+            f" keep it out. If it is not yours: ALTER ROLE {sql_identifier(row['rolname'])} NOLOGIN"
+        )
+    return found
+
+
 def _remedy(opening: Opening, superuser: str) -> str:
     """Return the statements that close a database, in one line that can be pasted."""
     statements = opening.revoke(sql_identifier)

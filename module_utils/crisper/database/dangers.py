@@ -10,7 +10,7 @@ from ..text import printable, quote, sql_identifier
 from .catalog import Catalog, read_catalog
 from .cluster_dangers import of_cluster
 from .comparison import compared, of_files
-from .connections import of_databases
+from .connections import of_databases, of_members
 from .fresh_cluster import FreshClusters, key_of
 from .measure import measure
 from .planted import REBUILD, of_superusers
@@ -61,7 +61,8 @@ def find_dangers(roles: Roles, state: State, folder: Path | None, project: str =
     planted = [of_superusers(each, each.database in moved) for each in catalogs]
     cluster = of_cluster(roles.catalog, roles.application)
     databases = of_databases(roles.catalog, roles.application)
-    kinds = [of_roles(state), cluster, databases, *planted]
+    members = of_members(roles.catalog, roles.application)
+    kinds = [of_roles(state), cluster, databases, members, *planted]
     fresh = (roles.docker, roles.container, project or roles.application, folder)
     try:
         differing, uncompared = compare_with_fresh(FreshClusters(*fresh), catalogs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Container, Sequence
 
@@ -32,9 +33,17 @@ SELECT 'view', CONCAT(TABLE_SCHEMA, '.', TABLE_NAME), DEFINER FROM information_s
   WHERE SECURITY_TYPE = 'DEFINER' AND TABLE_SCHEMA NOT IN ('sys', 'mysql');
 SELECT 'account', GRANTEE, GROUP_CONCAT(PRIVILEGE_TYPE SEPARATOR ', ')
   FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE <> 'USAGE' GROUP BY GRANTEE;
+SELECT DISTINCT 'access', GRANTEE, TABLE_SCHEMA FROM information_schema.SCHEMA_PRIVILEGES;
 SELECT 'plugin', name, dl FROM mysql.plugin;
 SELECT 'function', name, dl FROM mysql.func;
 """
+# Before 10.4 no plugin is the default one, and its passwords have a column of their own.
+_LOGIN = """
+SELECT CONCAT(IF(plugin = '', 'mysql_native_password', plugin), ' ',
+    IF(authentication_string = '', Password, authentication_string))
+  FROM mysql.user WHERE User = {name} AND Host = '%';
+"""
+_ALTER = "ALTER USER {name}@'%' IDENTIFIED VIA mysql_native_password USING {stored};"
 # The image's own, and Debian's; all log in within the container alone.
 _OWN = re.compile(
     r"'(?:root'@'(?:localhost|127\.0\.0\.1|::1)|(?:mysql|mariadb\.sys)'@'localhost)'\Z"
@@ -61,6 +70,8 @@ def find_planted(docker: Docker, container: str, application: str) -> list[str]:
     for kind, name, what in rows:
         if kind == "account":
             sentence = _describe_account(name, what, application)
+        elif kind == "access":
+            sentence = _describe_access(name, what, application)
         elif kind in ("plugin", "function"):
             sentence = _describe_library(kind, name, what)
         else:
@@ -79,6 +90,24 @@ def _describe_account(name: str, rights: str, application: str) -> str:
     return (
         f"the account {printable(name)} has rights over the server ({printable(rights)}). If it is"
         f" not yours{_remedy('DROP USER', _account(name), '@')}"
+    )
+
+
+def _describe_access(name: str, pattern: str, application: str) -> str:
+    """Return what is told of an account with rights over the application's database.
+
+    Args:
+        pattern: of names of databases, in which MariaDB writes an underscore as itself with a
+            backslash.
+    """
+    text = re.escape(_plain(pattern)).replace(re.escape("\\_"), "\0").replace("_", ".")
+    matches = re.fullmatch(text.replace("\0", "_").replace("%", ".*"), application)
+    if not matches or _OWN.match(name) or name.startswith(f"'{application}'@"):
+        return ""
+    return (
+        f"the account {printable(name)} has rights over the database {printable(application)}, and"
+        " a change of mariadb_password does not keep it out. If it is not yours"
+        + _remedy("DROP USER", _account(name), "@")
     )
 
 
@@ -154,6 +183,51 @@ def remove_excess(docker: Docker, container: str, statements: list[str]) -> None
     command = docker.inside(container, RESTORE_MARIADB)
     what = "The accounts of MariaDB were not put in order"
     docker.answer(what, command, "".join(f"{each};\n" for each in statements).encode())
+
+
+def native_hash(password: str) -> str:
+    """Return what MariaDB stores of a password (mysql_native_password)."""
+    once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
+    return f"*{hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()}"
+
+
+def is_locked_out(docker: Docker, container: str, application: str, own: str) -> bool:
+    """Return whether the application's account has another password than the application.
+
+    The account may give itself one, or another way to log in. As the image makes it, it logs in by
+    a password, from everywhere. An account that is missing is none that is locked out.
+
+    Args:
+        own: the application's password; empty where it is not known.
+
+    Raises:
+        BackupError: MariaDB does not answer.
+    """
+    script = f"{RESTORE_MARIADB} --skip-column-names --batch"
+    question = _LOGIN.format(name=_literal(application)).encode()
+    answer = docker.answer("MariaDB did not answer", docker.inside(container, script), question)
+    as_made = f"mysql_native_password {native_hash(own)}"
+    return bool(own) and any(line != as_made for line in answer.splitlines())
+
+
+def describe_lockout(application: str, locked_out: bool) -> list[str]:
+    """Return what is done about an account of which :func:`is_locked_out` is true."""
+    words = (
+        f"the account {application} gets the password mariadb_password of stack_secrets again (it"
+        " had another one, which the account can give itself)"
+    )
+    return [words] if locked_out else []
+
+
+def set_password(docker: Docker, container: str, application: str, own: str) -> None:
+    """Give the application's account its password; MariaDB gets no more than it stores of one.
+
+    Raises:
+        BackupError: MariaDB refused.
+    """
+    statement = _ALTER.format(name=_literal(application), stored=_literal(native_hash(own)))
+    what = "The application's account of MariaDB did not get its password"
+    docker.answer(what, docker.inside(container, RESTORE_MARIADB), statement.encode())
 
 
 def _literal(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..backup.backends.postgres import dump_postgres
+from ..backup.backends.slots import explain_shortage
 from ..backup.cipher import measured, written
 from ..backup.manifest import BackupError
 from ..controller import orphaned
@@ -287,6 +288,8 @@ class Migration(Steps):
                 "Name the extension in database_extensions: the deploy makes it as superuser before"
                 f" the migrations. {remedy}"
             )
+        if shortage := explain_shortage(self.docker.attempt, params["project"], outcome.output):
+            remedy = f"{shortage} {remedy}"
         action = f"The migration ({join_words(argv)})"
         if failure := outcome.failure(action, params["timeout"], remedy):
             self.fail(failure, rc=outcome.code, backup=backup)

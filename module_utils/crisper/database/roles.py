@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..backup.backends.postgres_sql import ASK_POSTGRES, END_SESSIONS, MAKE_TEMPLATE
-from ..backup.manifest import BackupError
+from ..backup.manifest import BackupError, NoConnectionError
 from ..docker.exec import Docker
 from ..text import printable
 from .catalog import Catalog, identifier, literal, read_catalog
@@ -190,6 +190,8 @@ class Roles:
             schema = " WITH SCHEMA public" if free == "1" else ""
             make = f"CREATE EXTENSION IF NOT EXISTS {identifier(name)}{schema};"
             self.superuser.run(make, "PostgreSQL refused")
+        except NoConnectionError:
+            raise
         except BackupError as error:
             raise BackupError(
                 f"database_extensions names {name!r}, and the extension was not made: {error}."

@@ -8,7 +8,7 @@ import threading
 from ..backup.backends.postgres_locks import end_statements, tell_sessions
 from ..backup.backends.postgres_sql import AWAITED, FIND_SUPERUSER, SET_NO_TIMEOUT
 from ..backup.backends.psql import postgres_session, unescape
-from ..backup.manifest import BackupError
+from ..backup.manifest import BackupError, NoConnectionError
 from ..docker.exec import Docker
 from .catalog import literal
 from .scram import VERIFIERS
@@ -53,6 +53,8 @@ class Superuser:
         words = self.docker.inside(self.container, command, IN_DATABASE=database)
         try:
             return self.docker.answer(what, words, text.encode())
+        except NoConnectionError:
+            raise  # before any statement
         except BackupError as error:
             raise BackupError(VERIFIERS.sub("…", str(error))) from None
 

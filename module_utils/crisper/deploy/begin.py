@@ -61,9 +61,8 @@ class Stack:
     @property
     def settled(self) -> bool:
         """True when all is healthy, and no earlier run has left anything to do."""
-        return (
-            self.healthy and not self.staged and not self.interrupted and not self.database_behind
-        )
+        pending = self.database_behind or self.manifest.get("roles_postponed")
+        return self.healthy and not self.staged and not self.interrupted and not pending
 
     def has_inputs(self, inputs: str) -> bool:
         """Return whether the release that serves was made from these inputs."""

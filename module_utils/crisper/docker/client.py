@@ -10,8 +10,10 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..backup.backends.slots import explain_shortage
 from ..output import quote_last_lines
 from ..process import capture
 from ..rollout.plan import Container, parse_inspect, recreated
@@ -143,8 +145,15 @@ class DockerClient:
         reports = []
         for record in self.records(ids):
             if record["Id"] in ids:
-                reports.append(report(record, self.logs(record["Id"]), self.last_exit_code(record)))
+                logs, code = self.logs(record["Id"]), self.last_exit_code(record)
+                reports.append(self._with_holders(report(record, logs, code)))
         return reports
+
+    def _with_holders(self, found: Report) -> Report:
+        """Return a report; where a data service has no connection left, with who holds them."""
+        output = f"{found.health}\n{found.logs}"
+        remedy = explain_shortage(lambda *words: self.call(*words)[1], self.project, output)
+        return replace(found, remedies=(remedy, *found.remedies)) if remedy else found
 
     def logs(self, container: str) -> str:
         """Return the last lines of a container's log; a line may be as long as it likes."""

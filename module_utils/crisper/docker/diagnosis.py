@@ -62,13 +62,6 @@ CAUSES = (
         " `df -h` the rest), then deploy again.",
     ),
     Cause(
-        re.compile(r"remaining connection slots are reserved|sorry, too many clients already"),
-        "PostgreSQL has no connection left. To see who holds them, on the server in the folder"
-        ' `current` of the stack: docker compose exec postgres sh -c \'psql -U "$POSTGRES_USER"'
-        ' -d template1 -c "SELECT client_addr, application_name, count(*) FROM pg_stat_activity'
-        " GROUP BY 1, 2 ORDER BY 3 DESC\"'; `docker stop` of that container frees them.",
-    ),
-    Cause(
         re.compile(
             r"exec \S+ failed: No such file or directory"
             r"|exec: \S+: (?:executable file not found|no such file or directory)"

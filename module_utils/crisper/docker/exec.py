@@ -12,21 +12,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
-from ..backup.backends.postgres_slots import (
-    HOLDERS,
-    container_addresses,
-    describe_holders,
-    has_no_connection,
-)
 from ..backup.backends.postgres_sql import ASK_TEMPLATE, OPEN
 from ..backup.backends.remedies import explained
-from ..backup.manifest import BackupError
+from ..backup.backends.slots import (
+    find_holders,
+    full_service,
+    refuses_all,
+)
+from ..backup.manifest import BackupError, NoConnectionError
 from ..process import MOST, Tail, capture_bytes
 from ..text import quote_output
 
 # Bytes that a service may say to a question, and that a session of PostgreSQL answers to one: names
 # of 100,000 tables have a tenth.
 MOST_TEXT = 16 << 20
+# Exit code of psql where it was let in, and a statement failed.
+STATEMENT_FAILED = 3
 # Processes and threads of a container that is made for one task.
 PIDS = "2048"
 # What every container has that is made for one task; capabilities that it needs are added.
@@ -62,6 +63,13 @@ class Docker:
             why = quote_output((err or out).decode(errors="replace").strip()[-1000:])
             raise BackupError(f"{command} failed: {why}")
         return out.decode(errors="replace")
+
+    def attempt(self, *arguments: str) -> str:
+        """Return the standard output of a Docker command; empty where it failed."""
+        try:
+            return self.run(*arguments)
+        except BackupError:
+            return ""
 
     def container(self, project: str, service: str) -> str:
         """Return the id of the running container of a service; empty when none runs."""
@@ -149,9 +157,12 @@ class Docker:
             late = f" within {self.timeout} s" if ended.returncode == 124 else ""
             quoted = quote_output(ended.errors if errors is None else errors)
             why = explained(quoted, lambda: self._database(ended.args))
-            if has_no_connection(quoted):
-                why = f"{why.rstrip()}{self._holders(ended.args)}"
-            raise BackupError(f"{what}{late}: {why or f'exit code {ended.returncode}'}")
+            if full := full_service(quoted):
+                container = _container_of(ended.args, self.cli)
+                why = f"{why.rstrip()}{find_holders(self.attempt, full, container)}"
+            refused = ended.returncode != STATEMENT_FAILED and refuses_all(quoted)
+            failure = NoConnectionError if refused else BackupError
+            raise failure(f"{what}{late}: {why or f'exit code {ended.returncode}'}")
 
     def _database(self, command: list[str]) -> str:
         """Return whether PostgreSQL's application database is missing, closed or open.
@@ -165,24 +176,21 @@ class Docker:
         states = {"": "missing", "f": "closed", "t": "open"}
         return states.get(self._ask_superuser(command, OPEN, "?").strip(), "")
 
-    def _holders(self, command: list[str]) -> str:
-        """Return who holds the connections of PostgreSQL; `command` is as `_database` takes it."""
-        records: list[dict[str, Any]] = []
-        with suppress(BackupError, ValueError):
-            if ids := self.run("ps", "--quiet", "--no-trunc").split():
-                records = json.loads(self.run("container", "inspect", *ids))
-        answer = self._ask_superuser(command, HOLDERS, "")
-        return describe_holders(answer, container_addresses(records))
-
     def _ask_superuser(self, command: list[str], question: str, otherwise: str) -> str:
         """Return what the superuser is answered in the container of a command that failed."""
-        if command[:2] == [self.cli, "exec"] and command[-2] == "-c":
+        if _container_of(command, self.cli):
             query = [*command[:-1], ASK_TEMPLATE]
             with suppress(OSError, subprocess.TimeoutExpired):
                 code, out, _, cut = capture_bytes(query, f"{question};\n".encode(), 60, most=MOST)
                 if code == 0 and not cut:
                     return out.decode(errors="replace")
         return otherwise
+
+
+def _container_of(command: list[str], cli: str) -> str:
+    """Return the container of a command of :meth:`Docker.inside`; empty for another one."""
+    inside = command[:2] == [cli, "exec"] and command[-2:-1] == ["-c"]
+    return command[-8] if inside else ""
 
 
 @contextmanager

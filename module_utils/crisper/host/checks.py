@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..database.versions import Misfit
+from ..sockets import socket_address
 
 GB = 1024**3
 
@@ -279,19 +280,8 @@ def listening(text: str) -> list[tuple[str, int, str]]:
     for line in text.splitlines()[1:]:
         fields = line.split()
         if len(fields) > 9 and fields[3] == "0A":  # TCP_LISTEN
-            address, _colon, port = fields[1].rpartition(":")
-            found.append((proc_address(address), int(port, 16), fields[9]))
+            found.append((*socket_address(fields[1]), fields[9]))
     return found
-
-
-def proc_address(text: str) -> str:
-    """Return '127.0.0.1' of '0100007F': 32-bit words in the machine's (little endian) order.
-
-    An IPv4 address within an IPv6 one is given as itself; Pythons spell it differently.
-    """
-    words = [bytes.fromhex(text[at : at + 8])[::-1] for at in range(0, len(text), 8)]
-    address = ipaddress.ip_address(b"".join(words))
-    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def published(text: str) -> list[tuple[str, int]]:

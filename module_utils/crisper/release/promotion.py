@@ -27,10 +27,9 @@ class Promotion(ReleaseContext):
         if not following:
             # The same release from other inputs: the next deploy of them is done at one look, and
             # a rollback to it is judged by what was proved now (hooks, expected tasks, canary).
-            renewed: dict[str, Any] = {
-                name: facts[name] for name in ("inputs", "model") if name in facts
-            }
-            if current and any(current.get(name) != value for name, value in renewed.items()):
+            names = ("inputs", "model", "roles_postponed")
+            renewed: dict[str, Any] = {name: facts[name] for name in names if name in facts}
+            if current and any(current.get(name, "") != value for name, value in renewed.items()):
                 self.annotate(current["id"], renewed)
             return {**self.info(), "changed": False, "seconds": seconds, **counts}
         if not self.module.check_mode:

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import deploy_begin
 import pytest
+from ansible_collections.crisper.stack.plugins.module_utils.deploy.begin import Stack
 from ansible_collections.crisper.stack.plugins.module_utils.journal import Journal
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.plan import Container
 from journal_runs import OWNER, acting, end_process
 
 
@@ -98,6 +100,14 @@ def test_a_database_that_is_behind_is_something_to_do(run_module, tmp_path, no_d
     asked = {"root": str(tmp_path), "project": "unit", "owner": owner("x"), "inputs": "abc"}
     seen = run_module(deploy_begin, docker_cli=no_docker, check_mode=True, **asked)
     assert (seen["unchanged"], seen["database_behind"]) == (False, "/b/r.dump")
+
+
+def test_accounts_that_had_to_wait_are_something_to_do() -> None:
+    manifest = {"id": "r", "model": {"rollout": {"redis": {"kind": "stateful"}}}}
+    container = Container("x", "redis-1", "redis", "r", "", "running", "healthy")
+    for postponed in ("", "no connection is left"):
+        stack = Stack({**manifest, "roles_postponed": postponed}, [container], [], {}, False)
+        assert stack.settled == (not postponed)
 
 
 def test_an_engine_that_does_not_run_is_left_to_the_role_that_starts_it(run_module, tmp_path):

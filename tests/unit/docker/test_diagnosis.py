@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.crisper.stack.plugins.module_utils.docker.client import DockerClient
 from ansible_collections.crisper.stack.plugins.module_utils.docker.diagnosis import (
     compose_error,
     describe,
@@ -151,13 +155,34 @@ def test_what_only_is_not_ready_yet_has_no_words_beside_what_failed() -> None:
     assert "no heartbeat yet" in describe([waiting]), "alone, its words are all there is"
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        "FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute",
-        "psycopg.OperationalError: FATAL:  sorry, too many clients already",
-    ],
-)
-def test_a_server_without_connections_is_a_known_cause(said: str) -> None:
-    (remedy,) = find_remedies(said)
-    assert "pg_stat_activity" in remedy
+def test_a_container_without_a_connection_names_who_holds_them(tmp_path: Path) -> None:
+    """Regression: the remedy asked PostgreSQL, which had no connection for the question either."""
+    said = "psycopg.OperationalError: FATAL:  sorry, too many clients already"
+    web = record("backend", Status="exited", ExitCode=1) | {"Id": "web"}
+    networks = {"n": {"IPAddress": "9.0.0.2"}}
+    worker = {"Name": "/demo-worker-1", "NetworkSettings": {"Networks": networks}}
+    sockets = "1: 0100000A:1538 02000009:9C40 01 0:0 0:0 0 999 0 5\n" * 97
+    answers = {
+        ("container", "inspect", "web"): json.dumps([web]),
+        ("container", "inspect", "p", "w"): json.dumps([worker]),
+        ("ps", "--quiet", "--no-trunc"): "p w",
+    }
+
+    def run_command(words: list[str], **_: object) -> tuple[int, str, str]:
+        asked = tuple(words[1:])
+        if asked[0] == "exec":
+            return 0, sockets, ""
+        if "label=com.docker.compose.service=postgres" in asked:
+            return 0, "p\n", ""
+        return 0, answers[asked], ""
+
+    cli = tmp_path / "docker"
+    cli.write_text(f"#!/bin/sh\necho '{said}'\n")
+    cli.chmod(0o755)
+    module = SimpleNamespace(params={"docker_cli": str(cli)}, run_command=run_command)
+
+    (told,) = DockerClient(module, "demo").diagnose(["web"])
+
+    assert told.remedies[0].startswith("PostgreSQL has no connection left. Who holds")
+    assert "97 of container demo-worker-1 (9.0.0.2)" in told.remedies[0]
+    assert "docker stop demo-worker-1;" in told.remedies[0]

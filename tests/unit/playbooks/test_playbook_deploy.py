@@ -107,3 +107,33 @@ def test_a_deploy_of_the_same_release_says_what_it_changed(deployed: Site) -> No
     told.said("Lock this run had the deploy lock", "Page visitors see the maintenance")
     told.said("Warning The commands that Redis refused could not be read: “no log”")
     (host.root / "live/nginx/maintenance.on").unlink()
+
+
+def test_database_accounts_wait_for_the_container_that_holds_all_connections() -> None:
+    """Regression: each deploy failed before it came to that container."""
+    with temporary_site("one") as site:
+        host = site.one
+        site.deploy().succeeded()
+        host.change(holder=host.current)
+        site.script()
+
+        told = site.deploy(x="2").succeeded("WARNING: No connection is left: docker stop x. The")
+
+        assert "The next run tries again" not in told.text
+        assert host.points.count("database_roles") == 2
+        assert host.points.index("compose_rollout:stop_old") < _last(host.points, "database_roles")
+        assert host.manifest(host.current)["roles_postponed"] == ""
+        # A stranger, whom no deploy stops. The next run is not done at one look.
+        host.change(holder="*")
+        said = "Warning No connection is left: docker stop x. The next run tries again"
+        site.deploy(x="3").succeeded(said)
+        assert host.manifest(host.current)["roles_postponed"]
+        site.deploy(x="3").succeeded("(unchanged)", said)
+        host.change(holder="")
+        assert said not in site.deploy(x="3").succeeded("(unchanged)").text
+        assert host.manifest(host.current)["roles_postponed"] == ""
+        site.deploy(x="3").succeeded("(unchanged: the same inputs")
+
+
+def _last(points: list[str], name: str) -> int:
+    return len(points) - 1 - points[::-1].index(name)

@@ -319,6 +319,28 @@ def test_a_restore_that_had_only_stopped_starts_again(site: Site) -> None:
     site.deploy(**restore).failed("All data is that of the set", "The maintenance page stays")
 
 
+@pytest.mark.parametrize(
+    ("playbook", "bad"),
+    [
+        ("playbooks/restore.yml", {"verify_closed_ports": "none"}),
+        ("playbooks/restore.yml", {"database_wait_timeout": "long"}),
+        ("playbooks/down.yml", {"begin_quiet_timeout": "long", "down_delete_data": "true"}),
+    ],
+)
+def test_no_playbook_acts_with_a_bad_variable(
+    site: Site, playbook: str, bad: dict[str, str]
+) -> None:
+    """Regression: a restore named a bad variable of role verify when the data was overwritten."""
+    before = site.one.engine
+    site.script()
+
+    told = site.deploy(playbook=playbook, restore_confirmed=True, **bad)
+
+    told.failed("Check the variables of all roles", next(iter(bad)))
+    assert site.one.engine == before
+    assert not {"deploy_begin", "backup_set", "docker_compose_v2"} & {*site.one.points}
+
+
 def test_data_of_two_moments_is_not_deployed_on(site: Site) -> None:
     """Regression: the deploy after a restore that was cut off started on half of its data."""
     host = site.one

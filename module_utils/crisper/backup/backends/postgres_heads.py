@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 
 from ...docker.exec import Docker
-from ..manifest import BackupError
-from .postgres_slots import has_no_connection
+from ..manifest import BackupError, NoConnectionError
 from .postgres_sql import ASK_APPLICATION, HEADS
 from .psql import Session, postgres_session, unescape
 
@@ -43,8 +42,8 @@ def migration_heads(
     """
     try:
         return _ask_application(docker, container, name, snapshot)
-    except BackupError as error:
-        heads = _read(session) if has_no_connection(str(error)) else None
+    except NoConnectionError:
+        heads = _read(session)
         if heads is None:
             raise
         return heads
