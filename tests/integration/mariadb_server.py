@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 NAME, PASSWORD = "shop_1", "p@ss'w\"rd"
+PATTERN = NAME.replace("_", r"\_")  # as the image grants it
 Sql = Callable[..., str]
 
 
@@ -61,6 +62,7 @@ def running_mariadb(*settings: str) -> Iterator[Sql]:
                 time.sleep(0.1)
         run(f"CREATE DATABASE `{NAME}` CHARACTER SET utf8mb4; CREATE USER shop@localhost")
         run(f"GRANT ALL ON `{NAME}`.* TO shop@localhost")
+        run(f"CREATE USER {NAME}@'%'; GRANT ALL ON `{PATTERN}`.* TO {NAME}@'%'")
         quoted = PASSWORD.replace("'", "''")
         run(f"SET PASSWORD FOR root@localhost = PASSWORD('{quoted}')")
         with pytest.MonkeyPatch.context() as patch:

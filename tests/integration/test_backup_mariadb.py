@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.mariadb import (
@@ -22,7 +23,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.database.mariadb_acc
     set_password,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.docker.exec import Docker
-from mariadb_server import NAME, Sql, running_mariadb
+from mariadb_server import NAME, PATTERN, Sql, running_mariadb
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def sql() -> Iterator[Sql]:
 def test_what_is_lost_comes_back(sql: Sql, docker: Docker) -> None:
     sql("CREATE TABLE items (id INT PRIMARY KEY, title TEXT)", NAME)
     sql("INSERT INTO items VALUES (1, '경복궁'), (2, 'it''s \\n a \"beach\"')", NAME)
-    sql("CREATE DEFINER=shop@localhost VIEW titles AS SELECT title FROM items", NAME)
+    sql("CREATE DEFINER=shop_1@'%' VIEW titles AS SELECT title FROM items", NAME)
     before = sql("SELECT * FROM items", NAME)
     stream = io.BytesIO()
     assert dump_mariadb(docker, "x", stream) == {"tables": ["items", "titles"]}
@@ -52,18 +53,18 @@ def test_root_runs_nothing_of_the_applications(sql: Sql, docker: Docker) -> None
     sql("CREATE TABLE said (who TEXT); CREATE TABLE bait (id INT)", NAME)
     note = "INSERT INTO said VALUES (CURRENT_USER())"
     sql(
-        "CREATE DEFINER=shop@localhost FUNCTION go() RETURNS INT MODIFIES SQL DATA"
+        "CREATE DEFINER=shop_1@'%' FUNCTION go() RETURNS INT MODIFIES SQL DATA"
         f" SQL SECURITY INVOKER BEGIN {note}; RETURN 1; END//",
         *("--delimiter=//", NAME),
     )
     sql(
-        "CREATE DEFINER=shop@localhost SQL SECURITY INVOKER VIEW trap AS"
+        "CREATE DEFINER=shop_1@'%' SQL SECURITY INVOKER VIEW trap AS"
         " SELECT go() AS one, id FROM bait WHERE go() = 1 GROUP BY id",
         NAME,
     )
     sql("INSERT INTO bait VALUES (1)", NAME)
     sql(
-        f"CREATE DEFINER=shop@localhost TRIGGER fires BEFORE INSERT ON bait FOR EACH ROW {note}",
+        f"CREATE DEFINER=shop_1@'%' TRIGGER fires BEFORE INSERT ON bait FOR EACH ROW {note}",
         NAME,
     )
     stream = io.BytesIO()
@@ -77,6 +78,56 @@ def test_root_runs_nothing_of_the_applications(sql: Sql, docker: Docker) -> None
     sql("DROP VIEW trap; DROP FUNCTION go; DROP TABLE bait, said", NAME)
 
 
+def test_a_restore_runs_nothing_with_roots_rights(sql: Sql, docker: Docker) -> None:
+    """Regression: what stands behind "--" and a control character was a statement of root's."""
+    sql(f"DROP DATABASE `{NAME}`; CREATE DATABASE `{NAME}` CHARACTER SET utf8mb4")
+    sql("CREATE TABLE items (id INT)", NAME)
+    sql(f"ALTER USER {NAME}@'%' IDENTIFIED BY ''")
+    own = ["mariadb", "--user", NAME, NAME, "--delimiter=//"]
+    body = (
+        f"CREATE PROCEDURE p() SELECT 1 --\x01 ;; GRANT ALL PRIVILEGES ON *.* TO {NAME}@'%'"
+        " WITH GRANT OPTION ;; SELECT 1\n + 1\n//\n"
+    )
+    done = subprocess.run(
+        own, input=body, text=True, env={**os.environ, "MYSQL_PWD": ""}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    stream = io.BytesIO()
+    dump_mariadb(docker, "x", stream)
+    stream.seek(0)
+    with pytest.raises(BackupError, match="Access denied"):
+        restore_mariadb(docker, "x", stream)
+    grants = sql(f"SHOW GRANTS FOR {NAME}@'%'").splitlines()
+    assert grants[0].startswith("GRANT USAGE ON *.*"), grants
+    assert len(grants) == 2
+    sql(f"DROP DATABASE `{NAME}`; CREATE DATABASE `{NAME}` CHARACTER SET utf8mb4")
+
+
+def test_a_dump_that_the_application_could_not_restore_is_none(sql: Sql, docker: Docker) -> None:
+    sql("CREATE DEFINER=root@localhost VIEW roots AS SELECT 1 AS one", NAME)
+    with pytest.raises(BackupError, match="the view roots of root@localhost"):
+        dump_mariadb(docker, "x", io.BytesIO())
+    sql("DROP VIEW roots", NAME)
+
+
+@pytest.mark.parametrize("own", ["p@ss'w\"rd \\\\ 한국어 $HOME `x`", ""])
+def test_a_restore_gives_the_application_its_password(
+    sql: Sql, docker: Docker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: str
+) -> None:
+    sql("CREATE OR REPLACE TABLE items (id INT)", NAME)
+    stream = io.BytesIO()
+    dump_mariadb(docker, "x", stream)
+    sql(f"DROP DATABASE `{NAME}`; DROP USER {NAME}@'%'")
+    if own:
+        (tmp_path / "own").write_text(own)
+        monkeypatch.setenv("MARIADB_PASSWORD_FILE", str(tmp_path / "own"))
+    stream.seek(0)
+    restore_mariadb(docker, "x", stream)
+    assert mariadb_state(docker, "x") == {"tables": ["items"]}
+    assert not own or log_in(own) == "works"
+    sql("DROP TABLE items", NAME)
+
+
 def test_a_server_that_refuses_is_told(
     sql: Sql, docker: Docker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,8 +138,11 @@ def test_a_server_that_refuses_is_told(
 
 def test_accounts_lose_what_they_do_not_need(sql: Sql, docker: Docker) -> None:
     """Root of every host, and powers over the server, which read and write its files."""
-    sql("CREATE USER root@'%' IDENTIFIED BY 'x'; CREATE USER shop_1@'%'; CREATE USER shopx1@'%'")
-    sql(f"GRANT ALL ON `{NAME}`.* TO shop_1@'%'; GRANT ALL ON *.* TO shopx1@'%'")
+    sql(
+        "CREATE USER root@'%' IDENTIFIED BY 'x'; CREATE USER shopx1@'%';"
+        " CREATE USER IF NOT EXISTS shop_1@'%'"
+    )
+    sql(f"GRANT ALL ON `{PATTERN}`.* TO shop_1@'%'; GRANT ALL ON *.* TO shopx1@'%'")
     others = find_excess(docker, "x", NAME)  # installing makes one of this host's name
     assert "DROP USER 'root'@'%'" in others
     assert all(line.startswith("DROP USER 'root'@") for line in others)
@@ -97,10 +151,10 @@ def test_accounts_lose_what_they_do_not_need(sql: Sql, docker: Docker) -> None:
     assert len(statements) == len(others) + 2
     remove_excess(docker, "x", statements)
     assert find_excess(docker, "x", NAME) == []
-    grants = sql("SHOW GRANTS FOR shop_1@'%'").splitlines()
+    grants = sql("SHOW GRANTS FOR shop_1@'%'", "--raw").splitlines()
     assert [line.partition(" TO ")[0] for line in grants] == [
         "GRANT USAGE ON *.*",
-        f"GRANT ALL PRIVILEGES ON `{NAME}`.*",
+        f"GRANT ALL PRIVILEGES ON `{PATTERN}`.*",
     ]
     assert "ALL PRIVILEGES ON *.*" in sql("SHOW GRANTS FOR shopx1@'%'")
 

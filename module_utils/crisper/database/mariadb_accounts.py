@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Container, Sequence
 
-from ..backup.backends.mariadb import RESTORE_MARIADB
+from ..backup.backends.mariadb import ASK_MARIADB
 from ..docker.exec import Docker
 from ..text import printable
 
@@ -61,7 +61,7 @@ def find_planted(docker: Docker, container: str, application: str) -> list[str]:
     Raises:
         BackupError: MariaDB does not answer.
     """
-    script = f"{RESTORE_MARIADB} --skip-column-names --batch"
+    script = f"{ASK_MARIADB} --skip-column-names --batch"
     command = docker.inside(container, script)
     answer = docker.answer("MariaDB did not answer", command, _PLANTED.encode())
     rows = [line.split("\t") for line in answer.splitlines() if line.count("\t") == 2]
@@ -168,7 +168,7 @@ def find_excess(docker: Docker, container: str, application: str) -> list[str]:
         BackupError: MariaDB does not answer.
     """
     account = "CONCAT('''', " + _literal(_pattern(application)) + ", '''@%')"
-    script = f"{RESTORE_MARIADB} --skip-column-names --batch --raw"
+    script = f"{ASK_MARIADB} --skip-column-names --batch --raw"
     question = _STATEMENTS.format(account=account).encode()
     answer = docker.answer("MariaDB did not answer", docker.inside(container, script), question)
     return answer.splitlines()
@@ -180,7 +180,7 @@ def remove_excess(docker: Docker, container: str, statements: list[str]) -> None
     Raises:
         BackupError: MariaDB refused one.
     """
-    command = docker.inside(container, RESTORE_MARIADB)
+    command = docker.inside(container, ASK_MARIADB)
     what = "The accounts of MariaDB were not put in order"
     docker.answer(what, command, "".join(f"{each};\n" for each in statements).encode())
 
@@ -203,7 +203,7 @@ def is_locked_out(docker: Docker, container: str, application: str, own: str) ->
     Raises:
         BackupError: MariaDB does not answer.
     """
-    script = f"{RESTORE_MARIADB} --skip-column-names --batch"
+    script = f"{ASK_MARIADB} --skip-column-names --batch"
     question = _LOGIN.format(name=_literal(application)).encode()
     answer = docker.answer("MariaDB did not answer", docker.inside(container, script), question)
     as_made = f"mysql_native_password {native_hash(own)}"
@@ -227,7 +227,7 @@ def set_password(docker: Docker, container: str, application: str, own: str) -> 
     """
     statement = _ALTER.format(name=_literal(application), stored=_literal(native_hash(own)))
     what = "The application's account of MariaDB did not get its password"
-    docker.answer(what, docker.inside(container, RESTORE_MARIADB), statement.encode())
+    docker.answer(what, docker.inside(container, ASK_MARIADB), statement.encode())
 
 
 def _literal(text: str) -> str:
