@@ -19,19 +19,28 @@ from pathlib import Path
 from typing import Any
 
 from ansible import context
-from ansible.errors import ExitCode
+from ansible.errors import AnsibleParserError, ExitCode
+from ansible.inventory.data import InventoryData
+from ansible.inventory.group import Group
+from ansible.inventory.host import Host
 from ansible.inventory.manager import InventoryManager
 from ansible.playbook import Playbook
 from ansible.playbook.block import Block
 from ansible.plugins.callback import CallbackBase
+from ansible.plugins.loader import inventory_loader
 from ansible.template import Templar
+from ansible.vars.plugins import get_vars_from_inventory_sources
 
 ROOT = Path(__file__).resolve().parents[2]
 
 from ansible_collections.crisper.stack.plugins.module_utils.playbook.call import (
+    UNTOUCHED,
     hosts_problem,
     inventory_problem,
     tag_problem,
+)
+from ansible_collections.crisper.stack.plugins.module_utils.playbook.origin import (
+    describe_unreadable,
 )
 
 
@@ -93,6 +102,25 @@ def shorten(path: str) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
+def find_yaml_sources(sources: Iterable[str]) -> list[str]:
+    """Return the inventory files in YAML of these sources."""
+    paths = [Path(source) for source in sources if "," not in source]
+    files = [one for path in paths for one in (path.iterdir() if path.is_dir() else [path])]
+    return sorted(str(one) for one in files if one.suffix in (".yml", ".yaml") and one.is_file())
+
+
+def read_yaml_source(path: str, loader: Any) -> None:
+    """Read an inventory file as Ansible does, which warns only where the file is wrong.
+
+    Raises:
+        AnsibleParserError: the file is no YAML, or no inventory.
+    """
+    content = loader.load_from_file(path, unsafe=True)
+    if isinstance(content, dict) and "plugin" in content:
+        return  # settings of an inventory plugin
+    inventory_loader.get("yaml").parse(InventoryData(), loader, path, cache=False)
+
+
 def find_inventories() -> list[str]:
     """Return the inventories of this repository."""
     folders = sorted(path for path in (ROOT / "inventories").iterdir() if path.is_dir())
@@ -122,7 +150,11 @@ class CallbackModule(CallbackBase):
         problems = [problem for problem in problems if problem]
         # Which hosts there are means nothing when an inventory is missing.
         if not problems:
-            problems = [problem for play in plays if (problem := self._hosts_problem(play))][:1]
+            try:
+                problems = [problem for play in plays if (problem := self._hosts_problem(play))][:1]
+            except AnsibleParserError as error:
+                # Ansible itself tells neither the file nor the line.
+                problems = [f"{describe_unreadable(error)} {UNTOUCHED}"]
         return "\n".join(problems)
 
     def _tag_problem(self, playbook: Any, called: str) -> str:
@@ -148,8 +180,17 @@ class CallbackModule(CallbackBase):
         loader = play.get_loader()
         variables = play.get_variable_manager().get_vars(play=play)
         pattern = Templar(loader=loader, variables=variables).template(play.hosts)
-        if pattern and find_hosts(play, pattern):
+        if pattern and (hosts := find_hosts(play, pattern)):
+            # Their group_vars and host_vars; Ansible keeps what it has read.
+            entities = [*map(Group, variables["groups"]), *map(Host, hosts)]
+            sources = context.CLIARGS.get("inventory") or ()
+            get_vars_from_inventory_sources(loader, sources, entities, "task")
             return ""
+        for path in find_yaml_sources(context.CLIARGS.get("inventory") or ()):
+            try:
+                read_yaml_source(path, loader)
+            except AnsibleParserError as error:
+                return f"{describe_unreadable(error, shorten(path))} {UNTOUCHED}"
         # Read once more, without the limit: only for the message.
         inventory = InventoryManager(loader=loader, sources=context.CLIARGS.get("inventory"))
         limit = context.CLIARGS.get("subset") or ""

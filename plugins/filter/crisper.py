@@ -27,12 +27,12 @@ from ansible_collections.crisper.stack.plugins.module_utils.model.file_values im
     style_hashes,
     url_secret,
 )
+from ansible_collections.crisper.stack.plugins.module_utils.model.findings import refusal
 from ansible_collections.crisper.stack.plugins.module_utils.model.images import database_images
 from ansible_collections.crisper.stack.plugins.module_utils.model.redis_users import (
     app_password,
     app_user,
 )
-from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
 from ansible_collections.crisper.stack.plugins.module_utils.model.validators import size_bytes
 from ansible_collections.crisper.stack.plugins.module_utils.model.workers import host_name
 from ansible_collections.crisper.stack.plugins.module_utils.output import (
@@ -131,12 +131,12 @@ class FilterModule:
             "crisper_env_line": env_file_line,
             "crisper_failed_task": describe_task,
             "crisper_failure": describe_failure,
-            "crisper_findings": validate,
             "crisper_first_line": first_line,
             "crisper_host_name": host_name,
             "crisper_inputs": inputs_digests,
             "crisper_model": stack_model,
             "crisper_nginx_value": nginx_value,
+            "crisper_refusal": refusal,
             "crisper_proxies": proxy_environment,
             "crisper_postgres_folder": postgres_folder,
             "crisper_redis_app_password": app_password,

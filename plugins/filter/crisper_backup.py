@@ -6,9 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.crisper.stack.plugins.module_utils.backup.manifest import remote_warning
-from ansible_collections.crisper.stack.plugins.module_utils.backup.variables import (
-    variable_findings,
-)
 
 
 class FilterModule:
@@ -17,6 +14,5 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Map of filter name to function."""
         return {
-            "crisper_backup_findings": variable_findings,
             "crisper_backup_remote_warning": remote_warning,
         }

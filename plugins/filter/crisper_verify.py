@@ -22,8 +22,11 @@ from ansible_collections.crisper.stack.plugins.module_utils.celery.stranded_repo
 )
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.fact import staged_release
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.summary import (
+    answer_words,
     changes_made,
     page_words,
+    picked_up,
+    run_left,
     unchecked_warnings,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.verify import (
@@ -55,6 +58,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Map of filter name to function."""
         return {
+            "crisper_answer_words": answer_words,
             "crisper_canary_seconds": canary_seconds,
             "crisper_changes_made": changes_made,
             "crisper_celery_finding": celery_finding,
@@ -64,12 +68,14 @@ class FilterModule:
             "crisper_known_tasks": known_tasks,
             "crisper_page_words": page_words,
             "crisper_planned_restart_warning": planned_restart_warning,
+            "crisper_picked_up": picked_up,
             "crisper_port_finding": port_finding,
             "crisper_registered_tasks": registered_tasks,
             "crisper_request_counts": request_counts,
             "crisper_request_paths": request_paths,
             "crisper_rollout_report": rollout_report,
             "crisper_restart_warning": restart_warning,
+            "crisper_run_left": run_left,
             "crisper_settings_warnings": settings_warnings,
             "crisper_site_url": site_url,
             "crisper_staged_release": staged_release,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import filter_loader, init_plugin_loader, lookup_loader
 from ansible.template import Templar, trust_as_template
@@ -47,7 +46,7 @@ def roles() -> dict[str, Any]:
 def specification() -> dict[str, Any]:
     """The argument specification of role stack."""
     specs = _read(ROOT / "roles/stack/meta/argument_specs.yml")
-    return specs["argument_specs"]["model"]["options"]
+    return specs["argument_specs"]["variables"]["options"]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -81,15 +80,8 @@ class Inventory:
         return self.templar.template(trust_as_template("{{ " + expression + " }}"))
 
     def findings(self) -> list[str]:
-        """What the deploy says before it touches anything, in its order; empty when all is fit."""
-        found = self.value("__stack_undefined")
-        if found:
-            return found
-        arguments = {name: self.value(name) for name in specification() if name in self.known}
-        checked = ArgumentSpecValidator(specification()).validate(
-            arguments, validate_role_argument_spec=True
-        )
-        return list(checked.error_messages) or self.value("__stack_findings")
+        """What the deploy says before it touches anything; empty when all is fit."""
+        return self.value("__stack_findings")
 
     def files(self) -> dict[str, str]:
         """Path to content of the rendered release; only for an inventory without findings."""

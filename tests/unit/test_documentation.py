@@ -99,8 +99,19 @@ def test_a_module_has_an_example_of_itself_and_tells_what_it_returns(
 
 
 def variables(specs: dict[str, Any]) -> dict[str, Any]:
-    """Options of a role; role stack looks for undefined variables in `main`, before its `model`."""
-    return (specs.get("main") or specs["model"])["options"] or {}
+    """Options of a role."""
+    return specs["variables"]["options"] or {}
+
+
+def test_role_stack_alone_checks_the_variables_of_roles() -> None:
+    """Ansible would check an entry point that is named like a file of tasks, before each call."""
+    for role in ROLES:
+        specs = yaml.safe_load((ROOT / "roles" / role / "meta/argument_specs.yml").read_text())
+        assert list(specs["argument_specs"]) == ["variables"], role
+        assert not (ROOT / "roles" / role / "tasks/variables.yml").exists()
+    files = [ROOT / "deploy.yml", *(ROOT / "playbooks").glob("*.yml")]
+    files += (ROOT / "roles").rglob("*.yml")
+    assert not [path for path in files if "rolespec_validate" in path.read_text()]
 
 
 @pytest.mark.parametrize("role", ROLES)

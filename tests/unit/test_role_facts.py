@@ -171,5 +171,5 @@ def test_every_playbook_that_runs_a_role_begins_with_the_one_that_sets_the_fact(
             )
             if named and path != "playbooks/engine.yml":
                 assert named[0] == "stack", path
-    main = (ROOT / "roles/stack/tasks/model.yml").read_text()
+    main = (ROOT / "roles/stack/tasks/main.yml").read_text()
     assert "{name: begin, tasks_from: fact}" in main

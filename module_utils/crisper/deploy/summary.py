@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..rollout.plan import CREATE, RECREATE, REMOVE, ROLL
 from ..text import quote
@@ -72,6 +73,51 @@ def page_words(visible_before: bool, visible: bool, upgrade: bool) -> str:
             " ansible-playbook deploy.yml --tags maintenance_off"
         )
     return "this run took the maintenance page away" if visible_before else ""
+
+
+def run_left(run: Mapping[str, Any]) -> str:
+    """Return how an earlier run ended that left something to do.
+
+    Args:
+        run: ``unfinished`` of the fact ``deploy``: ``{run, step, purpose, open}``.
+    """
+    purpose, step = run.get("purpose") or "deploy", run["step"]
+    if not run.get("open"):
+        return f"was cut off in step {step}"
+    # A restore undoes nothing: what it has not overwritten is as before.
+    undone = "" if purpose == "restore" else " and could not be undone"
+    return f"failed{undone}, after step {step}"
+
+
+def picked_up(run: Mapping[str, Any], resumed: bool, changed: bool) -> str:
+    """Return what this run made of an earlier one.
+
+    Args:
+        run: see `run_left`.
+        resumed: whether this run went on with the release of that one.
+        changed: whether another release serves now.
+    """
+    purpose = run.get("purpose") or "deploy"
+    outcome = "resumed" if resumed else "replaced" if changed else "reverted"
+    if purpose == "restore":
+        outcome = "another release serves" if changed else "its release serves"
+    if purpose == "deploy" and not run.get("open"):
+        return f"{run['run']}, cut off in step {run['step']}: {outcome}"
+    return f"the {purpose} {run['run']}, which {run_left(run)}: {outcome}"
+
+
+def answer_words(answers: Sequence[Result]) -> str:
+    """Return which paths of the site answered with which status, as verify saw them; or nothing.
+
+    Args:
+        answers: of M(http_probe).
+    """
+    paths: dict[int, list[str]] = {}
+    for answer in answers:
+        if answer.get("ok"):
+            paths.setdefault(answer["status"], []).append(urlsplit(answer["url"]).path or "/")
+    parts = [f"{status} at {', '.join(paths[status])}" for status in sorted(paths)]
+    return f"answered {'; '.join(parts)}" if parts else ""
 
 
 def unchecked_warnings(results: Mapping[str, Result]) -> list[str]:

@@ -145,21 +145,33 @@ def request_paths(
     Raises:
         ValueError: one of `paths` is neither; the message is the remedy.
     """
+    if problems := path_problems(paths):
+        raise ValueError(problems[0])
     # Releases of before had redirects followed: that theirs is healthy was seen when they came.
     usual = [200] if probes else [200, *REDIRECTS]
     health = {probe["path"]: probe["status"] for probe in (probes or {}).values()}
     found: list[PathRequest] = []
+    for item in paths:
+        entry = {"path": item} if isinstance(item, str) else item
+        status = entry.get("status")
+        expected = health.get(entry["path"], usual) if status is None else expected_status(status)
+        found.append({"path": entry["path"], "status": list(expected)})
+    return found
+
+
+def path_problems(paths: Sequence[Any]) -> list[str]:
+    """Return a sentence with the remedy for each of verify_paths that is no path with a status."""
+    found = []
     for index, item in enumerate(paths):
         entry = {"path": item} if isinstance(item, str) else item
         path = entry.get("path") if isinstance(entry, Mapping) else None
         status = entry.get("status") if isinstance(entry, Mapping) else None
-        expected = health.get(path, usual) if status is None else expected_status(status)
-        if not isinstance(path, str) or not path.startswith("/") or not expected:
-            raise ValueError(
+        known = status is None or expected_status(status)
+        if not isinstance(path, str) or not path.startswith("/") or not known:
+            found.append(
                 f"verify_paths[{index}] is {quoted(item)}: give a path such as /health, or"
                 " {path: /health, status: 204}."
             )
-        found.append({"path": path, "status": list(expected)})
     return found
 
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..playbook.call import nearest
+
 WHOLE = re.compile(r"(?:0|[1-9][0-9]*)\Z")
 DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]+)?\Z")
 SIZE = re.compile(
@@ -41,6 +43,8 @@ TLS_SOURCES = ("none", "own", "self_signed", "acme")
 MAX_WORD = 128 * 1024
 # The kernel gives arguments and environment together a quarter of the stack: 2 MiB as a rule.
 MAX_ENVIRONMENT = 1024**2
+# Likeness (0 to 1) from which a value is taken for a mistyped choice.
+LIKE = 0.5
 MAX_SECONDS = 2**31 - 1
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -203,6 +207,13 @@ def boolean_remedy(name: str, value: Any) -> str:
     """Return what to write for a boolean; `-e name=false` on the command line is a text."""
     meant = "false" if str(value).strip().lower() in ("false", "no", "off", "n", "0") else "true"
     return f"give true or false (on the command line as JSON: -e '{{\"{name}\": {meant}}}')."
+
+
+def choice_remedy(value: Any, choices: Sequence[str]) -> str:
+    """Return the remedy for a value that is none of the choices."""
+    meant = nearest(value, choices, LIKE) if isinstance(value, str) else ""
+    listed = ", ".join(repr(one) if one == "" else one for one in choices)
+    return (f"did you mean {meant}? " if meant else "") + f"choose {listed}."
 
 
 PORT = _between(1, 65535, "give a port from 1 to 65535.")

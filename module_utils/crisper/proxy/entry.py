@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ..model.validators import LOCATION, quoted
+from ..model.validators import LOCATION, choice_remedy, quoted
 from .guard import (
     DEFAULT_BURST,
     Limit,
@@ -27,7 +27,6 @@ from .locations import (
     PATH,
     PROXIED,
     backend_path_problems,
-    choice_remedy,
     is_exact,
     is_login,
     location_problems,

@@ -11,8 +11,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..model.validators import BODY, BOOLEAN, FOLDER, LOCATION, Form, quoted, whole
-from ..playbook.call import nearest
+from ..model.validators import (
+    BODY,
+    BOOLEAN,
+    FOLDER,
+    LOCATION,
+    Form,
+    choice_remedy,
+    quoted,
+    whole,
+)
 from .guard import limit_problems
 
 KINDS = ("backend", "frontend", "static", "redirect", "deny")
@@ -24,7 +32,6 @@ MAX_AGE = 10 * 365 * 86400
 TARGET = re.compile(
     r"(?:https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?)?(?:/(?!/)[A-Za-z0-9._~!&()*+,=:@%/?-]{0,1000})?\Z"
 )
-LIKE = 0.5
 
 
 class Field(NamedTuple):
@@ -252,9 +259,3 @@ def _reserved(path: str) -> str:
 
 def _status_remedy(kind: str) -> str:
     return f"choose {', '.join(map(str, sorted(statuses(kind))))}."
-
-
-def choice_remedy(value: Any, choices: Sequence[str]) -> str:
-    """Return the remedy for a value that is none of the choices."""
-    meant = nearest(value, choices, LIKE) if isinstance(value, str) else ""
-    return (f"did you mean {meant}? " if meant else "") + f"choose {', '.join(choices)}."

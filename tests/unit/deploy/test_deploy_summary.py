@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.deploy.summary import (
     UNCHANGED,
+    answer_words,
     changes_made,
     page_words,
+    picked_up,
     unchecked_warnings,
 )
 
@@ -52,6 +54,50 @@ def test_the_page_is_named_where_it_was_or_is_shown(
     text = page_words(*page)
     assert words in text
     assert bool(text) is bool(words)
+
+
+@pytest.mark.parametrize(
+    ("run", "resumed", "changed", "words"),
+    [
+        ({}, True, True, "r1, cut off in step migrate: resumed"),
+        ({}, False, False, "r1, cut off in step migrate: reverted"),
+        ({"purpose": "deploy"}, False, True, "r1, cut off in step migrate: replaced"),
+        (
+            {"open": True},
+            False,
+            True,
+            "the deploy r1, which failed and could not be undone, after step migrate: replaced",
+        ),
+        # Regression: a restore that had failed was said to be cut off.
+        (
+            {"purpose": "restore", "open": True},
+            False,
+            False,
+            "the restore r1, which failed, after step migrate: its release serves",
+        ),
+        (
+            {"purpose": "restore"},
+            False,
+            True,
+            "the restore r1, which was cut off in step migrate: another release serves",
+        ),
+    ],
+)
+def test_what_became_of_an_earlier_run(
+    run: dict[str, Any], resumed: bool, changed: bool, words: str
+) -> None:
+    assert picked_up({"run": "r1", "step": "migrate", **run}, resumed, changed) == words
+
+
+def test_the_answers_of_the_site_are_named_by_status() -> None:
+    answers = [
+        {"ok": True, "status": 200, "url": "https://app.example/"},
+        {"ok": True, "status": 204, "url": "https://app.example/up"},
+        {"ok": True, "status": 200, "url": "https://app.example:8443/api/health"},
+        {"ok": False, "status": 503, "url": "https://app.example/x"},
+    ]
+    assert answer_words(answers) == "answered 200 at /, /api/health; 204 at /up"
+    assert answer_words([]) == ""
 
 
 @pytest.mark.parametrize(

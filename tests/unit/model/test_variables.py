@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import subprocess
@@ -15,10 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.crisper.stack.plugins.module_utils.model.variables import (
-    CONVERTED,
     RENAMED,
-    key_problems,
-    kind_problems,
     name_problems,
     reserved_prefixes,
 )
@@ -133,84 +129,59 @@ def test_every_variable_that_playbooks_refer_to_is_known():
     assert name_problems(dict.fromkeys(named, ""), options(), prefixes()) == []
 
 
-# --- Booleans ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", booleans())
-@pytest.mark.parametrize("value", ["false", "no", "", 0, 1, None, [True]])
-def test_every_boolean_of_every_role_refuses_all_else(name, value):
-    """Regression: `-e begin_enabled=false` was taken for true."""
-    problems = kind_problems({name: value}, options())
-    if name in CONVERTED:
-        assert problems == []
-        return
-    assert len(problems) == 1
-    assert problems[0].startswith(f"{name} is {value!r}: give true or false")
-    assert f'"{name}": {"false" if value in ("false", "no", 0) else "true"}' in problems[0]
-
-
-def test_booleans_are_taken_and_those_within_mappings_and_lists_are_judged():
-    assert kind_problems(dict.fromkeys(booleans(), True), options()) == []
-    inner = {"on": {"type": "bool"}, "name": {"type": "str"}}
-    specs = {
-        "x_map": {"type": "dict", "options": inner},
-        "x_list": {"type": "list", "elements": "dict", "options": inner},
-        "x_flags": {"type": "list", "elements": "bool"},
-    }
-    values = {"x_map": {"on": "no"}, "x_list": [{"on": False}, {"on": "x"}], "x_flags": [True, "y"]}
-    told = [problem.partition(" is ")[0] for problem in kind_problems(values, specs)]
-    assert told == ["x_flags[1]", "x_list[1].on", "x_map.on"]
-
-
-def test_numbers_within_lists_are_numbers():
-    """Regression: the engine does not start with an address pool of the size "24"."""
-    pools = {"docker_address_pools": [{"base": "10.200.0.0/16", "size": "24"}]}
-    (problem,) = kind_problems(pools, options())
-    assert problem == "docker_address_pools[0].size is '24': give a number, without quotes."
-    assert (
-        kind_problems({"verify_canary_timeout": "4", "verify_closed_ports": [1]}, options()) == []
-    )
-
-
-def test_booleans_that_are_converted_are_so_wherever_they_are_used():
-    for name in CONVERTED:
-        uses = [
-            line
-            for path in (ROOT / "roles").glob("*/tasks/*.yml")
-            for line in path.read_text().splitlines()
-            if re.search(rf"\b{name}\b", line) and f"{name}=" not in line
-        ]
-        assert uses
-        assert all(f"{name} | bool" in line for line in uses), uses
-
-
 # --- As operators set them ---------------------------------------------------------------------
 
 
-def test_all_findings_are_one_step_with_the_others(tmp_path):
+@pytest.mark.parametrize("playbook", ["deploy.yml", "playbooks/backup.yml"])
+def test_all_findings_of_all_roles_are_one_list(tmp_path, playbook):
+    """Regression: undefined variables, wrong types and the others came one after the other."""
     site = tmp_path / "site"
     (site / "group_vars/all").mkdir(parents=True)
     (site / "hosts.yml").write_text("stack: {hosts: {app-1: {ansible_connection: local}}}")
     local = (ROOT / "inventories/local/group_vars/all/stack.yml").read_text()
     (site / "group_vars/all/stack.yml").write_text(local)
-    own = site / "group_vars/all/own.yml"
-    own.write_text("---\nteam: ours\ncelery_wokers: []\nbegin_enabled: 'no'\ngate_break: x\n")
+    own = site / "group_vars/all/zz_own.yml"  # after stack.yml, which it overrides
+    own.write_text(
+        "---\nteam: ours\ncelery_wokers: []\nbegin_enabled: 'no'\ngate_break: x\n"
+        "celery_workers:\n- name: default\n  queues: default\n  concurency: 2\n"
+        'stack_bind_address: "{{ nowhere }}"\nimage_source: registy\n'
+        "stack_secrets: hunter2\nverify_paths: [health]\ndocker_source: distr\n"
+    )
     code, output = play(
         *("-i", str(site), "-e", "stack_http_prt=8080", "-e", "docker_live_restore=false"),
-        *("-e", '{"deploy": {}}'),
+        *("-e", '{"deploy": {}}', "-e", "stack_server_names=a.example"),
         *("-e", json.dumps({"stack_http_port": 0, "stack_app": {}})),
+        playbook=playbook,
     )
     assert code == 2
-    findings = dict(re.findall(r"^(\d+)\. (.*)$", output, re.MULTILINE))
-    told = list(findings.values())
-    assert told[0].startswith(f"celery_wokers ({own}:3): no role knows this variable")
-    assert told[1].startswith("deploy (CLI option '-e'): this is the name of a fact")
-    assert told[2] == f"gate_break ({own}:5): this variable is begin_break now: rename it."
-    assert told[3].startswith("stack_http_prt (CLI option '-e'): no role knows")
-    assert told[4].startswith("begin_enabled is 'no'")
-    assert told[5].startswith("docker_live_restore is 'false'")
-    assert any(finding.startswith("stack_http_port is 0") for finding in told)
-    assert output.count("TASK [stack : Model | Check the stack's variables]") == 1
+    assert "hunter2" not in output
+    findings = [text for _, text in re.findall(r"^(\d+)\. (.*)$", output, re.MULTILINE)]
+    beginnings = (
+        f"celery_wokers ({own}:3): no role knows this variable: did you mean celery_workers?",
+        "deploy (CLI option '-e'): this is the name of a fact",
+        f"gate_break ({own}:5): this variable is begin_break now: rename it.",
+        "stack_http_prt (CLI option '-e'): no role knows",
+        "stack_bind_address refers to nowhere, which is not set",
+        "begin_enabled is 'no': give true or false",
+        "celery_workers[0].queues is 'default': give a list of texts, such as [default].",
+        "celery_workers[0].concurency: celery_workers[0] has no such key: did you mean concu",
+        "docker_live_restore is 'false': give true or false (on the command line as JSON:",
+        "docker_source is 'distr': did you mean distro? choose auto, docker, distro, present.",
+        "stack_secrets has a value of another type: give a mapping.",
+        "stack_server_names is 'a.example': give a list of texts, such as [a.example].",
+        "stack_http_port is 0: give a port from 1 to 65535.",
+        "image_source is 'registy': choose auto, registry or local.",
+        "stack_app is not set: describe the application",
+        "verify_paths[0] is 'health': give a path such as /health",
+    )
+    for number, (finding, beginning) in enumerate(zip(findings, beginnings, strict=False)):
+        assert finding.startswith(beginning), number
+    assert len(findings) == len(beginnings)
+    assert findings[6].endswith(f" Set in {own}:8.")
+    assert findings[12].endswith(" Set in CLI option '-e'.")
+    assert re.findall(r"^TASK \[(.*)\]", output, re.MULTILINE) == [
+        "stack : Check the variables of all roles"
+    ]
 
 
 @pytest.mark.parametrize("playbook", ["deploy.yml", "playbooks/status.yml"])
@@ -221,7 +192,7 @@ def test_undefined_variables_are_named_before_anything_else(playbook):
     code, output = play("-e", json.dumps(values), playbook=playbook)
     assert code == 2
     tasks = re.findall(r"^TASK \[(.*)\]", output, re.MULTILINE)
-    assert tasks == ["stack : Check for undefined variables"]
+    assert tasks == ["stack : Check the variables of all roles"]
     assert "1. stack_http_port refers to nowhere, which is not set: set it, or" in output
     assert "2. stack_secrets.postgres_password cannot be resolved" in output
     assert "hunter2" not in output
@@ -304,62 +275,3 @@ def test_numbers_of_the_command_line_are_numbers_to_the_timer_of_backups(tmp_pat
     assert done.returncode == 0, done.stdout + done.stderr
     written = json.loads((tmp_path / "backup.json").read_text())
     assert (written["keep"], written["keep_days"], written["timeout"]) == (3, 1.5, 60)
-
-
-def test_numbers_that_are_texts_are_compared_as_numbers():
-    """Regression: '30' >= '397' compares texts, and '30' >= 397 is an error of Python's."""
-    text = (ROOT / "roles/tls/tasks/check.yml").read_text()
-    assert "tls_renew_days | int >= tls_days | int" in text
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        (
-            {"stack_app": {"enviroment": {}}},
-            "stack_app.enviroment: stack_app has no such key: did you mean environment?",
-        ),
-        (
-            {"celery_workers": [{}, {"concurency": 2}]},
-            "celery_workers[1].concurency: celery_workers[1]"
-            " has no such key: did you mean concurrency? It has concurrency, cpus, memory, name",
-        ),
-        ({"stack_app": {"web": {"zzz": 1}}}, "stack_app.web has no such key: remove it."),
-    ],
-)
-def test_a_key_that_there_is_not_is_one_sentence_with_the_nearest(values, said):
-    """Regression: 13 KB with the whole specification, and no "did you mean"."""
-    (problem,) = key_problems(values, options())
-    assert said in problem
-
-
-def test_keys_of_ones_own_are_no_problem():
-    own = {"stack_app": {"environment": {"ANY": 1}, "secret_environment": {"X": "y"}}}
-    assert key_problems(own | {"stack_secrets": {"mine": "x"}, "image_refs": {}}, options()) == []
-
-
-@pytest.mark.parametrize(
-    ("value", "problem"),
-    [
-        ({"web": True}, "stack_app.web is True: give a mapping."),
-        ({"web": b"x"}, "stack_app.web is b'x': give a mapping."),
-        ({"web": "port=8000"}, "stack_app.web is 'port=8000': give a mapping."),
-        ({"locations": 16}, "stack_app.locations is 16: give a list of mappings."),
-        ({"locations": b"x"}, "stack_app.locations is b'x': give a list of mappings."),
-        ({"locations": [None]}, "stack_app.locations[0] is None: give a mapping."),
-        (
-            {"locations": [{"rate_limit": 1}]},
-            "stack_app.locations[0].rate_limit is 1: give a mapping.",
-        ),
-        ({"web": {"replicas": math.inf}}, "stack_app.web.replicas is inf: give a whole number."),
-        ([], "stack_app is []: give a mapping."),
-    ],
-)
-def test_what_is_no_mapping_is_told_by_its_place(value: Any, problem: str) -> None:
-    """Regression: Ansible's validation ended with "argument of type 'bool' is not iterable"."""
-    assert key_problems({"stack_app": value}, options()) == [problem]
-
-
-def test_what_is_unset_or_json_text_has_no_shape() -> None:
-    assert key_problems({"stack_app": {"frontend": None, "locations": []}}, options()) == []
-    assert key_problems({"stack_app": '{"name": "a"}'}, options()) == []

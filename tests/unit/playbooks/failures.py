@@ -362,6 +362,9 @@ def went_on(outcome: Outcome, host: str) -> str:
     found = re.search(r"Picked up \S+, cut off in step (\w+): (\w+)", part)
     if found:
         return f"cut off in step `{found[1]}`: {found[2]}"
+    found = re.search(r"Picked up the \w+ \S+, which .*, after step (\w+): (\w+)", part)
+    if found:
+        return f"not undone, after step `{found[1]}`: {found[2]}"
     if "(unchanged: the same inputs" in part:
         return "nothing to do"
     if "(new; before:" in part:

@@ -28,7 +28,6 @@ def plugin(path: str) -> ModuleType:
 
 payloads = plugin("callback/crisper_payloads.py")
 secrets = plugin("action/stack_secrets.py")
-specs = plugin("lookup/crisper_argument_specs.py")
 runs = plugin("lookup/crisper_run.py")
 
 
@@ -145,39 +144,6 @@ def test_bad_options_of_the_http_probe_are_told(tmp_path: Path) -> None:
     assert bad.returncode != 0
     assert "give http" in bad.stdout
     assert play(tmp_path, *LOCAL, "-m", "http_probe", "-a", "url=http://x ports=a").returncode != 0
-
-
-def test_the_specification_of_roles_is_that_of_each(tmp_path: Path) -> None:
-    lookup = specs.LookupModule()
-    (found,) = lookup.run(["verify", "begin"])
-    assert found["begin_registry_timeout"] == {"type": "int"}
-    assert "begin_purpose" in found
-    assert not [name for name, option in found.items() if "description" in option]
-
-
-def test_every_role_of_a_deploy_is_judged_at_its_start() -> None:
-    import yaml
-
-    (deploy,) = yaml.safe_load((ROOT / "deploy.yml").read_text())
-    text = (ROOT / "deploy.yml").read_text()
-    judged = next(t for t in deploy["tasks"] if "stack_roles" in t.get("vars", {}))
-    unjudged = {
-        line.split("{name: ")[1].split(",")[0]
-        for line in text.splitlines()
-        if "rolespec_validate: false}" in line
-    }
-    assert unjudged <= set(judged["vars"]["stack_roles"])
-
-
-def test_only_a_deploy_and_its_way_back_skip_the_validation_of_roles() -> None:
-    """Regression: 4 of 31 calls skipped it outside a deploy, where nothing else judges."""
-    files = [ROOT / "deploy.yml", *(ROOT / "playbooks").glob("*.yml")]
-    files += (ROOT / "roles").rglob("*.yml")
-    skipping = {str(p.relative_to(ROOT)) for p in files if "rolespec_validate" in p.read_text()}
-    assert {name for name in skipping if not name.startswith("roles/rollback/")} == {
-        "deploy.yml",
-        "roles/restore/tasks/data.yml",  # the data is back, and the application must run
-    }
 
 
 def test_only_processes_of_this_machine_are_known_to_be_dead(
