@@ -163,7 +163,7 @@ nodes:
   sample: {new: [default@app1-20261120t221500z-1a2b3c4d-0a1b2c3d4e5f], old: []}
 containers:
   description: The stack's containers as they were before.
-  returned: always
+  returned: on success
   type: list
   elements: dict
   sample: [{name: crisper-nginx-1, service: nginx, state: running, health: healthy}]
@@ -203,20 +203,6 @@ stopped:
   returned: in phase C(stop_old), also on failure
   type: dict
   sample: {crisper-celery-worker-1: 0}
-failures:
-  description:
-    - Containers that did not become healthy, each with its state, the last words of its health
-      check, its last log lines, and what to do about known causes.
-  returned: on failure
-  type: list
-  elements: dict
-  sample:
-    - name: crisper-backend-2
-      service: backend
-      state: "exited, exit code 1"
-      health: ""
-      logs: "ImportError ..."
-      remedies: []
 """
 
 from typing import Any

@@ -80,8 +80,7 @@ def _up(rollout: Rollout, services: list[str], *options: str) -> None:
     if code != 0:
         mine = [c for c in rollout.docker.containers() if c.service in services]
         failures = rollout.failures(mine)
-        rollout.fail_with(
+        rollout.fail(
             f"{', '.join(services)} of release {rollout.release} did not start:"
-            f" {compose_error(err or out)}.{describe(failures)}",
-            failures,
+            f" {compose_error(err or out)}.{describe(failures)}"
         )

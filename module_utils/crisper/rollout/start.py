@@ -139,11 +139,10 @@ def _give_up(rollout: Rollout, ids: list[str], why: str, reason: str) -> NoRetur
     failures = rollout.failures(containers)
     if ids:
         _discard(rollout, ids, containers)
-    rollout.fail_with(
+    rollout.fail(
         f"New containers of release {rollout.release} were started and removed again: {why}."
         f"{' What ran before still serves.' if _served_before(rollout) else ''}"
-        f"{reason}{describe(failures)}",
-        failures,
+        f"{reason}{describe(failures)}"
     )
 
 

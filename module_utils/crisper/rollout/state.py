@@ -80,13 +80,10 @@ class Rollout:
             end()
 
     def fail(self, message: str, **more: Any) -> NoReturn:
-        """End the module with what is known."""
-        self.module.fail_json(msg=composed(message), **{**self.finish(), **more})
+        """End the module with what roles read of a failure: Ansible prints all of the result."""
+        result = {k: v for k, v in self.finish().items() if k != "containers"}
+        self.module.fail_json(msg=composed(message), **{**result, **more})
         raise AssertionError  # fail_json has ended the process
-
-    def fail_with(self, message: str, failures: list[Report]) -> NoReturn:
-        """End the module because of containers that do not serve."""
-        self.fail(message, failures=[each.as_dict() for each in failures])
 
     def note(self, step: str) -> None:
         """Write the step into the journal, before anything of it is done.

@@ -34,12 +34,11 @@ def wait_until_healthy(rollout: Rollout) -> None:
             return
         if lost or time.monotonic() > deadline:
             failures = rollout.failures(lost or waited)
-            rollout.fail_with(
+            rollout.fail(
                 f"{', '.join(sorted(c.name for c in lost or waited))} of release"
                 f" {rollout.release} did not become healthy."
                 + ("" if rollout.stopping else " The old workers still run.")
-                + describe(failures),
-                failures,
+                + describe(failures)
             )
         rollout.wait_for_event()
 
