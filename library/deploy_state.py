@@ -82,7 +82,7 @@ error:
   type: str
   sample: ""
 missing:
-  description: Services of the current release that are not whole, and what there is of each.
+  description: Services of the current release that lack containers, with the state of each.
   returned: always
   type: list
   elements: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: stack_status
-short_description: Tell what there is of a stack
+short_description: Report the status of a stack
 description:
   - Reads the release that serves, the lock, the journal, the containers and the backup sets. Asks
     no worker; M(celery_inspect) does.

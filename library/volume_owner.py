@@ -199,7 +199,7 @@ class Volumes:
         return outcome
 
     def result(self) -> dict[str, Any]:
-        """Fit all of them; what there is to tell."""
+        """Fit all of them; return the report."""
         release = self.definitions()
         found = [
             self.ensure_owner(name, release["services"][name], release.get("volumes") or {})

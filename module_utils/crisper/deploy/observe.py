@@ -15,7 +15,7 @@ from .begin import Stack, interrupted_run, read_manifest
 
 
 def observe(journal: Journal, docker: DockerClient, purpose: str) -> Stack:
-    """Return what there is of the stack.
+    """Return the state of the stack.
 
     Args:
         journal: of the stack, for the run that asks.
@@ -59,7 +59,7 @@ def compare_images(
     No registry is asked where the stage ``images`` has something to do anyhow.
 
     Args:
-        stack: what there is of it.
+        stack: its state.
         stages: digests of what the stages of the wanted release are made from.
         references: without digest, of the wanted release.
         docker: the engine of the host.

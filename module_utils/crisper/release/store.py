@@ -214,7 +214,7 @@ class ReleaseStore:
             (self.root / "live" / name).chmod(mode)  # earlier revisions left it to the umask
 
     def take_back(self, release: str) -> None:
-        """Remove what there is of a release that nothing serves."""
+        """Remove the files of a release that nothing serves."""
         if self.staged == release:
             self.unstage()
         self.remove(release)

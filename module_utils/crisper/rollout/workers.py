@@ -225,7 +225,7 @@ class Workers:
             self.session.send({**request, "canary": sent})
 
     def proof(self) -> dict[str, Any]:
-        """Return what came of `ask`, as M(celery_inspect) returns it."""
+        """Return the results of `ask`, as M(celery_inspect) returns them."""
         canary, expect = self.options["canary"], self.expected
         limit = 2 * (self.options["timeout"] + (canary["timeout"] if canary else 0)) + 60
         try:

@@ -23,4 +23,4 @@ def service_version(docker: Docker, service: str, container: str) -> str:
     if service == "qdrant":
         return str(Qdrant(docker, container).ask("GET", "/")["version"])
     command = docker.inside(container, VERSIONS[service])
-    return docker.text(f"The version of {service} was not told", command).removeprefix("v=")
+    return docker.text(f"The version of {service} could not be read", command).removeprefix("v=")
