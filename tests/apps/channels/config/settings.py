@@ -21,7 +21,7 @@ def database(url: str) -> dict[str, object]:
         "HOST": parts.hostname or "",
         "PORT": str(parts.port or 5432),
         "CONN_HEALTH_CHECKS": True,
-        # Under ASGI each request has a thread of its own. On a machine that stands still for seconds
+        # Under ASGI each request has a thread of its own. While a machine stands still for seconds
         # they pile up, and without a pool each had a connection: PostgreSQL has 100.
         "OPTIONS": {"connect_timeout": 3, "pool": {"min_size": 1, "max_size": 20, "timeout": 10}},
     }
