@@ -13,7 +13,7 @@ from ..celery.application import read_facts
 from ..deploy.begin import read_manifest
 from ..model.validators import env_text
 from ..probes import application as application_probe
-from .run import ShipError, run, sources_of
+from .run import RemoteError, run, sources_of
 
 # An import that takes longer says nothing more.
 START_SECONDS = 60
@@ -62,7 +62,7 @@ def ask_application(params: Mapping[str, Any]) -> dict[str, Any]:
     try:
         limit = params["import_timeout"] + START_SECONDS
         reply = run(command, application_probe, request, limit)
-    except ShipError as error:
+    except RemoteError as error:
         return {"key": "", "facts": {}, "error": str(error)}
     if reply.get("problem") or "routes" not in reply:
         why = str(reply.get("error") or reply.get("problem") or "no answer")
