@@ -60,10 +60,19 @@ def adopt(model: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     own = named or [DEFAULT_QUEUE]
     pools = [{**pool, "queues": own} if pool.get("adopts") else pool for pool in pools]
     celery = dict(model["celery"])
-    if celery["canary_task"] == CANARY and not facts["backend"]["library"]:
+    if celery["canary_task"] == CANARY and unseen_results(facts):
         celery["canary_task"] = ""
     queues = sorted({queue for pool in pools for queue in pool["queues"]})
     return {**model, "pools": pools, "queues": queues, "celery": celery}
+
+
+def unseen_results(facts: Mapping[str, Any]) -> str:
+    """Return why nobody would see Celery's own task come back; empty where one would."""
+    if not facts["backend"]["library"]:
+        return "the application has no result backend (CELERY_RESULT_BACKEND)"
+    if facts["conf"].get("task_ignore_result") is True:
+        return "the application stores no results (task_ignore_result)"
+    return ""
 
 
 def unconsumed_queues(
@@ -185,8 +194,9 @@ def report(
     warnings = [*unasked(error), *unknown_routes(facts)]
     if model["celery"]["canary_task"] != wanted["celery"]["canary_task"]:
         warnings.append(
-            "No canary is sent and no sentinel tasks are counted: the application has no result"
-            " backend. Set one (CELERY_RESULT_BACKEND) to have its workers proved by tasks."
+            f"No canary is sent and no sentinel tasks are counted: {unseen_results(facts)}. Its"
+            " workers are proved by their answers alone. Change that, or name a task that stores"
+            " its result in stack_app.celery.canary_task."
         )
     refusals = [
         *connection_refusals(facts),

@@ -7,7 +7,7 @@ is needed. What a route says for arguments that nobody knows yet is told as unkn
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..celery.application import CALLABLE, DEFAULT, TASK
@@ -15,7 +15,7 @@ from ..celery.task_info import MOST_TASKS, TASK_INFO
 from .control import load_app
 from .endpoints import endpoints
 from .inspect import shown_conf
-from .serve import Probe
+from .serve import Probe, redact
 
 ROUTING = ("queue", "exchange", "routing_key")
 
@@ -160,6 +160,14 @@ class ApplicationProbe(Probe):
         # line and no file on the server has them.
         os.environ.update(request.pop("environment", {}))
         super().main(request, marker)
+
+    def mask(self, reply: dict[str, Any], secrets: Sequence[str]) -> Any:
+        """Redact settings and the error: names are no secrets, and addresses are without a login.
+
+        A queue may have the name that a variable with BROKER in its name holds.
+        """
+        masked = redact({"error": reply["error"], "conf": reply.get("conf", {})}, secrets)
+        return {**reply, **masked}
 
     def run(self, app: Any) -> None:
         """Have it know what its worker knows, and ask."""

@@ -57,4 +57,4 @@ def broker_address(info: Any) -> str:
 def backend_of(app: Any) -> str:
     """Return where results are stored, without a login; empty where they are not."""
     url = str(app.conf.result_backend or "")
-    return "" if url in DISABLED else LOGIN.sub("", url)
+    return "" if url in DISABLED else LOGIN.sub("", url.partition("?")[0])

@@ -33,16 +33,14 @@ def rollout_report(
         ``after`` and ``proof`` of the call that looked at everything after its last act (empty
         where none got so far); ``left``, what came of cancelling the consumers of the old workers;
         ``drained``, what they had finished and had not in the end; ``longest`` task (seconds);
-        ``unfinished`` tasks of old workers, with what became of each; ``stale`` tasks that old
-        workers listed although they had ended; ``stopped`` containers;
-        ``changes``, steps other than C(keep); ``put_back``, results of M(celery_stranded) of all
-        rollouts of this run that did something about unacknowledged tasks after a restart of
-        Redis; ``unjudged``, why that was unknown; and ``cut_off``, whether a call ended early.
+        ``unfinished`` tasks, with what became of each; ``stale`` tasks that old workers listed
+        although they had ended; ``stopped`` containers; ``changes``, steps other than C(keep);
+        ``put_back``, results of M(celery_stranded) that did something after a restart of Redis;
+        ``unjudged``, why that was unknown; and ``cut_off``, whether a call ended early.
     """
     started, switched, stopped = (calls.get(name) or {} for name in CALLS)
     last = _last_look((started, switched, stopped), release)
-    departures = [call["left"] for call in (started, switched) if "left" in call]
-    departure = departures[-1] if departures else {}
+    departure = _departure(started, switched)
     stranded = calls.get("stranded") or {}
     again = not stranded.get("done") or stranded in put_back
     return {
@@ -70,11 +68,17 @@ def _drained(departure: Mapping[str, Any], drained: Mapping[str, Any]) -> dict[s
     }
 
 
+def _departure(*calls: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what came of cancelling the consumers, by the last call that did so."""
+    departures = [call["left"] for call in calls if "left" in call]
+    return departures[-1] if departures else {}
+
+
 def _unfinished(calls: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the tasks that old workers had not finished, with what became of each."""
     tasks = (calls.get("drained") or {}).get("unfinished") or []
-    told = (calls.get("unfinished") or {}).get("tasks") or []
-    known = {task["id"]: task for task in told}
+    located = (calls.get("unfinished") or {}).get("tasks") or []
+    known = {task["id"]: task for task in located}
     return [known.get(task["id"]) or {**task, "outcome": UNTRACED} for task in tasks]
 
 

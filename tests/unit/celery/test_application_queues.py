@@ -169,6 +169,14 @@ def test_celery_is_no_canary_where_results_are_not_kept(monkeypatch: pytest.Monk
     assert adopt(named, facts)["celery"]["canary_task"] == "shop.ping"
 
 
+def test_celery_is_no_canary_where_the_application_ignores_results() -> None:
+    """Celery 5.5.3 and 5.7.0 store none then, whatever the message says."""
+    facts = facts_of(new_app("a", task_ignore_result=True))
+    wanted = model({"name": "default"})
+    assert adopt(wanted, facts)["celery"]["canary_task"] == ""
+    assert "task_ignore_result" in report(wanted, facts, "")["warnings"][0]
+
+
 def test_no_login_leaves_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BROKER_URL", "redis://app:s3cret@redis:6379/3")
     facts = facts_of(new_app("a", result_backend="redis://app:s3cret@redis:6379/2"))

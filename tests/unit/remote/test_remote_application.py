@@ -64,6 +64,19 @@ def test_the_application_is_asked_with_its_environment_and_its_workers_settings(
     assert "MY_BROKER" not in os.environ
 
 
+def test_names_and_addresses_are_no_secrets(params: dict[str, Any]) -> None:
+    """What a variable with BROKER in its name holds was masked, wherever it stood."""
+    params["environment"] = {
+        "MY_BROKER": "redis://redis:6379/4",
+        "BROKER_URL": "redis://redis:6379/3",
+        "MY_QUEUE": "broker-queue",
+        "BROKER_QUEUE": "broker-queue",
+    }
+    facts = application.ask_application(params)["facts"]
+    assert facts["default_queue"] == "broker-queue"
+    assert list(facts["broker"].values()) == ["redis://redis:6379/4", "redis://redis:6379/3"]
+
+
 def test_an_unchanged_application_is_not_asked_again(
     params: dict[str, Any], tmp_path: Path
 ) -> None:
