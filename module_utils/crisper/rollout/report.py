@@ -35,12 +35,14 @@ def rollout_report(
         ``drained``, what they had finished and had not in the end; ``longest`` task (seconds);
         ``unfinished`` tasks, with what became of each; ``stale`` tasks that old workers listed
         although they had ended; ``stopped`` containers; ``changes``, steps other than C(keep);
-        ``put_back``, results of M(celery_stranded) that did something after a restart of Redis;
-        ``unjudged``, why that was unknown; and ``cut_off``, whether a call ended early.
+        ``put_back``, results of M(celery_stranded) after a restart of Redis; ``unjudged``, why that
+        was unknown; and ``cut_off``, whether a call ended early.
     """
     started, switched, stopped = (calls.get(name) or {} for name in CALLS)
-    last = _last_look((started, switched, stopped), release)
-    departure = _departure(started, switched)
+    last, departure = (
+        _last_look((started, switched, stopped), release),
+        _departure(started, switched),
+    )
     stranded = calls.get("stranded") or {}
     again = not stranded.get("done") or stranded in put_back
     return {
