@@ -39,12 +39,9 @@ def rollout_report(
         was unknown; and ``cut_off``, whether a call ended early.
     """
     started, switched, stopped = (calls.get(name) or {} for name in CALLS)
-    last, departure = (
-        _last_look((started, switched, stopped), release),
-        _departure(started, switched),
-    )
+    last = _last_look((started, switched, stopped), release)
+    departure = _departure(started, switched)
     stranded = calls.get("stranded") or {}
-    again = not stranded.get("done") or stranded in put_back
     return {
         "after": last.get("after", {}),
         "proof": last.get("proof", {}),
@@ -53,7 +50,7 @@ def rollout_report(
         "unfinished": _unfinished(calls),
         "stopped": stopped.get("stopped", {}),
         "changes": [step for step in started.get("steps", []) if step["action"] != KEEP],
-        "put_back": [*put_back, *([] if again else [stranded])],
+        "put_back": _with_stranded(put_back, stranded),
         "unjudged": str(stranded.get("msg") or ""),
         "cut_off": any(call.get("failed") and "steps" not in call for call in (started, switched)),
     }
@@ -68,6 +65,14 @@ def _drained(departure: Mapping[str, Any], drained: Mapping[str, Any]) -> dict[s
         "longest": max(float(each.get("longest") or 0) for each in both),
         "stale": [task for each in both for task in each.get("stale") or []],
     }
+
+
+def _with_stranded(
+    put_back: Sequence[Mapping[str, Any]], stranded: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
+    """Return what was put back, with the last call's result if it did something new."""
+    again = not stranded.get("done") or stranded in put_back
+    return [*put_back, *([] if again else [stranded])]
 
 
 def _departure(*calls: Mapping[str, Any]) -> Mapping[str, Any]:
