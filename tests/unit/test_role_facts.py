@@ -22,8 +22,11 @@ ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir()
 # A second fact of a role: the address is the host's own, the tags are of the same look at images,
 # and what the inventory has not applied goes with the model of the release that serves.
 SECOND = {"stack_address", "stack_images_by_tag", "stack_unapplied"}
-# Role rollback judges a release by that release's own model.
-OTHERS = {("rollback", "stack_model")}
+# Role rollback judges a release by that release's own model; role release puts into it what the
+# inventory leaves to the application.
+OTHERS = {("rollback", "stack_model"), ("release", "stack_model")}
+# Variables that an inventory names in stack_app.environment_templates: words of every role.
+NAMED = {"postgres", "redis", "qdrant", "mariadb", "secret"}
 COMMENT = re.compile(r"(?m)(?:^|(?<=\s))#.*$")
 
 
@@ -82,7 +85,7 @@ def read_names(text: str) -> set[str]:
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_reads_of_others_only_what_they_return(role: str) -> None:
     """Registers of role rollout were read by three roles, and one of status by role restore."""
-    facts = {fact for _, fact in documented()} | {"deploy"}
+    facts = {fact for _, fact in documented()} | {"deploy"} | NAMED
     foreign = {
         name for other in ROLES if other != role for name in made(other) if name not in made(role)
     }

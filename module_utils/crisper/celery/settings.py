@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ..model.workers import pool_service
-from ..shapes import like
+from ..shapes import ANY, like
 from ..text import listed, printable
 from .stranded import LEASED
 
@@ -20,8 +20,8 @@ from .stranded import LEASED
 # without a setting (kombu). Others keep it as long as the connection lives.
 REDIS = ("redis", "rediss", "sentinel")
 USUAL_VISIBILITY = 3600.0
-# Services that one sentence names, and where all of them end.
-MOST_SERVICES = 3
+# Services and tasks that one sentence names, and where all of them end.
+MOST_SERVICES, MOST_TASKS = 3, 5
 AT_A_RESTART = "tasks with late acknowledgement that ran then may run twice"
 RESTARTS = 'See docs/RELIABILITY.md, "Tasks that no worker knows".'
 REMEDIES = 'See docs/CHECKLIST.md, "Risky settings".'
@@ -55,7 +55,11 @@ def settings_warnings(
         for text in (
             _early(replies),
             _twice(replies, grace, limit),
+            _long(replies),
             _far(replies, now),
+            _endless(replies),
+            _pickled(replies),
+            _ignored(replies),
         ):
             if text and service not in found.setdefault(text, []):
                 found[text].append(service)
@@ -120,10 +124,18 @@ def _conf(replies: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _early(replies: Mapping[str, Any]) -> str:
-    if _conf(replies).get("task_acks_late") is not False:
+    tasks = task_settings(replies)
+    early = [name for name, fields in tasks.items() if fields.get("acks_late") == "False"]
+    by_task = any("acks_late" in fields for fields in tasks.values())
+    if not early if by_task else _conf(replies).get("task_acks_late") is not False:
         return ""
+    if by_task and len(early) < len(tasks):
+        verb = "is" if len(early) == 1 else "are"
+        whose, setting = f"{listed(map(printable, early), MOST_TASKS)} {verb}", "acks_late"
+    else:
+        whose, setting = "tasks are", "task_acks_late"
     return (
-        "tasks are acknowledged before they run (task_acks_late is False): one that runs when its"
+        f"{whose} acknowledged before they run ({setting} is False): one that runs when its"
         " worker is killed is lost."
     )
 
@@ -178,6 +190,77 @@ def _twice(replies: Mapping[str, Any], grace: float, limit: float) -> str:
         f"a task may {state} {longest}, and after {seconds:g} s ({whose}) Redis hands it out again:"
         " it runs twice."
     )
+
+
+def _long(replies: Mapping[str, Any]) -> str:
+    """Warn of tasks whose own time limit is not below the visibility timeout."""
+    seconds = _visibility(replies)
+    if seconds is None:
+        return ""
+    tasks = task_settings(replies)
+    long = [name for name, fields in tasks.items() if _seconds(fields, "time_limit") >= seconds]
+    if not long:
+        return ""
+    return (
+        f"{listed(map(printable, long), MOST_TASKS)} may run longer than {seconds:g} s (time_limit"
+        " of the task, visibility_timeout): Redis hands them out again, and they run twice."
+    )
+
+
+def _endless(replies: Mapping[str, Any]) -> str:
+    """Warn of workers without a hard time limit, where `_twice` has not told it."""
+    if _visibility(replies) is not None:
+        return ""
+    limits = like(replies.get("stats"), {"pool": {"timeouts": [ANY]}})["pool"]["timeouts"]
+    if len(limits) != 2 or limits[1]:
+        return ""
+    return (
+        "tasks without a time_limit of their own may run for ever (no hard time limit): one that"
+        " hangs keeps its process, and every deploy waits for it until celery_drain_timeout."
+    )
+
+
+def _pickled(replies: Mapping[str, Any]) -> str:
+    conf = _conf(replies)
+    kinds = conf.get("accept_content")
+    accepts = [str(kind) for kind in kinds] if isinstance(kinds, (list, tuple)) else []
+    tasks = task_settings(replies)
+    own = [name for name, fields in tasks.items() if fields.get("serializer") == "pickle"]
+    if "pickle" not in (*accepts, conf.get("task_serializer")) and not own:
+        return ""
+    which = f" ({listed(map(printable, own), MOST_TASKS)})" if own else ""
+    return (
+        f"pickle is used for messages{which}: whoever can write into the broker runs code in the"
+        " workers."
+    )
+
+
+def _ignored(replies: Mapping[str, Any]) -> str:
+    tasks = task_settings(replies)
+    own = [name for name, fields in tasks.items() if fields.get("ignore_result") == "True"]
+    if not own:
+        return ""
+    return (
+        f"results of {listed(map(printable, own), MOST_TASKS)} are not stored (ignore_result): that"
+        " they failed is in the log of a worker alone."
+    )
+
+
+def task_settings(replies: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the settings of each task, as a worker answers them to `registered`."""
+    found = {}
+    for entry in like(replies.get("registered"), [""]):
+        name, _, rest = entry.partition(" [")
+        pairs = (pair.partition("=") for pair in rest.rstrip("]").split())
+        found[name] = {key: value for key, _, value in pairs}
+    return found
+
+
+def _seconds(fields: Mapping[str, str], name: str) -> float:
+    try:
+        return _number(float(fields.get(name, "0"))) or 0.0
+    except ValueError:
+        return 0.0
 
 
 def _far(replies: Mapping[str, Any], now: datetime) -> str:

@@ -40,7 +40,7 @@ def _section_problems(app: Mapping[str, Any]) -> Iterator[str]:
         for key in keys:
             if not section.get(key):
                 yield f"stack_app.{part}.{key} is missing (docs/DEPLOYMENT.md shows an example)."
-    for part in ("build", "environment", "secret_environment"):
+    for part in ("build", "environment", "environment_templates", "secret_environment"):
         if part in app and not isinstance(app[part], Mapping):
             yield f"stack_app.{part} is no mapping: give one of names to values, or leave it out."
 

@@ -11,26 +11,21 @@ from .validators import ENV_NAME, MAX_ENVIRONMENT, MAX_WORD, as_mapping, env_tex
 
 # What the Docker client writes into containers, in both cases.
 PROXY_NAMES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
-# Names this repository writes itself; an application that sets them would break its own wiring.
+# Names this repository writes itself, by variables of their own. Addresses of services
+# (DATABASE_URL, CELERY_BROKER_URL, REDIS_URL …) are written unless the application sets them.
 RESERVED_ENV = frozenset(
     {
-        "CELERY_BROKER_URL",
         "CELERY_DRAIN_TIMEOUT",
         "CELERY_HEARTBEAT_FILE",
-        "CELERY_RESULT_BACKEND",
         "CELERY_TASK_SOFT_TIME_LIMIT",
         "CELERY_TASK_TIME_LIMIT",
         "CELERY_VISIBILITY_TIMEOUT",
         "CELERY_WORKER_QUEUES",
-        "DATABASE_URL",
-        "MARIADB_URL",
-        "QDRANT_API_KEY",
-        "QDRANT_URL",
-        "REDIS_URL",
         "RELEASE",
-        "SECRET_KEY",
     }
 )
+# Parts of stack_app that have variables.
+PARTS = ("environment", "environment_templates", "secret_environment")
 
 
 def proxy_environment(
@@ -65,11 +60,9 @@ def proxy_environment(
 def validate(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the variables of the application, with the remedy."""
     app, secrets = as_mapping(values.get("stack_app")), as_mapping(values.get("stack_secrets"))
-    plain_ones, secret_ones = (
-        as_mapping(app.get(part)) for part in ("environment", "secret_environment")
-    )
+    sections = {part: as_mapping(app.get(part)) for part in PARTS}
     sizes = []
-    for part, section in (("environment", plain_ones), ("secret_environment", secret_ones)):
+    for part, section in sections.items():
         for name, value in section.items():
             if not isinstance(name, str) or not ENV_NAME.match(name):
                 yield (
@@ -85,19 +78,26 @@ def validate(values: Mapping[str, Any]) -> Iterator[str]:
                     " remove it, or give your application another name."
                 )
             try:
-                text = env_text(value) if part == "environment" else _secret_text(value, secrets)
+                secret = part == "secret_environment"
+                text = _secret_text(value, secrets) if secret else env_text(value)
             except ValueError as error:
                 yield f"{where} {error}"
                 continue
             sizes.append(len(f"{name}={text}".encode(errors="replace")))
             yield from _size_problems(where, sizes[-1])
-    for name in plain_ones.keys() & secret_ones.keys():
-        yield f"stack_app.environment.{name} is in secret_environment too: remove one of them."
+    yield from _doubled(sections)
     if sum(sizes) > MAX_ENVIRONMENT >= max(sizes):
         yield (
             f"stack_app.environment is {sum(sizes)} bytes long with the secrets: the kernel gives a"
             f" process at most {MAX_ENVIRONMENT} safely; put some of it into files of the image."
         )
+
+
+def _doubled(sections: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for index, part in enumerate(PARTS):
+        for other in PARTS[index + 1 :]:
+            for name in sections[part].keys() & sections[other].keys():
+                yield f"stack_app.{part}.{name} is in {other} too: remove one of them."
 
 
 def _secret_text(name: Any, secrets: Mapping[str, Any]) -> str:

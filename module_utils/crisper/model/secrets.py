@@ -8,6 +8,7 @@ from typing import Any
 
 from ..backup.signature import MIN_KEY
 from ..backup.signature import SECRET as BACKUP_SECRET
+from .marks import named_secrets
 from .validators import as_mapping
 
 SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
@@ -25,7 +26,8 @@ def required_secrets(values: Mapping[str, Any]) -> list[str]:
     if values.get("mariadb_enabled"):
         names += MARIADB_SECRETS
     app = as_mapping(values.get("stack_app"))
-    for name in as_mapping(app.get("secret_environment")).values():
+    named = as_mapping(app.get("secret_environment")).values()
+    for name in (*named, *named_secrets(app.get("environment_templates"))):
         if isinstance(name, str) and SECRET_NAME.match(name) and name not in names:
             names.append(name)
     own_key = as_mapping(values.get("stack_secrets")).get(BACKUP_SECRET)

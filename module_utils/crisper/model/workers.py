@@ -7,19 +7,24 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
+from .celery_settings import setting_words
 from .container_limits import container_limits, validate_container, worker_pids
+from .names import CANARY, DEFAULT_QUEUE, QUEUE
 from .validators import COUNT, SECONDS, quoted, whole
 
 POOL = re.compile(r"[a-z0-9][a-z0-9-]{0,29}\Z")
-QUEUE = re.compile(r"[A-Za-z0-9_.:-]{1,100}\Z")
 
 
 class Pool(TypedDict):
-    """A worker pool: its Compose service, and the limits of each of its containers."""
+    """A worker pool: its Compose service, and the limits of each of its containers.
+
+    ``adopts``: the operator gives no queues; the application names them, see celery.application.
+    """
 
     name: str
     service: str
     queues: list[str]
+    adopts: bool
     concurrency: int
     replicas: int
     memory: str
@@ -29,13 +34,17 @@ class Pool(TypedDict):
 
 
 class CeleryModel(TypedDict):
-    """The properties that workers of a release must have; limits in seconds."""
+    """The properties that workers of a release must have; limits in seconds.
+
+    ``settings``: what they are started with, as words of the command.
+    """
 
     app: str
     canary_task: str
     expected_tasks: list[str]
     time_limit: int
     soft_time_limit: int
+    settings: list[str]
 
 
 def pool_service(name: str) -> str:
@@ -54,7 +63,8 @@ def worker_pools(values: Mapping[str, Any]) -> list[Pool]:
         {
             "name": pool["name"],
             "service": pool_service(pool["name"]),
-            "queues": list(pool["queues"]),
+            "queues": list(pool.get("queues", [DEFAULT_QUEUE])),
+            "adopts": "queues" not in pool,
             "concurrency": int(pool.get("concurrency", 1)),
             "replicas": int(pool.get("replicas", 1)),
             "memory": str(pool.get("memory", "1g")),
@@ -72,15 +82,19 @@ def celery_model(values: Mapping[str, Any]) -> CeleryModel:
     celery = values["stack_app"]["celery"]
     return {
         "app": celery["app"],
-        "canary_task": celery.get("canary_task") or "",
+        "canary_task": celery.get("canary_task", CANARY) or "",
         "expected_tasks": list(celery.get("expected_tasks") or []),
         "time_limit": int(values["celery_task_time_limit"]),
         "soft_time_limit": int(values["celery_task_soft_time_limit"]),
+        "settings": setting_words(values.get("celery_settings") or {}),
     }
 
 
 def validate(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with celery_workers, with the remedy."""
+    for queue in values.get("celery_external_queues") or []:
+        if not isinstance(queue, str) or not QUEUE.match(queue):
+            yield f"celery_external_queues: {quoted(queue)} is not a queue name."
     pools = values.get("celery_workers")
     if not isinstance(pools, Sequence) or isinstance(pools, str) or not pools:
         yield "celery_workers is empty: without a pool no task runs; define at least one."
@@ -100,7 +114,8 @@ def validate(values: Mapping[str, Any]) -> Iterator[str]:
                 f"{where}.name is {quoted(name)}: use lower-case letters, digits and '-',"
                 " at most 30; quote it when it is a number."
             )
-        yield from _queue_problems(where, pool.get("queues"))
+        if "queues" in pool:
+            yield from _queue_problems(where, pool["queues"])
         for key in ("concurrency", "replicas"):
             if not COUNT.matches(pool.get(key, 1)):
                 yield f"{where}.{key} is {quoted(pool[key])}: {COUNT.remedy}"
@@ -109,7 +124,10 @@ def validate(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _queue_problems(where: str, queues: Any) -> Iterator[str]:
     if not isinstance(queues, Sequence) or isinstance(queues, str) or not queues:
-        yield f"{where}.queues is {quoted(queues)}: give a list with at least one queue name."
+        yield (
+            f"{where}.queues is {quoted(queues)}: give a list with at least one queue name, or"
+            " leave it out for the queues that the application names."
+        )
         return
     for queue in queues:
         if not isinstance(queue, str) or not QUEUE.match(queue):

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .leftovers import REPLIES, Leftovers, leftovers_of_broker, quiet, remove_replies
@@ -36,13 +36,18 @@ class Failure(Exception):
         self.problem = problem
 
 
-def load_app(name: str) -> Any:
-    """Return the Celery application, found as ``celery -A`` finds it."""
+def load_app(name: str, settings: Sequence[str] = ()) -> Any:
+    """Return the Celery application, found as ``celery -A`` finds it.
+
+    `settings` are such as ``celery worker`` takes behind ``--``.
+    """
     sys.path.insert(0, os.getcwd())
     try:
         from celery.app.utils import find_app
 
         app = find_app(name)
+        if settings:
+            app.conf.update(app.loader.cmdline_config_parser(settings, "worker"))
         app.finalize()
     except BaseException as error:  # an import may raise anything, SystemExit included
         where = traceback.extract_tb(error.__traceback__)[-1]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..celery.task_info import TASK_INFO
 from .control import ControlClient, count_held, restarted, unreadable_key
 
 # A worker with 100,000 tasks that have an ETA is busy for seconds with an answer of 35 MB to
@@ -19,7 +20,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "active": {},
     "reserved": {},
     "scheduled": {},
-    "registered": {},
+    "registered": {"taskinfoitems": list(TASK_INFO)},
     "stats": {},
     "active_queues": {},
     "conf": {"with_defaults": True},

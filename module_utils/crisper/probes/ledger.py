@@ -357,15 +357,13 @@ def has_limit(task: str, replies: Iterable[Any]) -> bool:
     return False
 
 
-def main(request: dict[str, Any], marker: str) -> None:
-    """Run until SIGTERM (or the time limit); print the numbers."""
-    output = Output(marker)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    ledger, requests = Ledger(), Requests(request["expected"])
-    prober = threading.Thread(target=probe_requests, args=(request, requests, stop), daemon=True)
-    prober.start()
-    app = load_app(request["app"])
+def count_tasks(
+    app: Any, request: dict[str, Any], ledger: Ledger, stop: threading.Event
+) -> dict[str, Any]:
+    """Send sentinels until told to stop; return their numbers, or why there are none."""
+    if leftovers_of_results(app) is None:
+        stop.wait(request["limit"])
+        return {"error": "Tasks are not counted: their results are not stored in Redis"}
     sentinels = Sentinels(app, request, ledger)
     sentinels.listen()
     ends = time.monotonic() + request["limit"]
@@ -377,12 +375,23 @@ def main(request: dict[str, Any], marker: str) -> None:
                 sentinels.send(queue)
         sentinels.listen()
         stop.wait(0.05)
-    stop.set()
     try:
         waiting = sentinels.finish(request["wait"])
-        reply: dict[str, Any] = {"tasks": ledger.summary(waiting, sentinels.stranded)}
+        return {"tasks": ledger.summary(waiting, sentinels.stranded)}
     except Exception as error:
-        reply = {"error": type(error).__name__}
+        return {"error": type(error).__name__}
+
+
+def main(request: dict[str, Any], marker: str) -> None:
+    """Run until SIGTERM (or the time limit); print the numbers."""
+    output = Output(marker)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    ledger, requests = Ledger(), Requests(request["expected"])
+    prober = threading.Thread(target=probe_requests, args=(request, requests, stop), daemon=True)
+    prober.start()
+    reply = count_tasks(load_app(request["app"]), request, ledger, stop)
+    stop.set()
     # Nothing waits here as a rule; a request that hangs has its time to be answered, and no more.
     prober.join(TIMEOUT + 1)
     reply["requests"] = requests.summary()

@@ -91,6 +91,18 @@ class QueueHead:
                 return None
         return found
 
+    def lists(self, queue: str) -> list[str]:
+        """Return the lists of Redis that a queue's messages wait in, one for each priority."""
+        channel = self._connected().default_channel
+        prefix = getattr(channel, "global_keyprefix", "") or ""
+        return [prefix + channel._q_for_pri(queue, step) for step in channel.priority_steps]
+
+    def ends(self, key: str, number: int) -> list[bytes]:
+        """Return the messages at both ends of a list, `number` at most of each."""
+        client = self._client()
+        first, last = client.lrange(key, 0, number - 1), client.lrange(key, -number, -1)
+        return [*first, *last]
+
     def forget(self, task_id: str) -> None:
         """Drop what is known of a task that has ended."""
         self.published.pop(task_id, None)

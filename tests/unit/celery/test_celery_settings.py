@@ -66,6 +66,11 @@ def test_early_acks_are_told_once_for_a_service(consumer: str):
     assert line.startswith("celery-worker-bulk, celery-worker: tasks are acknowledged")
 
 
+def twice(found: list[str]) -> list[str]:
+    """Warnings of tasks that run twice."""
+    return [text for text in found if "twice" in text]
+
+
 @pytest.mark.parametrize(
     ("node", "values", "words"),
     [
@@ -89,9 +94,9 @@ def test_a_task_longer_than_the_visibility_timeout_is_told(
     assert len(text) <= 220
     # With leases, and with brokers that have no such timeout, it does not matter.
     leased = {**node, "conf": {**node["conf"], "worker_consumer": LEASE}}
-    assert warnings(leased, **values) == []
+    assert not twice(warnings(leased, **values))
     other = {**node, "stats": {**node["stats"], "broker": {"transport": "amqp"}}}
-    assert warnings(other, **values) == []
+    assert not twice(warnings(other, **values))
 
 
 def test_early_acks_hold_what_waits():
@@ -184,3 +189,32 @@ def test_a_plan_tells_what_recreating_redis_means():
     assert planned_restart_warning([{**step, "action": "keep"}], "ping") == ""
     assert planned_restart_warning([{**step, "service": "nginx"}], "ping") == ""
     assert planned_restart_warning(None, "ping") == planned_restart_warning([7], "ping") == ""
+
+
+@pytest.mark.parametrize(
+    ("registered", "words"),
+    [
+        (["a [acks_late=False]", "b [acks_late=True]"], "a is acknowledged before they run"),
+        (["a [acks_late=False]"], "tasks are acknowledged before they run"),
+        (["a [time_limit=90000]", "b"], "a may run longer than 43200 s"),
+        (["a [serializer=pickle]", "b"], "pickle is used for messages (a)"),
+        (["a [ignore_result=True]", "b [ignore_result=False]"], "results of a are not stored"),
+    ],
+)
+def test_the_tasks_that_break_a_promise_are_named(registered: list[str], words: str) -> None:
+    (text,) = warnings({**replies(), "registered": registered})
+    assert words in text
+
+
+@pytest.mark.parametrize(
+    "registered", [["a [time_limit=nan]"], ["a [time_limit=x]"], ["a ["], [" [=]"], "a", None]
+)
+def test_tasks_that_a_worker_forges_are_none(registered: object) -> None:
+    assert warnings({**replies(), "registered": registered}) == []
+
+
+def test_a_pool_without_a_time_limit_is_told_where_nothing_is_handed_out_again() -> None:
+    node = replies(hard=None)
+    node["conf"]["worker_consumer"] = LEASE
+    (text,) = warnings(node)
+    assert "no hard time limit" in text

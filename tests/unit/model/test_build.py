@@ -31,10 +31,11 @@ def test_the_model_holds_what_verification_expects_of_the_workers():
     celery = stack_model(GOOD)["celery"]
     assert celery == {
         "app": "project.celery",
-        "canary_task": "",
+        "canary_task": "celery.accumulate",
         "expected_tasks": [],
         "time_limit": 3600,
         "soft_time_limit": 3300,
+        "settings": [],
     }
 
 

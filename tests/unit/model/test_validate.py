@@ -67,7 +67,7 @@ def test_good_values_have_no_findings():
         ("stack_app.build", {}, ["stack_app has neither image nor build.context"]),
         ("stack_app.web.command", "uvicorn x", ["stack_app.web.command", "list"]),
         ("stack_app.environment", {"A-B": "1"}, ["'A-B'", "environment variable name"]),
-        ("stack_app.environment", {"DATABASE_URL": "x"}, ["DATABASE_URL", "remove it"]),
+        ("stack_app.environment", {"RELEASE": "x"}, ["RELEASE", "remove it"]),
         ("stack_secrets_generate", False, ["stack_secrets.postgres_password", "vault"]),
         ("stack_secrets", {"redis_password": "a\nb"}, ["redis_password", "control character"]),
     ],
