@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from testkit import Redis, lines, wait_until
 
 HERE = Path(__file__).parent
+SOURCES = HERE.parent / "src"
 QUICK = {"CELERY_LEASE_SECONDS": "2", "CELERY_MAX_DELIVERIES": "2"}
 
 
@@ -27,8 +28,8 @@ def aside(redis_server: Redis) -> Callable[..., subprocess.CompletedProcess[str]
     def run(*arguments: str, broker: str = "") -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "RESULTS": redis_server.url(1)}
         environment["BROKER"] = broker or redis_server.url(0)
-        environment["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent / "src")])
-        command = [sys.executable, "-m", "crisper_worker.aside", "--app", "sample", *arguments]
+        environment["PYTHONPATH"] = str(HERE)
+        command = [sys.executable, str(SOURCES), "aside", "--app", "sample", *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
     return run

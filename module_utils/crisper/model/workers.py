@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from .container_limits import container_limits, validate_container, worker_pids
+from .guard import health_check, is_guarded, program
 from .validators import COUNT, SECONDS, quoted, whole
 
 POOL = re.compile(r"[a-z0-9][a-z0-9-]{0,29}\Z")
@@ -29,9 +30,16 @@ class Pool(TypedDict):
 
 
 class CeleryModel(TypedDict):
-    """The properties that workers of a release must have; limits in seconds."""
+    """The properties that workers of a release must have; limits in seconds.
+
+    ``guard``: whether they are started by it. ``health``: how their health is checked. ``program``:
+    the beginning of their command.
+    """
 
     app: str
+    guard: bool
+    health: str
+    program: list[str]
     canary_task: str
     expected_tasks: list[str]
     time_limit: int
@@ -72,6 +80,9 @@ def celery_model(values: Mapping[str, Any]) -> CeleryModel:
     celery = values["stack_app"]["celery"]
     return {
         "app": celery["app"],
+        "guard": is_guarded(celery),
+        "health": health_check(celery),
+        "program": program(celery),
         "canary_task": celery.get("canary_task") or "",
         "expected_tasks": list(celery.get("expected_tasks") or []),
         "time_limit": int(values["celery_task_time_limit"]),

@@ -31,6 +31,9 @@ def test_the_model_holds_what_verification_expects_of_the_workers():
     celery = stack_model(GOOD)["celery"]
     assert celery == {
         "app": "project.celery",
+        "guard": True,
+        "health": "heartbeat",
+        "program": ["python", "/opt/crisper-guard"],
         "canary_task": "",
         "expected_tasks": [],
         "time_limit": 3600,
