@@ -10,7 +10,8 @@ Of kombu 5.3 to 5.7 this relies on, read it at each upgrade:
   is a BLMOVE from a list's end to the same end, which changes nothing.
 - ``Channel._do_restore_message`` puts a message back within a transaction: kombu's own ends the
   worker by what it cannot read, and drops what it cannot restore. What ``Transport._deliver``
-  raises ends the worker, too. A ``Consumer``'s callback is a method of it, so that ``accept`` is known.
+  raises ends the worker, too. A ``Consumer``'s callback is a method of it, so that ``accept`` is
+  known.
 - ``_q_for_pri``, ``_queue_cycle``.
 - ``Channel._get_client()`` makes what makes clients, since 5.7 the script ``REFRESH_BINDING`` binds
   the queue of the remote control's answers (``_refresh_binding``), ``Channel._put`` queues a
