@@ -101,15 +101,22 @@ def test_poison_that_kills_the_whole_worker(
     assert redis_server.client().get(f"unacked_deaths:{waiting.id}") is None
 
 
+def test_a_broker_without_leases_has_no_dead_letters(aside: Callable) -> None:
+    listing = aside("list", "--json", broker="memory://")
+    assert (listing.returncode, listing.stdout) == (0, "[]\n")
+
+
 @pytest.mark.parametrize(
-    ("broker", "said"),
+    ("action", "broker", "said"),
     [
-        ("redis://127.0.0.1:1/0", "Redis does not answer: "),
-        ("memory://", "the broker of sample is memory; only Redis is known"),
+        (["list"], "redis://127.0.0.1:1/0", "Redis does not answer: "),
+        (["drop", "x"], "memory://", "the broker of sample is memory; only Redis is known"),
     ],
 )
-def test_no_redis_is_one_clear_line(aside: Callable, broker: str, said: str) -> None:
-    run = aside("list", broker=broker)
+def test_no_redis_is_one_clear_line(
+    aside: Callable, action: list[str], broker: str, said: str
+) -> None:
+    run = aside(*action, broker=broker)
     assert run.returncode == 1
     assert run.stderr.startswith(said)
     assert run.stderr.count("\n") == 1

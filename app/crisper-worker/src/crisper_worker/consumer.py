@@ -6,6 +6,8 @@ Of Celery 5.3 to 5.7 this relies on, read it at each upgrade:
   ``on_close`` then forgets every request that no process of the pool has accepted (and drops it
   from the pool): ``state.active_requests`` is what still runs. ``Channel.do_restore``: False lets
   a closing channel keep its messages.
+- ``AsynPool._cache`` has the jobs of a prefork pool, those with ``_accepted`` are running. Before
+  5.6 ``flush``, which ``on_close`` calls, empties it.
 - ``Consumer.call_soon_ack`` puts an acknowledgement off to the event loop's next round; before 5.7
   ``call_soon`` does, with ``Message.ack_log_error`` and ``reject_log_error``.
 - ``Consumer.on_unknown_message``, ``on_invalid_task`` and ``on_decode_error`` drop a message.
@@ -16,8 +18,9 @@ Of Celery 5.3 to 5.7 this relies on, read it at each upgrade:
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery.worker import state
@@ -66,7 +69,8 @@ class LeaseConsumer(Consumer):
 
     def on_close(self) -> None:
         """Give back what the worker forgets, keep what a process of the pool runs."""
-        super().on_close()
+        with running_jobs_kept(self.pool):
+            super().on_close()
         keeper = Lease.keeper
         if self._lost and keeper is not None and keeper.store is not None:
             self._lost = False
@@ -93,6 +97,20 @@ class LeaseConsumer(Consumer):
         for task in self.app.tasks.values():
             task.Request = counted(symbol_by_name(task.Request))
         super().update_strategies()
+
+
+@contextlib.contextmanager
+def running_jobs_kept(pool: Any) -> Iterator[None]:
+    """Keep the jobs that processes of a pool run: Celery before 5.6 forgets them with the others.
+
+    Their results would be dropped, and their tasks never be acknowledged.
+    """
+    cache = getattr(getattr(pool, "_pool", None), "_cache", None)
+    known = dict(cache) if isinstance(cache, dict) else {}
+    yield
+    for number, job in known.items():
+        if getattr(job, "_accepted", False) and not job.ready():
+            cache.setdefault(number, job)
 
 
 def run(controller: Any, process: Callable[[Any], Any], request: Any) -> None:
