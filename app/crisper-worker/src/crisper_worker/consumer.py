@@ -105,8 +105,8 @@ def running_jobs_kept(pool: Any) -> Iterator[None]:
 
     Their results would be dropped, and their tasks never be acknowledged.
     """
-    cache = getattr(getattr(pool, "_pool", None), "_cache", None)
-    known = dict(cache) if isinstance(cache, dict) else {}
+    cache: dict[Any, Any] = getattr(getattr(pool, "_pool", None), "_cache", {})
+    known = dict(cache)
     yield
     for number, job in known.items():
         if getattr(job, "_accepted", False) and not job.ready():
