@@ -130,8 +130,8 @@ def _scale_problems(where: str, pool: Mapping[str, Any]) -> Iterator[str]:
     if "autoscale" not in pool:
         return
     scale = pool["autoscale"]
-    fits = isinstance(scale, Mapping) and set(scale) == {"min", "max"}
-    if not fits or not all(COUNT.matches(value) for value in scale.values()):
+    well_formed = isinstance(scale, Mapping) and set(scale) == {"min", "max"}
+    if not well_formed or not all(COUNT.matches(value) for value in scale.values()):
         yield f"{where}.autoscale is {quoted(scale)}: give {{min: 1, max: 8}}."
     elif (whole(scale["min"]) or 0) > (whole(scale["max"]) or 0):
         yield f"{where}.autoscale.min is more than its max: exchange them."

@@ -17,7 +17,7 @@ QUEUE = re.compile(r"[A-Za-z0-9_.:-]{1,100}\Z")
 
 
 class Expected(TypedDict):
-    """What the workers of a pool must answer, beside queues; None where they may say anything."""
+    """The answers that the workers of a pool must give, beside queues; None leaves one open."""
 
     pool: str
     processes: list[int]

@@ -1,4 +1,4 @@
-"""What everybody hears: remote control, gossip, events. Garbage among it ends no worker.
+"""Read broadcasts: remote control, gossip, events. Garbage among them ends no worker.
 
 Of kombu 5.3 to 5.7 this relies on ``Channel._receive_one``, which reads a broadcast
 (``_handle_message``, ``_in_listen``) and delivers it (since 5.7 by ``_deliver_fanout_message``).
