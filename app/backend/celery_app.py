@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from celery import Celery
-from crisper_worker import install
 
 from backend import logs, request_id, task_metrics
 from backend.settings import DEFAULT, settings
@@ -67,4 +66,3 @@ app.conf.update(
     },
     beat_max_loop_interval=60,
 )
-install(app)

@@ -9,11 +9,11 @@ if [ -n "${ENV_FILE:-}" ]; then
     set +a
 fi
 command -v celery >/dev/null || {
-    echo "start_worker: no celery here; activate a venv with app/requirements.txt and app/crisper-worker" >&2
+    echo "start_worker: no celery here; activate a venv with app/requirements.txt" >&2
     exit 1
 }
-# exec: signals reach Celery itself, so that Ctrl+C and SIGTERM let running tasks finish.
-exec celery -A backend.celery_app worker \
+# With the guard, as in a deploy. exec: signals reach Celery itself, so that Ctrl+C and SIGTERM let running tasks finish.
+exec python crisper-worker/src -A backend.celery_app worker \
     --hostname="${WORKER_NAME:-default}@%h" \
     --queues="${WORKER_QUEUES:-default,embeddings,research}" \
     --concurrency="${WORKER_CONCURRENCY:-2}" \

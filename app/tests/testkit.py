@@ -12,7 +12,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -124,8 +123,7 @@ class Process:
     _output: IO[bytes] | None = None
 
     def start(self) -> None:
-        path = os.pathsep.join([str(APP), str(APP / "crisper-worker/src")])
-        environment = {**os.environ, "PYTHONPATH": path, **self.environment}
+        environment = {**os.environ, "PYTHONPATH": str(APP), **self.environment}
         self._output = self.log.open("ab")
         self.process = subprocess.Popen(
             self.command,
@@ -152,7 +150,3 @@ class Process:
             self.process.wait()
         if self._output is not None:
             self._output.close()
-
-
-def celery(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "celery", *arguments]

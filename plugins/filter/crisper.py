@@ -28,6 +28,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.model.file_values im
     url_secret,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.model.findings import refusal
+from ansible_collections.crisper.stack.plugins.module_utils.model.guard import SOURCES
 from ansible_collections.crisper.stack.plugins.module_utils.model.images import database_images
 from ansible_collections.crisper.stack.plugins.module_utils.model.redis_users import (
     app_password,
@@ -49,7 +50,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.release.model import
 from ansible_collections.crisper.stack.plugins.module_utils.release.served import unapplied
 
 # What of this repository decides how a release is made and rolled out.
-CODE = ("roles", "library", "module_utils", "plugins", "templates", "images", "deploy.yml")
+CODE = ("roles", "library", "module_utils", "plugins", "templates", "images", "deploy.yml", SOURCES)
 
 
 def inputs_digests(

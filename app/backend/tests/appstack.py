@@ -8,10 +8,12 @@ from pathlib import Path
 
 import httpx
 from celery import Celery
-from testkit import Process, Redis, celery, free_port, is_open, wait_until
+from testkit import APP, Process, Redis, free_port, is_open, wait_until
 
 PASSWORD = "correct horse battery staple"
 QDRANT_KEY = "a-key-for-tests"
+
+GUARD = APP / "crisper-worker/src"  # as in a release, where it is mounted
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Stack:
         beat = self.folder / f"beat-{number}"
         options = ("-n", f"w{number}@test", "-Q", queues, "-c", "1", "-l", "INFO")
         worker = Process(
-            celery("-A", "backend.celery_app", "worker", *options),
+            [sys.executable, str(GUARD), "-A", "backend.celery_app", "worker", *options],
             self.environment | {"CELERY_HEARTBEAT_FILE": str(beat)} | changed,
             self.folder / f"worker-{number}.log",
         )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from crisper_worker.lease_keeper import LeaseKeeper
 from crisper_worker.lease_store import LeaseStore
 from crisper_worker.messages import Delivery
 from lease_kit import store
-from testkit import Process, Redis, celery, wait_until
+from testkit import Process, Redis, wait_until
 
 HERE = Path(__file__).parent
+SOURCES = HERE.parent / "src"
 # The health check of templates/docker-compose.prod.yml.j2: shell built-ins, no other process.
 CHECK = (
     "read hb state < {file} && read up _ < /proc/uptime"
@@ -125,12 +127,13 @@ def start_worker(redis_server: Redis, tmp_path: Path) -> Iterator[Callable[..., 
         broker: str = "",
         under: tuple[str, ...] = (),
         concurrency: int = 1,
+        more: tuple[str, ...] = (),
         **environment: str,
     ) -> Worker:
         name = f"w{len(started)}"
         options = ("-n", f"{name}@test", "-c", str(concurrency), "-l", "INFO")
         worker = Worker(
-            [*under, *celery("-A", "sample", "worker", *options)],
+            [*under, sys.executable, str(SOURCES), "-A", "sample", "worker", *options, *more],
             {
                 "BROKER": broker or redis_server.url(0),
                 "RESULTS": redis_server.url(1),
@@ -141,7 +144,9 @@ def start_worker(redis_server: Redis, tmp_path: Path) -> Iterator[Callable[..., 
             tmp_path / f"{name}.log",
             heartbeat=tmp_path / f"{name}.heartbeat",
         )
-        worker.environment["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent / "src")])
+        # What a test puts in front of the installed packages.
+        before = environment.get("NEWER", "")
+        worker.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [before, str(HERE)]))
         worker.start()
         started.append(worker)
         return worker

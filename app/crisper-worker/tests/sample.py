@@ -1,4 +1,4 @@
-"""An application that has nothing but crisper-worker."""
+"""An application that knows nothing of crisper-worker."""
 
 import os
 import signal
@@ -6,7 +6,6 @@ import time
 
 from celery import Celery
 from celery.worker.control import control_command
-from crisper_worker import install
 
 app = Celery("sample", broker=os.environ["BROKER"], backend=os.environ["RESULTS"])
 app.conf.update(
@@ -18,7 +17,6 @@ app.conf.update(
     result_backend_always_retry=True,
     broker_transport_options={"global_keyprefix": os.environ.get("PREFIX", "")},
 )
-install(app)
 
 
 def write(ledger: str, word: str, task_id: str) -> None:

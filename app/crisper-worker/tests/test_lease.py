@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
+from celery import __version__ as celery_version
 from crisper_worker.lease_store import LeaseStore
 from testkit import Process, Redis, lines, wait_until
 
@@ -154,18 +155,22 @@ def test_redis_killed_and_restarted(
     client.close()
 
 
+@pytest.mark.xfail(
+    celery_version.startswith("5.3"), reason="not again within 40 s: docs/COMPATIBILITY.md"
+)
 def test_a_retry_while_redis_is_away_is_no_lost_task(
     mortal_redis: Redis, start_worker: Callable, ledger: Path
 ) -> None:
     client = Celery(broker=mortal_redis.url(0), backend=mortal_redis.url(1))
     worker = start_worker(broker=mortal_redis.url(0), RESULTS=mortal_redis.url(1), **SHORT).ready()
-    task = client.send_task("again", (2, 1, str(ledger)))
+    # Its id alone: a result of Celery before 5.6 that is freed without Redis raises.
+    task_id = client.send_task("again", (2, 1, str(ledger))).id
     wait_until(lambda: lines(ledger, "start"), "it runs", log=worker.log)
     mortal_redis.stop()
     wait_until(lambda: "Reject" in worker.log.read_text(), "it cannot", 30, worker.log)
     mortal_redis.start()
     wait_until(lambda: lines(ledger, "end"), "it ends", 40, worker.log)
-    assert lines(ledger, "end") == [task.id]
+    assert lines(ledger, "end") == [task_id]
     wait_until(lambda: nothing_is_held(mortal_redis), "nothing is left", 10, worker.log)
     client.close()
 

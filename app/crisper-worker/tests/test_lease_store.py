@@ -9,12 +9,11 @@ from collections.abc import Callable
 
 import pytest
 import redis as redis_py
-from celery import Celery
-from crisper_worker import install
 from crisper_worker.lease_keeper import LeaseKeeper
 from crisper_worker.lease_store import LeaseStore
 from crisper_worker.messages import Delivery
 from crisper_worker.poison import judged
+from crisper_worker.settings import Settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lease_kit import message, store
@@ -186,7 +185,7 @@ def test_what_cannot_be_said_is_held_and_said_later(empty: Redis) -> None:
 def test_a_bad_number_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=f"^{name} is '{value}': set a number of at least"):
-        install(Celery())
+        Settings.read()
 
 
 def test_a_message_of_another_protocol_has_its_tag_for_an_id() -> None:

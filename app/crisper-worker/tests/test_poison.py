@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from testkit import Redis, lines, wait_until
 
 HERE = Path(__file__).parent
+SOURCES = HERE.parent / "src"
 QUICK = {"CELERY_LEASE_SECONDS": "2", "CELERY_MAX_DELIVERIES": "2"}
 
 
@@ -27,8 +28,8 @@ def aside(redis_server: Redis) -> Callable[..., subprocess.CompletedProcess[str]
     def run(*arguments: str, broker: str = "") -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "RESULTS": redis_server.url(1)}
         environment["BROKER"] = broker or redis_server.url(0)
-        environment["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent / "src")])
-        command = [sys.executable, "-m", "crisper_worker.aside", "--app", "sample", *arguments]
+        environment["PYTHONPATH"] = str(HERE)
+        command = [sys.executable, str(SOURCES), "aside", "--app", "sample", *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
     return run
@@ -100,15 +101,22 @@ def test_poison_that_kills_the_whole_worker(
     assert redis_server.client().get(f"unacked_deaths:{waiting.id}") is None
 
 
+def test_a_broker_without_leases_has_no_dead_letters(aside: Callable) -> None:
+    listing = aside("list", "--json", broker="memory://")
+    assert (listing.returncode, listing.stdout) == (0, "[]\n")
+
+
 @pytest.mark.parametrize(
-    ("broker", "said"),
+    ("action", "broker", "said"),
     [
-        ("redis://127.0.0.1:1/0", "Redis does not answer: "),
-        ("memory://", "the broker of sample is memory; only Redis is known"),
+        (["list"], "redis://127.0.0.1:1/0", "Redis does not answer: "),
+        (["drop", "x"], "memory://", "the broker of sample is memory; only Redis is known"),
     ],
 )
-def test_no_redis_is_one_clear_line(aside: Callable, broker: str, said: str) -> None:
-    run = aside("list", broker=broker)
+def test_no_redis_is_one_clear_line(
+    aside: Callable, action: list[str], broker: str, said: str
+) -> None:
+    run = aside(*action, broker=broker)
     assert run.returncode == 1
     assert run.stderr.startswith(said)
     assert run.stderr.count("\n") == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
-from crisper_worker.consumer import STUCK
+from crisper_worker.consuming import STUCK
 from crisper_worker.watchdog import TURNS, Beats, Watchdog
 from hypothesis import given
 from hypothesis import strategies as st

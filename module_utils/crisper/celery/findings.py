@@ -26,6 +26,8 @@ REMEDIES = {
     "wrong_count": "Compare celery_workers[].replicas with the containers that run.",
     "wrong_queues": "Compare celery_workers[].queues with what the worker was started with.",
     "wrong_concurrency": "Compare celery_workers[].concurrency with the worker's command.",
+    "wrong_pool": "Compare celery_workers[].pool with the worker's command.",
+    "wrong_max_tasks": "Compare celery_workers[].max_tasks_per_child with the worker's command.",
     "unregistered_task": "The task's module is not imported by the worker: include=, autodiscover.",
     "wrong_time_limits": "Compare celery_task_time_limit and celery_task_soft_time_limit.",
     "unreadable_data": (

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..text import clean, listed, printable
 from .findings import MOST_NAMES, Finding
+from .pool_findings import pool_findings
 
 # What each method answers with; anything else is a malformed reply.
 SHAPES: dict[str, type] = {
@@ -226,11 +227,15 @@ def _pool_facts(stats: Any) -> Mapping[str, Any]:
 
 def _concurrency(node: str, reply: Any, expect: Mapping[str, Any]) -> Iterator[Finding]:
     pool = (expect.get("pools") or {}).get(node.partition("@")[0], {})
+    expected = pool.get("expected") or {}
     if "concurrency" in pool:
+        least, most = expected.get("processes") or [pool["concurrency"]] * 2
         actual = _pool_facts(reply).get("max-concurrency")
-        if actual != pool["concurrency"]:
-            text = f"{node} runs {actual} processes, expected {pool['concurrency']}."
-            yield Finding("wrong_concurrency", text, node, pool["concurrency"], actual)
+        if not isinstance(actual, int) or not least <= actual <= most:
+            wanted = least if least == most else f"{least} to {most}"
+            text = f"{node} runs {actual} processes, expected {wanted}."
+            yield Finding("wrong_concurrency", text, node, wanted, actual)
+    yield from pool_findings(node, _pool_facts(reply), expected)
 
 
 def _tasks(node: str, reply: Any, expect: Mapping[str, Any]) -> Iterator[Finding]:
@@ -244,8 +249,10 @@ def _tasks(node: str, reply: Any, expect: Mapping[str, Any]) -> Iterator[Finding
 def _time_limits(node: str, reply: Any, expect: Mapping[str, Any]) -> Iterator[Finding]:
     timeouts = _pool_facts(reply).get("timeouts")
     soft, hard = timeouts if isinstance(timeouts, Sequence) and len(timeouts) == 2 else (None, None)
+    pool = (expect.get("pools") or {}).get(node.partition("@")[0], {})
+    limits = pool.get("expected") or expect
     for name, actual in (("soft_time_limit", soft), ("time_limit", hard)):
-        wanted = expect.get(name)
+        wanted = limits.get(name)
         if wanted is not None and actual != wanted:
             text = f"{node} has {name} {actual}, expected {wanted}."
             yield Finding("wrong_time_limits", text, node, wanted, actual)

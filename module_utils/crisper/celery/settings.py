@@ -94,27 +94,27 @@ def restart_warning(result: Any, names: Collection[str], since: float) -> str:
     has = "has" if len(services) == 1 else "have"
     return (
         f"Redis was restarted: {AT_A_RESTART} ({listed(services, MOST_SERVICES)} {has} no"
-        f" crisper-worker). {RESTARTS}"
+        f" lease). {RESTARTS}"
     )
 
 
-def planned_restart_warning(steps: Any, health: str) -> str:
+def planned_restart_warning(steps: Any, guard: bool) -> str:
     """Return what a plan that recreates Redis means for tasks; empty where it does no harm.
 
     Args:
         steps: of M(stack_plan).
-        health: stack_app.celery.health; only workers with crisper-worker have a heartbeat.
+        guard: whether the workers are started by the guard, and have leases.
     """
     wanted = ("redis", "recreate")
     recreated = any(
         isinstance(step, Mapping) and (step.get("service"), step.get("action")) == wanted
         for step in (steps if isinstance(steps, list) else [])
     )
-    if not recreated or health == "heartbeat":
+    if not recreated or guard:
         return ""
     return (
-        "Redis is recreated: tasks with late acknowledgement that run at that moment may run twice,"
-        f" unless the workers have crisper-worker. {RESTARTS}"
+        "Redis is recreated: tasks with late acknowledgement that run at that moment may run twice"
+        f" (stack_app.celery.guard is false). {RESTARTS}"
     )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from ..text import printable
 
-# An image without crisper-worker has no dead letters: that is no missing answer.
-NO_PACKAGE = re.compile(r"No module named '?crisper_worker'?(\)|$)")
+# An image of an earlier edition without crisper-worker has no dead letters, and neither has an
+# application without redis-py, whose broker is another one: that is no missing answer.
+NO_PACKAGE = re.compile(r"No module named '?(crisper_worker|redis)'?(\)|$)")
 
 
 def unanswered(results: Mapping[str, Any]) -> list[str]:

@@ -9,16 +9,29 @@ from typing import Any, TypedDict
 
 from .celery_settings import setting_words
 from .container_limits import container_limits, validate_container, worker_pids
+from .guard import health_check, is_guarded, program
 from .names import CANARY, DEFAULT_QUEUE, QUEUE
-from .validators import COUNT, SECONDS, quoted, whole
+from .validators import COUNT, SECONDS, env_text, quoted, whole
+from .worker_options import WITH_LIMITS, limit_of, validate_options, worker_arguments
 
 POOL = re.compile(r"[a-z0-9][a-z0-9-]{0,29}\Z")
+
+
+class Expected(TypedDict):
+    """What the workers of a pool must answer, beside queues; None where they may say anything."""
+
+    pool: str
+    processes: list[int]
+    time_limit: int | None
+    soft_time_limit: int | None
+    max_tasks_per_child: int | None
 
 
 class Pool(TypedDict):
     """A worker pool: its Compose service, and the limits of each of its containers.
 
     ``adopts``: the operator gives no queues; the application names them, see celery.application.
+    ``arguments``: options of its command. ``environment``: its own variables.
     """
 
     name: str
@@ -31,15 +44,23 @@ class Pool(TypedDict):
     cpus: float
     pids: int
     tmp: int
+    arguments: list[str]
+    environment: dict[str, str]
+    expected: Expected
 
 
 class CeleryModel(TypedDict):
     """The properties that workers of a release must have; limits in seconds.
 
-    ``settings``: what they are started with, as words of the command.
+    ``settings``: what they are started with, as words of the command. ``guard``: whether they are
+    started by it. ``health``: how their health is checked. ``program``: the beginning of their
+    command.
     """
 
     app: str
+    guard: bool
+    health: str
+    program: list[str]
     canary_task: str
     expected_tasks: list[str]
     time_limit: int
@@ -59,6 +80,7 @@ def host_name(inventory_name: str) -> str:
 
 def worker_pools(values: Mapping[str, Any]) -> list[Pool]:
     """Return the pools of checked variables; what a pool does not say has a default."""
+    hard, soft = values["celery_task_time_limit"], values["celery_task_soft_time_limit"]
     return [
         {
             "name": pool["name"],
@@ -69,12 +91,38 @@ def worker_pools(values: Mapping[str, Any]) -> list[Pool]:
             "replicas": int(pool.get("replicas", 1)),
             "memory": str(pool.get("memory", "1g")),
             "cpus": float(pool.get("cpus", 1.0)),
+            "arguments": worker_arguments(pool, hard, soft),
+            "environment": {
+                name: env_text(value) for name, value in (pool.get("environment") or {}).items()
+            },
+            "expected": expected_answers(pool, hard, soft),
             **container_limits(
-                {"memory": "1g", **pool}, worker_pids(int(pool.get("concurrency", 1)))
+                {"memory": "1g", **pool}, worker_pids(max(expected_processes(pool)))
             ),
         }
         for pool in values["celery_workers"]
     ]
+
+
+def expected_processes(pool: Mapping[str, Any]) -> list[int]:
+    """Return the least and the most tasks that a worker of a checked pool may run at once."""
+    if pool.get("pool") == "solo":
+        return [1, 1]
+    concurrency = int(pool.get("concurrency", 1))
+    scale = pool.get("autoscale") or {"min": concurrency, "max": concurrency}
+    return [int(scale["min"]), int(scale["max"])]
+
+
+def expected_answers(pool: Mapping[str, Any], hard: Any, soft: Any) -> Expected:
+    """Return what the workers of a checked pool must answer; see `worker_arguments`."""
+    limited = pool.get("pool", "") in WITH_LIMITS
+    return {
+        "pool": pool.get("pool", ""),
+        "processes": expected_processes(pool),
+        "time_limit": limit_of(pool, "time_limit", hard) if limited else None,
+        "soft_time_limit": limit_of(pool, "soft_time_limit", soft) if limited else None,
+        "max_tasks_per_child": whole(pool.get("max_tasks_per_child")),
+    }
 
 
 def celery_model(values: Mapping[str, Any]) -> CeleryModel:
@@ -83,6 +131,9 @@ def celery_model(values: Mapping[str, Any]) -> CeleryModel:
     return {
         "app": celery["app"],
         "canary_task": celery.get("canary_task", CANARY) or "",
+        "guard": is_guarded(celery),
+        "health": health_check(celery),
+        "program": program(celery),
         "expected_tasks": list(celery.get("expected_tasks") or []),
         "time_limit": int(values["celery_task_time_limit"]),
         "soft_time_limit": int(values["celery_task_soft_time_limit"]),
@@ -120,6 +171,7 @@ def validate(values: Mapping[str, Any]) -> Iterator[str]:
             if not COUNT.matches(pool.get(key, 1)):
                 yield f"{where}.{key} is {quoted(pool[key])}: {COUNT.remedy}"
         yield from validate_container(where, pool)
+        yield from validate_options(where, pool)
 
 
 def _queue_problems(where: str, queues: Any) -> Iterator[str]:

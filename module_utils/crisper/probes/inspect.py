@@ -27,7 +27,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "revoked": {},
 }
 # Settings that may leave the container: what tells how a worker works, never where it connects.
-CONF_SHOWN = re.compile(r"(task_|worker_|result_|beat_|accept_content\Z|timezone\Z|enable_utc\Z)")
+CONF_SHOWN = re.compile(
+    r"(task_|worker_|result_|beat_|(accept_content|timezone|enable_utc|crisper_guard)\Z)"
+)
 CONF_HIDDEN = re.compile(
     r"pass|secret|token|api_?key|security|credential|url|dsn|_backend|transport_options|scheduler"
     r"|annotations"

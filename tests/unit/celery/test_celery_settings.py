@@ -153,7 +153,8 @@ def test_a_name_of_a_node_cannot_print_a_line():
 def test_the_warnings_fail_nothing_and_are_in_both_summaries():
     model = stack_model(GOOD)
     after = {"release": "r", "steps": [], "containers": [], "nodes": {"new": [NAME]}}
-    nodes = {NAME: replies({"task_acks_late": False})}
+    guard = {"celery": "5.7.0", "kombu": "5.7.0", "redis": "8.1.0", "missing": {}}
+    nodes = {NAME: replies({"task_acks_late": False, "crisper_guard": guard})}
     report = {"after": after, "proof": {"findings": [], "nodes": nodes}}
     assert value("__verify_findings", model, rollout_report=report) == []
     (text,) = value("__verify_seen", model, rollout_report=report)["warnings"]
@@ -176,19 +177,19 @@ def test_a_restart_of_redis_is_told_where_tasks_may_run_twice(node, restarted, t
     result = {"nodes": {NAME: node}, "restarted": restarted}
     text = restart_warning(result, [NAME], 100.0)
     assert bool(text) is told
-    assert not told or "may run twice (celery-worker has no crisper-worker)" in text
+    assert not told or "may run twice (celery-worker has no lease)" in text
     assert restart_warning(result, ["other@a"], 100.0) == restart_warning(None, [NAME], 1.0) == ""
 
 
 def test_a_plan_tells_what_recreating_redis_means():
     """Regression: an operator learnt of it from tasks that ran twice."""
     step = {"service": "redis", "action": "recreate"}
-    text = planned_restart_warning([step], "ping")
-    assert "that run at that moment may run twice, unless the workers have crisper-worker" in text
-    assert planned_restart_warning([step], "heartbeat") == ""
-    assert planned_restart_warning([{**step, "action": "keep"}], "ping") == ""
-    assert planned_restart_warning([{**step, "service": "nginx"}], "ping") == ""
-    assert planned_restart_warning(None, "ping") == planned_restart_warning([7], "ping") == ""
+    text = planned_restart_warning([step], guard=False)
+    assert "that run at that moment may run twice (stack_app.celery.guard is false)" in text
+    assert planned_restart_warning([step], guard=True) == ""
+    for other in ({**step, "action": "keep"}, {**step, "service": "nginx"}, 7):
+        assert planned_restart_warning([other], guard=False) == ""
+    assert planned_restart_warning(None, guard=False) == ""
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ NEWER = "/usr/local/bin/python: No module named crisper_worker"
         # Regression: an image that needs no crisper-worker was said to give no answer.
         (ABSENT, ""),
         (NEWER, ""),
-        ("ModuleNotFoundError: No module named 'redis'", "No module named 'redis'"),
+        ("ModuleNotFoundError: No module named 'redis'", ""),
+        ("ModuleNotFoundError: No module named 'theirs'", "No module named 'theirs'"),
         ("No module named crisper_worker.aside", "No module named crisper_worker.aside"),
         ("Connection refused", "Connection refused"),
     ],

@@ -32,6 +32,9 @@ def test_the_model_holds_what_verification_expects_of_the_workers():
     assert celery == {
         "app": "project.celery",
         "canary_task": "celery.accumulate",
+        "guard": True,
+        "health": "heartbeat",
+        "program": ["python", "/opt/crisper-guard"],
         "expected_tasks": [],
         "time_limit": 3600,
         "soft_time_limit": 3300,

@@ -514,7 +514,7 @@ def test_what_is_fit_arrives_and_injects_nothing(drawn):
         "nginx-temp:/var/tmp",
     ]
     queues = ",".join(values["celery_workers"][0]["queues"])
-    assert services[pool]["command"][5] == f"--queues={queues}"
+    assert services[pool]["command"][6] == f"--queues={queues}"
     assert "--without-gossip" in services[pool]["command"]  # 100 gossiping workers fill two cores
     assert services["redis"]["image"] == values["image_refs"]["redis"]
 

@@ -1,8 +1,8 @@
 """List the tasks that were set aside, put them back into their queues, or drop them.
 
-    python -m crisper_worker.aside --app project list [--json]
-    python -m crisper_worker.aside --app project requeue ID [ID ...]
-    python -m crisper_worker.aside --app project drop ID [ID ...]
+    python /opt/crisper-guard aside --app project list [--json]
+    python /opt/crisper-guard aside --app project requeue ID [ID ...]
+    python /opt/crisper-guard aside --app project drop ID [ID ...]
 
 Exit code 0: done; 1: an id is not set aside, or Redis is away; 2: usage.
 """
@@ -20,7 +20,8 @@ from celery.app.utils import find_app
 from redis.exceptions import RedisError, ResponseError
 
 from crisper_worker.dead_letters import DeadLetter
-from crisper_worker.lease import TRANSPORTS, open_app_store
+from crisper_worker.lease import open_app_store
+from crisper_worker.lease_state import TRANSPORTS, broker_of
 from crisper_worker.lease_store import LeaseStore
 from crisper_worker.oom_bypass import is_refusal
 from crisper_worker.text import printable
@@ -83,7 +84,7 @@ def act(app: Celery, store: LeaseStore, action: str, ids: Sequence[str]) -> list
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    top = argparse.ArgumentParser(prog="python -m crisper_worker.aside", description=__doc__)
+    top = argparse.ArgumentParser(prog="python /opt/crisper-guard aside", description=__doc__)
     top.formatter_class = argparse.RawDescriptionHelpFormatter
     top.add_argument("--app", "-A", required=True, help="the Celery application, as for celery -A")
     commands = top.add_subparsers(dest="action", required=True)
@@ -101,7 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     app = find_app(options.app)
-    broker = str(app.connection_for_read().transport_cls)
+    broker = broker_of(app)
+    if broker not in TRANSPORTS and options.action == "list":
+        print("[]" if options.json else f"The broker is {broker}: nothing is set aside.")
+        return 0
     if broker not in TRANSPORTS:
         print(f"the broker of {options.app} is {broker}; only Redis is known", file=sys.stderr)
         return 1
@@ -117,7 +121,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

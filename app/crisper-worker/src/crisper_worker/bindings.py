@@ -4,14 +4,14 @@ Every answer to the remote control is routed by such a table, and every start of
 into some. A member of another form breaks each look into the table, a key of another type ends
 each worker that starts. What is removed here could be of no use to kombu: it writes its own anew.
 
-Of kombu 5.7.0 this relies on, read it at each upgrade:
+Of kombu 5.3 to 5.7 this relies on, read it at each upgrade:
 
 - a member is routing key, pattern and queue, joined by ``Channel.sep``; the pattern is empty or
   what ``TopicExchange.key_to_pattern`` makes of the routing key (any other could be no pattern, or
   take for ever).
-- ``get_table``, ``_queue_bind``, ``_refresh_bindings``, ``sweep_bindings`` and ``_delete`` are all
-  that reads and writes the tables; ``keyprefix_queue``, ``keyprefix_binding_permanent``,
-  ``keyprefix_binding_deadlines``, ``state.exchanges``.
+- ``get_table``, ``_queue_bind`` and ``_delete`` are all that reads and writes the tables, since 5.7
+  with ``_refresh_bindings`` and ``sweep_bindings``; ``keyprefix_queue``, ``state.exchanges``, and
+  since 5.7 ``keyprefix_binding_permanent`` and ``keyprefix_binding_deadlines``.
 - ``restore_visible`` runs under the lock ``unacked_mutex``, which lives ``unacked_mutex_expire``.
 """
 
@@ -75,7 +75,7 @@ class BindingsMixin(ChannelBase):
     def _read_table(self, exchange: str) -> list[tuple[str, ...]]:
         key = self.global_keyprefix + self.keyprefix_queue % (exchange,)
         client = self._plain_client()
-        members = cast(set[bytes], client.smembers(key))
+        members = cast("set[bytes]", client.smembers(key))
         if bad := [member for member in members if not is_binding(member, self.sep)]:
             client.srem(key, *bad)
             garbage.dropped.add(f"{len(bad)} members of {key!a}, {bad[0][:100]!a}")
@@ -95,9 +95,12 @@ class BindingsMixin(ChannelBase):
         return act()
 
     def _drop_wrong_types(self, exchanges: Iterable[str]) -> bool:
-        kinds = {self.keyprefix_binding_deadlines: "zset"}
+        # The last two since kombu 5.7.
+        deadlines = getattr(self, "keyprefix_binding_deadlines", "")
+        permanent = getattr(self, "keyprefix_binding_permanent", "")
+        kinds = {deadlines: "zset"} if deadlines else {}
         for exchange in {*exchanges, *self.state.exchanges}:
-            for pattern in (self.keyprefix_queue, self.keyprefix_binding_permanent):
+            for pattern in filter(None, (self.keyprefix_queue, permanent)):
                 kinds[pattern % (exchange,)] = "set"
         client, wrong = self._plain_client(), False
         for name, kind in kinds.items():

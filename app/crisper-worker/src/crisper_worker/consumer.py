@@ -1,46 +1,42 @@
-"""A consumer that does not take a lost connection for lost tasks, and whether it consumes.
+"""A consumer that does not take a lost connection for lost tasks.
 
-Of Celery 5.7.0 this relies on, read it at each upgrade:
+Of Celery 5.3 to 5.7 this relies on, read it at each upgrade:
 
 - ``Consumer.on_connection_error_after_connected`` collects and closes the lost connection,
   ``on_close`` then forgets every request that no process of the pool has accepted (and drops it
   from the pool): ``state.active_requests`` is what still runs. ``Channel.do_restore``: False lets
   a closing channel keep its messages.
-- ``Consumer.call_soon_ack`` puts an acknowledgement off to the event loop's next round.
+- ``AsynPool._cache`` has the jobs of a prefork pool, those with ``_accepted`` are running. Before
+  5.6 ``flush``, which ``on_close`` calls, empties it.
+- ``Consumer.call_soon_ack`` puts an acknowledgement off to the event loop's next round; before 5.7
+  ``call_soon`` does, with ``Message.ack_log_error`` and ``reject_log_error``.
 - ``Consumer.on_unknown_message``, ``on_invalid_task`` and ``on_decode_error`` drop a message.
 - ``Consumer.update_strategies`` reads each task's ``Request`` class.
 - ``WorkController._process_task`` hands a request to the pool, behind ``_quick_acquire``; it gives
   the place back (``_quick_release``) for a revoked task alone.
-- ``state.should_stop`` and the ``worker_shutting_down`` signal are all that SIGTERM does.
-- ``amqp.queues.consume_from`` is what a worker should consume (the remote control's
-  ``cancel_consumer`` takes a queue out of it), ``task_consumer._active_tags`` what it asked for,
-  a virtual channel's ``_consumers`` what is asked for in truth.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from celery import Celery, signals
 from celery.worker import state
 from celery.worker.consumer import Consumer
-from kombu.transport import virtual
 from kombu.utils.imports import symbol_by_name
 
 from crisper_worker import garbage
 from crisper_worker.garbage import DATA_ERRORS
-from crisper_worker.lease import Lease
 from crisper_worker.lease_keeper import LeaseKeeper
+from crisper_worker.lease_state import Lease
 from crisper_worker.messages import described_error
 from crisper_worker.qos import decline
 from crisper_worker.recovery import take_over
 from crisper_worker.requests import counted
 
-SILENCE = 10.0  # seconds without asking for a message; it asks four times a second
-STUCK = 70  # exit code of a worker that ended itself because it no longer consumed
+ACKNOWLEDGEMENTS = ("ack_log_error", "reject_log_error")
 
 
 class LeaseConsumer(Consumer):
@@ -58,6 +54,12 @@ class LeaseConsumer(Consumer):
         """Acknowledge at once: an event loop that is reset would forget it."""
         return p(*args, **kwargs)
 
+    def call_soon(self, p: Any, *args: Any, **kwargs: Any) -> Any:
+        """Acknowledge at once, put off all else."""
+        if getattr(p, "__name__", "") in ACKNOWLEDGEMENTS:
+            return self.call_soon_ack(p, *args, **kwargs)
+        return super().call_soon(p, *args, **kwargs)
+
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Take the loss of the connection; the pool goes on."""
         self._lost = True
@@ -67,7 +69,8 @@ class LeaseConsumer(Consumer):
 
     def on_close(self) -> None:
         """Give back what the worker forgets, keep what a process of the pool runs."""
-        super().on_close()
+        with running_jobs_kept(self.pool):
+            super().on_close()
         keeper = Lease.keeper
         if self._lost and keeper is not None and keeper.store is not None:
             self._lost = False
@@ -94,6 +97,20 @@ class LeaseConsumer(Consumer):
         for task in self.app.tasks.values():
             task.Request = counted(symbol_by_name(task.Request))
         super().update_strategies()
+
+
+@contextlib.contextmanager
+def running_jobs_kept(pool: Any) -> Iterator[None]:
+    """Keep the jobs that processes of a pool run: Celery before 5.6 forgets them with the others.
+
+    Their results would be dropped, and their tasks never be acknowledged.
+    """
+    cache: dict[Any, Any] = getattr(getattr(pool, "_pool", None), "_cache", {})
+    known = dict(cache)
+    yield
+    for number, job in known.items():
+        if getattr(job, "_accepted", False) and not job.ready():
+            cache.setdefault(number, job)
 
 
 def run(controller: Any, process: Callable[[Any], Any], request: Any) -> None:
@@ -126,43 +143,3 @@ def shelve_unfit(message: Any, why: str) -> bool:
         garbage.set_aside.add(why)
     message.ack()
     return True
-
-
-def why_not_consuming(consumer: Any) -> str:
-    """Return why a worker that should consume does not; empty if it does."""
-    task_consumer = consumer.task_consumer
-    channel = task_consumer.channel
-    active = task_consumer._active_tags
-    if isinstance(channel, virtual.Channel):
-        active = {queue for queue, tag in active.items() if tag in channel._consumers}
-    missing = sorted(set(consumer.app.amqp.queues.consume_from) - set(active))
-    if missing:
-        return f"not consumed: {', '.join(missing)}"
-    keeper = getattr(channel, "keeper", None)
-    if keeper is not None and active and channel.qos.can_consume():
-        request_time = channel._brpop_sent_at
-        if request_time is not None and time.monotonic() - request_time > SILENCE:
-            return "no message was asked for in a while"
-    return ""
-
-
-def broker_answers(app: Celery) -> bool:
-    """Return whether the broker could be consumed from now."""
-    keeper = Lease.keeper
-    try:
-        if keeper is not None and keeper.store is not None:
-            return bool(keeper.store.redis.ping())
-        with app.connection_for_read() as connection:
-            connection.connect()
-    except Exception:
-        # Each transport has errors of its own, and all of them say no.
-        return False
-    return True
-
-
-def shut_down(consumer: Any) -> None:
-    """Shut down as SIGTERM does, but for the exit code."""
-    signals.worker_shutting_down.send(
-        sender=consumer.hostname, sig="STUCK", how="Warm", exitcode=STUCK
-    )
-    state.should_stop = STUCK

@@ -64,7 +64,7 @@ class DeadLetter:
                 entry.task_id == field_name
                 and all(isinstance(t, str) for t in (entry.task, entry.reason, entry.source))
                 and isinstance(entry.deliveries, int)
-                and isinstance(entry.at, int | float)
+                and isinstance(entry.at, (int, float))
                 and math.isfinite(entry.at)
                 and 0 <= entry.at < 1e11  # a year of four digits
                 and isinstance(entry.message, dict)
@@ -127,7 +127,7 @@ class DeadLetters:
 
     def entries(self) -> dict[str, DeadLetter]:
         """Return the tasks that were set aside, by task id, the oldest first."""
-        found = cast(dict[bytes, bytes], self.redis.hgetall(self.keys.aside))
+        found = cast("dict[bytes, bytes]", self.redis.hgetall(self.keys.aside))
         entries = [DeadLetter.load(text_of(name), raw) for name, raw in found.items()]
         return {entry.task_id: entry for entry in sorted(entries, key=lambda entry: entry.at)}
 

@@ -76,7 +76,7 @@ class GarbageLog:
 
 dropped = GarbageLog("entries in Redis cannot be read and were dropped")
 set_aside = GarbageLog(
-    "messages cannot be read or run and were set aside (python -m crisper_worker.aside list)"
+    "messages cannot be read or run and were set aside (playbooks/status.yml lists them)"
 )
 declined = GarbageLog("times a worker could not take a message")
 blocked = GarbageLog("times no task could be taken: a key in Redis has another type")
@@ -110,7 +110,7 @@ def _undeliverable(message: dict[str, Any]) -> str:
     if not isinstance(properties["delivery_tag"], str):
         return "its delivery_tag is no text"
     properties["delivery_tag"].encode()
-    if not all(isinstance(info[name], str | None) for name in ("exchange", "routing_key")):
+    if not all(isinstance(info[name], (str, type(None))) for name in ("exchange", "routing_key")):
         return "its delivery_info names no queue"
     if message.get("body"):
         decoder: Any = Decoder()

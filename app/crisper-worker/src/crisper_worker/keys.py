@@ -61,9 +61,9 @@ class Keys:
     def wrong_types(self, redis: Redis, lists: Iterable[str]) -> str:
         """Return which of the keys, and of `lists`, have another type than Celery's, in words."""
         kinds = {self.unacked: "hash", self.index: "zset", self.lease: "zset"}
-        kinds |= {self.holders: "hash", self.started: "set", self.aside: "hash"}
+        kinds.update({self.holders: "hash", self.started: "set", self.aside: "hash"})
         wrong = []
-        for key, kind in (kinds | dict.fromkeys(lists, "list")).items():
+        for key, kind in {**kinds, **dict.fromkeys(lists, "list")}.items():
             found = text_of(cast(bytes, redis.type(key)))
             if found not in (kind, "none"):
                 wrong.append(f"{key!a} is a {found} instead of a {kind}")

@@ -1,12 +1,12 @@
 """Leases for the workers of an application: the settings of this process, and its stores.
 
-Of Celery 5.7.0 and kombu 5.7.0 this relies on, read it at each upgrade:
+Of Celery and kombu 5.3 to 5.7 this relies on, read it at each upgrade:
 
 - ``Channel._get_pool()`` makes a connection pool from the broker's URL and options, for Sentinel
   too; ``global_keyprefix``, ``unacked_key``, ``unacked_index_key``.
 - ``kombu.transport.TRANSPORT_ALIASES`` and ``_transport_cache``: what ``redis://`` means.
 - ``loader.override_backends``: what ``redis://`` means as a result backend.
-- the ``worker_consumer`` setting and the ``celeryd_init`` signal, which comes before it is read.
+- the ``worker_consumer`` setting, which is read after the ``celeryd_init`` signal.
 - ``request.properties["delivery_tag"]`` in the process of the pool.
 """
 
@@ -22,17 +22,12 @@ import kombu.transport
 from celery import Celery, signals
 from redis.exceptions import RedisError
 
-from crisper_worker.lease_keeper import LeaseKeeper
+from crisper_worker.lease_state import TRANSPORTS, Lease, broker_of
 from crisper_worker.lease_store import LeaseStore
 from crisper_worker.oom_bypass import OomBypassRedis
 
 log = logging.getLogger(__name__)
 SOCKET_TIMEOUT = 5.0  # seconds, where the transport options have none
-TRANSPORTS = {
-    "redis": "crisper_worker.transport:Transport",
-    "rediss": "crisper_worker.transport:Transport",
-    "sentinel": "crisper_worker.transport:SentinelTransport",
-}
 RESULTS = {
     "redis": "crisper_worker.results:Results",
     "rediss": "crisper_worker.results:Results",
@@ -41,35 +36,25 @@ RESULTS = {
 CONSUMER = "crisper_worker.consumer:LeaseConsumer"
 
 
-class Lease:
-    """The settings of this process and, in a worker, its keeper."""
+def arm_lease(app: Celery, seconds: float, max_deliveries: int) -> str:
+    """Give this worker of `app` leases of `seconds`, before it makes its consumer.
 
-    seconds = 0.0
-    max_deliveries = 0
-    keeper: LeaseKeeper | None = None
-
-
-def arm_lease(app: Celery, seconds: float, max_deliveries: int) -> None:
-    """Give the workers of `app` leases of `seconds`; nothing else is touched."""
-
-    @signals.celeryd_init.connect(weak=False)
-    def _starting(instance: Any = None, **_kwargs: Any) -> None:
-        if instance is None or instance.app is not app:
-            return
-        broker = str(app.connection_for_read().transport_cls)
-        if broker not in TRANSPORTS:
-            log.warning("the lease needs Redis as broker and is off: the broker is %s", broker)
-            return
-        if app.conf.worker_consumer != "celery.worker.consumer:Consumer":
-            log.warning("worker_consumer is %s: the lease is off", app.conf.worker_consumer)
-            return
-        Lease.seconds, Lease.max_deliveries = seconds, max_deliveries
-        for name, transport in TRANSPORTS.items():
-            kombu.transport.TRANSPORT_ALIASES[name] = transport
-            kombu.transport._transport_cache.pop(name, None)
-        app.loader.override_backends = {**RESULTS, **app.loader.override_backends}
-        app.conf.worker_consumer = CONSUMER
-        signals.task_prerun.connect(_started)
+    Returns:
+        Why it has none; empty if it has.
+    """
+    broker = broker_of(app)
+    if broker not in TRANSPORTS:
+        return f"the lease needs Redis as broker, and it is {broker}"
+    if app.conf.worker_consumer != "celery.worker.consumer:Consumer":
+        return f"the application has a worker_consumer of its own, {app.conf.worker_consumer}"
+    Lease.seconds, Lease.max_deliveries = seconds, max_deliveries
+    for name, transport in TRANSPORTS.items():
+        kombu.transport.TRANSPORT_ALIASES[name] = transport
+        kombu.transport._transport_cache.pop(name, None)
+    app.loader.override_backends = {**RESULTS, **app.loader.override_backends}
+    app.conf.worker_consumer = CONSUMER
+    signals.task_prerun.connect(_started)
+    return ""
 
 
 def open_store(channel: Any, holder: str) -> LeaseStore:

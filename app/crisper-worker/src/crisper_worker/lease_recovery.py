@@ -119,8 +119,8 @@ class Recovery:
                 )
         elif store.shelve(tag, str(error), before):
             log.error(
-                "message %a cannot be read and was set aside (python -m crisper_worker.aside"
-                " list): %s. %s",
+                "message %a cannot be read and was set aside (playbooks/status.yml lists"
+                " it): %s. %s",
                 tag,
                 error,
                 WRITER,
@@ -131,4 +131,4 @@ def is_outage(error: Exception) -> bool:
     """Return whether Redis is away or takes nothing: no other message would fare better."""
     if isinstance(error, ResponseError):
         return is_refusal(error)
-    return isinstance(error, RedisError | OSError)
+    return isinstance(error, (RedisError, OSError))

@@ -76,7 +76,8 @@ class LeaseStore:
         Returns:
             The server's time in seconds, and the tags that are not this holder's any more.
         """
-        now, lost = 0.0, set[str]()
+        now = 0.0
+        lost: set[str] = set()
         for start in range(0, max(len(tags), 1), BATCH):
             answer = self._renew(
                 keys=[self.keys.index, self.keys.lease, self.keys.holders],
@@ -185,7 +186,7 @@ class LeaseStore:
     def expired(self, before: float, start: int = 0) -> list[str]:
         """Return tags that were not renewed since the time `before`, without the first `start`."""
         tags = self.redis.zrangebyscore(self.keys.lease, "-inf", before, start=start, num=BATCH)
-        return [text_of(tag) for tag in cast(list[bytes], tags)]
+        return [text_of(tag) for tag in cast("list[bytes]", tags)]
 
     def give_back(self, tag: str, *, last: bool = False) -> bool:
         """Put an own message back into its list, as the next one or as the `last`."""

@@ -39,7 +39,7 @@ def misshapen(message: Any) -> str:
     headers = message.get("headers") or {}
     for name in ("id", "task"):
         value = headers.get(name)
-        if value is not None and not isinstance(value, str | int):
+        if value is not None and not isinstance(value, (str, int)):
             return f"the {name} of its task is a {type(value).__name__}"
         try:
             str(value).encode()

@@ -1,7 +1,7 @@
 """Poison: a task that kills the worker or the process that runs it, time after time.
 
 After `limit` deliveries that ended in a death its message is set aside: the task has failed, and
-`python -m crisper_worker.aside` lists it, puts it back or drops it.
+`crisper_worker.aside` lists it, puts it back or drops it.
 """
 
 from __future__ import annotations
@@ -37,5 +37,5 @@ def failure(entry: DeadLetter) -> SetAsideError:
     label = f"{shorten(entry.task)}[{shorten(entry.task_id)}]"
     return SetAsideError(
         f"{label} was set aside: it {entry.reason}. It waits for"
-        " `python -m crisper_worker.aside requeue` or `drop`."
+        " `playbooks/status.yml --tags requeue` or `--tags drop`."
     )

@@ -1,6 +1,6 @@
 """Deliveries under a lease: taken, acknowledged, given back.
 
-Of kombu 5.7.0 this relies on, read it at each upgrade:
+Of kombu 5.3 to 5.7 this relies on, read it at each upgrade:
 
 - ``QoS.append`` registers a delivery (``unacked``, ``unacked_index``), ``ack``, ``reject``,
   ``restore_unacked`` (a channel that closes) and ``restore_visible`` (kombu's own sweep) end it.
@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 from crisper_worker import garbage
 from crisper_worker.bindings import free_mutex
 from crisper_worker.keys import Keys
-from crisper_worker.lease import Lease
+from crisper_worker.lease_state import Lease
 from crisper_worker.messages import UnreadableError, described_error, text_of
 from crisper_worker.poison import judged
 

@@ -10,7 +10,7 @@ from celery.app.task import Context
 from kombu.transport import redis as kombu_redis
 
 from crisper_worker.garbage import Decoder
-from crisper_worker.lease import Lease
+from crisper_worker.lease_state import Lease
 from crisper_worker.lease_store import LeaseStore
 from crisper_worker.messages import Delivery, described_error
 from crisper_worker.poison import failure, judged

@@ -1,6 +1,6 @@
 """Requests that count the deaths of their processes, and refuse what no process can run.
 
-Of Celery 5.7.0 this relies on, read it at each upgrade:
+Of Celery 5.3 to 5.7 this relies on, read it at each upgrade:
 
 - ``Request.on_failure`` gets the `WorkerLostError` of a lost process (or the `SystemExit` it left
   by); an `InvalidTaskError` of the constructor leads to ``Consumer.on_invalid_task``. Behind it a
@@ -8,6 +8,8 @@ Of Celery 5.7.0 this relies on, read it at each upgrade:
 - a ``Reject`` with ``requeue=False`` and the reason is what `Task.retry` makes of a retry that it
   could not queue.
 - ``Request.message.delivery_tag``.
+- ``_already_cancelled``, ``_already_revoked``, ``state.should_terminate``; since 5.7
+  ``_success_was_stored`` and ``Task.retry_on_worker_lost``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from celery.worker import state
 from redis.exceptions import RedisError, ResponseError
 
 from crisper_worker.garbage import DATA_ERRORS
-from crisper_worker.lease import Lease, own_store
+from crisper_worker.lease import own_store
+from crisper_worker.lease_state import Lease
 from crisper_worker.messages import UnreadableError, described_error
 from crisper_worker.oom_bypass import is_refusal
 from crisper_worker.poison import failure, judged
@@ -48,17 +51,17 @@ def nesting(value: Any, most: int) -> int:
         inner = [
             item
             for one in level
-            if isinstance(one, dict | list | tuple)
+            if isinstance(one, (dict, list, tuple))
             for item in (one.values() if isinstance(one, dict) else one)
         ]
-        depth += any(isinstance(one, dict | list | tuple) for one in level)
+        depth += any(isinstance(one, (dict, list, tuple)) for one in level)
         level = inner
     return depth
 
 
 def is_limit(value: Any) -> bool:
     """Return whether a value is a time limit in seconds, or none."""
-    return value is None or (isinstance(value, int | float) and 0 <= value < 1e9)
+    return value is None or (isinstance(value, (int, float)) and 0 <= value < 1e9)
 
 
 def misfit_headers(headers: dict[str, Any], limits: Any) -> list[str]:
@@ -70,11 +73,11 @@ def misfit_headers(headers: dict[str, Any], limits: Any) -> list[str]:
     stamped = headers.get("stamped_headers") or []
     fine = {
         "id": isinstance(headers["id"], str),
-        "timelimit": isinstance(limits, list | tuple)
+        "timelimit": isinstance(limits, (list, tuple))
         and len(limits) == 2
         and all(map(is_limit, limits)),
         "retries": isinstance(headers.get("retries") or 0, int),
-        "stamped_headers": isinstance(stamped, list | tuple)
+        "stamped_headers": isinstance(stamped, (list, tuple))
         and all(isinstance(name, str) for name in stamped),
         "stamps": isinstance(headers.get("stamps") or {}, dict),
     }
@@ -87,8 +90,8 @@ def misfit_embed(embed: Any) -> list[str]:
         return ["what stands behind its arguments"]
     several = [embed.get(name) or [] for name in MANY] if embed else []
     fine = {
-        name: isinstance(value, list | tuple) and all(isinstance(one, dict) for one in value)
-        for name, value in zip(MANY, several, strict=False)
+        name: isinstance(value, (list, tuple)) and all(isinstance(one, dict) for one in value)
+        for name, value in zip(MANY, several)
     }
     fine["chord"] = isinstance((embed or {}).get("chord") or {}, dict)
     return [name for name, good in fine.items() if not good]
@@ -132,11 +135,11 @@ class Counted(RequestBase):
 
     def _killed_its_process(self, error: BaseException) -> bool:
         return (
-            isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt)
+            isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt))
             and self.task.acks_late
             and self.task.reject_on_worker_lost
             and not (self._already_cancelled or self._already_revoked or state.should_terminate)
-            and not self._success_was_stored()
+            and not getattr(self, "_success_was_stored", bool)()
         )
 
     def _set_aside(self, cause: str) -> ExceptionInfo | None:
@@ -161,7 +164,7 @@ class Counted(RequestBase):
         """Return whether Celery's own tries (``task_retry_on_worker_lost``) are used up."""
         task, retries = self.task, self._context.retries
         return bool(
-            task.retry_on_worker_lost
+            getattr(task, "retry_on_worker_lost", False)
             and task.max_retries is not None
             and retries >= task.max_retries
         )
@@ -177,7 +180,7 @@ def counted(request: type) -> type:
 
 def is_away(reason: Any) -> bool:
     """Return whether a task was rejected because the broker does not take its retry."""
-    if not isinstance(reason, kombu.exceptions.OperationalError | ConnectionError | RedisError):
+    if not isinstance(reason, (kombu.exceptions.OperationalError, ConnectionError, RedisError)):
         return False
     return not isinstance(reason, ResponseError) or is_refusal(reason)
 

@@ -1,6 +1,7 @@
 """Results that are stored at Redis's memory limit, too.
 
-Of Celery 5.7.0 this relies on ``RedisBackend._get_client()`` and ``exception_safe_to_retry``.
+Of Celery 5.3 to 5.7 this relies on ``RedisBackend._get_client()``, ``connection_errors`` and
+``exception_safe_to_retry``, of which Celery's own says no to everything before 5.5.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ class Results(celery_redis.RedisBackend):
 
     def exception_safe_to_retry(self, exc: Exception) -> bool:
         """Return whether to wait and store it again, with ``result_backend_always_retry``."""
-        return is_refusal(exc) or super().exception_safe_to_retry(exc)
+        away = isinstance(exc, self.connection_errors)
+        return away or is_refusal(exc) or super().exception_safe_to_retry(exc)
 
 
 class SentinelResults(Results, celery_redis.SentinelBackend):

@@ -1,42 +1,44 @@
 """A transport that takes messages under a lease.
 
-Of kombu 5.7.0 this relies on, read it at each upgrade:
+Of kombu 5.3 to 5.7 this relies on, read it at each upgrade:
 
-- ``Channel._brpop_start`` sends, ``_brpop_read`` reads; between them ``_in_poll`` is the
-  connection and ``_brpop_sent_at`` the time (the health check of the connection looks at it).
+- ``Channel._brpop_start`` sends, ``_brpop_read`` reads; between them ``_in_poll`` is the connection
+  and, since 5.7, ``_brpop_sent_at`` the time (the health check of the connection looks at it);
+  ``_flush_brpop_reauth`` ends both since 5.7.
   BRPOP takes a message out of Redis before the worker has it: a worker, Redis or network that
   goes away in between loses it. Here a script takes and registers in one step, and the waiting
   is a BLMOVE from a list's end to the same end, which changes nothing.
-- ``Channel._receive_one`` reads a broadcast (``_handle_message``, ``_in_listen``), and
-  ``_do_restore_message`` puts a message back within a transaction: kombu's own ends the worker by
-  what it cannot read, and drops what it cannot restore. What ``Transport._deliver`` raises ends the
-  worker, too. A ``Consumer``'s callback is a method of it, so that ``accept`` is known.
+- ``Channel._do_restore_message`` puts a message back within a transaction: kombu's own ends the
+  worker by what it cannot read, and drops what it cannot restore. What ``Transport._deliver``
+  raises ends the worker, too. A ``Consumer``'s callback is a method of it, so that ``accept`` is
+  known.
 - ``_q_for_pri``, ``_queue_cycle``.
-- ``Channel._get_client()`` makes what makes clients, the script ``REFRESH_BINDING`` binds the queue
-  of the remote control's answers (``_refresh_binding``), ``Channel._put`` queues a message (a
-  task's has the header ``task``, and ``retries`` when it tries again; an answer has neither).
+- ``Channel._get_client()`` makes what makes clients, since 5.7 the script ``REFRESH_BINDING`` binds
+  the queue of the remote control's answers (``_refresh_binding``), ``Channel._put`` queues a
+  message (a task's has the header ``task``, and ``retries`` when it tries again; an answer has
+  neither).
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
-from collections.abc import Iterator
 from queue import Empty
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import dumps
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from crisper_worker import garbage
 from crisper_worker.bindings import BindingsMixin
+from crisper_worker.broadcasts import BroadcastMixin, callback_of_control, garbage_dropped
 from crisper_worker.dead_letters import unreadable_entry
-from crisper_worker.garbage import DATA_ERRORS, check_control, read_message
-from crisper_worker.lease import Lease, holder_name, open_store
+from crisper_worker.garbage import DATA_ERRORS, read_message
+from crisper_worker.lease import holder_name, open_store
 from crisper_worker.lease_keeper import LeaseKeeper
+from crisper_worker.lease_state import Lease
 from crisper_worker.messages import UnreadableError, described_error, text_of
 from crisper_worker.oom_bypass import (
     INCOMING,
@@ -70,14 +72,13 @@ class PrefixedClient(kombu_redis.PrefixedStrictRedis, OomBypassRedis):
         )
 
 
-class LeaseMixin(BindingsMixin):
+class LeaseMixin(BroadcastMixin, BindingsMixin):
     """A channel that takes messages under a lease if all its consumers acknowledge."""
 
     QoS = QoS
+    _brpop_sent_at: Any = None
     # kombu sets both to None first.
-    _brpop_sent_at: Any
     _in_poll: Any
-    _in_listen: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.keeper: LeaseKeeper | None = None
@@ -122,10 +123,10 @@ class LeaseMixin(BindingsMixin):
             callback = callback_of_control(callback)
         return super().basic_consume(queue, no_ack, callback, *args, **kwargs)
 
-    def _brpop_start(self, timeout: float | None = None) -> None:
+    def _brpop_start(self, *timeout: Any) -> None:
         self._asked_kombus_way = self.keeper is None
         if self.keeper is None:
-            super()._brpop_start(timeout)
+            super()._brpop_start(*timeout)
             return
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
@@ -168,7 +169,7 @@ class LeaseMixin(BindingsMixin):
             return True
         finally:
             self._in_poll = None
-            self._flush_brpop_reauth()
+            getattr(self, "_flush_brpop_reauth", bool)()
 
     def _read_answer(self, keeper: LeaseKeeper, **options: Any) -> Any:
         """Return what Redis answers to the take script or the waiting; None if it refuses it.
@@ -220,29 +221,6 @@ class LeaseMixin(BindingsMixin):
             if not decline(self.qos, tag, error):
                 raise
 
-    def _receive_one(self, c: Any) -> Any:
-        """Read one broadcast: remote control, gossip, events. Drop garbage.
-
-        Raises:
-            Empty: it was garbage.
-        """
-        try:
-            response = c.parse_response()
-        except self.connection_errors:
-            self._in_listen = None
-            raise
-        if not isinstance(response, list | tuple):
-            return None
-        payload = self._handle_message(c, response)
-        if not bytes_to_str(payload["type"]).endswith("message") or not payload["data"]:
-            return None
-        channel = bytes_to_str(payload["channel"])
-        if channel.startswith("/"):
-            channel = channel.partition(".")[2]
-        with garbage_dropped(f"the broadcast {channel}"):
-            message = loads(bytes_to_str(payload["data"]))
-            return self._deliver_fanout_message(message, channel.split("/", 1)[0])
-
     def _do_restore_message(
         self, payload: Any, exchange: Any, routing_key: Any, pipe: Any, leftmost: bool = False
     ) -> None:
@@ -269,32 +247,6 @@ class LeaseMixin(BindingsMixin):
             return
         for name in lists:
             (pipe.lpush if leftmost else pipe.rpush)(name, text)
-
-
-@contextlib.contextmanager
-def garbage_dropped(place: str) -> Iterator[None]:
-    """Log what cannot be read, and go on as if nothing had come: nothing there is a task.
-
-    Raises:
-        Empty: something was dropped.
-    """
-    try:
-        yield
-    except DATA_ERRORS as error:
-        garbage.dropped.add(f"{place}: {described_error(error)}")
-        raise Empty from None
-
-
-def callback_of_control(callback: Any) -> Any:
-    """Return a consumer's callback that raises at what the remote control cannot take."""
-    accept = getattr(getattr(callback, "__self__", None), "accept", None)
-
-    @functools.wraps(callback)
-    def checked(message: Any) -> Any:
-        check_control(message, accept)
-        return callback(message)
-
-    return checked
 
 
 class Channel(LeaseMixin, kombu_redis.Channel):
