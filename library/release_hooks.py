@@ -20,7 +20,7 @@ options:
   point:
     description: The point of the deploy.
     type: str
-    choices: [before_switch, after_switch, after_rollback]
+    choices: [before_start, before_switch, after_switch, after_rollback]
     required: true
   hooks:
     description: The commands.
@@ -84,7 +84,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "release": {"type": "str", "required": True},
     "point": {
         "type": "str",
-        "choices": ["before_switch", "after_switch", "after_rollback"],
+        "choices": ["before_start", "before_switch", "after_switch", "after_rollback"],
         "required": True,
     },
     "hooks": HOOK_SPEC,

@@ -22,6 +22,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "collections")]
+from ansible_collections.crisper.stack.plugins.module_utils.model.defaults import (  # noqa: E402
+    IMAGE_REFS,
+    LIMITS,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.upstream import Upstreams  # noqa: E402
 from entry_backend import BLOCK, pattern  # noqa: E402
 from hostile_values import example, unsafe, written  # noqa: E402
@@ -161,9 +165,8 @@ class Entry:
             values: variables of the inventory.
         """
         self.folder, self.name = folder, name
-        limits = stack_defaults()["stack_limits"]
-        own = limits["nginx"] | ({"memory": memory} if memory else {})
-        values["stack_limits"] = limits | {"nginx": own | ({"cpus": workers} if workers else {})}
+        own = LIMITS["nginx"] | ({"memory": memory} if memory else {})
+        values["stack_limits"] = {"nginx": own | ({"cpus": workers} if workers else {})}
         files = rendered(**values)
         for path, content in files.items():
             if path.startswith("nginx/"):
@@ -184,7 +187,7 @@ class Entry:
         upstreams.prepare(RELEASE)
         upstreams.switch(RELEASE)
         backend = {
-            "image": stack_defaults()["image_refs"]["python"],
+            "image": IMAGE_REFS["python"],
             "command": ["python", "/entry_backend.py", str(PORT)],
             "volumes": [f"{folder}/entry_backend.py:/entry_backend.py:ro"],
             "networks": {"edge": {"aliases": [f"backend-{RELEASE}"]}},
@@ -292,8 +295,3 @@ class Entry:
         result.status = int(answer.split()[1]) if answer else 0
         result.right = result.status == 200 and answer.endswith(b"\r\n\r\n%d" % size)
         return result
-
-
-def stack_defaults() -> dict[str, Any]:
-    """Return the defaults of role stack."""
-    return yaml.safe_load((ROOT / "roles/stack/defaults/main.yml").read_text())

@@ -30,7 +30,7 @@ app.conf.update(
     task_default_queue=DEFAULT,
     task_routes={
         "regenerate_embedding_task": {"queue": "embeddings"},
-        "run_research": {"queue": settings().research_queue},
+        "tasks.run_research": {"queue": settings().research_queue},
     },
     task_time_limit=settings().celery_task_time_limit,
     task_soft_time_limit=settings().celery_task_soft_time_limit,
@@ -58,7 +58,7 @@ app.conf.update(
     redis_socket_connect_timeout=2,
     beat_schedule={
         "health-check": {
-            "task": "health_check",
+            "task": "tasks.health_check",
             "schedule": 60.0,
             # A worker that was away for an hour must not find 60 of them.
             "options": {"expires": 50},

@@ -17,6 +17,7 @@ from backend import rag_cache, vectors
 from backend.celery_app import app
 from backend.db import engine, session
 from backend.embeddings import embed
+from backend.former_names import task
 from backend.models import Item, Status
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ PASSING = (
 )
 
 
-@app.task(name="health_check", bind=True, ignore_result=False)
+@task(name="tasks.health_check", former="health_check", bind=True, ignore_result=False)
 def health_check(self: Task) -> dict[str, Any]:
     """Tell which worker ran it: the canary of a deploy."""
     return {"worker": self.request.hostname, "status": "ok"}

@@ -7,7 +7,7 @@ from typing import Any
 from celery import Task
 from celery.utils.time import get_exponential_backoff_interval
 
-from backend.celery_app import app
+from backend.former_names import task
 from backend.settings import settings
 from backend.tasks import PASSING, is_time_up, told
 
@@ -16,8 +16,9 @@ class ResearchError(RuntimeError):
     """Why there is no report."""
 
 
-@app.task(
-    name="run_research",
+@task(
+    name="tasks.run_research",
+    former="run_research",
     bind=True,
     max_retries=3,
     soft_time_limit=settings().research_seconds,

@@ -21,7 +21,7 @@ LIMIT = 10.0  # seconds for all checks that ask servers
 IMPORT_LIMIT = 30.0  # seconds, on a slow machine the first time
 ASK = 4.0  # seconds that workers have to answer
 SECRET = 32  # characters; PyJWT warns of shorter ones
-TASKS = {"health_check", "regenerate_embedding_task", "run_research"}
+TASKS = {"tasks.health_check", "regenerate_embedding_task", "tasks.run_research"}
 ROUTES = {
     ("get", "/health"),
     ("get", "/ready"),

@@ -359,14 +359,12 @@ def variables(workers: int, colour: str) -> dict[str, Any]:
     app = yaml.safe_load(text)["stack_app"]
     app["environment"].update(COLOUR=colour, LOAD_TEST="true")
     app["celery"]["expected_tasks"].append("load_test")
-    limits = yaml.safe_load((ROOT / "roles/stack/defaults/main.yml").read_text())["stack_limits"]
-    limits["redis"] = {"memory": "3g", "cpus": 1.0}
     pool = {"name": "default", "queues": [CONSUMED, "embeddings"], "concurrency": 1}
     pool |= {"replicas": workers, "memory": "256m", "cpus": 1.0}
     return {
         "stack_hosts": "bench",
         "stack_app": app,
-        "stack_limits": limits,
+        "stack_limits": {"redis": {"memory": "3g", "cpus": 1.0}},
         "celery_workers": [pool],
         "rollout_wait_timeout": 900,
         # Fifty workers' limits are more than such a machine has; they use 150 MB each.

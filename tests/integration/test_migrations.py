@@ -303,6 +303,16 @@ def test_without_its_controller_it_ends_the_step_and_begins_no_other(stack: Stac
     assert (answer["pending"], stack.log()) == (False, ["B begun", "B ended", "hook"])
 
 
+def test_commands_after_the_migration_run_once_though_none_was_pending(stack: Stack) -> None:
+    hook = psql("INSERT INTO log VALUES ('hook')")
+    hooks = {"after_migrate": [{"name": "post", "command": hook, "timeout": 60}]}
+    for changed in (True, False):
+        answer = stack.result(stack.migration(check_command=["true"], hooks=hooks))
+        assert (answer["pending"], answer["changed"]) == (False, changed)
+    assert stack.log() == ["hook"]
+    assert not stack.manifest().get("migrated")
+
+
 def test_what_nobody_saw_the_end_of_blocks_the_way_back(stack: Stack) -> None:
     with stack.lock("SELECT pg_advisory_lock(1)"):
         first = stack.migration(command=waits(1, "B"))

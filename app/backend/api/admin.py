@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from sqlalchemy import select, update
 
 from backend import rag_cache, vectors
@@ -54,7 +54,12 @@ class ItemOut(BaseModel):
 class Bulk(BaseModel):
     """Ids of the items whose embeddings are to be made anew."""
 
-    item_ids: list[ItemId] = Field(max_length=10_000, examples=[[1, 2, 3]])
+    # `item_ids` is its former name, which scripts of operators still send.
+    context_ids: list[ItemId] = Field(
+        max_length=10_000,
+        examples=[[1, 2, 3]],
+        validation_alias=AliasChoices("context_ids", "item_ids"),
+    )
 
 
 class Queued(BaseModel):
@@ -128,7 +133,7 @@ def delete_item(item_id: ItemId, _: Admin) -> None:
 @router.post("/api/admin/bulk/regenerate-embeddings", status_code=202)
 def bulk_regenerate_embeddings(bulk: Bulk, admin: Admin) -> Queued:
     """Queue one task per known item and answer at once; unknown ids are reported."""
-    wanted = list(dict.fromkeys(bulk.item_ids))
+    wanted = list(dict.fromkeys(bulk.context_ids))
     if not wanted:
         return Queued(queued_count=0, task_ids=[], unknown_ids=[])
     # Published before the commit: a broker that is away leaves no item PENDING that nobody will

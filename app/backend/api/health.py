@@ -127,7 +127,7 @@ _asking, _checking = _Asking(_ask_in_time), _Asking(_check_all)
 
 @router.get("/api/celery/health", responses=DOWN)
 async def celery_health(response: Response) -> dict[str, Any]:
-    """A worker ran the ``health_check`` task; 503 within 5 s tells what is down."""
+    """A worker ran the ``tasks.health_check`` task; 503 within 5 s tells what is down."""
     try:
         return await _asking.answer()
     except NoAnswerError:

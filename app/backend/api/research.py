@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from backend.api.errors import errors
 from backend.callers import Caller, Starting, new_id
@@ -21,10 +21,53 @@ router = APIRouter(prefix="/api/research", tags=["research"])
 Query = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
 
 
-class Subject(BaseModel):
-    """What is to be researched."""
+Constraint = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
+
+
+class Question(BaseModel):
+    """What is to be researched, as one text."""
 
     query: Query
+
+
+class Topic(BaseModel):
+    """What is to be researched, and what the report has to keep to: a text, a list or by name."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"topic": "Royal palaces of Seoul", "constraints": {"days": 2, "budget": "low"}},
+                {"topic": "Royal palaces of Seoul", "constraints": ["on foot", "with children"]},
+            ]
+        }
+    )
+
+    topic: Query
+    constraints: Annotated[
+        Constraint
+        | Annotated[list[Constraint], Field(max_length=20)]
+        | Annotated[dict[Constraint, Constraint | bool | int], Field(max_length=20)]
+        | None,
+        Field(union_mode="left_to_right"),
+    ] = None
+
+    @property
+    def query(self) -> str:
+        """The topic with its constraints behind it, as the task takes it."""
+        match self.constraints:
+            case None:
+                return self.topic
+            case str(text):
+                parts = [text]
+            case list(texts):
+                parts = texts
+            case named:
+                parts = [f"{name}: {value}" for name, value in named.items()]
+        told = "; ".join(filter(str.strip, parts))
+        return f"{self.topic} ({told})" if told else self.topic
+
+
+Subject = Question | Topic
 
 
 class Report(BaseModel):
@@ -53,7 +96,8 @@ class Started(BaseModel):
     """Where to ask for it: GET /api/task/{task_id}, and /events below it."""
 
     task_id: str
-    status: str
+    status: Literal["processing"] = "processing"
+    message: str
 
 
 def _no_report(status: int, task_id: str, error: str) -> HTTPException:
@@ -102,4 +146,6 @@ async def start_research(question: Subject, who: Starting) -> Started:
     """Queue it and answer at once; only who started it may ask for it."""
     task_id = new_id(who.owners[0])
     await _start(question.query, task_id, who)
-    return Started(task_id=task_id, status="pending")
+    return Started(
+        task_id=task_id, message=f"The research is queued; ask GET /api/task/{task_id} for it."
+    )

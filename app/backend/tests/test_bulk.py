@@ -21,7 +21,7 @@ def test_ten_thousand_are_queued_in_one_round_trip(
     redis.delete("embeddings")
     before = reads(redis)
     try:
-        answer = admin.post(BULK, json={"item_ids": items}, timeout=60)
+        answer = admin.post(BULK, json={"context_ids": items}, timeout=60)
         writes, events = (now - then for now, then in zip(reads(redis), before, strict=True))
         assert answer.status_code == 202, answer.text
         assert answer.json()["queued_count"] == len(set(answer.json()["task_ids"])) == 10_000

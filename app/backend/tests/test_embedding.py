@@ -21,7 +21,7 @@ def test_an_item_gets_its_vector(
     items = make_items("Gyeongbokgung", "남산타워")
     shown = admin.get(f"/api/admin/items/{items[0]}").json()
     assert (shown["status"], shown["vector"]) == ("PENDING", None)
-    answer = admin.post(BULK, json={"item_ids": [*items, 2_000_000_000]})
+    answer = admin.post(BULK, json={"context_ids": [*items, 2_000_000_000]})
     assert answer.status_code == 202
     queued = answer.json()
     assert (queued["queued_count"], queued["unknown_ids"]) == (2, [2_000_000_000])
@@ -40,14 +40,16 @@ def test_twice_is_once(
 ) -> None:
     (item,) = make_items("Bukchon")
     for _ in range(2):
-        queued = admin.post(BULK, json={"item_ids": [item, item]}).json()
+        queued = admin.post(BULK, json={"context_ids": [item, item]}).json()
         assert queued["queued_count"] == 1
         assert finish(queued["task_ids"][0])["status"] == "success"
     assert admin.get(f"/api/admin/items/{item}").json()["status"] == "COMPLETED"
 
 
 def test_nothing_to_queue_is_no_error(admin: httpx.Client) -> None:
-    answer = admin.post(BULK, json={"item_ids": []})
+    former = admin.post(BULK, json={"item_ids": [2_000_000_000]}).json()
+    assert former == {"queued_count": 0, "task_ids": [], "unknown_ids": [2_000_000_000]}
+    answer = admin.post(BULK, json={"context_ids": []})
     assert answer.status_code == 202
     assert answer.json() == {"queued_count": 0, "task_ids": [], "unknown_ids": []}
 

@@ -29,19 +29,19 @@ def test_a_full_broker_refuses_and_loses_nothing(
             def status(item: int) -> str:
                 return client.get(f"/api/admin/items/{item}").json()["status"]
 
-            queued = client.post(BULK, json={"item_ids": accepted})
+            queued = client.post(BULK, json={"context_ids": accepted})
             assert queued.status_code == 202, queued.text
             before = {item: client.get(f"/api/admin/items/{item}").json() for item in refused[:3]}
             redis = own_redis.client(0)
             # Room for some of the 500, and not for all.
             room = redis.info("memory")["used_memory"] + 100_000
             redis.config_set("maxmemory", str(room))
-            some = client.post(BULK, json={"item_ids": refused})
+            some = client.post(BULK, json={"context_ids": refused})
             assert (some.status_code, some.json()) == (503, {"detail": FULL})
             assert redis.llen("embeddings") == 2
             redis.config_set("maxmemory", "1")
             for path, body in [
-                (BULK, {"item_ids": refused}),
+                (BULK, {"context_ids": refused}),
                 ("/api/research/async", {"query": "palaces"}),
                 ("/api/research", {"query": "palaces"}),
             ]:
@@ -66,7 +66,7 @@ def test_a_full_broker_refuses_and_loses_nothing(
                     "its result is stored at the limit",
                 )
             redis.config_set("maxmemory", "0")
-            assert client.post(BULK, json={"item_ids": refused[:3]}).status_code == 202
+            assert client.post(BULK, json={"context_ids": refused[:3]}).status_code == 202
             wait_until(
                 lambda: [status(item) for item in refused[:3]] == ["COMPLETED"] * 3,
                 "what comes after ends",

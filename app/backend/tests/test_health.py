@@ -64,7 +64,7 @@ def test_a_broker_that_is_away_is_a_503_everywhere_and_heals(
             assert client.get("/health").status_code == 200
             task = client.get("/api/task/abc")
             assert (task.status_code, task.headers["Retry-After"]) == (503, "5")
-            queued = client.post(BULK, json={"item_ids": [item]})
+            queued = client.post(BULK, json={"context_ids": [item]})
             assert queued.status_code == 503, queued.text
             metrics = client.get("/metrics")
             assert metrics.status_code == 200
@@ -72,7 +72,7 @@ def test_a_broker_that_is_away_is_a_503_everywhere_and_heals(
             assert time.monotonic() - started < 15
             own_redis.start()
             wait_until(lambda: client.get("/ready").status_code == 200, "ready again", 15)
-            assert client.post(BULK, json={"item_ids": [item]}).json()["queued_count"] == 1
+            assert client.post(BULK, json={"context_ids": [item]}).json()["queued_count"] == 1
             assert 'celery_queue_depth{queue="embeddings"} 1.0' in client.get("/metrics").text
     finally:
         web.kill()

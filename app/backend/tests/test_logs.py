@@ -37,7 +37,9 @@ def test_a_request_is_followed_into_its_task(
     worker = stack.worker()
     try:
         items = make_items("Deoksugung", "Jongmyo")
-        answer = admin.post(BULK, json={"item_ids": items}, headers={"X-Request-ID": "visit.1-a_B"})
+        answer = admin.post(
+            BULK, json={"context_ids": items}, headers={"X-Request-ID": "visit.1-a_B"}
+        )
         assert answer.headers["X-Request-ID"] == "visit.1-a_B"
         tasks = answer.json()["task_ids"]
         for task_id in tasks:
@@ -74,7 +76,7 @@ def test_what_a_task_logs_itself_and_its_retries_keep_the_request(
     lost = stack.worker("embeddings", QDRANT_URL="http://127.0.0.1:1")
     try:
         headers = {"X-Request-ID": "retried"}
-        answer = admin.post(BULK, json={"item_ids": [item]}, headers=headers)
+        answer = admin.post(BULK, json={"context_ids": [item]}, headers=headers)
         assert finish(answer.json()["task_ids"][0], 40)["status"] == "failure"
         text = [line["message"] for line in with_id(lost.log, "retried")]
         assert sum("Retry in" in message for message in text) == 3

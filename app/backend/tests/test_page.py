@@ -387,7 +387,7 @@ def test_every_section_works_on_the_real_backend(
 ) -> None:
     ids = make_items("Gyeongbokgung Palace in Seoul", "Haeundae Beach in Busan")
     bulk = "/api/admin/bulk/regenerate-embeddings"
-    for task in admin.post(bulk, json={"item_ids": ids}).json()["task_ids"]:
+    for task in admin.post(bulk, json={"context_ids": ids}).json()["task_ids"]:
         assert finish(task)["status"] == "success"
 
     whole.go("research")

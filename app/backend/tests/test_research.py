@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from appstack import PASSWORD, Stack, Web
+from celery import Celery
 from fakeprovider import Provider, provider
 from hypothesis import given
 from hypothesis import settings as effort
@@ -49,8 +50,11 @@ def events(client: httpx.Client, task_id: str, started: threading.Event) -> list
 def ask(client: httpx.Client, query: str = QUERY) -> str:
     answer = client.post("/api/research/async", json={"query": query})
     assert answer.status_code == 202, answer.text
-    assert answer.json()["status"] == "pending"
-    return answer.json()["task_id"]
+    told = answer.json()
+    assert set(told) == {"task_id", "status", "message"}
+    assert told["status"] == "processing"
+    assert told["task_id"] in told["message"]
+    return told["task_id"]
 
 
 def test_progress_in_order_and_a_report(
@@ -71,7 +75,7 @@ def test_progress_in_order_and_a_report(
     worker = stack.worker()
     try:
         items = make_items("The palace of Gyeongbokgung", "A bridge over the Han")
-        for task in admin.post(BULK, json={"item_ids": items}).json()["task_ids"]:
+        for task in admin.post(BULK, json={"context_ids": items}).json()["task_ids"]:
             assert finish(task)["status"] == "success"
         thread.join(60)
         second = finish(ask(admin), 60)
@@ -99,11 +103,27 @@ def test_waiting_for_the_report(stack: Stack, guest: httpx.Client, finish: Calla
     try:
         finish(ask(guest), 60, guest)  # the first one takes seconds longer
         answer = guest.post("/api/research", json={"query": "  A  palace?\n"}, timeout=40)
+        topic = {"topic": "A palace", "constraints": {"days": 2, "budget": "low"}}
+        bound = guest.post("/api/research", json=topic, timeout=40)
     finally:
         worker.kill()
+    assert bound.status_code == 200, bound.text
+    assert bound.json()["query"] == "A palace (days: 2; budget: low)"
     assert answer.status_code == 200, answer.text
     assert set(answer.json()) == {"status", "report", "session_id", "query"}
     assert answer.json()["report"].startswith("# A palace?\n")
+
+
+def test_messages_of_the_release_before_are_run(stack: Stack) -> None:
+    worker = stack.worker()
+    try:
+        with Celery(broker=stack.redis.url(0), backend=stack.redis.url(2)) as client:
+            canary = client.send_task("health_check", queue="default").get(timeout=60)
+            result = client.send_task("run_research", (QUERY,), queue="research").get(timeout=60)
+    finally:
+        worker.kill()
+    assert canary["status"] == "ok"
+    assert (result["status"], result["query"]) == ("completed", QUERY)
 
 
 def test_waiting_has_an_end_and_the_task_goes_on(
@@ -141,6 +161,11 @@ def test_waiting_has_an_end_and_the_task_goes_on(
         '{"query": "x\\u0000"}',
         '{"query": "\\ud800"}',
         json.dumps({"query": "x" * 2001}),
+        '{"topic": " "}',
+        '{"constraints": {"days": 2}}',
+        '{"topic": "x", "constraints": 1}',
+        '{"topic": "x", "constraints": ["x\\u0000"]}',
+        json.dumps({"topic": "x", "constraints": ["x"] * 21}),
     ],
 )
 def test_a_wrong_query_is_told(guest: httpx.Client, path: str, body: str) -> None:
@@ -237,7 +262,7 @@ def test_the_report_of_a_chat_model(
     finish: Callable,
 ) -> None:
     (item,) = make_items("Deoksugung")
-    (task,) = admin.post(BULK, json={"item_ids": [item]}).json()["task_ids"]
+    (task,) = admin.post(BULK, json={"context_ids": [item]}).json()["task_ids"]
     finish(task)
     result = finish(ask(admin, "Deoksugung"), 60)["result"]
     assert result["report"] == "# A report of the model"
@@ -259,7 +284,7 @@ def test_a_running_research_is_revoked_and_the_worker_goes_on(
         "percentage": 70,
     }
     assert admin.delete(f"/api/task/{task_id}").json()["status"] == "revoked"
-    ended = f"run_research[{task_id}] was revoked while it ran"
+    ended = f"tasks.run_research[{task_id}] was revoked while it ran"
     wait_until(lambda: ended in chatting.log.read_text(), "it ends", 20, chatting.log)
     model.silent = False
     assert finish(ask(admin), 60)["status"] == "success"

@@ -41,7 +41,7 @@ def test_it_runs_a_worker_that_works_and_stops_on_sigterm(
         assert shown["name"].startswith("by-hand@")
         assert shown["queues"] == ["default", "embeddings", "research"]
         assert shown["pool"] == {"kind": "prefork", "size": 1}
-        queued = admin.post(BULK, json={"item_ids": make_items("Ganghwa")}).json()
+        queued = admin.post(BULK, json={"context_ids": make_items("Ganghwa")}).json()
         assert finish(queued["task_ids"][0])["status"] == "success"
         worker.signal(signal.SIGTERM)
         assert worker.wait(20) == 0, worker.log.read_text()

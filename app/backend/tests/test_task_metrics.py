@@ -39,7 +39,7 @@ def test_runs_and_seconds_of_a_task(
     finish: Callable,
 ) -> None:
     before, seconds = runs(guest, "SUCCESS"), values(guest, task=EMBED)
-    queued = admin.post(BULK, json={"item_ids": make_items("a", "b", "c")}).json()
+    queued = admin.post(BULK, json={"context_ids": make_items("a", "b", "c")}).json()
     for task_id in queued["task_ids"]:
         finish(task_id)
     wait_until(lambda: runs(guest, "SUCCESS") == before + 3, "three runs are counted")

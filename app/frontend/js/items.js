@@ -88,7 +88,7 @@ export function start() {
     await list();
   }));
   $("queue").addEventListener("click", guarded(async () => {
-    const queued = await call("POST", "/api/admin/bulk/regenerate-embeddings", { item_ids: [...chosen] });
+    const queued = await call("POST", "/api/admin/bulk/regenerate-embeddings", { context_ids: [...chosen] });
     chosen.clear();
     await watch(queued.task_ids);
   }, showChosen));

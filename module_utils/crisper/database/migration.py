@@ -32,6 +32,7 @@ from ..release.store import ReleaseStore
 from .interrupted import DUMP_SESSION, collect, record, record_outcome
 from .migration_plan import (
     BEGUN,
+    CURRENT,
     DUMPING,
     PREPARING,
     STARTED,
@@ -168,8 +169,10 @@ class Migration(Steps):
             entry = self.prepare(entry, manifest, first)
             result |= self.apply(entry)
             entry = self.known()
-        elif entry.get("state") not in BEGUN:
-            return result
+        elif params["hooks"]["after_migrate"] and entry.get("state") not in BEGUN:
+            # They run with each release: what they do need not depend on a migration.
+            began = entry.get("started_at") or time.time()
+            entry = self.write(begin(entry, manifest, CURRENT, started_at=began))
         self.hooks("after_migrate", params["hooks"]["after_migrate"], entry.get("hooks", []))
         result["changed"] |= self.acted
         return result
@@ -216,7 +219,8 @@ class Migration(Steps):
         hooks = params["hooks"]["before_migrate"]
         if hooks:
             # What has come further is not set back by a resumed deploy.
-            state = PREPARING if entry.get("state", DUMPING) == DUMPING else entry["state"]
+            state = entry.get("state", DUMPING)
+            state = PREPARING if state in (CURRENT, DUMPING) else state
             begun = {"started_at": entry.get("started_at") or time.time()}
             self.write(begin(entry, manifest, state, **begun))
             self.hooks("before_migrate", hooks, entry.get("hooks", []))

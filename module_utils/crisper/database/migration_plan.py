@@ -2,8 +2,9 @@
 
 The manifest of a release has what is known of its migration under ``migration``:
 
-``state``       ``dumping``: nothing has begun but the dump. ``preparing``: commands before the
-                migration have begun. ``started``: the migration may have changed the database.
+``state``       ``current``: nothing was pending; commands after it may have run. ``dumping``:
+                nothing has begun but the dump. ``preparing``: commands before the migration have
+                begun. ``started``: the migration may have changed the database.
                 ``done`` and ``failed``: it ended with 0, or with another exit code. ``unknown``:
                 it was cut off, and nobody saw its end.
 ``uncertain``   whether any attempt was cut off, so that nobody knows all that was done.
@@ -29,7 +30,7 @@ from typing import Any
 from ..docker.one_off import Outcome
 from ..release.manifest import is_uncertain
 
-DUMPING, PREPARING, STARTED = "dumping", "preparing", "started"
+CURRENT, DUMPING, PREPARING, STARTED = "current", "dumping", "preparing", "started"
 DONE, FAILED, UNKNOWN = "done", "failed", "unknown"
 # The database may not be any more as it was before: what there is of it is not dumped again.
 BEGUN = frozenset({PREPARING, STARTED, DONE, FAILED, UNKNOWN})

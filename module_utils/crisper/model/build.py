@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from ..proxy.public_url import HealthProbe, health_probes
 from .container_limits import service_limits
+from .defaults import image_references
 from .entry_point import entry_point
 from .hooks import Hook, hooks_by_point
 from .images import moving_references, registry_references
@@ -26,7 +27,8 @@ class StackModel(TypedDict):
     ``rollout``: how each service is replaced, see rollout.plan. ``memory_bytes``: the sum of all
     limits. ``uploads``: folder in the application's containers, or empty. ``moving_references``:
     those that a deploy asks their registry for. ``registry_references``: all of registries, by the
-    variable that holds each. ``celery``: what the workers must be like. ``queues``: sorted, unique.
+    variable that holds each. ``image_refs``: of the platform images, by name. ``celery``: what the
+    workers must be like. ``queues``: sorted, unique.
     """
 
     pools: list[Pool]
@@ -40,6 +42,7 @@ class StackModel(TypedDict):
     volumes: list[str]
     uploads: str
     required_secrets: list[str]
+    image_refs: dict[str, str]
     moving_references: list[str]
     registry_references: dict[str, str]
     celery: CeleryModel
@@ -105,6 +108,7 @@ def stack_model(values: Mapping[str, Any]) -> StackModel:
         ],
         "uploads": app.get("uploads") or "",
         "required_secrets": required_secrets(values),
+        "image_refs": image_references(values),
         "moving_references": moving_references(values),
         "registry_references": registry_references(values, ("auto", "registry")),
         "celery": celery_model(values),

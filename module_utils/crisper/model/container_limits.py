@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypedDict
 
-from ..text import listed
+from .defaults import LIMITS, limits_by_service, unknown_keys
 from .validators import as_mapping, number, quoted, size_bytes, whole
 
 RESOURCES = ("memory", "cpus", "pids", "tmp")
@@ -65,7 +65,7 @@ def container_limits(limit: Mapping[str, Any], pids: int) -> ContainerLimits:
 
 def service_limits(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the limits of checked variables by service; those of workers are of their pools."""
-    limits = {name: dict(limit) for name, limit in values["stack_limits"].items()}
+    limits = {name: dict(limit) for name, limit in limits_by_service(values).items()}
     web = values["stack_app"]["web"]
     limits["backend"].update({key: web[key] for key in RESOURCES if web.get(key)})
     for name in PIDS.keys() & limits.keys():
@@ -76,33 +76,18 @@ def service_limits(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def validate(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with stack_limits and the limits of stack_app.web, with the remedy."""
-    app, limits = as_mapping(values.get("stack_app")), values.get("stack_limits")
-    web = as_mapping(app.get("web"))
-    yield from validate_container("stack_app.web", web)
+    app, limits = as_mapping(values.get("stack_app")), values.get("stack_limits", {})
+    yield from validate_container("stack_app.web", as_mapping(app.get("web")))
     if not isinstance(limits, Mapping):
         yield f"stack_limits is {quoted(limits)}: give a mapping of services to memory and cpus."
         return
-    needed = ["nginx", "backend", "postgres", "redis", "qdrant"]
-    needed += ["frontend"] if app.get("frontend") else []
-    needed += ["celery-beat"] if as_mapping(app.get("celery")).get("beat") else []
-    needed += ["mariadb"] if values.get("mariadb_enabled") else []
-    missing: dict[str, list[str]] = {"memory": [], "cpus": []}
-    for service in [*needed, *(name for name in limits if name not in needed)]:
-        limit = limits.get(service, {})
+    yield from unknown_keys("stack_limits", limits, LIMITS)
+    for service, limit in limits_by_service(values).items():
         where = f"stack_limits.{service}"
-        if not isinstance(limit, Mapping):
+        if isinstance(limit, Mapping):
+            yield from validate_container(where, limit)
+        else:
             yield f"{where} is {quoted(limit)}: give a mapping with memory and cpus."
-            continue
-        yield from validate_container(where, limit)
-        for key in ("memory", "cpus") if service in needed else ():
-            if key not in limit and not (service == "backend" and service in limits and key in web):
-                missing[key].append(service)
-    names = [f"{key} of {listed(services)}" for key, services in missing.items() if services]
-    if names:
-        yield (
-            f"stack_limits lacks {' and '.join(names)}: it takes the place of all defaults, so give"
-            " every service its memory and cpus."
-        )
 
 
 def validate_container(where: str, section: Mapping[str, Any]) -> Iterator[str]:

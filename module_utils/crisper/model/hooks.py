@@ -10,10 +10,15 @@ from .validators import SECONDS, as_mapping, command_problem, quoted
 HOOK_POINTS = (
     "before_migrate",
     "after_migrate",
+    "before_start",
     "before_switch",
     "after_switch",
     "after_rollback",
 )
+
+
+# Their commands run with the migration (stack_app.migrate).
+MIGRATION_POINTS = ("before_migrate", "after_migrate")
 
 
 class Hook(TypedDict):
@@ -45,10 +50,16 @@ def validate(values: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(hooks, Mapping):
         yield f"rollout_hooks is {quoted(hooks)}: give a mapping of points to lists of commands."
         return
+    app = as_mapping(values.get("stack_app"))
     for point, commands in hooks.items():
         if point not in HOOK_POINTS:
             yield f"rollout_hooks.{point}: there is no such point; choose {', '.join(HOOK_POINTS)}."
             continue
+        if point in MIGRATION_POINTS and commands and not app.get("migrate"):
+            yield (
+                f"rollout_hooks.{point} never runs: stack_app.migrate is not set. Use before_start,"
+                " or describe the migration."
+            )
         if not isinstance(commands, Sequence) or isinstance(commands, str):
             yield f"rollout_hooks.{point} is {quoted(commands)}: give a list of commands."
             continue

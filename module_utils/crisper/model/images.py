@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..images.digests import digest_of, find_digest_problems
+from .defaults import IMAGE_REFS, image_references, unknown_keys
 from .validators import IMAGE, REGISTRY, as_mapping, quoted
 
 PINNED = re.compile(r"@sha256:[0-9a-f]{64}\Z")
@@ -44,7 +45,7 @@ def registry_references(values: Mapping[str, Any], sources: Collection[str]) -> 
         "stack_app.frontend.image": as_mapping(app.get("frontend")).get("image"),
     }
     if values.get("image_source", "auto") in sources:
-        images = as_mapping(values.get("image_refs"))
+        images = image_references(values)
         names = [
             name
             for name in _platform_images(values)
@@ -69,17 +70,15 @@ def _platform_images(values: Mapping[str, Any]) -> list[str]:
 
 def validate_references(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the references of the platform images."""
-    images = values.get("image_refs", {})
-    if not isinstance(images, Mapping):
-        yield f"image_refs is {quoted(images)}: give a mapping of names to references."
-    for name in (
-        _platform_images(values) if isinstance(images, Mapping) and "image_refs" in values else ()
-    ):
-        if not images.get(name) or not IMAGE.matches(images[name]):
-            yield (
-                f"image_refs.{name} is {quoted(images.get(name))}: {IMAGE.remedy} image_refs takes"
-                " the place of all defaults."
-            )
+    references = values.get("image_refs", {})
+    if not isinstance(references, Mapping):
+        yield f"image_refs is {quoted(references)}: give a mapping of names to references."
+        return
+    yield from unknown_keys("image_refs", references, IMAGE_REFS)
+    images = image_references(values)
+    for name in _platform_images(values):
+        if not images[name] or not IMAGE.matches(images[name]):
+            yield f"image_refs.{name} is {quoted(images[name])}: {IMAGE.remedy}"
 
 
 def validate_pinning(values: Mapping[str, Any]) -> Iterator[str]:

@@ -119,7 +119,8 @@ def site() -> dict[str, Any]:
     values["stack_container_proxy"] = {"http_proxy": "http://user:pass@proxy:3128"}
     values["registry_logins"] = [{"registry": "r.example:5000", "username": "u", "password": "p"}]
     values["stack_trusted_proxies"] = ["10.0.0.0/8"]
-    values["stack_limits"]["redis"] |= {"pids": 100, "tmp": "8m"}
+    values["stack_limits"]["redis"] = {"memory": "1g", "cpus": 1, "pids": 100, "tmp": "8m"}
+    values["image_refs"]["redis"] = "docker.io/library/redis:8.0"
     values["celery_workers"][0] |= {"pids": 2000, "tmp": "64m"}
     values["stack_redis_commands"] = ["flushdb"]
     values["stack_rate_limits"] = [{"path": "/some", "rate": "10r/s", "burst": 1}]
@@ -262,9 +263,9 @@ def test_an_environment_may_be_as_long_as_the_kernel_takes():
         ("stack_secrets.qdrant_api_key", "é", "HTTP header"),
         ("stack_secrets.postgres_password", "x" * 1025, "1025 bytes long"),
         ("celery_workers.0.queues", [True], "is not a queue name"),
-        ("stack_limits", {"redis": {"memory": "1g", "cpus": 1}}, "lacks memory of nginx, backend"),
-        ("stack_limits.redis", {"memory": "1g"}, "stack_limits lacks cpus of redis: it takes"),
-        ("image_refs", {"redis": "redis:8"}, "image_refs.nginx is None"),
+        ("stack_limits", {"reddis": {"memory": "1g"}}, "no such key: did you mean redis?"),
+        ("image_refs", {"ngnix": "nginx:1"}, "no such key: did you mean nginx?"),
+        ("image_refs", {"nginx": ""}, "image_refs.nginx is ''"),
         ("stack_proxy", {"x; reboot": "y"}, "http_proxy"),
         ("release_keep", 0, "1 to 1000"),
         ("rollout_hooks.after_switch.0.command", [True], "quote it"),
