@@ -37,7 +37,8 @@ def test_a_command_runs_with_the_containers_environment_in_its_groups(groups: li
     assert command[command.index("sh", 1) + 1 : command.index("--")] == groups
     assert command[command.index("nsenter") :] == [
         *("nsenter", "--all", "--target", str(os.getpid()), "--"),
-        *("env", "-i", "--chdir=/srv", "HOME=/root", "PATH=/bin", "container=docker"),
+        *("env", "-i", "--chdir=/srv", "HOME=/root", test_server.DEFAULT_PATH),
+        *("PATH=/bin", "container=docker"),
     ]
 
 

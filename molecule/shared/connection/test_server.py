@@ -31,6 +31,8 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.connection import ConnectionBase
 
 ENGINE = "/var/run/docker.sock"
+# What the engine gives a process whose image names no path.
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What runs there counts as the container's, as with the engine: its groups come before the --.
 JOIN = 'while [ "$1" != -- ]; do echo $$ >"$1"; shift; done; shift; exec "$@"'
 
@@ -74,7 +76,8 @@ def entrance(found: dict[str, Any]) -> list[str]:
     if not groups:
         return []  # its processes are not of this machine
     config = found["Config"]
-    inside = ["env", "-i", f"--chdir={config['WorkingDir'] or '/'}", "HOME=/root", *config["Env"]]
+    own = ["HOME=/root", DEFAULT_PATH, *(config["Env"] or [])]
+    inside = ["env", "-i", f"--chdir={config['WorkingDir'] or '/'}", *own]
     enter = ["nsenter", "--all", "--target", leader.name, "--", *inside]
     return ["sh", "-c", JOIN, "sh", *groups, "--", *enter]
 
