@@ -17,6 +17,7 @@ def summary(**values: Any) -> list[str]:
     text = (ROOT / "roles/finish/templates/summary.txt.j2").read_text()
     known: dict[str, Any] = {"finish_release": {}, "finish_drained": {}, "finish_counted": {}}
     known["finish_rollout"] = {"put_back": [], "unjudged": ""}
+    known["finish_unfinished"] = []
     known["deploy"] = updated_fact({}, {})
     known |= {"stack_secrets_generate": False, "finish_outcome": "new", **values}
     templar = Templar(loader=DataLoader(), variables=known)

@@ -18,7 +18,7 @@ POOL = re.compile(r"[a-z0-9][a-z0-9-]{0,29}\Z")
 
 
 class Expected(TypedDict):
-    """What the workers of a pool must answer, beside queues; None where they may say anything."""
+    """Answers that workers of a pool must give, beside queues; None where they may say anything."""
 
     pool: str
     processes: list[int]

@@ -281,6 +281,8 @@ def plan(**variables):
             "migrations": "none",
         },
         "release_roles": {},
+        "release_application": {"warnings": [], "refusals": []},
+        "release_settings_warnings": [],
         "stack_model": {"proxy": {"tls": ""}},
     }
     template = (ROOT / "roles/release/templates/plan.txt.j2").read_text()

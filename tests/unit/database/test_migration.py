@@ -33,6 +33,7 @@ def root(tmp_path: Path) -> Path:
 def client(folder: Path, script: str, **state: Any) -> str:
     """A Docker client; `state` is that of the one container, if there is one."""
     record = {"Config": {"Labels": LABELS, "Cmd": ["timeout", "-k", "5", "migrate"]}}
+    record["Name"] = f"/shop-migrate-{RELEASE}"
     record["State"] = {"Status": "exited", **TIMES, **state}
     (folder / "record").write_text(json.dumps([record]))
     path = folder / "docker"

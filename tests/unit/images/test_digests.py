@@ -90,7 +90,8 @@ def test_a_plan_names_the_images_that_a_registry_may_move():
     plan = {"same": True, "current": "r", "steps": [], "images": [], "files_changed": []}
     plan |= {"env_changed": [], "migrations": "none", "refusals": []}
     known = {"release_plan": plan, "stack_model": {"proxy": {"tls": ""}}, "release_held": {}}
-    known |= {"release_roles": {}, "release_copy_in_plain": ""}
+    known |= {"release_roles": {}, "release_copy_in_plain": "", "release_settings_warnings": []}
+    known["release_application"] = {"warnings": [], "refusals": []}
 
     def told(**more: object) -> str:
         text = (ROOT / "roles/release/templates/plan.txt.j2").read_text()

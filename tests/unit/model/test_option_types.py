@@ -157,12 +157,12 @@ def test_fitting_values_are_taken(values: dict[str, Any]) -> None:
         (
             {"celery_workers": [{"name": "a", "queues": []}, {"concurency": 2}]},
             "celery_workers[1].concurency: celery_workers[1]"
-            " has no such key: did you mean concurrency? It has concurrency, cpus, memory, name",
+            " has no such key: did you mean concurrency? It has autoscale, concurrency, cpus, environment",
         ),
         ({"stack_app": {"web": {"zzz": 1}}}, "stack_app.web has no such key: remove it."),
         (
-            {"celery_workers": [{"name": "a"}]},
-            "celery_workers[0].queues is missing: give a list of",
+            {"celery_workers": [{"queues": ["a"]}]},
+            "celery_workers[0].name is missing: give a text",
         ),
     ],
 )
