@@ -89,7 +89,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "image": {"type": "str", "required": True},
     "stack": {"type": "str", "required": True},
     "root": {"type": "str", "default": ""},
-    "environment": {"type": "dict", "default": {}, "no_log": True},
+    # no_log would mask its words, such as a queue's name, in all that is returned: the task has it.
+    "environment": {"type": "dict", "default": {}, "no_log": False},
     "settings": {"type": "list", "elements": "str", "default": []},
     "user": {"type": "str", "default": ""},
     "import_timeout": {"type": "int", "default": 60},

@@ -147,7 +147,9 @@ class LookupModule(LookupBase):
                 # A default of a role that comes later: nothing is known of this value yet.
                 reason = ""
         if len(found) == before:
-            text = describe_unresolved(where, str(value), reason, secret, known) if reason else ""
+            # The text of an encrypted value would be decrypted once more.
+            words = value if isinstance(value, str) else ""
+            text = describe_unresolved(where, words, reason, secret, known) if reason else ""
             found.append(Finding(where, text))
         return inner
 

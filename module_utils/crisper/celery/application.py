@@ -18,6 +18,8 @@ TASK, DEFAULT, CALLABLE = "task", "task_default_queue", "by the function in"
 NOUNS = {"broker": "broker", "backend": "result backend"}
 # An address that leads nowhere in a container: a default of code, as a rule.
 LOCAL = re.compile(r"[a-z+]+://(localhost|127\.0\.0\.1|\[?::1\]?)(:\d+)?(/|\Z)")
+# Result backends of which only the sender, or only the worker, sees a result.
+UNSHARED = ("rpc", "file", "cache+memory")
 # Queues and routes that a sentence names.
 MOST = 8
 # What a container answers, whatever it is.
@@ -70,6 +72,8 @@ def unseen_results(facts: Mapping[str, Any]) -> str:
     """Return why nobody would see Celery's own task come back; empty where one would."""
     if not facts["backend"]["library"]:
         return "the application has no result backend (CELERY_RESULT_BACKEND)"
+    if facts["backend"]["library"].partition(":")[0] in UNSHARED:
+        return "the application's result backend is not shared between containers"
     if facts["conf"].get("task_ignore_result") is True:
         return "the application stores no results (task_ignore_result)"
     return ""

@@ -24,6 +24,10 @@ ELSEWHERE = {
 }
 
 
+# In names of settings whose values are secrets.
+SECRET = re.compile("pass|secret|token|access_key|credential")
+
+
 def setting_words(settings: Mapping[str, Any]) -> list[str]:
     """Return settings as ``celery worker … --`` takes them: ``task_acks_late=true``.
 
@@ -57,5 +61,10 @@ def validate(values: Mapping[str, Any]) -> Iterator[str]:
             )
         elif name in ELSEWHERE:
             yield f"{where} is set for the workers alone: use {ELSEWHERE[name]}."
+        elif SECRET.search(name):
+            yield (
+                f"{where} would stand in the workers' command, for everybody on the server to read:"
+                " set it in the application."
+            )
         elif isinstance(value, str) and (value.startswith("(") or not value.isprintable()):
             yield f"{where} is {quoted(value)}: give a text that is no cast of Celery's."

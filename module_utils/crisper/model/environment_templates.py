@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..backup.signature import SECRET as BACKUP_SECRET
 from .marks import MARK, SECRET, mark, marks
 from .secrets import SECRET_NAME
 from .validators import as_mapping, quoted
@@ -26,8 +27,11 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 REDIS_DATABASES = 16
 # Variable of Celery's own that overrides the application's settings in every process -> words in
-# the names of variables with which an application takes over that matter itself.
-OVERRIDES = {"CELERY_BROKER_URL": "BROKER", "CELERY_RESULT_BACKEND": "RESULT"}
+# the names of variables of an application that takes over that matter itself.
+OVERRIDES = {
+    "CELERY_BROKER_URL": ("BROKER", "URL"),
+    "CELERY_RESULT_BACKEND": ("RESULT", "BACKEND"),
+}
 
 
 class Reference(str):
@@ -80,10 +84,16 @@ def wiring(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
     """
     taken = {
         variable
-        for variable, word in OVERRIDES.items()
-        if any(word in str(name).upper() and name != variable for name in own)
+        for variable, words in OVERRIDES.items()
+        for name, value in own.items()
+        if name != variable and gives_address(str(name), value, *words)
     }
     return {name: value for name, value in defaults.items() if name not in taken}
+
+
+def gives_address(name: str, value: Any, what: str, kind: str) -> bool:
+    """Return whether a variable has an address: MY_BROKER_URL has, BROKER_POOL_LIMIT has not."""
+    return what in name.upper() and (kind in name.upper() or "://" in str(value))
 
 
 def validate(values: Mapping[str, Any]) -> Iterator[str]:
@@ -108,6 +118,8 @@ def validate(values: Mapping[str, Any]) -> Iterator[str]:
 def _mark_problems(where: str, name: str, argument: str | None) -> Iterator[str]:
     if name == SECRET and not SECRET_NAME.match(argument or ""):
         yield f"{where}: secret({quoted(argument)}) is no name of a secret."
+    if name == SECRET and argument == BACKUP_SECRET:
+        yield f"{where} names {argument}, which signs backup sets: take another secret."
     number = argument if argument is None or argument.isdecimal() else "x"
     if name == "redis.url" and number is not None and not _is_database(number):
         yield (

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .environment import RESERVED_ENV
+from .marks import marks
 from .validators import COUNT, ENV_NAME, env_text, quoted, size_bytes, whole
 
 KINDS = ("prefork", "threads", "gevent", "eventlet", "solo")
@@ -99,6 +101,11 @@ def validate_options(where: str, pool: Mapping[str, Any]) -> Iterator[str]:
         number = whole(pool[key]) if key in pool else least
         if number is None or number < least:
             yield f"{where}.{key} is {quoted(pool[key])}: give a whole number, {least} or more."
+    if "max_tasks_per_child" in pool and kind not in WITH_LIMITS:
+        yield (
+            f"{where}.max_tasks_per_child is set with pool {quoted(kind)}: Celery replaces processes"
+            " in the prefork pool alone. Remove it."
+        )
     if "max_memory_per_child" in pool and not size_bytes(pool["max_memory_per_child"]):
         setting = f"{where}.max_memory_per_child is {quoted(pool['max_memory_per_child'])}"
         yield f"{setting}: give a number and a unit, such as 512m."
@@ -166,6 +173,13 @@ def _environment_problems(where: str, environment: Any) -> Iterator[str]:
         if not isinstance(name, str) or not ENV_NAME.match(name):
             yield f"{where}.environment: {quoted(name)} is not an environment variable name."
             continue
+        if name in RESERVED_ENV:
+            yield f"{where}.environment.{name} is set, but the deploy writes it itself: remove it."
+        if any(marks(value)):
+            yield (
+                f"{where}.environment.{name} names a service of the stack: move it to"
+                " stack_app.environment_templates."
+            )
         try:
             env_text(value)
         except ValueError as error:

@@ -121,7 +121,8 @@ def expected_answers(pool: Mapping[str, Any], hard: Any, soft: Any) -> Expected:
         "processes": expected_processes(pool),
         "time_limit": limit_of(pool, "time_limit", hard) if limited else None,
         "soft_time_limit": limit_of(pool, "soft_time_limit", soft) if limited else None,
-        "max_tasks_per_child": whole(pool.get("max_tasks_per_child")),
+        # Celery tells it of the prefork pool alone.
+        "max_tasks_per_child": whole(pool.get("max_tasks_per_child")) if limited else None,
     }
 
 
@@ -143,7 +144,8 @@ def celery_model(values: Mapping[str, Any]) -> CeleryModel:
 
 def validate(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with celery_workers, with the remedy."""
-    for queue in values.get("celery_external_queues") or []:
+    external = values.get("celery_external_queues")
+    for queue in external if isinstance(external, (list, tuple)) else ():
         if not isinstance(queue, str) or not QUEUE.match(queue):
             yield f"celery_external_queues: {quoted(queue)} is not a queue name."
     pools = values.get("celery_workers")

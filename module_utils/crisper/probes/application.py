@@ -28,7 +28,9 @@ def application_facts(app: Any) -> dict[str, Any]:
     `unknown` the routes of which nobody can tell where they lead.
     """
     # Before any route is followed: that adds queues which no setting names.
-    consumed = sorted(app.amqp.queues.consume_from)
+    # A broadcast has a name of its own in each process: its alias is what --queues takes.
+    queues = app.amqp.queues.consume_from.items()
+    consumed = sorted(str(getattr(queue, "alias", None) or name) for name, queue in queues)
     default = str(app.conf.task_default_queue)
     routes = {default: {"queue": default, "kind": DEFAULT, "name": default}}
     unknown: dict[str, None] = {}

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..model.names import CANARY
 from ..text import printable
 
 # Differences that a warning names.
@@ -35,7 +36,7 @@ def unapplied(release: str, own: Mapping[str, Any], wanted: Mapping[str, Any]) -
         wanted: the model of the inventory.
     """
     # Of a manifest it is JSON: tuples are lists there.
-    found = model_differences(own, json.loads(json.dumps(wanted, default=str)))
+    found = model_differences(own, adopted(own, json.loads(json.dumps(wanted, default=str))))
     if not own or not found:
         return ""
     more = [f"{len(found) - MOST} more"] if len(found) > MOST else []
@@ -44,6 +45,23 @@ def unapplied(release: str, own: Mapping[str, Any], wanted: Mapping[str, Any]) -
         f" {'; '.join([*found[:MOST], *more])}. The release is verified as it was deployed. To"
         " apply the inventory: ansible-playbook deploy.yml"
     )
+
+
+def adopted(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a wanted model whose pools have the queues that the application has named so far.
+
+    Without an image the inventory does not know them: it leaves them to the application.
+    """
+    queues = {pool.get("name"): pool.get("queues") for pool in own.get("pools") or []}
+    pools = [
+        {**pool, "queues": queues.get(pool["name"], pool["queues"])} if pool.get("adopts") else pool
+        for pool in wanted.get("pools") or []
+    ]
+    found = {**wanted, "pools": pools} if pools else dict(wanted)
+    canaries = [(model.get("celery") or {}).get("canary_task") for model in (own, wanted)]
+    if canaries == ["", CANARY]:  # the application has no results that come back
+        found["celery"] = {**wanted["celery"], "canary_task": ""}
+    return found
 
 
 def model_differences(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -225,7 +225,7 @@ def test_the_commands_of_the_readme_deploy(operator):
             assert on_server("docker", "ps", "--all", "--quiet") == ""
             assert on_server("sh", "-c", f"ls {STACK} 2>/dev/null || true") == ""
             assert re.search(r"^Plan +a new release, the first", printed, re.MULTILINE)
-    assert f"URL       http://{operator.address}\n" in printed
+    assert f"URL       http://{operator.address}  answered 200 at " in printed
     assert current()
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open(f"http://{operator.address}/health", timeout=10) as answer:

@@ -26,7 +26,7 @@ def follow(site: Site, words: list[str]) -> Run:
 def test_the_database_goes_back_as_a_failed_deploy_says() -> None:
     site, _kept = deployed_site("one")
     host, before = site.one, site.one.current
-    site.script({"point": "compose_rollout:swap", "do": "fail"})
+    site.script({"point": "compose_rollout:replace", "do": "fail"})
     host.change(irreversible=True)
     failed = site.deploy(build=2, revision="2").failed("put the database back")
     (words,) = [one for one in commands(failed) if "restore_database=true" in one]
