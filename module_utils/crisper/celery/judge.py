@@ -213,9 +213,9 @@ def _node(
 def _queues(node: str, reply: Any, expect: Mapping[str, Any]) -> Iterator[Finding]:
     pool = (expect.get("pools") or {}).get(node.partition("@")[0], {})
     if "queues" in pool:
-        told = (queue for queue in reply or [] if isinstance(queue, Mapping))
+        queues = (queue for queue in reply or [] if isinstance(queue, Mapping))
         # The name of a broadcast is its worker's own.
-        names = sorted(str(queue.get("alias") or queue.get("name")) for queue in told)
+        names = sorted(str(queue.get("alias") or queue.get("name")) for queue in queues)
         wanted = sorted(pool["queues"])
         if names != wanted:
             text = f"{node} consumes {_words(names)}, expected {_words(wanted)}."

@@ -103,8 +103,8 @@ def validate_options(where: str, pool: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}.{key} is {quoted(pool[key])}: give a whole number, {least} or more."
     if "max_tasks_per_child" in pool and kind not in WITH_LIMITS:
         yield (
-            f"{where}.max_tasks_per_child is set with pool {quoted(kind)}: Celery replaces processes"
-            " in the prefork pool alone. Remove it."
+            f"{where}.max_tasks_per_child is set with pool {quoted(kind)}: Celery replaces"
+            " processes in the prefork pool alone. Remove it."
         )
     if "max_memory_per_child" in pool and not size_bytes(pool["max_memory_per_child"]):
         setting = f"{where}.max_memory_per_child is {quoted(pool['max_memory_per_child'])}"
