@@ -229,7 +229,7 @@ def test_a_full_mariadb_postpones_its_accounts(
     real = f'exec /usr/bin/mariadb "$@" --port={port}'
     programs = {"healthcheck.sh": "echo no >&2; exit 1", "mariadb": real}
     with running_mariadb(*here, *small) as sql:
-        sql(f"CREATE USER {NAME}@'%' IDENTIFIED BY 'its own'")
+        sql(f"CREATE OR REPLACE USER {NAME}@'%' IDENTIFIED BY 'its own'")
         assert check_health(tmp_path, "mariadb", programs)[0] == 1
         with attack(client, port, b"", lambda: sql("SELECT 1")):
             assert check_health(tmp_path, "mariadb", programs)[0] == 0

@@ -48,7 +48,11 @@ def fit(folder: Path) -> dict[str, Any]:
     command = [str(Path(sys.executable).with_name("ansible")), "-i", "localhost,", "localhost"]
     command += ["-c", "local", "-m", "volume_owner", "-a", json.dumps(arguments)]
     command += ["-e", f"ansible_python_interpreter={sys.executable}"]
-    environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    environment = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+    }
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     found = re.search(
         r"^localhost \| CHANGED => (?=\{)|SUCCESS => (?=\{)", done.stdout, re.MULTILINE

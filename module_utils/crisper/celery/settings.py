@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ..model.workers import pool_service
-from ..shapes import ANY, like
+from ..shapes import ANY, EACH, like
 from ..text import listed, printable
 from .stranded import LEASED
 
@@ -197,8 +197,12 @@ def _long(replies: Mapping[str, Any]) -> str:
     seconds = _visibility(replies)
     if seconds is None:
         return ""
-    tasks = task_settings(replies)
-    long = [name for name, fields in tasks.items() if _seconds(fields, "time_limit") >= seconds]
+    # Of a task without a limit of its own a worker answers the application's.
+    usual = _number(like(replies.get("conf"), {EACH: ANY}).get("task_time_limit"))
+    limits = {
+        name: _seconds(fields, "time_limit") for name, fields in task_settings(replies).items()
+    }
+    long = [name for name, limit in limits.items() if limit >= seconds and limit != usual]
     if not long:
         return ""
     return (

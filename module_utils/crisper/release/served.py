@@ -16,8 +16,8 @@ from ..text import printable
 MOST = 8
 # Keys of the model that have no difference of their own: they follow from pools and services.
 DERIVED = frozenset({"pools", "celery", "rollout", "queues", "services", "limits", "memory_bytes"})
-# Key of a pool that follows from its concurrency: the limit of processes.
-PROCESSES = "pids"
+# Keys of a pool that follow from others: its limit of processes, and what its workers answer.
+FOLLOWING = frozenset({"pids", "expected", "adopts"})
 WORDS = {
     "proxy": "entry point",
     "probes": "health checks",
@@ -103,7 +103,7 @@ def _named(kind: str, own: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iter
 def _fields(what: str, own: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """Yield the fields that differ, each with both values."""
     for key in own:
-        if key in wanted and key != PROCESSES and _unlike(own[key], wanted[key]):
+        if key in wanted and key not in FOLLOWING and _unlike(own[key], wanted[key]):
             values = [_value(each[key]) for each in (wanted, own)]
             both = f" {values[0]} instead of {values[1]}" if all(values) else ""
             yield f"{what}: {printable(key)}{both}"
