@@ -24,7 +24,7 @@ Query = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00]*[^\s\x00][^\x00
 Constraint = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
 
-class Question(BaseModel):
+class ResearchQuestion(BaseModel):
     """What is to be researched, as one text."""
 
     query: Query
@@ -67,7 +67,7 @@ class Topic(BaseModel):
         return f"{self.topic} ({told})" if told else self.topic
 
 
-Subject = Question | Topic
+Subject = ResearchQuestion | Topic
 
 
 class Report(BaseModel):

@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from celery import Celery
 from celery.app.utils import find_app
@@ -29,7 +29,7 @@ from crisper_worker.text import printable
 
 def described(entry: DeadLetter) -> str:
     """Return one line for people."""
-    at = datetime.fromtimestamp(entry.at, UTC).isoformat(timespec="seconds")
+    at = datetime.fromtimestamp(entry.at, timezone.utc).isoformat(timespec="seconds")
     text = f"{entry.task_id}  {at}  {entry.task}  queue {entry.source}: {entry.reason}"
     return printable(text)
 

@@ -89,7 +89,7 @@ def own_store() -> LeaseStore:
     return Lease.keeper.opened_store()
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def holder_name() -> str:
     """Return this worker's name as a holder; a restarted worker is another holder."""
     return f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(4)}"

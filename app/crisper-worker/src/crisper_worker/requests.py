@@ -170,7 +170,7 @@ class Counted(RequestBase):
         )
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def counted(request: type) -> type:
     """Return the request class that also counts deaths."""
     if issubclass(request, Counted):
