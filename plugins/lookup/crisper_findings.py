@@ -180,7 +180,7 @@ def read_specifications() -> dict[str, dict[str, Any]]:
 def read_specification(role: Path) -> dict[str, Any]:
     """Return the options of one role, of all its entry points together."""
     text = (role / "meta/argument_specs.yml").read_text()
-    parsed = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+    parsed = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
     options: dict[str, Any] = {}
     for entry in parsed["argument_specs"].values():
         options |= entry.get("options") or {}

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
-from celery import __version__ as celery_version
 from crisper_worker.lease_store import LeaseStore
 from testkit import Process, Redis, lines, wait_until
 
@@ -155,9 +154,6 @@ def test_redis_killed_and_restarted(
     client.close()
 
 
-@pytest.mark.xfail(
-    celery_version.startswith("5.3"), reason="not again within 40 s: docs/COMPATIBILITY.md"
-)
 def test_a_retry_while_redis_is_away_is_no_lost_task(
     mortal_redis: Redis, start_worker: Callable, ledger: Path
 ) -> None:

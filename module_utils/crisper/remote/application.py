@@ -19,7 +19,7 @@ from .run import RemoteError, run, sources_of
 START_SECONDS = 60
 MEMORY = "1g"
 # In the container, where nothing else can be written.
-SCRATCH = "/tmp"  # noqa: S108
+SCRATCH = "/tmp"  # noqa: S108 - of the container alone
 
 
 def facts_key(params: Mapping[str, Any]) -> str:
