@@ -24,6 +24,12 @@ ELSEWHERE = {
 }
 
 
+# First words of Celery's own settings (celery.app.defaults.NAMESPACES, 5.3 to 5.7). The value of
+# any other, such as enable_utc, ends a worker that is started with it, unless it has a cast.
+NAMESPACES = re.compile(
+    "(arangodb|azureblockblob|beat|broker|cache|cassandra|control|cosmosdbsql|couchbase|database"
+    "|elasticsearch|event|gcs|mongodb|redis|result|s3|security|task|worker)_"
+)
 # In names of settings whose values are secrets.
 SECRET = re.compile("pass|secret|token|access_key|credential")
 
@@ -31,12 +37,14 @@ SECRET = re.compile("pass|secret|token|access_key|credential")
 def setting_words(settings: Mapping[str, Any]) -> list[str]:
     """Return settings as ``celery worker … --`` takes them: ``task_acks_late=true``.
 
-    Lists and mappings are JSON, which Celery is told by ``(json)``.
+    Lists and mappings are JSON, which Celery is told by ``(json)``; so is what it has no type for.
     """
-    return [f"{name}={_word(value)}" for name, value in settings.items()]
+    return [f"{name}={_word(name, value)}" for name, value in settings.items()]
 
 
-def _word(value: Any) -> str:
+def _word(name: str, value: Any) -> str:
+    if not NAMESPACES.match(name):
+        return f"(json){json.dumps(value)}"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (Mapping, list, tuple)) or value is None:

@@ -19,6 +19,7 @@ from celery.loaders.base import BaseLoader
         {"broker_transport_options": {"visibility_timeout": 43200}},
         {"worker_prefetch_multiplier": 1, "task_default_rate_limit": "10/s"},
         {"accept_content": ["json", "yaml"]},
+        {"enable_utc": False, "redbeat_key_prefix": "theirs:", "redbeat_lock_timeout": 60},
     ],
 )
 def test_celery_reads_what_is_set(settings: dict[str, Any]) -> None:
