@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import kombu.pools
 import pytest
 from celery import Celery
 from crisper_worker.lease_keeper import LeaseKeeper
@@ -116,6 +117,8 @@ def client(redis_server: Redis) -> Iterator[Celery]:
     app = Celery(broker=redis_server.url(0), backend=redis_server.url(1))
     yield app
     app.close()
+    # kombu's pools are the process's: a connection that this test has cut is not the next one's.
+    kombu.pools.reset()
 
 
 @pytest.fixture
