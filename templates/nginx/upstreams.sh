@@ -67,13 +67,23 @@ check() {
     echo "$failures $status" >"$file"
 }
 
-# find_service <folder> <service>: where it is and how it is asked; `addresses` are those of its replicas.
+# find_service <folder> <service>: where it is and how it is asked; `addresses` are those of its replicas,
+# sorted, and `count` how many. Built-ins where there are some: every stack does this all the time.
 find_service() {
-    upstream=$(readlink -f "$1/$2") || return
+    upstream=$(cd -P "$1/$2" 2>/dev/null && pwd -P) || return
     upstream=${upstream##*/}
     name=${upstream%:*} port=${upstream##*:}
     read -r replicas host scheme statuses path <"$1/$2.probe" || return
-    addresses=$(getent ahostsv4 "$name" | cut -d ' ' -f 1 | sort -u)
+    found=$(getent ahostsv4 "$name") || return
+    addresses= count=0
+    while read -r address _; do
+        case " $addresses " in *" $address "*) continue ;; esac
+        addresses="${addresses:+$addresses }$address" count=$((count + 1))
+    done <<END
+$found
+END
+    # shellcheck disable=SC2086 # addresses: one word each
+    [ $count -lt 2 ] || addresses=$(printf '%s\n' $addresses | sort)
     [ -n "$addresses" ]
 }
 
@@ -81,7 +91,6 @@ find_service() {
 look() {
     service=$1
     find_service "$SERVING" "$service" || return
-    count=$(echo "$addresses" | wc -l)
     wanted="$SERVING/$service" healthy=0 out=
     if [ "$replicas" -gt 1 ] || [ "$count" -gt 1 ]; then
         state=/tmp/watch/$name
@@ -109,6 +118,8 @@ look() {
 
 # take <upstream> <service> <targets> <those left out>: unless another release serves by now.
 take() {
+    read -r before 2>/dev/null <"/tmp/watch/$2.targets" || before=
+    [ "$3" != "$before" ] || return 0
     (
         flock 9
         [ "$(readlink -f "$SERVING/$2")" = "$(readlink -f "$SERVING")/$1" ] || exit 0

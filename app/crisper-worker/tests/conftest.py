@@ -157,3 +157,38 @@ def start_worker(redis_server: Redis, tmp_path: Path) -> Iterator[Callable[..., 
     yield start
     for worker in started:
         worker.kill()
+
+
+@pytest.fixture
+def start_beat(empty: Redis, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    started: list[Worker] = []
+
+    def start(broker: str = "", schedule: Path = tmp_path / "schedule", **more: str) -> Worker:
+        name = f"b{len(started)}"
+        beat = Worker(
+            [
+                sys.executable,
+                str(SOURCES),
+                "-A",
+                "sample",
+                "beat",
+                f"--schedule={schedule}",
+                "--pidfile=",
+            ],
+            {
+                "BROKER": broker or empty.url(0),
+                "RESULTS": empty.url(1),
+                "CELERY_HEARTBEAT_FILE": str(tmp_path / f"{name}.heartbeat"),
+                "PYTHONPATH": str(HERE),
+                **more,
+            },
+            tmp_path / f"{name}.log",
+            heartbeat=tmp_path / f"{name}.heartbeat",
+        )
+        beat.start()
+        started.append(beat)
+        return beat
+
+    yield start
+    for beat in started:
+        beat.kill()

@@ -17,6 +17,15 @@ app.conf.update(
     result_backend_always_retry=True,
     broker_transport_options={"global_keyprefix": os.environ.get("PREFIX", "")},
 )
+if "EVERY" in os.environ:  # seconds
+    app.conf.beat_schedule = {
+        "often": {"task": "note", "schedule": float(os.environ["EVERY"]), "args": (0, "")}
+    }
+if "BLOCKED" in os.environ:  # the name of a queue, of an entry before the other one
+    blocked = {**app.conf.beat_schedule["often"], "options": {"queue": os.environ["BLOCKED"]}}
+    app.conf.beat_schedule = {"blocked": blocked, **app.conf.beat_schedule}
+if "SCHEDULER" in os.environ:
+    app.conf.beat_scheduler = os.environ["SCHEDULER"]
 
 
 def write(ledger: str, word: str, task_id: str) -> None:
