@@ -121,6 +121,22 @@ def client(redis_server: Redis) -> Iterator[Celery]:
     kombu.pools.reset()
 
 
+def guarded(folder: Path, name: str, words: list[str], environment: dict[str, str]) -> Worker:
+    """Return Celery's command with the guard, of the application sample.py; not started yet."""
+    heartbeat = folder / f"{name}.heartbeat"
+    # What a test puts in front of the installed packages.
+    paths = [environment.get("NEWER", ""), str(HERE)]
+    environment = {
+        "CELERY_HEARTBEAT_FILE": str(heartbeat),
+        **environment,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
+    return Worker(words, environment, folder / f"{name}.log", heartbeat=heartbeat)
+
+
+COMMAND = (sys.executable, str(SOURCES), "-A", "sample")
+
+
 @pytest.fixture
 def start_worker(redis_server: Redis, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     started: list[Worker] = []
@@ -135,21 +151,13 @@ def start_worker(redis_server: Redis, tmp_path: Path) -> Iterator[Callable[..., 
     ) -> Worker:
         name = f"w{len(started)}"
         options = ("-n", f"{name}@test", "-c", str(concurrency), "-l", "INFO")
-        worker = Worker(
-            [*under, sys.executable, str(SOURCES), "-A", "sample", "worker", *options, *more],
-            {
-                "BROKER": broker or redis_server.url(0),
-                "RESULTS": redis_server.url(1),
-                "CELERY_HEARTBEAT_FILE": str(tmp_path / f"{name}.heartbeat"),
-                "CELERY_DRAIN_TIMEOUT": str(drain),
-                **environment,
-            },
-            tmp_path / f"{name}.log",
-            heartbeat=tmp_path / f"{name}.heartbeat",
-        )
-        # What a test puts in front of the installed packages.
-        before = environment.get("NEWER", "")
-        worker.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [before, str(HERE)]))
+        given = {
+            "BROKER": broker or redis_server.url(0),
+            "RESULTS": redis_server.url(1),
+            "CELERY_DRAIN_TIMEOUT": str(drain),
+            **environment,
+        }
+        worker = guarded(tmp_path, name, [*under, *COMMAND, "worker", *options, *more], given)
         worker.start()
         started.append(worker)
         return worker
@@ -164,27 +172,9 @@ def start_beat(empty: Redis, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     started: list[Worker] = []
 
     def start(broker: str = "", schedule: Path = tmp_path / "schedule", **more: str) -> Worker:
-        name = f"b{len(started)}"
-        beat = Worker(
-            [
-                sys.executable,
-                str(SOURCES),
-                "-A",
-                "sample",
-                "beat",
-                f"--schedule={schedule}",
-                "--pidfile=",
-            ],
-            {
-                "BROKER": broker or empty.url(0),
-                "RESULTS": empty.url(1),
-                "CELERY_HEARTBEAT_FILE": str(tmp_path / f"{name}.heartbeat"),
-                "PYTHONPATH": str(HERE),
-                **more,
-            },
-            tmp_path / f"{name}.log",
-            heartbeat=tmp_path / f"{name}.heartbeat",
-        )
+        words = [*COMMAND, "beat", f"--schedule={schedule}", "--pidfile="]
+        given = {"BROKER": broker or empty.url(0), "RESULTS": empty.url(1), **more}
+        beat = guarded(tmp_path, f"b{len(started)}", words, given)
         beat.start()
         started.append(beat)
         return beat
