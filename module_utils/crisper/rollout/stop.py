@@ -9,9 +9,9 @@ from typing import Any
 
 from ..docker.client import BackgroundCommand
 from ..docker.diagnosis import describe
-from .plan import KEEP, REMOVE, ROLLED, Container, Step, not_ready
+from .plan import KEEP, REMOVE, ROLLED, Container, Step
 from .state import Rollout
-from .traffic import switch_requests, wait_for_accepting
+from .traffic import refuse_unready, switch_requests, wait_for_accepting
 
 
 def wait_until_healthy(rollout: Rollout) -> None:
@@ -54,13 +54,7 @@ def stop_old(rollout: Rollout, web_only: bool) -> None:
     ids = [identity for step in rolled for identity in step.old]
     if not ids:
         return
-    missing = not_ready(steps)
-    if missing:
-        rollout.fail(
-            "The old containers stay, because the new ones do not serve: "
-            + "; ".join(missing)
-            + ". Run the deploy again; it starts what is missing."
-        )
+    refuse_unready(rollout, steps, containers, "The old containers stay")
     rollout.note("stop_old")
     old = [container for container in containers if container.id in ids]
     web = {step.service for step in rolled if step.kind == "web"}

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from ..docker.diagnosis import compose_error
+from ..docker.diagnosis import compose_error, describe
 from ..host.networks import networks_to_join
 from ..output import quote_last_lines
 from ..process import capture
@@ -33,6 +33,28 @@ NO_ANSWER = (125, 126, 127, 137, 143)
 ACCEPT_SECONDS, SETTLE_SECONDS = 30.0, 0.1
 
 
+def refuse_unready(
+    rollout: Rollout, steps: list[Step], containers: list[Container], stays: str
+) -> None:
+    """Fail where new containers of these steps do not serve, and say why each does not.
+
+    Args:
+        rollout: its state.
+        steps: of the plan.
+        containers: of the stack.
+        stays: what stays as it is, the message's first words.
+    """
+    missing = not_ready(steps)
+    if not missing:
+        return
+    services = {step.service for step in steps if not_ready([step])}
+    mine = [c for c in containers if c.release == rollout.release and c.service in services]
+    rollout.fail(
+        f"{stays}, because the new containers do not serve: {'; '.join(missing)}."
+        " Run the deploy again; it starts what is missing." + describe(rollout.failures(mine))
+    )
+
+
 def switch_requests(
     rollout: Rollout, steps: list[Step], containers: list[Container], replaced: bool = False
 ) -> None:
@@ -54,13 +76,9 @@ def switch_requests(
         _reload(rollout, upstreams, proxies, replaced)
     if not upstreams.services or upstreams.serving == rollout.release:
         return
-    missing = not_ready(step for step in steps if step.kind == "web")
-    if missing:
-        rollout.fail(
-            f"Requests stay with release {upstreams.serving or 'none'}, because the new"
-            f" containers do not serve: {'; '.join(missing)}. Run the deploy again; it starts"
-            " what is missing."
-        )
+    web = [step for step in steps if step.kind == "web"]
+    stays = f"Requests stay with release {upstreams.serving or 'none'}"
+    refuse_unready(rollout, web, containers, stays)
     rollout.note("switch")
     _join_networks(rollout, proxies, containers)
     upstreams.prepare(rollout.release)

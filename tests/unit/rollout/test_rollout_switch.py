@@ -106,9 +106,15 @@ def test_requests_stay_while_the_new_containers_are_not_healthy(
         ("starting", "new of release r2 did not become healthy"),
         ("unhealthy", "Requests stay with release r1, because the new containers do not serve:"),
     ):
-        answer, told = rollout(NGINX, OLD, record("new", "backend", "r2", health))
+        new = record("new", "backend", "r2", health)
+        look = {"ExitCode": 1, "Output": "answers /health with 500, not with 200"}
+        new["State"]["Health"]["Log"] = [look]
+        answer, told = rollout(NGINX, OLD, new)
         assert answer["failed"]
         assert why in answer["msg"]
+        # Regression: a replica that became sick before the switch was counted, and not explained.
+        assert f"new ({health}):" in answer["msg"]
+        assert look["Output"] in answer["msg"]
         assert live.serving == "r1"
         assert not [line for line in told if line.startswith("stop")]
 
