@@ -53,6 +53,26 @@ def test_every_relative_link_resolves(page):
     assert missing == []
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings have on the web."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    words = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {each.replace(" ", "-") for each in words}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_heading_finds_it(page):
+    """Regression: a section that a page linked to had been lost in a merge."""
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text())
+    targets = [(page.parent / name if name else page, anchor) for name, anchor in links]
+    missing = [
+        f"{target.name}#{anchor}"
+        for target, anchor in targets
+        if target.suffix == ".md" and anchor not in anchors(target)
+    ]
+    assert missing == []
+
+
 RECIPES = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/ENTRY.md").read_text(), re.DOTALL)
 
 

@@ -88,3 +88,17 @@ def test_the_status_says_why_nothing_is_taken_and_what_is_not_applied(rolled_bac
     rolled_back.one.change(wrong_key="the key 'unacked_lease' in Redis is a string")
     run = rolled_back.deploy(playbook="playbooks/status.yml", celery_workers=newer_workers())
     run.succeeded(warning(rolled_back), "Warning Workers may take no task: the key 'unacked_lease'")
+
+
+def test_a_rollout_alone_compares_the_release_with_its_own_model() -> None:
+    """Regression: what the release had, and the inventory not, was judged by the inventory."""
+    site, _ = deployed_site("one")
+    before = site.one.current
+    site.deploy("--tags", "docker,images,release", celery_workers=newer_workers()).succeeded()
+    staged = site.one.staged
+    site.deploy("--tags", "rollout").succeeded()
+    assert site.one.serving == staged != before
+    containers = site.one.engine["containers"]
+    pools = {each["pool"]: each["concurrency"] for each in containers if each["pool"]}
+    assert pools["default"] == 3
+    assert "reports" in pools
