@@ -11,6 +11,9 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 # Python 3.10 has it as ssl.VERIFY_X509_PARTIAL_CHAIN; the number is OpenSSL's.
@@ -78,16 +81,41 @@ def get(
     No proxy of the environment is used: `connection` goes where it says.
 
     Raises:
-        OSError: nobody answers, or not in time.
+        OSError: nobody answers, or not all of it within twice the connection's time-out.
         http.client.HTTPException: the answer is not HTTP, or is cut off.
     """
     try:
         connection.request("GET", path, headers=headers)
-        answer = connection.getresponse()
-        _pass_over(answer)
+        with _cut_off(connection.sock, 2 * (connection.timeout or 0)):
+            answer = connection.getresponse()
+            _pass_over(answer)
         return answer.status, answer.getheader("Location") or ""
     finally:
         connection.close()
+
+
+@contextmanager
+def _cut_off(sock: socket.socket, seconds: float) -> Iterator[None]:
+    """End what is received when it takes longer: each byte begins a socket's own time-out anew."""
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        with suppress(OSError):  # it has ended by itself
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException):
+        if late.is_set():
+            raise socket.timeout("timed out") from None  # noqa: UP041 - Python 3.8
+        raise
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise socket.timeout("timed out")  # noqa: UP041 - Python 3.8
 
 
 def _pass_over(answer: http.client.HTTPResponse) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
+import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,3 +179,24 @@ def test_the_ledger_comes_in_as_browsers_do_where_it_can(entry, port):
 )
 def test_the_header_of_the_proxy_protocol(ends, line):
     assert https.proxy_line(*ends) == line
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_an_answer_that_drips_is_not_waited_for(head: bytes) -> None:
+    """Regression: a health path that streams held the verification of a deploy for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            client, _ = server.accept()
+            with client, contextlib.suppress(OSError):
+                client.sendall(head)
+                while True:
+                    client.sendall(b"x")
+                    time.sleep(0.1)
+
+        threading.Thread(target=drip, daemon=True).start()
+        began = time.monotonic()
+        connection = connect(*server.getsockname(), NAME, None, timeout=0.5)
+        with pytest.raises(TimeoutError):
+            https.get(connection, "/", {})
+        assert time.monotonic() - began < 30

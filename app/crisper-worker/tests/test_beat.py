@@ -133,19 +133,24 @@ def test_nothing_that_was_left_in_its_volume_runs(
     assert json.loads(schedule.read_text())["often"]["total_run_count"] > 0
 
 
-def test_a_pipe_in_its_volume_is_not_waited_for(
-    start_beat: Callable, empty: Redis, tmp_path: Path
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_in_its_volume_is_not_in_the_way(
+    start_beat: Callable, empty: Redis, tmp_path: Path, put: Callable
 ) -> None:
-    os.mkfifo(tmp_path / "schedule")
-    os.mkfifo(tmp_path / "schedule.part")
+    put(tmp_path / "schedule", mode=0o100)
+    put(tmp_path / "schedule.part", mode=0o100)
     beat = start_beat(EVERY="1")
     wait_until(lambda: sent(empty) > 1, "tasks are sent", log=beat.log)
     assert json.loads((tmp_path / "schedule").read_text())["often"]["total_run_count"] > 0
 
 
-@pytest.mark.parametrize("newer", [True, False])
+@pytest.mark.parametrize(
+    ("moved", "again"),
+    [(None, 0), (1_600_000_000, 1), (4_000_000_000, 1)],
+    ids=["it ran last", "it ran before", "its date was set by hand"],
+)
 def test_what_celery_s_own_scheduler_sent_is_not_sent_again(
-    start_beat: Callable, empty: Redis, tmp_path: Path, newer: bool
+    start_beat: Callable, empty: Redis, tmp_path: Path, moved: int | None, again: int
 ) -> None:
     """A release of before ran last: its file has moved since, and was written after all it sent."""
     schedule, pickled = tmp_path / "schedule", tmp_path / "beat-schedule.db"
@@ -153,12 +158,12 @@ def test_what_celery_s_own_scheduler_sent_is_not_sent_again(
     pickled.touch()
     schedule.write_text(json.dumps(runs))
     os.utime(schedule, (1_700_000_000,) * 2)
-    if not newer:
-        os.utime(pickled, (1_600_000_000,) * 2)
+    if moved:
+        os.utime(pickled, (moved,) * 2)
     beat = start_beat(EVERY="3600")
     wait_until(lambda: beat.healthy(age=3), "it beats", log=beat.log)
     wait_until(lambda: json.loads(schedule.read_text()) != runs, "it has looked", 5, beat.log)
-    assert sent(empty) == (0 if newer else 1)
+    assert sent(empty) == again
 
 
 def test_a_schedule_that_cannot_be_written_stops_no_task(

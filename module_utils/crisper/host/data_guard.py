@@ -8,15 +8,18 @@ still runs. Runs on the target's Python (3.8 or newer).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..database.versions import volume_name
+from ..text import printable
 
 Call = Callable[..., "tuple[int, str, str]"]
 
@@ -24,6 +27,8 @@ DATA_SERVICES = ("postgres", "redis", "qdrant", "mariadb")
 UPLOADS = "uploads"
 ESCAPED = re.compile(r"\\([0-7]{3})")
 CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+# ioctl_nsfs(2), linux/nsfs.h: the user namespace of another one, and the user id of who made it.
+NS_GET_USERNS, NS_GET_OWNER_UID = 0xB701, 0xB704
 # Programs that only hand signals on.
 INITS = ("docker-init", "tini", "catatonit", "dumb-init")
 
@@ -193,8 +198,24 @@ class Proc:
     def command(self, pid: int) -> str:
         """Return what a process runs, as it fits into a message."""
         words = self.read(pid, "cmdline").replace("\0", " ").split()
-        text = " ".join(words) or self.read(pid, "comm").strip()
-        return text if len(text) <= 60 else text[:60] + "…"
+        return printable(" ".join(words) or self.read(pid, "comm").strip(), 60)
+
+    def is_roots(self, pid: int) -> bool:
+        """Return whether root made what a process sees as mounts.
+
+        An account may mount folders of its own by any name, in a user namespace that it made.
+        """
+        owner = array("I", [0])
+        try:
+            with open(f"{self.path}/{pid}/ns/mnt", "rb") as mounts:
+                made_by = fcntl.ioctl(mounts, NS_GET_USERNS)
+            try:
+                fcntl.ioctl(made_by, NS_GET_OWNER_UID, owner)
+            finally:
+                os.close(made_by)
+        except OSError:
+            return True  # it has ended, or its namespace is one above this process's own
+        return owner[0] == 0
 
     def began_here(self, pid: int) -> bool:
         """Return whether what started a container is a process of this host's own namespace."""
@@ -254,18 +275,18 @@ def users(
         if not name or os.path.basename(proc.command(pid).split(" ")[0]) in INITS:
             continue
         exact = places.get(name, ("", ""))[1] == folder
-        if exact or proc.began_here(pid):
+        if (exact or proc.began_here(pid)) and proc.is_roots(pid):
             reported.add(space)
             match = CONTAINER_ID.search(proc.read(pid, "cgroup"))
             container = match[0][:12] if match else ""
-            found.append(Process(pid, proc.command(pid), name, folder, container))
+            found.append(Process(pid, proc.command(pid), name, printable(folder), container))
     return found
 
 
 def _writer(pid: int, volumes: Mapping[str, str], proc: Proc) -> list[Process]:
     """Return a process of this host once for each of the volumes that it writes to."""
     return [
-        Process(pid, proc.command(pid), name, folder)
+        Process(pid, proc.command(pid), name, printable(folder))
         for name, folder in volumes.items()
         if folder and proc.writes_below(pid, os.path.realpath(folder))
     ]

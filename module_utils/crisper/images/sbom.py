@@ -122,7 +122,7 @@ def python_packages(output: str) -> list[Package] | None:
     lines = [line for line in output.splitlines() if line.startswith(MARK)]
     try:
         entries = json.loads(lines[-1][len(MARK) :]) if lines else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(entries, list):
         return None

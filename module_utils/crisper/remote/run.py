@@ -19,6 +19,7 @@ from importlib.util import resolve_name
 from types import ModuleType
 from typing import Any
 
+from ..probes.serve import redact, secrets_of
 from ..process import capture
 from ..text import ERROR_WIDTH, clean, printable, printable_lines
 
@@ -139,6 +140,18 @@ def parse_line(line: str) -> dict[str, Any] | None:
     return reply
 
 
+def without_secrets(stderr: str, environment: Mapping[str, str] | None = None) -> str:
+    """Return the errors of a probe as they may be shown.
+
+    A probe takes secrets out of what it answers; an application that ends it wrote this itself.
+
+    Args:
+        stderr: what the command wrote there.
+        environment: variables that the probe was given.
+    """
+    return str(redact(stderr, secrets_of(environment or {})))
+
+
 def trouble(code: int, stderr: str) -> tuple[str, str]:
     """Return the kind of trouble and its last line, when the command brought no answer."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
@@ -189,8 +202,9 @@ def run(
         raise RemoteError("malformed_reply", f"`{line}` gave no answer: {why}")
     answer = parse(done.stdout)
     if answer is None:
-        problem, why = trouble(done.returncode, done.stderr)
-        errors = printable_lines(done.stderr[-2000:])
+        errors = without_secrets(done.stderr, request.get("environment"))
+        problem, why = trouble(done.returncode, errors)
+        errors = printable_lines(errors[-2000:])
         raise RemoteError(problem, f"`{line}` gave no answer: {why}", errors)
     return answer
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..process import MOST, Tail
 from ..text import printable_lines
-from .run import MARKER, RemoteError, parse_line, program, trouble
+from .run import MARKER, RemoteError, parse_line, program, trouble, without_secrets
 
 # The program comes first on standard input, after its length; the requests follow it.
 BOOT = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())).decode())"
@@ -115,6 +115,6 @@ class Session:
 
     def _ended(self) -> RemoteError:
         code = self.process.wait()
-        errors = self.errors.text()
+        errors = without_secrets(self.errors.text())
         problem, why = trouble(code, errors)
         return RemoteError(problem, f"`{self.line}` ended: {why}", printable_lines(errors[-2000:]))

@@ -226,6 +226,32 @@ def test_processes_of_this_machine_are_read(tmp_path: Path) -> None:
     assert logic.users({"demo_postgres": str(folder)}, []) == []
 
 
+MOUNTED = """
+mount --types tmpfs own /mnt && cd /mnt && mkdir -p volumes/demo_postgres/_data
+mount --bind volumes/demo_postgres/_data volumes/demo_postgres/_data
+echo mounted && exec -a "$(printf 'postgres\\033[2J')" cat
+"""
+
+
+@pytest.mark.parametrize(
+    ("began_by", "commands"),
+    [
+        ("setpriv --reuid=65534 --regid=65534 --clear-groups unshare --map-root-user --mount", []),
+        ("unshare --mount", ["postgres\\x1b[2J"]),
+    ],
+    ids=["an account", "root"],
+)
+def test_what_an_account_mounts_is_not_the_data(began_by: str, commands: list[str]) -> None:
+    """Regression: in a user namespace of its own it blocked every deploy, and wrote the reason."""
+    words = [*began_by.split(), "bash", "-c", MOUNTED]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        assert child.stdout.readline() == b"mounted\n"
+        users = logic.users({"demo_postgres": "/srv/docker/volumes/demo_postgres/_data"}, [])
+        child.communicate(b"")
+    assert [each.command for each in users] == commands
+
+
 DOCKER = """#!/bin/sh
 case $1 in
 info) echo '"/srv/docker"' ;;

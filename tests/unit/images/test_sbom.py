@@ -148,6 +148,12 @@ def test_the_summary_counts_packages_and_licences():
     }
 
 
+@pytest.mark.parametrize("words", ["", "{", "{}", "[" * 100_000], ids=len)
+def test_an_image_that_prints_anything_else_has_no_python_packages(words):
+    """Regression: lists within lists ended the deploy."""
+    assert sbom.python_packages(sbom.MARK + words) is None
+
+
 def test_a_package_that_is_there_twice_counts_as_the_first_on_the_search_path():
     entries = [{"name": "Foo.Bar", "version": "2"}, {"name": "foo-bar", "version": "1"}]
     found = sbom.python_packages(python_output(*entries))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.probes import (
+    application,
     drain,
     ledger,
     rollout,
@@ -160,6 +161,22 @@ def test_no_answer_is_an_error():
         assert caught.value.problem == problem
     with pytest.raises(remote_run.RemoteError, match="within 1 s"):
         remote_run.run(["sleep", "20"], drain, {}, 1)
+
+
+def test_an_application_that_ends_the_probe_shows_no_secret(tmp_path, monkeypatch):
+    """Regression: the last line of its errors stood in plans and summaries as it was."""
+    (tmp_path / "leaking.py").write_text(
+        "import os, sys\n"
+        "print('FATAL', os.environ['DATABASE_URL'], os.environ['SECRET_KEY'], file=sys.stderr)\n"
+        "sys.stderr.flush(); os._exit(3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    environment = {"DATABASE_URL": "postgresql://shop:hunter22@db/shop", "SECRET_KEY": "top-secret"}
+    request = {"app": "leaking", "settings": [], "import_timeout": 20, "environment": environment}
+    with pytest.raises(remote_run.RemoteError, match="exit code 3: FATAL") as caught:
+        remote_run.run([sys.executable, "-"], application, request, 30)
+    told = f"{caught.value} {caught.value.stderr}"
+    assert not [secret for secret in ("hunter22", "top-secret") if secret in told]
 
 
 @pytest.mark.parametrize("reply", ["", "{", "[1]", "X" + remote_run.MARKER + "{}"])

@@ -14,8 +14,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import stat
 import time
+import uuid
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -174,7 +176,8 @@ class Schedule(beat.Scheduler):
             ours = self.path.lstat().st_mtime if self.path.exists() else 0
         except OSError:
             return None
-        last = min(max(pickles, default=0), time.time())
+        # A date that is yet to come was set by hand: by it each start would count as a run.
+        last = max((moment for moment in pickles if moment <= time.time()), default=0)
         return datetime.fromtimestamp(last, timezone.utc) if last > ours else None
 
     @property
@@ -211,8 +214,13 @@ def replace(path: Path, text: str) -> None:
         OSError: it cannot be written.
     """
     draft = path.with_name(f"{path.name}.part")
-    if os.path.lexists(draft):
-        draft.unlink()
+    for taken in (draft, path):
+        if taken.is_dir() and not taken.is_symlink():
+            # Out of the way, whatever its mode.
+            aside = taken.with_name(f"{taken.name}.{uuid.uuid4().hex}")
+            taken.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+    draft.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(draft, flags, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
