@@ -14,6 +14,10 @@ from .names import CANARY, DEFAULT_QUEUE, QUEUE
 from .validators import COUNT, SECONDS, env_text, quoted, whole
 from .worker_options import WITH_LIMITS, limit_of, validate_options, worker_arguments
 
+# Seconds between two health checks of a worker, by how they are made: at least so many, and at
+# least so many for each worker of the stack.
+CHECK_SECONDS = {"heartbeat": 10, "ping": 30}
+CHECK_SECONDS_PER_WORKER = {"heartbeat": 1, "ping": 5}
 POOL = re.compile(r"[a-z0-9][a-z0-9-]{0,29}\Z")
 
 
@@ -54,12 +58,13 @@ class CeleryModel(TypedDict):
 
     ``settings``: what they are started with, as words of the command. ``guard``: whether they are
     started by it. ``health``: how their health is checked. ``program``: the beginning of their
-    command.
+    command. ``check_interval``: seconds between two health checks of a worker.
     """
 
     app: str
     guard: bool
     health: str
+    check_interval: int
     program: list[str]
     canary_task: str
     expected_tasks: list[str]
@@ -134,12 +139,18 @@ def celery_model(values: Mapping[str, Any]) -> CeleryModel:
         "canary_task": celery.get("canary_task", CANARY) or "",
         "guard": is_guarded(celery),
         "health": health_check(celery),
+        "check_interval": _check_interval(health_check(celery), values["celery_workers"]),
         "program": program(celery),
         "expected_tasks": list(celery.get("expected_tasks") or []),
         "time_limit": int(values["celery_task_time_limit"]),
         "soft_time_limit": int(values["celery_task_soft_time_limit"]),
         "settings": setting_words(values.get("celery_settings") or {}),
     }
+
+
+def _check_interval(health: str, pools: Sequence[Mapping[str, Any]]) -> int:
+    workers = sum(int(pool.get("replicas", 1)) for pool in pools)
+    return max(CHECK_SECONDS[health], CHECK_SECONDS_PER_WORKER[health] * workers)
 
 
 def validate(values: Mapping[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.model.build import stack_model
 from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
 from stack_values import GOOD, OWN, changed
@@ -34,12 +35,24 @@ def test_the_model_holds_what_verification_expects_of_the_workers():
         "canary_task": "celery.accumulate",
         "guard": True,
         "health": "heartbeat",
+        "check_interval": 10,
         "program": ["python", "/opt/crisper-guard"],
         "expected_tasks": [],
         "time_limit": 3600,
         "soft_time_limit": 3300,
         "settings": [],
     }
+
+
+@pytest.mark.parametrize(
+    ("health", "replicas", "seconds"),
+    [("heartbeat", 10, 10), ("heartbeat", 50, 50), ("ping", 6, 30), ("ping", 50, 250)],
+)
+def test_health_checks_of_many_workers_are_rarer(health, replicas, seconds):
+    """Regression: those of a hundred workers took a processor, and new workers started too late."""
+    values = changed("celery_workers.0.replicas", replicas)
+    values["stack_app"]["celery"] |= {"health": health, "guard": health == "heartbeat"}
+    assert stack_model(values)["celery"]["check_interval"] == seconds
 
 
 def test_mariadb_joins_the_model_only_when_enabled():
