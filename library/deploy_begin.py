@@ -236,7 +236,6 @@ from ansible_collections.crisper.stack.plugins.module_utils.docker.client import
 from ansible_collections.crisper.stack.plugins.module_utils.host.facts import SPEC as HOST_SPEC
 from ansible_collections.crisper.stack.plugins.module_utils.host.facts import check_host
 from ansible_collections.crisper.stack.plugins.module_utils.host.firewall import (
-    chain_name,
     in_force,
     list_command,
 )
@@ -296,7 +295,7 @@ def host_closed(module: AnsibleModule, root: Path) -> bool:
         return True  # of an edition without one, or stack_isolation is false
     table = module.get_bin_path("iptables")
     listing = module.run_command(list_command(table))[1] if table else ""
-    return in_force(listing, chain_name(module.params["project"]), rules)
+    return in_force(listing, module.params["project"], rules)
 
 
 def describe(module: AnsibleModule, root: Path, stack: Stack, moved: Comparison) -> dict[str, Any]:

@@ -88,6 +88,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.crisper.stack.plugins.module_utils.docker.labels import NO_SERVICE
 from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
 from ansible_collections.crisper.stack.plugins.module_utils.images.identity import identity
 from ansible_collections.crisper.stack.plugins.module_utils.images.sbom import (
@@ -166,7 +167,18 @@ class Reader:
         name = f"crisper-sbom-{uuid.uuid4().hex[:12]}"
         label = f"{LABEL}={self.stack}"
         code, _, err = self.docker(
-            *("create", "--name", name, "--label", label, *HARMLESS, image_id, "-c", SCRIPT)
+            *(
+                "create",
+                "--name",
+                name,
+                *NO_SERVICE,
+                "--label",
+                label,
+                *HARMLESS,
+                image_id,
+                "-c",
+                SCRIPT,
+            )
         )
         if code != 0:
             raise UnreadableError(f"docker create: {quote_output(err)}")

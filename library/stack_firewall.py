@@ -95,7 +95,6 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.crisper.stack.plugins.module_utils.files import make_folder
 from ansible_collections.crisper.stack.plugins.module_utils.host.firewall import (
     TABLES,
-    chain_name,
     daemon_nameservers,
     in_force,
     list_command,
@@ -141,7 +140,6 @@ class Firewall:
         self.module, params = module, module.params
         self.project, self.cli = params["project"], params["docker_cli"]
         self.folder = Path(params["root"]) / "firewall"
-        self.chain = chain_name(self.project)
         self.unit = f"crisper-firewall@{self.project}.service"
         self.ports = open_ports(
             params["host_ports"], params["published_ports"], params["bind_address"]
@@ -213,12 +211,12 @@ class Firewall:
         tables = self.tables()
         created = self.create_networks()
         bridges, nameservers = parse_networks(self.networks()), self.nameservers()
-        rules = {v: render_rules(self.chain, bridges, self.ports, nameservers, v) for v in tables}
+        rules = {v: render_rules(self.project, bridges, self.ports, nameservers, v) for v in tables}
         files = {self.folder / f"rules.v{version}": text for version, text in rules.items()}
-        files[self.folder / "firewall.sh"] = render_script(self.chain, str(self.folder))
+        files[self.folder / "firewall.sh"] = render_script(self.project, str(self.folder))
         changed = any(_read(path) != text for path, text in files.items())
         changed |= not all(
-            in_force(self.run(*list_command(tables[v]), check=False)[1], self.chain, text)
+            in_force(self.run(*list_command(tables[v]), check=False)[1], self.project, text)
             for v, text in rules.items()
         )
         changed |= bool(created)
@@ -242,8 +240,9 @@ class Firewall:
                 (self.folder / f"rules.v{version}").unlink(missing_ok=True)
             self.fail(
                 f"The rules of iptables were refused: {err.strip()[-1000:]}. They need the kernel's"
-                " table mangle with the matches conntrack and addrtype; set stack_isolation to"
-                " false to do without (docs/SECURITY.md). No container was changed."
+                " table mangle with the matches conntrack, addrtype and owner; set"
+                " stack_isolation to false to do without (docs/SECURITY.md). No container was"
+                " changed."
             )
 
     def enable(self) -> bool:

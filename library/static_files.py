@@ -83,6 +83,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.crisper.stack.plugins.module_utils.docker.labels import NO_SERVICE
 from ansible_collections.crisper.stack.plugins.module_utils.output import quote_last_lines
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.static_draft import StaticDraft
 from ansible_collections.crisper.stack.plugins.module_utils.proxy.static_files import StaticFiles
@@ -109,7 +110,10 @@ class Image:
     def __enter__(self) -> Image:
         """Create the container; the word `true` stands for the command that an image may lack."""
         code, out, err = self.module.run_command(
-            [self.cli, "create", "--pull", "never", "--network", "none", self.reference, "true"]
+            [
+                *(self.cli, "create", "--pull", "never", "--network", "none"),
+                *(*NO_SERVICE, self.reference, "true"),
+            ]
         )
         if code != 0:
             self.module.fail_json(

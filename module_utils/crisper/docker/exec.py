@@ -22,6 +22,7 @@ from ..backup.backends.slots import (
 from ..backup.manifest import BackupError, NoConnectionError
 from ..process import MOST, Tail, capture_bytes
 from ..text import quote_output
+from .labels import NO_SERVICE
 
 # Bytes that a service may say to a question, and that a session of PostgreSQL answers to one: names
 # of 100,000 tables have a tenth.
@@ -32,6 +33,7 @@ STATEMENT_FAILED = 3
 PIDS = "2048"
 # What every container has that is made for one task; capabilities that it needs are added.
 HARDENED = (
+    *NO_SERVICE,
     *("--pull", "never", "--network", "none", "--read-only", "--pids-limit", PIDS),
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
 )

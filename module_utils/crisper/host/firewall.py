@@ -1,8 +1,9 @@
 """Rules of iptables for what containers of a stack must not reach; pure functions of plain data.
 
-The rules stand in a chain of the stack's own in table ``mangle``, before any routing decision.
+The rules stand in chains of the stack's own in table ``mangle``, before any routing decision.
 There neither Docker nor ufw nor firewalld has rules: none of them can accept a packet first, a
 restart of the engine moves nothing, and one place sees packets to the host and forwarded ones.
+A second chain has what accounts of the host must not reach: they have a route to every container.
 """
 
 from __future__ import annotations
@@ -76,12 +77,17 @@ def open_ports(
     return sorted(set(ports))
 
 
-def chain_name(stack: str) -> str:
+def chain_name(stack: str, prefix: str = "CRISPER") -> str:
     """Return the name of the stack's chain: of 28 characters at most, one for each stack."""
-    name = f"CRISPER-{stack}"
+    name = f"{prefix}-{stack}"
     if len(name) <= CHAIN_LENGTH:
         return name
     return f"{name[: CHAIN_LENGTH - 9]}-{hashlib.sha256(stack.encode()).hexdigest()[:8]}"
+
+
+def hooks(stack: str) -> dict[str, str]:
+    """Return the stack's chains, by the chain of the kernel's that leads to each."""
+    return {"PREROUTING": chain_name(stack), "OUTPUT": chain_name(stack, "CRISPER-LOCAL")}
 
 
 def parse_nameservers(text: str) -> list[str]:
@@ -110,7 +116,7 @@ def daemon_nameservers(text: str) -> list[str]:
 
 
 def render_rules(
-    chain: str,
+    stack: str,
     bridges: Iterable[Bridge],
     ports: Iterable[tuple[int, str]],
     nameservers: Iterable[str],
@@ -121,7 +127,7 @@ def render_rules(
     New connections only reach the chain (see `render_script`), so that answers pass.
 
     Args:
-        chain: see `chain_name`.
+        stack: its name.
         bridges: the networks of the stack.
         ports: of the host, that containers on networks with a way out may reach.
         nameservers: of the host. Docker's resolver asks them out of the container, and a cloud's
@@ -129,10 +135,19 @@ def render_rules(
         version: 4 or 6.
     """
     servers = [a for a in nameservers if ipaddress.ip_address(a).version == version]
-    opened = list(ports)
-    lines = [line for bridge in bridges for line in _rules(bridge, opened, servers, version)]
-    rules = [f"-A {chain} {line}" for line in lines]
-    return "\n".join(["*mangle", f":{chain} - [0:0]", *rules, "COMMIT", ""])
+    opened, all_bridges, chains = list(ports), list(bridges), hooks(stack)
+    rules = [
+        f"-A {chains['PREROUTING']} {line}"
+        for bridge in all_bridges
+        for line in _rules(bridge, opened, servers, version)
+    ]
+    # The engine, its proxies of published ports, and what a deploy does there are root's.
+    rules += [
+        f"-A {chains['OUTPUT']} -o {bridge.interface} -m owner ! --uid-owner 0 -j DROP"
+        for bridge in all_bridges
+    ]
+    declared = [f":{chain} - [0:0]" for chain in chains.values()]
+    return "\n".join(["*mangle", *declared, *rules, "COMMIT", ""])
 
 
 def _rules(
@@ -165,19 +180,24 @@ def _rules(
     return [f"-i {bridge.interface} {line}" for line in lines]
 
 
-def in_force(listing: str, chain: str, rules: str) -> bool:
-    """Return whether a chain has as many rules as are wanted, and packets reach it.
+def in_force(listing: str, stack: str, rules: str) -> bool:
+    """Return whether the chains have as many rules as are wanted, and packets reach them.
 
     Args:
         listing: of ``iptables -t mangle -S``, which writes rules in its own way.
-        chain: see `chain_name`.
+        stack: its name.
         rules: see `render_rules`.
     """
-    lines = listing.splitlines()
-    count = sum(line.startswith(f"-A {chain} ") for line in lines)
-    jumps = [line for line in lines if line.startswith("-A PREROUTING ")]
-    wanted = sum(line.startswith("-A ") for line in rules.splitlines())
-    return count == wanted and any(line.endswith(f"-j {chain}") for line in jumps)
+    lines, wanted = listing.splitlines(), rules.splitlines()
+    for hook, chain in hooks(stack).items():
+        rule, jump = f"-A {chain} ", f"-A {hook} "
+        if sum(line.startswith(rule) for line in lines) != sum(
+            line.startswith(rule) for line in wanted
+        ):
+            return False
+        if not any(line.startswith(jump) and line.endswith(f"-j {chain}") for line in lines):
+            return False
+    return True
 
 
 def list_command(table: str) -> list[str]:
@@ -185,37 +205,42 @@ def list_command(table: str) -> list[str]:
     return [table, "--wait", "10", "-t", "mangle", "-S"]
 
 
-def render_script(chain: str, folder: str) -> str:
+def render_script(stack: str, folder: str) -> str:
     """Return a shell script: ``apply`` (again and again without harm) or ``remove``.
 
-    The rules of the chain are exchanged as a whole.
+    The rules of the chains are exchanged as a whole.
     """
+    chains = " ".join(f"{hook}:{chain}" for hook, chain in hooks(stack).items())
     return f"""#!/bin/sh
-# Written by Crisper: what containers of the stack must not reach (docs/SECURITY.md).
+# Written by Crisper: what containers of the stack must not reach, and accounts of the host not of
+# them (docs/SECURITY.md).
 #   sh {folder}/firewall.sh apply|remove
 set -eu
 PATH=/usr/sbin:/sbin:/usr/bin:/bin
-new='-m conntrack --ctstate NEW,INVALID -j {chain}'
+new='-m conntrack --ctstate NEW,INVALID -j'
+case ${{1:-apply}} in
+    apply|remove) ;;
+    *) echo "usage: $0 apply|remove" >&2; exit 2 ;;
+esac
 for version in 4 6; do
     table=iptables
     if [ $version = 6 ]; then
         table=ip6tables
         [ -d /proc/sys/net/ipv6 ] || continue
     fi
-    # shellcheck disable=SC2086  # the rule is several words
-    case ${{1:-apply}} in
-        apply)
-            $table-restore --wait 10 --noflush <{folder}/rules.v$version
-            $table --wait 10 -t mangle -C PREROUTING $new 2>/dev/null ||
-                $table --wait 10 -t mangle -I PREROUTING 1 $new
-            ;;
-        remove)
-            while $table --wait 10 -t mangle -D PREROUTING $new 2>/dev/null; do :; done
-            $table --wait 10 -t mangle -F {chain} 2>/dev/null || true
-            $table --wait 10 -t mangle -X {chain} 2>/dev/null || true
-            ;;
-        *) echo "usage: $0 apply|remove" >&2; exit 2 ;;
-    esac
+    [ "${{1:-apply}}" = remove ] || $table-restore --wait 10 --noflush <{folder}/rules.v$version
+    for pair in {chains}; do
+        hook=${{pair%%:*}} chain=${{pair#*:}}
+        # shellcheck disable=SC2086  # the rule is several words
+        if [ "${{1:-apply}}" = apply ]; then
+            $table --wait 10 -t mangle -C $hook $new $chain 2>/dev/null ||
+                $table --wait 10 -t mangle -I $hook 1 $new $chain
+        else
+            while $table --wait 10 -t mangle -D $hook $new $chain 2>/dev/null; do :; done
+            $table --wait 10 -t mangle -F $chain 2>/dev/null || true
+            $table --wait 10 -t mangle -X $chain 2>/dev/null || true
+        fi
+    done
 done
 """
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from ..celery.application import read_facts
 from ..deploy.begin import read_manifest
+from ..docker.labels import NO_SERVICE
 from ..model.validators import env_text
 from ..probes import application as application_probe
+from ..process import capture
 from .run import RemoteError, run, sources_of
 
 # An import that takes longer says nothing more.
@@ -43,7 +47,7 @@ def container_command(params: Mapping[str, Any], name: str) -> list[str]:
         *(params["docker_cli"], "run", "--rm", "--interactive", "--name", name),
         *("--network", "none", "--read-only", "--tmpfs", SCRATCH, "--cap-drop", "ALL"),
         *("--security-opt", "no-new-privileges", "--pids-limit", "512", "--memory", MEMORY),
-        *("--pull", "never", "--label", f"crisper.stack={params['stack']}"),
+        *("--pull", "never", *NO_SERVICE, "--label", f"crisper.stack={params['stack']}"),
         *(("--user", params["user"]) if params["user"] else ()),
         *("--entrypoint", params["python"], params["image"], "-"),
     ]
@@ -58,13 +62,20 @@ def ask_application(params: Mapping[str, Any]) -> dict[str, Any]:
     environment = {name: env_text(value) for name, value in params["environment"].items()}
     request = {name: params[name] for name in ("app", "settings", "import_timeout")}
     request["environment"] = environment
-    command = container_command(params, f"{params['stack']}-question-{uuid4().hex[:8]}")
+    name = f"{params['stack']}-question-{uuid4().hex[:8]}"
     try:
         limit = params["import_timeout"] + START_SECONDS
-        reply = run(command, application_probe, request, limit)
+        reply = run(container_command(params, name), application_probe, request, limit)
     except RemoteError as error:
+        _remove(params["docker_cli"], name)
         return {"key": "", "facts": {}, "error": str(error)}
     if reply.get("problem") or "routes" not in reply:
         why = str(reply.get("error") or reply.get("problem") or "no answer")
         return {"key": "", "facts": {}, "error": why}
     return {"key": key, "facts": read_facts(reply), "error": ""}
+
+
+def _remove(docker_cli: str, container: str) -> None:
+    """Remove a container whose Docker client was ended: it goes on without one."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        capture([docker_cli, "rm", "--force", container], "", START_SECONDS)

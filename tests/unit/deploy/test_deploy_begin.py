@@ -237,7 +237,8 @@ def test_a_firewall_that_is_gone_is_something_to_do(tmp_path, rules):
     (tmp_path / "firewall").mkdir()
     rule = "-A CRISPER-unit -i br-1 -j DROP"
     (tmp_path / "firewall/rules.v4").write_text(f"*mangle\n{rule}\nCOMMIT\n")
-    said = f"-A PREROUTING -j CRISPER-unit\n{rule}" if rules else "-P PREROUTING ACCEPT"
+    jumps = "-A PREROUTING -j CRISPER-unit\n-A OUTPUT -j CRISPER-LOCAL-unit"
+    said = f"{jumps}\n{rule}" if rules else "-P PREROUTING ACCEPT"
     module = SimpleNamespace(
         params={"project": "unit"},
         get_bin_path=lambda name: name,

@@ -26,11 +26,12 @@ from stack_values import GOOD
 
 def rendered(version: int = 4, **given: Any) -> list[str]:
     values = {"bridges": BRIDGES, "ports": [(5432, "tcp")], "nameservers": ["169.254.169.253"]}
-    text = firewall.render_rules("CRISPER-demo", version=version, **{**values, **given})
+    text = firewall.render_rules("demo", version=version, **{**values, **given})
     lines = text.splitlines()
-    assert lines[:2] == ["*mangle", ":CRISPER-demo - [0:0]"]
-    assert lines[-1] == "COMMIT"
-    return [line.removeprefix("-A CRISPER-demo ") for line in lines[2:-1]]
+    chains = [":CRISPER-demo - [0:0]", ":CRISPER-LOCAL-demo - [0:0]"]
+    assert (lines[0], lines[1:3], lines[-1]) == ("*mangle", chains, "COMMIT")
+    own = "-A CRISPER-demo "
+    return [line.removeprefix(own) for line in lines[3:-1] if line.startswith(own)]
 
 
 def verdict(lines: list[str], interface: str, address: str, local: bool, port: int = 80) -> str:
@@ -90,6 +91,15 @@ def test_ipv6_is_closed_alike() -> None:
     assert not [line for line in lines if "169.254" in line or "172.2" in line]
 
 
+def test_accounts_of_the_host_reach_no_container_by_its_address() -> None:
+    """Regression: they could hold every connection of Redis, and pass nginx by."""
+    rules = firewall.render_rules("demo", BRIDGES, [(5432, "tcp")], [], 4).splitlines()
+    assert [line for line in rules if line.startswith("-A CRISPER-LOCAL-demo ")] == [
+        f"-A CRISPER-LOCAL-demo -o {interface} -m owner ! --uid-owner 0 -j DROP"
+        for interface in (bridge.interface for bridge in BRIDGES)
+    ]
+
+
 def test_all_that_can_be_opened_is_open_to_web_and_workers_only() -> None:
     lines = rendered(ports=[(53, "udp")])
     assert [line for line in lines if "LOCAL -j RETURN" in line] == [
@@ -141,8 +151,8 @@ def test_a_port_is_a_number_and_a_protocol_or_refused(value: Any) -> None:
 
 @given(st.lists(st.from_regex(r"[a-z0-9_-]{1,40}", fullmatch=True), min_size=2, unique=True))
 def test_every_stack_has_a_chain_of_its_own_that_iptables_takes(names: list[str]) -> None:
-    chains = [firewall.chain_name(name) for name in names]
-    assert len(set(chains)) == len(names)
+    chains = [chain for name in names for chain in firewall.hooks(name).values()]
+    assert len(set(chains)) == 2 * len(names)
     assert all(len(chain) <= 28 for chain in chains)
 
 
@@ -209,8 +219,12 @@ case "$name $*" in
     *"-C PREROUTING"*) [ -e "$name.jump" ];;
     *"-I PREROUTING"*) touch "$name.jump";;
     *"-D PREROUTING"*) [ -e "$name.jump" ] && rm "$name.jump";;
+    *"-C OUTPUT"*) [ -e "$name.local.jump" ];;
+    *"-I OUTPUT"*) touch "$name.local.jump";;
+    *"-D OUTPUT"*) [ -e "$name.local.jump" ] && rm "$name.local.jump";;
     *"-S"*)
         [ ! -e "$name.jump" ] || echo "-A PREROUTING -j CRISPER-demo"
+        [ ! -e "$name.local.jump" ] || echo "-A OUTPUT -j CRISPER-LOCAL-demo"
         [ ! -e "$name.rules" ] || grep '^-A' "$name.rules";;
     *"-X CRISPER"*) rm -f "$name.rules";;
 esac
@@ -283,9 +297,10 @@ def test_rules_are_in_force_before_the_networks_have_a_container(apply: Any, hos
     )
     assert not apply(host_ports=[5432])["changed"], "nothing is to do the second time"
     assert apply(host_ports=[5433])["changed"]
-    (host / "iptables.jump").unlink()
-    assert apply(host_ports=[5433])["changed"], "somebody has removed them"
-    assert (host / "iptables.jump").exists()
+    for jump in (host / "iptables.jump", host / "iptables.local.jump"):
+        jump.unlink()
+        assert apply(host_ports=[5433])["changed"], "somebody has removed them"
+        assert jump.exists()
 
 
 def test_check_mode_changes_nothing(apply: Any, host: Path, tmp_path: Path) -> None:
@@ -336,15 +351,25 @@ def test_the_unit_is_in_force_before_the_engine() -> None:
 
 
 def test_the_script_is_a_shell_script() -> None:
-    script = firewall.render_script("CRISPER-demo", "/x")
+    script = firewall.render_script("demo", "/x")
     subprocess.run(["sh", "-n"], input=script, text=True, check=True)
 
 
 def test_rules_are_in_force_when_all_are_there_and_packets_reach_them() -> None:
     """As iptables 1.8.11 lists them; what is in its own words is only counted."""
-    rules = "*mangle\n:CRISPER-a - [0:0]\n-A CRISPER-a -i br-1 -d 169.254.0.0/16 -j DROP\nCOMMIT\n"
+    rules = (
+        "*mangle\n-A CRISPER-a -i br-1 -d 169.254.0.0/16 -j DROP\n"
+        "-A CRISPER-LOCAL-a -o br-1 -m owner ! --uid-owner 0 -j DROP\nCOMMIT\n"
+    )
     jump = "-A PREROUTING -m conntrack --ctstate INVALID,NEW -j CRISPER-a\n"
     rule = "-A CRISPER-a -d 169.254.0.0/16 -i br-1 -j DROP\n"
-    assert firewall.in_force(f"-N CRISPER-a\n{jump}{rule}", "CRISPER-a", rules)
-    for listing in ("", rule, jump, jump + rule + rule, jump.replace("-a", "-ab") + rule):
-        assert not firewall.in_force(listing, "CRISPER-a", rules)
+    local = (
+        "-A OUTPUT -m conntrack --ctstate INVALID,NEW -j CRISPER-LOCAL-a\n"
+        "-A CRISPER-LOCAL-a -o br-1 -m owner ! --uid-owner 0 -j DROP\n"
+    )
+    assert firewall.in_force(f"-N CRISPER-a\n{jump}{rule}{local}", "a", rules)
+    for listing in (
+        *("", rule + local, jump + local, jump + rule + rule + local, jump + rule),
+        jump.replace("-a", "-ab") + rule + local,
+    ):
+        assert not firewall.in_force(listing, "a", rules)

@@ -64,6 +64,21 @@ def test_the_application_is_asked_with_its_environment_and_its_workers_settings(
     assert "MY_BROKER" not in os.environ
 
 
+def test_a_container_that_does_not_end_is_removed_and_is_no_service(
+    params: dict[str, Any], tmp_path: Path
+) -> None:
+    """Regression: it stayed for ever; by its image's labels it passed for the stack's database."""
+    shim = Path(params["docker_cli"])
+    shim.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/log\n[ $1 = rm ] || exec sleep 60\n')
+    params["import_timeout"] = 1 - application.START_SECONDS
+    assert "no answer within 1 s" in application.ask_application(params)["error"]
+    begun, removed = (tmp_path / "log").read_text().splitlines()
+    name = begun.split("--name ")[1].split()[0]
+    assert removed == f"rm --force {name}"
+    for label in ("project", "service", "oneoff"):
+        assert f"--label com.docker.compose.{label}= " in begun
+
+
 def test_names_and_addresses_are_no_secrets(params: dict[str, Any]) -> None:
     """What a variable with BROKER in its name holds was masked, wherever it stood."""
     params["environment"] = {
