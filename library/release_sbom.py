@@ -165,21 +165,8 @@ class Reader:
             UnreadableError: the engine made no container of it, or did not answer.
         """
         name = f"crisper-sbom-{uuid.uuid4().hex[:12]}"
-        label = f"{LABEL}={self.stack}"
-        code, _, err = self.docker(
-            *(
-                "create",
-                "--name",
-                name,
-                *NO_SERVICE,
-                "--label",
-                label,
-                *HARMLESS,
-                image_id,
-                "-c",
-                SCRIPT,
-            )
-        )
+        options = (*NO_SERVICE, "--label", f"{LABEL}={self.stack}", *HARMLESS)
+        code, _, err = self.docker("create", "--name", name, *options, image_id, "-c", SCRIPT)
         if code != 0:
             raise UnreadableError(f"docker create: {quote_output(err)}")
         try:
