@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.crisper.stack.plugins.module_utils.backup.backends import mariadb
 from ansible_collections.crisper.stack.plugins.module_utils.backup.backends.mariadb import (
     dump_mariadb,
     mariadb_state,
@@ -78,28 +79,46 @@ def test_root_runs_nothing_of_the_applications(sql: Sql, docker: Docker) -> None
     sql("DROP VIEW trap; DROP FUNCTION go; DROP TABLE bait, said", NAME)
 
 
-def test_a_restore_runs_nothing_with_roots_rights(sql: Sql, docker: Docker) -> None:
-    """Regression: what stands behind "--" and a control character was a statement of root's."""
+def hide(sql: Sql, statement: str) -> None:
+    """Have the application hide a statement in a routine, behind "--" and a control character."""
     sql(f"DROP DATABASE `{NAME}`; CREATE DATABASE `{NAME}` CHARACTER SET utf8mb4")
-    sql("CREATE TABLE items (id INT)", NAME)
+    sql("CREATE TABLE items (line TEXT)", NAME)
     sql(f"ALTER USER {NAME}@'%' IDENTIFIED BY ''")
     own = ["mariadb", "--user", NAME, NAME, "--delimiter=//"]
-    body = (
-        f"CREATE PROCEDURE p() SELECT 1 --\x01 ;; GRANT ALL PRIVILEGES ON *.* TO {NAME}@'%'"
-        " WITH GRANT OPTION ;; SELECT 1\n + 1\n//\n"
-    )
+    body = f"CREATE PROCEDURE p() SELECT 1 --\x01 ;; {statement} ;; SELECT 1\n + 1\n//\n"
     done = subprocess.run(
         own, input=body, text=True, env={**os.environ, "MYSQL_PWD": ""}, capture_output=True
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("statement", "refused"),
+    [
+        (f"GRANT ALL PRIVILEGES ON *.* TO {NAME}@'%' WITH GRANT OPTION", "Access denied"),
+        # Regression: the client read the files of MariaDB's container, its secrets too.
+        (f"LOAD DATA LOCAL INFILE '/etc/passwd' INTO TABLE `{NAME}`.items", "local infile"),
+    ],
+    ids=["root's rights", "a file of the container"],
+)
+def test_a_restore_runs_nothing_that_the_application_may_not(
+    sql: Sql, docker: Docker, monkeypatch: pytest.MonkeyPatch, statement: str, refused: str
+) -> None:
+    """Regression: what stands behind "--" and a control character was a statement of root's."""
+    hide(sql, statement)
+    with pytest.raises(BackupError, match=r"the procedure p\. Make these anew without it"):
+        dump_mariadb(docker, "x", io.BytesIO())
+    # A set of an edition before that check.
+    monkeypatch.setattr(mariadb, "refuse_hidden", lambda *_: None)
     stream = io.BytesIO()
     dump_mariadb(docker, "x", stream)
     stream.seek(0)
-    with pytest.raises(BackupError, match="Access denied"):
+    with pytest.raises(BackupError, match=refused):
         restore_mariadb(docker, "x", stream)
     grants = sql(f"SHOW GRANTS FOR {NAME}@'%'").splitlines()
     assert grants[0].startswith("GRANT USAGE ON *.*"), grants
     assert len(grants) == 2
+    assert sql("SELECT count(*) FROM items", NAME) == "0"
     sql(f"DROP DATABASE `{NAME}`; CREATE DATABASE `{NAME}` CHARACTER SET utf8mb4")
 
 

@@ -21,7 +21,8 @@ DUMP_MARIADB = (
 # comments that is not the server's: what stands behind "--" and a control character in a routine
 # is a statement of its own. So the application's account runs the dump: what it may not do, no dump
 # can. Root gives it the password of the release, which it may have changed, or a new one where
-# there is none (a drill). DDL is in no transaction: a restore that fails has to be run again.
+# there is none (a drill). It may have no file read for it by the client, which stands beside the
+# server's secrets. DDL is in no transaction: a restore that fails has to be run again.
 RESTORE_MARIADB = (
     "set -e; "
     + _MARIADB
@@ -40,7 +41,7 @@ ALTER USER $(text "$account")@'%'
   IDENTIFIED VIA mysql_native_password USING PASSWORD($(text "$own"));
 GRANT ALL ON $(name "$pattern").* TO $(text "$account")@'%';
 SQL
-MYSQL_PWD=$own exec mariadb --user "$account"
+MYSQL_PWD=$own exec mariadb --local-infile=0 --user "$account"
 """
 )
 TABLES_MARIADB = (
@@ -69,6 +70,18 @@ exec mariadb --user root --skip-column-names --batch --init-command \
     "SET sql_mode = '', @account = $(text "$account")" "$MARIADB_DATABASE"
 """
 )
+# What the server takes for a comment, and the client for a part of a statement: "--" and a control
+# character that is no white space. See RESTORE_MARIADB.
+_HIDDEN = r"""
+SELECT kind, name FROM (
+  SELECT LOWER(ROUTINE_TYPE) AS kind, ROUTINE_NAME AS name, ROUTINE_DEFINITION AS body
+    FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = DATABASE()
+  UNION ALL SELECT 'trigger', TRIGGER_NAME, ACTION_STATEMENT
+    FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE()
+  UNION ALL SELECT 'event', EVENT_NAME, EVENT_DEFINITION
+    FROM information_schema.EVENTS WHERE EVENT_SCHEMA = DATABASE()
+) found WHERE body REGEXP '--[\\x01-\\x08\\x0E-\\x1F\\x7F]' LIMIT 10
+"""
 _NEEDS_ROOT = "SET USER"
 
 
@@ -78,15 +91,34 @@ def mariadb_state(docker: Docker, container: str) -> dict[str, Any]:
     return {"tables": sorted(names.splitlines())}
 
 
+def _rows(docker: Docker, container: str, query: str) -> list[list[str]]:
+    command = docker.inside(container, FOREIGN_MARIADB)
+    answer = docker.answer("MariaDB did not answer", command, query.encode())
+    return [line.split("\t") for line in answer.splitlines()]
+
+
+def refuse_hidden(docker: Docker, container: str) -> None:
+    """Raise where a restore would take a part of a comment for a statement.
+
+    Raises:
+        BackupError: a routine, a trigger or an event has such a comment.
+    """
+    rows = _rows(docker, container, _HIDDEN)
+    if rows:
+        found = "; ".join(f"the {kind} {printable(name)}" for kind, name in rows)
+        raise BackupError(
+            "MariaDB was not dumped, because a restore could run what stands in a comment (-- and"
+            f" a control character): {found}. Make these anew without it, or drop them"
+        )
+
+
 def refuse_foreign(docker: Docker, container: str) -> None:
     """Raise where the database holds what the application's account could not make again.
 
     Raises:
         BackupError: another account has defined a view, a trigger, a routine or an event there.
     """
-    command = docker.inside(container, FOREIGN_MARIADB)
-    answer = docker.answer("MariaDB did not answer", command, _FOREIGN.encode())
-    rows = [line.split("\t") for line in answer.splitlines()]
+    rows = _rows(docker, container, _FOREIGN)
     if not rows:
         return
     found = "; ".join(
@@ -107,6 +139,7 @@ def dump_mariadb(docker: Docker, container: str, target: IO[bytes]) -> dict[str,
     """
     state = mariadb_state(docker, container)
     refuse_foreign(docker, container)
+    refuse_hidden(docker, container)
     with gzip.GzipFile(fileobj=target, mode="wb", mtime=0) as packed:
         stream = cast(IO[bytes], packed)
         docker.out_of("MariaDB was not dumped", docker.inside(container, DUMP_MARIADB), stream)
