@@ -13,6 +13,7 @@ from .entry_point import entry_point
 from .hooks import Hook, hooks_by_point
 from .images import moving_references, registry_references
 from .secrets import required_secrets
+from .service_options import ServiceOptions, service_options
 from .validators import size_bytes
 from .workers import CeleryModel, Pool, celery_model, worker_pools
 
@@ -28,7 +29,8 @@ class StackModel(TypedDict):
     limits. ``uploads``: folder in the application's containers, or empty. ``moving_references``:
     those that a deploy asks their registry for. ``registry_references``: all of registries, by the
     variable that holds each. ``image_refs``: of the platform images, by name. ``celery``: what the
-    workers must be like. ``queues``: sorted, unique.
+    workers must be like. ``queues``: sorted, unique. ``service_options``: what the
+    operator says of containers of the application, by service.
     """
 
     pools: list[Pool]
@@ -48,6 +50,7 @@ class StackModel(TypedDict):
     celery: CeleryModel
     hooks: dict[str, list[Hook]]
     queues: list[str]
+    service_options: dict[str, ServiceOptions]
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,14 @@ def stack_model(values: Mapping[str, Any]) -> StackModel:
         "celery": celery_model(values),
         "hooks": hooks_by_point(values),
         "queues": sorted({queue for pool in pools for queue in pool["queues"]}),
+        "service_options": service_options(values, _tmp_sizes(limits, pools)),
     }
+
+
+def _tmp_sizes(limits: Mapping[str, Mapping[str, Any]], pools: Sequence[Pool]) -> dict[str, int]:
+    """Return the size of ``/tmp`` in bytes by service."""
+    sizes = {name: limit["tmp"] for name, limit in limits.items() if "tmp" in limit}
+    return {**sizes, **{pool["service"]: pool["tmp"] for pool in pools}}
 
 
 def _memory_bytes(

@@ -24,6 +24,7 @@ WORDS = {
     "registry_references": "images",
     "moving_references": "images",
     "data_services": "data services",
+    "service_options": "options of services",
 }
 
 
