@@ -13,7 +13,7 @@ from .entry_point import entry_point
 from .hooks import Hook, hooks_by_point
 from .images import moving_references, registry_references
 from .secrets import required_secrets
-from .service_options import ServiceOptions, service_options
+from .service_options import ServiceOptions, own_volumes, service_options, shared_paths
 from .validators import size_bytes
 from .workers import CeleryModel, Pool, celery_model, worker_pools
 
@@ -30,7 +30,8 @@ class StackModel(TypedDict):
     those that a deploy asks their registry for. ``registry_references``: all of registries, by the
     variable that holds each. ``image_refs``: of the platform images, by name. ``celery``: what the
     workers must be like. ``queues``: sorted, unique. ``service_options``: what the
-    operator says of containers of the application, by service.
+    operator says of containers of the application, by service. ``own_volumes``: those of `volumes`
+    that the operator names. ``shared_paths``: of the server, that containers get.
     """
 
     pools: list[Pool]
@@ -42,6 +43,8 @@ class StackModel(TypedDict):
     rollout: dict[str, dict[str, Any]]
     memory_bytes: int
     volumes: list[str]
+    own_volumes: list[str]
+    shared_paths: list[dict[str, Any]]
     uploads: str
     required_secrets: list[str]
     image_refs: dict[str, str]
@@ -108,7 +111,10 @@ def stack_model(values: Mapping[str, Any]) -> StackModel:
             *_only_if(services.beat, "beat"),
             *_only_if(app.get("uploads"), "uploads"),
             "nginx-temp",
+            *own_volumes(values),
         ],
+        "own_volumes": own_volumes(values),
+        "shared_paths": shared_paths(values),
         "uploads": app.get("uploads") or "",
         "required_secrets": required_secrets(values),
         "image_refs": image_references(values),

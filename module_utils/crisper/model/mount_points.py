@@ -1,4 +1,4 @@
-"""Mount points in containers of the application, and which of them an operator may take (no I/O)."""
+"""Mount points in containers of the application: those an operator may take (no I/O)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..host.shared_paths import is_below
 from .option_values import normal_path
 from .validators import FOLDER, quoted
 
 # The kernel's and the engine's own.
 KERNEL = ("/proc", "/sys", "/dev")
+TMP = "/tmp"  # noqa: S108 - of containers
 ENGINE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 
 
@@ -23,11 +25,6 @@ class Mount:
     kind: str
 
 
-def is_below(path: str, folder: str) -> bool:
-    """Return whether a path is that folder, or lies in it."""
-    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
-
-
 def mount_problems(mounts: Sequence[Mount], taken: Mapping[str, str]) -> Iterator[str]:
     """Yield what is wrong with the mounts of one service, with the remedy.
 
@@ -37,11 +34,14 @@ def mount_problems(mounts: Sequence[Mount], taken: Mapping[str, str]) -> Iterato
     """
     known: dict[str, str] = {}
     for mount in mounts:
-        setting = f"{mount.where} is {quoted(mount.path)}"
+        value = "missing" if mount.path is None else quoted(mount.path)
+        setting = f"{mount.where} is {value}"
         if not FOLDER.matches(mount.path):
             yield f"{setting}: {FOLDER.remedy}"
             continue
         path = normal_path(mount.path)
+        if path == TMP and mount.kind != "tmpfs":
+            yield f"{setting}, a temporary folder in memory: choose another path."
         if path in known:
             yield f"{setting}, and so is {known[path]}: remove one of them."
         known.setdefault(path, mount.where)

@@ -49,6 +49,9 @@ ULIMITS = frozenset((
     *("nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
 ))  # fmt: skip
 UNLIMITED = -1
+# Compose takes one letter for a drive of Windows.
+VOLUME = re.compile(r"[a-z][a-z0-9-]{1,39}\Z")
+OWN_VOLUMES = frozenset({*LIMITS, "beat", "uploads", "nginx-temp"})
 DEVICE = re.compile(
     r"(?P<host>/dev/[A-Za-z0-9._/-]{1,200})(?::/dev/[A-Za-z0-9._/-]{1,200}(?::[rwm]{1,3})?)?\Z"
 )
@@ -123,6 +126,33 @@ def tmpfs(where: str, value: Any) -> Iterator[str]:
             yield from size(f"{inner}.size", folder["size"])
         if folder.get("exec") is not None:
             yield from boolean(f"{inner}.exec", folder["exec"])
+
+
+def volumes(where: str, value: Any) -> Iterator[str]:
+    """Yield what is wrong with volumes; folders of the server and paths are judged elsewhere."""
+    yield from mappings(where, value, "{name: models, path: /srv/models}")
+    for index, volume in entries(value):
+        inner = f"{where}[{index}]"
+        yield from unknown_keys(inner, volume, ("name", "host", "path", "read_only"))
+        if (volume.get("name") is None) == (volume.get("host") is None):
+            yield (
+                f"{inner} needs either name, of a volume of the stack, or host, a path of the"
+                " server."
+            )
+        elif "name" in volume:
+            yield from _volume_name(f"{inner}.name", volume["name"])
+        if volume.get("read_only") is not None:
+            yield from boolean(f"{inner}.read_only", volume["read_only"])
+
+
+def _volume_name(where: str, name: Any) -> Iterator[str]:
+    if not isinstance(name, str) or not VOLUME.match(name):
+        yield (
+            f"{where} is {quoted(name)}: give 2 to 40 lower-case letters, digits and"
+            " '-', such as models."
+        )
+    elif name in OWN_VOLUMES:
+        yield f"{where} is {name!r}, a volume of the stack's own: choose another name."
 
 
 def mappings(where: str, value: Any, example: str) -> Iterator[str]:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from ..host.shared_paths import exposure
 from . import option_values as judge
 from .container_limits import RESOURCES
 from .defaults import limits_by_service, unknown_keys
 from .guard import MOUNT, is_guarded
 from .mount_points import Mount, mount_problems
-from .validators import as_mapping, env_text, quoted, size_bytes, whole
+from .validators import FOLDER, as_mapping, env_text, quoted, size_bytes, whole
 from .workers import pool_service
 
 Check = Callable[[str, Any], Iterator[str]]
@@ -25,6 +26,7 @@ CHECKS: dict[str, Check] = {
     "user": judge.user,
     "read_only": judge.boolean,
     "tmpfs": judge.tmpfs,
+    "volumes": judge.volumes,
     "cap_add": judge.capabilities,
     "shm_size": judge.size,
     "ulimits": judge.ulimits,
@@ -84,11 +86,13 @@ class ServiceOptions(TypedDict):
     """Options of a service as the compose file has them.
 
     ``compose``: keys of the service and their values. ``tmpfs``: temporary folders, ``/tmp`` first.
-    ``ulimits``: beside that of open files. ``environment``, ``labels``: its own, by name.
+    ``volumes``: mounts beside the stack's own. ``ulimits``: beside that of open files.
+    ``environment``, ``labels``: its own, by name.
     """
 
     compose: dict[str, Any]
     tmpfs: list[Tmpfs]
+    volumes: list[dict[str, Any]]
     ulimits: dict[str, Any]
     environment: dict[str, str]
     labels: dict[str, str]
@@ -130,6 +134,7 @@ def service_options(values: Mapping[str, Any], tmp: Mapping[str, int]) -> dict[s
         service.name: {
             "compose": dict(_compose_keys(service)),
             "tmpfs": _folders(service, tmp[service.name]),
+            "volumes": [_volume(volume) for volume in service.options.get("volumes", [])],
             "ulimits": {
                 name: {"soft": int(limit["soft"]), "hard": int(limit["hard"])}
                 if isinstance(limit, Mapping)
@@ -141,6 +146,47 @@ def service_options(values: Mapping[str, Any], tmp: Mapping[str, int]) -> dict[s
         }
         for service in app_services(values)
     }
+
+
+def _volume(volume: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a volume or a path of the server as the compose file has it."""
+    is_bind = volume.get("host") is not None
+    found = {
+        "type": "bind" if is_bind else "volume",
+        "source": judge.normal_path(volume["host"]) if is_bind else volume["name"],
+        "target": judge.normal_path(volume["path"]),
+    }
+    if volume.get("read_only"):
+        found["read_only"] = True
+    # A folder that the engine makes belongs to root, and hides a mistyped path.
+    return {**found, "bind": {"create_host_path": False}} if is_bind else found
+
+
+def own_volumes(values: Mapping[str, Any]) -> list[str]:
+    """Return the volumes that the operator names in checked variables, sorted."""
+    return sorted(
+        {
+            volume["name"]
+            for service in app_services(values)
+            for volume in service.options.get("volumes", [])
+            if volume.get("name") is not None
+        }
+    )
+
+
+def shared_paths(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the paths of the server that containers get: ``place``, ``path``, ``read_only``."""
+    found = []
+    for service in app_services(values):
+        for index, volume in judge.entries(service.options.get("volumes")):
+            if volume.get("host") is not None:
+                place = f"{service.where}.volumes[{index}].host"
+                path, read_only = judge.normal_path(volume["host"]), bool(volume.get("read_only"))
+                found.append({"place": place, "path": path, "read_only": read_only})
+        for index, device in enumerate(service.options.get("devices", [])):
+            place, path = f"{service.where}.devices[{index}]", str(device).partition(":")[0]
+            found.append({"place": place, "path": path, "read_only": False})
+    return found
 
 
 def _texts(service: Service, option: str) -> dict[str, str]:
@@ -196,6 +242,7 @@ def validate(values: Mapping[str, Any]) -> Iterator[str]:
     for service in app_services(values):
         yield from _option_problems(service)
         yield from _size_problems(service)
+        yield from _host_problems(service, values.get("stack_root"))
         yield from mount_problems(_mounts(service), _taken_paths(service, app))
 
 
@@ -235,11 +282,25 @@ def _size_problems(service: Service) -> Iterator[str]:
             yield f"{where}.tmpfs[{index}].size is missing: give one, such as 64m."
 
 
+def _host_problems(service: Service, root: Any) -> Iterator[str]:
+    """Yield paths of the server that no container may have."""
+    for index, volume in judge.entries(service.options.get("volumes")):
+        if (path := volume.get("host")) is None:
+            continue
+        setting = f"{service.where}.volumes[{index}].host is {quoted(path)}"
+        stack_root = judge.normal_path(root) if FOLDER.matches(root) else ""
+        if not FOLDER.matches(path):
+            yield f"{setting}: give an absolute path of plain characters, such as /srv/media."
+        elif why := exposure(judge.normal_path(path), stack_root, volume.get("read_only") is True):
+            yield f"{setting}: {why}; choose a folder of the application's own."
+
+
 def _mounts(service: Service) -> list[Mount]:
     """Return what an operator mounts into the containers of a service."""
     return [
-        Mount(f"{service.where}.tmpfs[{index}].path", folder.get("path"), "tmpfs")
-        for index, folder in judge.entries(service.options.get("tmpfs"))
+        Mount(f"{service.where}.{option}[{index}].path", mount.get("path"), option)
+        for option in ("tmpfs", "volumes")
+        for index, mount in judge.entries(service.options.get(option))
     ]
 
 

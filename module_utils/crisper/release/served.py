@@ -25,6 +25,8 @@ WORDS = {
     "moving_references": "images",
     "data_services": "data services",
     "service_options": "options of services",
+    "own_volumes": "volumes",
+    "shared_paths": "options of services",
 }
 
 

@@ -83,6 +83,8 @@ PLACES = (
     *("stack_app.locations.1.status", "stack_app.locations.2.alias"),
     *(f"stack_app.web.{option}" for option in CHECKS),
     *("stack_app.web.tmpfs.0.path", "stack_app.web.tmpfs.0.size", "stack_app.web.tmpfs.0.exec"),
+    *(f"stack_app.web.volumes.0.{key}" for key in ("name", "path", "read_only")),
+    "stack_app.web.volumes.1.host",
     *("stack_app.web.entrypoint.0", "stack_app.web.cap_add.0", "stack_app.web.ulimits.core"),
     *("stack_app.web.devices.0", "stack_app.web.labels.team", "stack_app.web.extra_hosts.ldap"),
     *("stack_app.web.environment.A", "stack_app.web.stop_signal"),
@@ -106,6 +108,10 @@ OPTIONS = {
     "user": "app",
     "read_only": True,
     "tmpfs": [{"path": "/run/app", "size": "16m", "exec": False}],
+    "volumes": [
+        {"name": "models", "path": "/srv/models", "read_only": True},
+        {"host": "/srv/data", "path": "/data"},
+    ],
     "cap_add": ["NET_RAW"],
     "shm_size": "16m",
     "ulimits": {"core": 0},
@@ -531,7 +537,7 @@ def test_what_is_fit_arrives_and_injects_nothing(drawn):
     assert shape(files["docker-compose.prod.yml"]) == expected
     services = yaml.safe_load(files["docker-compose.prod.yml"])["services"]
     live = f"{values['stack_root']}/live"
-    assert services["backend"]["volumes"] == [f"uploads:{app['uploads']}"]
+    assert services["backend"]["volumes"][0] == f"uploads:{app['uploads']}"
     static = f"{live}/static:/srv/static:ro"
     assert services["nginx"]["volumes"] == [
         f"{live}/nginx:/etc/crisper:ro",

@@ -123,6 +123,39 @@ def test_temporary_folders_have_a_size_and_run_programs_only_where_told(service:
     assert sized == f"/tmp:{TMP % (SIZE, 'noexec')}"
 
 
+@pytest.mark.parametrize("service", PLACES)
+def test_volumes_are_mounted_beside_those_of_the_stack(service: str):
+    own = [
+        {"name": "models", "path": "/srv/models/", "read_only": True},
+        {"host": "/srv/media/", "path": "/media"},
+    ]
+    values = with_options(service, volumes=own)
+    findings, files = outcome(json.dumps(values))
+    assert findings == []
+    compose = yaml.safe_load(files["docker-compose.prod.yml"])
+    assert compose["services"][service]["volumes"] == [
+        *plain()[service].get("volumes", []),
+        {"type": "volume", "source": "models", "target": "/srv/models", "read_only": True},
+        {
+            "type": "bind",
+            "source": "/srv/media",
+            "target": "/media",
+            "bind": {"create_host_path": False},
+        },
+    ]
+    assert compose["volumes"]["models"] == {"labels": {"crisper.stack": "crisper"}}
+    model = stack_model(values)
+    assert (model["own_volumes"], model["volumes"][-1]) == (["models"], "models")
+    place = f"{PLACES[service]}.volumes[1].host"
+    assert model["shared_paths"] == [{"place": place, "path": "/srv/media", "read_only": False}]
+
+
+def test_devices_are_looked_for_on_the_server():
+    model = stack_model(with_options("backend", devices=["/dev/fuse:/dev/fuse:rw"]))
+    place = "stack_app.web.devices[0]"
+    assert model["shared_paths"] == [{"place": place, "path": "/dev/fuse", "read_only": False}]
+
+
 def test_web_servers_end_as_their_operator_says():
     before = {name: plain()[name].get("stop_signal") for name in ("backend", "frontend")}
     assert before == {"backend": None, "frontend": "SIGQUIT"}
@@ -164,6 +197,65 @@ REFUSED = (
     (
         {"tmpfs": [{"path": "/run", "size": "1m"}, {"path": "/run/", "size": "1m"}]},
         ".tmpfs[1].path is '/run/', and so is",
+    ),
+    ({"volumes": {"name": "x"}}, ".volumes is {'name': 'x'}: give a list of mappings, such as"),
+    ({"volumes": ["a:/b"]}, ".volumes[0] is 'a:/b': give a mapping such as {name: models, path:"),
+    (
+        {"volumes": [{"path": "/b"}]},
+        ".volumes[0] needs either name, of a volume of the stack, or host, a path of the server.",
+    ),
+    (
+        {"volumes": [{"name": "ab", "host": "/srv", "path": "/b"}]},
+        ".volumes[0] needs either name, of a volume of the stack, or host, a path of the server.",
+    ),
+    ({"volumes": [{"name": "a", "path": "/b"}]}, "].name is 'a': give 2 to 40 lower-case letters,"),
+    (
+        {"volumes": [{"name": "redis", "path": "/b"}]},
+        "].name is 'redis', a volume of the stack's own",
+    ),
+    ({"volumes": [{"name": "ab", "path": "b"}]}, ".volumes[0].path is 'b': give an absolute path"),
+    ({"volumes": [{"name": "ab"}]}, ".volumes[0].path is missing: give an absolute path of plain"),
+    (
+        {"volumes": [{"name": "ab", "path": "/tmp"}]},
+        "].path is '/tmp', a temporary folder in memory",
+    ),
+    ({"volumes": [{"name": "ab", "path": "/etc/hosts"}]}, "/etc/hosts is the kernel's or the"),
+    (
+        {"volumes": [{"name": "ab", "path": "/b", "readonly": True}]},
+        ".volumes[0] has no such key: did you mean read_only?",
+    ),
+    (
+        {"volumes": [{"name": "ab", "path": "/b", "read_only": "yes"}]},
+        ".volumes[0].read_only is 'yes': give true or false.",
+    ),
+    (
+        {"volumes": [{"name": "ab", "path": "/b"}], "tmpfs": [{"path": "/b", "size": "1m"}]},
+        ".volumes[0].path is '/b', and so is",
+    ),
+    (
+        {"volumes": [{"host": "srv/media", "path": "/b"}]},
+        ".volumes[0].host is 'srv/media': give an absolute path of plain characters, such as",
+    ),
+    *(
+        (
+            {"volumes": [{"host": path, "path": "/b", "read_only": True}]},
+            f"is {path!r}: {why}; choose",
+        )
+        for path, why in (
+            ("/var/run/docker.sock", "with the engine's socket a container governs the server"),
+            ("/srv/docker.sock", "with the engine's socket a container governs the server"),
+            ("/run", "the server itself lies in /run"),
+            ("/etc", "the server itself lies in /etc"),
+            ("/root/.ssh", "the server itself lies in /root"),
+            ("/var", "the server itself lies in /var/lib/containerd"),
+            ("/var/lib/docker/volumes", "the server itself lies in /var/lib/docker"),
+            ("/opt", "secrets of the stack lie in /opt/crisper"),
+            ("/opt/crisper/live", "secrets of the stack lie in /opt/crisper"),
+        )
+    ),
+    (
+        {"volumes": [{"host": "/etc/ssl/certs", "path": "/b"}]},
+        "].host is '/etc/ssl/certs': containers may only read it: set read_only: true; choose",
     ),
     ({"cap_add": "NET_RAW"}, ".cap_add is 'NET_RAW': give a list such as [NET_RAW]."),
     ({"cap_add": ["NET_RAV"]}, ".cap_add[0] is 'NET_RAV': did you mean NET_RAW?"),
