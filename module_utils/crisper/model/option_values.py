@@ -49,6 +49,8 @@ ULIMITS = frozenset((
     *("nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
 ))  # fmt: skip
 UNLIMITED = -1
+# Every deploy carries the files to the server.
+MAX_FILE = 1024**2
 # Compose takes one letter for a drive of Windows.
 VOLUME = re.compile(r"[a-z][a-z0-9-]{1,39}\Z")
 OWN_VOLUMES = frozenset({*LIMITS, "beat", "uploads", "nginx-temp"})
@@ -153,6 +155,27 @@ def _volume_name(where: str, name: Any) -> Iterator[str]:
         )
     elif name in OWN_VOLUMES:
         yield f"{where} is {name!r}, a volume of the stack's own: choose another name."
+
+
+def files(where: str, value: Any) -> Iterator[str]:
+    """Yield what is wrong with files; no sentence has a part of a content."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(e, Mapping) for e in value):
+        yield f"{where} is no list of mappings: give [{{path: /run/key.pem, content: …}}]."
+        return
+    for index, file in entries(value):
+        inner, content, source = f"{where}[{index}]", file.get("content"), file.get("source")
+        yield from unknown_keys(inner, file, ("path", "content", "source"))
+        if (content is None) == (source is None):
+            yield f"{inner} needs either content, or source, a path on the controller."
+        elif content is not None and not isinstance(content, str):
+            yield f"{inner}.content is no text: quote it, or render it (to_nice_yaml, to_json)."
+        elif content is not None and len(content.encode(errors="replace")) > MAX_FILE:
+            yield (
+                f"{inner}.content has more than {MAX_FILE} bytes: put the file into the image, or"
+                " into a volume."
+            )
+        elif source is not None and (not isinstance(source, str) or not source):
+            yield f"{inner}.source is {quoted(source)}: give a path on the controller."
 
 
 def mappings(where: str, value: Any, example: str) -> Iterator[str]:

@@ -27,6 +27,7 @@ CHECKS: dict[str, Check] = {
     "read_only": judge.boolean,
     "tmpfs": judge.tmpfs,
     "volumes": judge.volumes,
+    "files": judge.files,
     "cap_add": judge.capabilities,
     "shm_size": judge.size,
     "ulimits": judge.ulimits,
@@ -86,13 +87,15 @@ class ServiceOptions(TypedDict):
     """Options of a service as the compose file has them.
 
     ``compose``: keys of the service and their values. ``tmpfs``: temporary folders, ``/tmp`` first.
-    ``volumes``: mounts beside the stack's own. ``ulimits``: beside that of open files.
+    ``volumes``: mounts beside the stack's own. ``files``: where files of the release are mounted,
+    in the order of model.service_files. ``ulimits``: beside that of open files.
     ``environment``, ``labels``: its own, by name.
     """
 
     compose: dict[str, Any]
     tmpfs: list[Tmpfs]
     volumes: list[dict[str, Any]]
+    files: list[str]
     ulimits: dict[str, Any]
     environment: dict[str, str]
     labels: dict[str, str]
@@ -135,6 +138,7 @@ def service_options(values: Mapping[str, Any], tmp: Mapping[str, int]) -> dict[s
             "compose": dict(_compose_keys(service)),
             "tmpfs": _folders(service, tmp[service.name]),
             "volumes": [_volume(volume) for volume in service.options.get("volumes", [])],
+            "files": [judge.normal_path(file["path"]) for file in service.options.get("files", [])],
             "ulimits": {
                 name: {"soft": int(limit["soft"]), "hard": int(limit["hard"])}
                 if isinstance(limit, Mapping)
@@ -299,7 +303,7 @@ def _mounts(service: Service) -> list[Mount]:
     """Return what an operator mounts into the containers of a service."""
     return [
         Mount(f"{service.where}.{option}[{index}].path", mount.get("path"), option)
-        for option in ("tmpfs", "volumes")
+        for option in ("tmpfs", "volumes", "files")
         for index, mount in judge.entries(service.options.get(option))
     ]
 

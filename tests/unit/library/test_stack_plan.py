@@ -111,6 +111,28 @@ def test_a_check_that_cannot_run_says_nothing_about_migrations(
     assert plan["migrations"].startswith(told)
 
 
+def test_a_check_reads_files_of_the_planned_release(run_module, served):
+    """The folder of the release is not there yet: the check would not start, and say "pending"."""
+    root, _docker = served
+    docker = root.parent / "docker"
+    mount = f'source: "{root}/releases/${{RELEASE}}/files/backend/0"'
+    params = wanted(root, "debug")
+    params["files"][0]["content"] = f"{COMPOSE}    volumes: [{{{mount}, target: /a}}]\n"
+    params["secret_files"].append({"path": "files/backend/0", "content": SENTINEL, "owner": 4711})
+    # What is mounted must be there, the user's alone.
+    docker.write_text(
+        '#!/bin/sh\ncase "$*" in *" run "*)\n'
+        r"""file=$(sed -n 's/.*source: "\([^"]*\)".*/\1/p' docker-compose.prod.yml)"""
+        "\n"
+        '[ "$(stat -c %u:%a "$file")" = 4711:600 ];; esac\n'
+    )
+    more = {"services": SERVICES, "docker_cli": str(docker), "check_command": ["check"]}
+    plan = run_module(stack_plan, **params, **more)
+    assert plan["migrations"] == "none"
+    assert "files/backend/0" in plan["files_changed"]
+    assert SENTINEL not in json.dumps(plan)
+
+
 @pytest.mark.parametrize(
     ("existing", "told"),
     [

@@ -85,6 +85,7 @@ PLACES = (
     *("stack_app.web.tmpfs.0.path", "stack_app.web.tmpfs.0.size", "stack_app.web.tmpfs.0.exec"),
     *(f"stack_app.web.volumes.0.{key}" for key in ("name", "path", "read_only")),
     "stack_app.web.volumes.1.host",
+    *("stack_app.web.files.0.path", "stack_app.web.files.0.content"),
     *("stack_app.web.entrypoint.0", "stack_app.web.cap_add.0", "stack_app.web.ulimits.core"),
     *("stack_app.web.devices.0", "stack_app.web.labels.team", "stack_app.web.extra_hosts.ldap"),
     *("stack_app.web.environment.A", "stack_app.web.stop_signal"),
@@ -101,17 +102,19 @@ SECRET = (
     "registry_logins.0.password",
     "stack_app.environment",
     "stack_app.secret_environment",
+    "stack_app.web.files.0.content",
 )
 # Every option of a service, as an operator may write it.
 OPTIONS = {
     "entrypoint": ["tini", "--"],
-    "user": "app",
+    "user": "10001",
     "read_only": True,
     "tmpfs": [{"path": "/run/app", "size": "16m", "exec": False}],
     "volumes": [
         {"name": "models", "path": "/srv/models", "read_only": True},
         {"host": "/srv/data", "path": "/data"},
     ],
+    "files": [{"path": "/run/key.pem", "content": "k"}],
     "cap_add": ["NET_RAW"],
     "shm_size": "16m",
     "ulimits": {"core": 0},
