@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypedDict
 
 from ..host.shared_paths import exposure
@@ -15,6 +16,7 @@ from . import option_values as judge
 from .container_limits import RESOURCES
 from .defaults import limits_by_service, unknown_keys
 from .guard import MOUNT, is_guarded
+from .health_checks import HealthCheck, health_check, judge_check
 from .mount_points import Mount, mount_problems
 from .validators import FOLDER, as_mapping, env_text, quoted, size_bytes, whole
 from .workers import pool_service
@@ -72,7 +74,9 @@ class Service:
     def checks(self) -> dict[str, Check]:
         """Options that it may have, and what judges each."""
         own = WEB_CHECKS if self.name in GRACE else {}
-        return {**CHECKS, **own, **(FRONTEND_CHECKS if self.name == "frontend" else {})}
+        health = {"healthcheck": partial(judge_check, self.name)}
+        command = FRONTEND_CHECKS if self.name == "frontend" else {}
+        return {**CHECKS, **health, **own, **command}
 
 
 class Tmpfs(TypedDict):
@@ -96,6 +100,7 @@ class ServiceOptions(TypedDict):
     tmpfs: list[Tmpfs]
     volumes: list[dict[str, Any]]
     files: list[str]
+    healthcheck: HealthCheck
     ulimits: dict[str, Any]
     environment: dict[str, str]
     labels: dict[str, str]
@@ -139,6 +144,7 @@ def service_options(values: Mapping[str, Any], tmp: Mapping[str, int]) -> dict[s
             "tmpfs": _folders(service, tmp[service.name]),
             "volumes": [_volume(volume) for volume in service.options.get("volumes", [])],
             "files": [judge.normal_path(file["path"]) for file in service.options.get("files", [])],
+            "healthcheck": health_check(service.options.get("healthcheck")),
             "ulimits": {
                 name: {"soft": int(limit["soft"]), "hard": int(limit["hard"])}
                 if isinstance(limit, Mapping)

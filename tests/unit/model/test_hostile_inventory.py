@@ -85,6 +85,7 @@ PLACES = (
     *("stack_app.web.tmpfs.0.path", "stack_app.web.tmpfs.0.size", "stack_app.web.tmpfs.0.exec"),
     *(f"stack_app.web.volumes.0.{key}" for key in ("name", "path", "read_only")),
     "stack_app.web.volumes.1.host",
+    *("stack_app.web.healthcheck", "stack_app.web.healthcheck.tcp"),
     *("stack_app.web.files.0.path", "stack_app.web.files.0.content"),
     *("stack_app.web.entrypoint.0", "stack_app.web.cap_add.0", "stack_app.web.ulimits.core"),
     *("stack_app.web.devices.0", "stack_app.web.labels.team", "stack_app.web.extra_hosts.ldap"),
@@ -124,6 +125,7 @@ OPTIONS = {
     "environment": {"A": "b"},
     "stop_signal": "SIGINT",
     "stop_grace_period": 60,
+    "healthcheck": {"tcp": 8000, "interval": 20},
 }
 ODD = (
     *(None, True, False, 0, -1, 1, 80, 10**30, 0.5, -0.0, math.inf, math.nan, b"raw", {1, 2}),
