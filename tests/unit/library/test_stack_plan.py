@@ -233,6 +233,15 @@ def test_services_are_compared_without_what_others_are_like():
     assert filters.services_digest(text.replace("r1", "r2"), ["redis"]) != base
 
 
+def test_a_volume_of_another_service_is_nothing_to_the_data():
+    """Regression: with a new volume of web the data services were looked through for 40 s."""
+    text = "services: {redis: {volumes: ['redis:/data']}}\nvolumes: {redis: {}%s}\n"
+    base = filters.services_digest(text % "", ["redis"])
+    assert filters.services_digest(text % ", models: {}", ["redis"]) == base
+    own = (text % "").replace("redis: {}}", "redis: {labels: {a: b}}}")
+    assert filters.services_digest(own, ["redis"]) != base
+
+
 def test_irreversible_migrations_after_a_release_block_the_way_back():
     cut_off = {"state": "failed", "uncertain": True}
     manifests = [

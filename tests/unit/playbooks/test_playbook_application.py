@@ -16,14 +16,6 @@ def pools_without_queues() -> list[dict[str, Any]]:
     return [{key: value for key, value in first.items() if key != "queues"}]
 
 
-def app_with(service: str, **options: Any) -> dict[str, Any]:
-    """The application of the example, with options of a service."""
-    text = (ROOT / "inventories/example/group_vars/all/stack.yml").read_text()
-    app: dict[str, Any] = yaml.safe_load(text)["stack_app"]
-    app[service] |= options
-    return app
-
-
 def says(**facts: Any) -> dict[str, Any]:
     """A rule with what the application says."""
     return {"point": "celery_application:facts", "do": "fail", "times": 9, "answer": facts}
@@ -66,7 +58,7 @@ def test_another_content_of_a_file_is_another_release(tmp_path: Path) -> None:
     site, _ = deployed_site("one")
     source = tmp_path / "settings.yml"
     source.write_text("level: info\n")
-    app = app_with("web", files=[{"path": "/etc/shop.yml", "source": str(source)}])
+    app = site.application("web", files=[{"path": "/etc/shop.yml", "source": str(source)}])
 
     site.deploy(stack_app=app).succeeded()
     first = site.one.current
@@ -87,7 +79,7 @@ def test_a_folder_that_the_server_lacks_stops_the_deploy_before_anything_is_done
 ) -> None:
     site, _ = deployed_site("one")
     before, points = site.one.current, len(site.one.points)
-    app = app_with("web", volumes=[{"host": str(tmp_path / "gone"), "path": "/media"}])
+    app = site.application("web", volumes=[{"host": str(tmp_path / "gone"), "path": "/media"}])
     site.deploy(stack_app=app).failed(
         f"path: stack_app.web.volumes[0].host is {tmp_path}/gone, which is not on this server",
         "create it, for the user of the service",

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from ansible_collections.crisper.stack.plugins.module_utils.playbook.debug import (
     LONGEST,
     install,
@@ -51,9 +50,7 @@ def test_nothing_that_ansible_can_tell_holds_a_secret(site: Site, tmp_path: Path
     # One of the secrets is made on the server, the others are given.
     less = {"redis_password": "", "postgres_password": GIVEN, "secret_key": GIVEN}
     less |= {"qdrant_api_key": GIVEN, "admin_password": GIVEN}
-    text = (ROOT / "inventories/example/group_vars/all/stack.yml").read_text()
-    app = yaml.safe_load(text)["stack_app"]
-    app["web"]["files"] = [{"path": "/run/key", "content": FILE}]
+    app = site.application("web", files=[{"path": "/run/key", "content": FILE}])
     made = {"stack_secrets": less, "stack_secrets_generate": True, "stack_app": app}
     # It fails late, so that one run goes the whole way, and back.
     site.script({"point": "compose_rollout:verify", "do": "fail", "answer": {"msg": "no room"}})
