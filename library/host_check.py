@@ -8,7 +8,8 @@ module: host_check
 short_description: Every reason why a host is not fit for the stack, each with a remedy
 description:
   - Looks at the operating system, architecture, Python, privilege, disk, inodes, memory, ports,
-    clock, the versions of databases and the addresses the deploy needs, and returns every finding.
+    clock, the versions of databases, the addresses the deploy needs and the paths that containers
+    get, and returns every finding.
   - Changes nothing, does not fail on findings, and needs no Docker on the host.
 author: [Crisper]
 options:
@@ -69,6 +70,16 @@ options:
     description: Whether the host is closed to the containers, which needs iptables.
     type: bool
     default: false
+  shared_paths:
+    description: Folders, files and devices of the host that containers get. They must be there, and
+      give away neither the engine nor the host.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      place: {description: "The variable that has it, for messages.", type: str, required: true}
+      path: {description: The path., type: str, required: true}
+      read_only: {description: Whether the container only reads it., type: bool, default: false}
   registries:
     description: Image references whose registries must answer.
     type: list

@@ -127,6 +127,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.images.identity impo
 from ansible_collections.crisper.stack.plugins.module_utils.output import describe_failure
 from ansible_collections.crisper.stack.plugins.module_utils.release.manifest import (
     MANIFEST,
+    decoded_files,
     env_names_changed,
     file_options,
     fingerprint,
@@ -169,7 +170,7 @@ class Plan:
     def __init__(self, module: AnsibleModule) -> None:
         self.params = module.params
         self.engine = DockerClient(module, module.params["stack"])
-        self.files = [*module.params["files"], *module.params["secret_files"]]
+        self.files = decoded_files([*module.params["files"], *module.params["secret_files"]])
         self.current: dict[str, Any] = {}
         link = Path(module.params["root"]) / "current"
         self.folder = link.resolve() if link.is_symlink() else None
@@ -198,10 +199,14 @@ class Plan:
                     if image:
                         named = f"{self.params['stack']}/{name}:${{RELEASE}}"
                         text = text.replace(f"image: {named}\n", f"image: {image}\n")
+                # Files of the application lie in the release, which is not there yet.
+                text = text.replace(f"{self.params['root']}/releases/${{RELEASE}}/", f"{folder}/")
             path = folder / item["path"]
             make_folder(path.parent, 0o700)
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as stream:
                 stream.write(text.encode())
+            if os.geteuid() == 0:
+                os.chown(path, item["owner"], -1)
 
     def missing_networks(self) -> list[str]:
         """Return the networks of the wanted backend that the engine does not have."""

@@ -59,6 +59,11 @@ options:
         description: The whole text.
         type: str
         required: true
+      encoding:
+        description: Encoding of O(files[].content).
+        type: str
+        choices: [text, base64]
+        default: text
       mode:
         description: Octal mode as a string.
         type: str
@@ -81,6 +86,12 @@ options:
         description: The whole text.
         type: str
         required: true
+      encoding:
+        description: Encoding of O(secret_files[].content). A short secret as C(text) would mask
+          its words in all that the module returns.
+        type: str
+        choices: [text, base64]
+        default: text
       mode:
         description: Octal mode as a string.
         type: str

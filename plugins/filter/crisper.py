@@ -113,10 +113,13 @@ def _sources_digest(contexts: Iterable[Mapping[str, Any]], bundle: str) -> bytes
 
 
 def services_digest(compose: str, services: Iterable[str]) -> str:
-    """Digest some services of a compose file, with its networks and volumes: SHA-256, hex."""
+    """Digest some services of a compose file, with networks and their volumes: SHA-256, hex."""
     parsed = yaml.safe_load(compose)
     chosen = {name: parsed["services"].get(name) for name in services}
-    whole = [chosen, parsed.get("networks"), parsed.get("volumes")]
+    mounts = [mount for each in chosen.values() for mount in (each or {}).get("volumes") or []]
+    used = {str(mount).partition(":")[0] for mount in mounts}
+    volumes = {name: each for name, each in (parsed.get("volumes") or {}).items() if name in used}
+    whole = [chosen, parsed.get("networks"), volumes]
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
 
 

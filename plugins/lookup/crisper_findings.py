@@ -36,6 +36,9 @@ from ansible_collections.crisper.stack.plugins.module_utils.model.option_types i
     type_findings,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.model.role_checks import role_problems
+from ansible_collections.crisper.stack.plugins.module_utils.model.service_files import (
+    service_files,
+)
 from ansible_collections.crisper.stack.plugins.module_utils.model.validate import validate
 from ansible_collections.crisper.stack.plugins.module_utils.model.validators import printable
 from ansible_collections.crisper.stack.plugins.module_utils.model.variables import (
@@ -75,6 +78,7 @@ class LookupModule(LookupBase):
         if terms:
             stack = self._model_input(known, terms[0], values)
             judged = [*validate(stack), *map(printable, role_problems(values))]
+            judged += self._missing_sources(stack, known)
         types = type_findings(values, specs, roles[SHARED])
         own = [one for one in types if variable_of(one.place) in inventory]
         # Defaults of ours follow from the operator's variables; those of plays stand alone.
@@ -106,6 +110,15 @@ class LookupModule(LookupBase):
                 consequences += problems
         hidden = [replace(each, text="") if found else each for each in consequences]
         return values, [*found, *hidden]
+
+    def _missing_sources(self, stack: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+        """Yield files of services that the controller does not have."""
+        for each in service_files(stack):
+            if each.source and not self.find_file_in_search_path(
+                known, "files", each.source, ignore_missing=True
+            ):
+                place = f"{each.place}.source is {each.source!r}"
+                yield printable(f"{place}: no such file on the controller; correct the path.")
 
     def _model_input(
         self, known: Mapping[str, Any], name: str, values: Mapping[str, Any]

@@ -21,6 +21,7 @@ HEADERS = yaml.safe_load((ROOT / "roles/stack/defaults/main.yml").read_text())[
 ]
 
 
+RELEASE = yaml.safe_load((ROOT / "roles/release/vars/main.yml").read_text())
 PAGE = (ROOT / "templates/nginx/maintenance.html.j2").read_text()
 
 
@@ -45,6 +46,7 @@ def rendered(name: str, **values: Any) -> str:
         "release_redis_conf": "x",
         "release_maintenance": PAGE,
         **{f"release_{name}_probe": "x" for name in probes},
+        "release_page_probe": RELEASE["release_page_probe"],
         "stack_model": stack_model(given),
     }
     text = (ROOT / "templates" / name).read_text()

@@ -92,7 +92,9 @@ class Inventory:
         self.known |= {"stack_model": model, "release_secrets": made | given}
         rendered = self.value("{'compose': __release_compose, 'nginx': __release_nginx}")
         self.known["release_rendered"] = rendered
-        listed = self.value("__release_files + __release_secret_files")
+        listed = self.value(
+            "__release_files + __release_secret_files + __release_application_files"
+        )
         if self.value("mariadb_enabled"):
             listed += self.value("__release_mariadb_files")
         return {item["path"]: item["content"] for item in listed}

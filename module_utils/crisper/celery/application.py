@@ -33,6 +33,7 @@ FACTS: dict[str, Any] = {
     "broker": {"library": "", "command": ""},
     "backend": {"library": "", "command": ""},
     "transport": "",
+    "uid": -1,
 }
 
 

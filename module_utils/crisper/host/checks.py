@@ -12,6 +12,7 @@ from typing import Any
 
 from ..database.versions import Misfit
 from ..sockets import socket_address
+from .shared_paths import SharedPath, problems
 
 GB = 1024**3
 
@@ -20,9 +21,8 @@ GB = 1024**3
 class Finding:
     """A fault of a host, and what to do about it."""
 
-    check: (
-        str  # os, arch, disk, inodes, memory, port, clock, python, privilege, reach, data, firewall
-    )
+    # os, arch, disk, inodes, memory, port, clock, python, privilege, reach, data, firewall, path
+    check: str
     severity: str  # error | warning
     message: str
     remedy: str
@@ -75,6 +75,7 @@ class Host:
     reaches: Sequence[Reach] = ()
     misfits: Sequence[Misfit] = ()
     missing: Sequence[str] = ()  # commands that the firewall of the stack needs
+    shared_paths: Sequence[SharedPath] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Needs:
     supported_os: Mapping[str, Sequence[str]]
     supported_arch: Sequence[str]
     stack: str = ""
+    root: str = ""  # folder of the stack
     min_python: Sequence[int] = (3, 8)
     disk_gb: float = 10
     inodes: int = 100_000
@@ -104,6 +106,7 @@ def judge(host: Host, needs: Needs) -> list[Finding]:
         *_reach(host),
         *(Finding("data", "error", each.message, each.remedy) for each in host.misfits),
         *_firewall(host),
+        *(Finding("path", "error", *each) for each in problems(host.shared_paths, needs.root)),
     ]
 
 

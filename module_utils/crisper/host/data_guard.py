@@ -122,6 +122,7 @@ def data_volumes(manifest: Mapping[str, Any], project: str) -> list[str]:
     names = [name for name in model.get("data_services") or () if name in DATA_SERVICES]
     if UPLOADS in (model.get("volumes") or ()):
         names.append(UPLOADS)
+    names += model.get("own_volumes") or ()
     return [volume_name(project, name) for name in names]
 
 

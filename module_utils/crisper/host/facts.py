@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from urllib.error import HTTPError
 from ..database.versions import Misfit, find_misfits
 from . import checks as logic
 from .data_guard import check_data
+from .shared_paths import DEVICE, FILE, FOLDER, OTHER, SOCKET, SharedPath
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -44,6 +46,16 @@ SPEC: dict[str, Any] = {
     "root": {"type": "path", "default": ""},
     "recreate_volumes": {"type": "bool", "default": False},
     "isolation": {"type": "bool", "default": False},
+    "shared_paths": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "place": {"type": "str", "required": True},
+            "path": {"type": "str", "required": True},
+            "read_only": {"type": "bool", "default": False},
+        },
+    },
     "registries": {"type": "list", "elements": "str", "default": []},
     "docker_repository": {"type": "str", "default": ""},
     "timeout": {"type": "int", "default": 8},
@@ -207,6 +219,39 @@ def missing_commands() -> list[str]:
     return [name for name in ("iptables",) if not shutil.which(name, path=places)]
 
 
+def kind_of(path: str) -> str:
+    """Return what is at a path, behind symbolic links; empty for nothing."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return ""
+    tests = (
+        (stat.S_ISDIR, FOLDER),
+        (stat.S_ISREG, FILE),
+        (stat.S_ISCHR, DEVICE),
+        (stat.S_ISBLK, DEVICE),
+        (stat.S_ISSOCK, SOCKET),
+    )
+    return next((kind for test, kind in tests if test(mode)), OTHER)
+
+
+def shared_paths(wanted: list[dict[str, Any]]) -> list[SharedPath]:
+    """Return the paths that containers get, as this server has them."""
+    return [
+        SharedPath(
+            each["place"],
+            each["path"],
+            os.path.realpath(each["path"]),
+            # A folder of devices, such as /dev/dri, stands for those in it.
+            DEVICE
+            if each["path"].startswith("/dev/") and os.path.isdir(each["path"])
+            else kind_of(each["path"]),
+            each["read_only"],
+        )
+        for each in wanted
+    ]
+
+
 def check_host(module: AnsibleModule, params: dict[str, Any]) -> dict[str, Any]:
     """Gather and judge: ``{findings, host}``. `params` are of type `SPEC`."""
     epoch = time.time()  # first: what follows may take its time
@@ -224,11 +269,13 @@ def check_host(module: AnsibleModule, params: dict[str, Any]) -> dict[str, Any]:
         reaches=reaches(params, release),
         misfits=[*misplaced(module, params), *misfits(module, params)],
         missing=missing_commands() if params["isolation"] else [],
+        shared_paths=shared_paths(params["shared_paths"]),
     )
     needs = logic.Needs(
         supported_os={name: list(map(str, v)) for name, v in params["supported_os"].items()},
         supported_arch=params["supported_arch"],
         stack=params["stack"],
+        root=os.path.realpath(params["root"]) if params["root"] else "",
         disk_gb=params["min_disk_gb"],
         inodes=params["min_inodes"],
         memory_bytes=params["memory_required_bytes"],

@@ -13,6 +13,7 @@ from .entry_point import entry_point
 from .hooks import Hook, hooks_by_point
 from .images import moving_references, registry_references
 from .secrets import required_secrets
+from .service_options import ServiceOptions, own_volumes, service_options, shared_paths
 from .validators import size_bytes
 from .workers import CeleryModel, Pool, celery_model, worker_pools
 
@@ -28,7 +29,9 @@ class StackModel(TypedDict):
     limits. ``uploads``: folder in the application's containers, or empty. ``moving_references``:
     those that a deploy asks their registry for. ``registry_references``: all of registries, by the
     variable that holds each. ``image_refs``: of the platform images, by name. ``celery``: what the
-    workers must be like. ``queues``: sorted, unique.
+    workers must be like. ``queues``: sorted, unique. ``service_options``: what the
+    operator says of containers of the application, by service. ``own_volumes``: those of `volumes`
+    that the operator names. ``shared_paths``: of the server, that containers get.
     """
 
     pools: list[Pool]
@@ -40,6 +43,8 @@ class StackModel(TypedDict):
     rollout: dict[str, dict[str, Any]]
     memory_bytes: int
     volumes: list[str]
+    own_volumes: list[str]
+    shared_paths: list[dict[str, Any]]
     uploads: str
     required_secrets: list[str]
     image_refs: dict[str, str]
@@ -48,6 +53,7 @@ class StackModel(TypedDict):
     celery: CeleryModel
     hooks: dict[str, list[Hook]]
     queues: list[str]
+    service_options: dict[str, ServiceOptions]
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,10 @@ def stack_model(values: Mapping[str, Any]) -> StackModel:
             *_only_if(services.beat, "beat"),
             *_only_if(app.get("uploads"), "uploads"),
             "nginx-temp",
+            *own_volumes(values),
         ],
+        "own_volumes": own_volumes(values),
+        "shared_paths": shared_paths(values),
         "uploads": app.get("uploads") or "",
         "required_secrets": required_secrets(values),
         "image_refs": image_references(values),
@@ -114,7 +123,14 @@ def stack_model(values: Mapping[str, Any]) -> StackModel:
         "celery": celery_model(values),
         "hooks": hooks_by_point(values),
         "queues": sorted({queue for pool in pools for queue in pool["queues"]}),
+        "service_options": service_options(values, _tmp_sizes(limits, pools)),
     }
+
+
+def _tmp_sizes(limits: Mapping[str, Mapping[str, Any]], pools: Sequence[Pool]) -> dict[str, int]:
+    """Return the size of ``/tmp`` in bytes by service."""
+    sizes = {name: limit["tmp"] for name, limit in limits.items() if "tmp" in limit}
+    return {**sizes, **{pool["service"]: pool["tmp"] for pool in pools}}
 
 
 def _memory_bytes(

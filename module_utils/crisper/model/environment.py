@@ -84,7 +84,7 @@ def validate(values: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{where} {error}"
                 continue
             sizes.append(len(f"{name}={text}".encode(errors="replace")))
-            yield from _size_problems(where, sizes[-1])
+            yield from size_problems(where, sizes[-1])
     yield from _doubled(sections)
     if sum(sizes) > MAX_ENVIRONMENT >= max(sizes):
         yield (
@@ -118,7 +118,8 @@ def _secret_text(name: Any, secrets: Mapping[str, Any]) -> str:
     return secret if isinstance(secret, str) else ""
 
 
-def _size_problems(where: str, size: int) -> Iterator[str]:
+def size_problems(where: str, size: int) -> Iterator[str]:
+    """Yield what is wrong with a variable of that many bytes, its name among them."""
     if size >= MAX_WORD:
         yield (
             f"{where} is {size} bytes long with its name: the kernel gives a process"

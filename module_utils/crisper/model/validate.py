@@ -24,6 +24,8 @@ from . import (
     images,
     redis_users,
     secrets,
+    service_files,
+    service_options,
     workers,
 )
 from .validators import (
@@ -68,6 +70,8 @@ def validate(values: Mapping[str, Any]) -> list[str]:
         *environment.validate_proxies(values, "stack_proxy"),
         *environment.validate_proxies(values, "stack_container_proxy"),
         *workers.validate(values),
+        *service_options.validate(values),
+        *service_files.validate(values),
         *celery_settings.validate(values),
         *container_limits.validate(values),
         *workers.validate_budget(values),

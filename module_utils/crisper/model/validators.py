@@ -270,7 +270,6 @@ FORMS: dict[str, Form] = {
     "stack_app.frontend.port": PORT,
     "stack_app.frontend.health_path": HEALTH_PATH,
     "stack_app.celery.app": _text(DOTTED, "give a module such as project.celery, or module:app."),
-    "stack_app.celery.beat": BOOLEAN,
     "stack_app.celery.guard": BOOLEAN,
     "stack_app.celery.health": Form(
         lambda value: value in ("heartbeat", "ping"), "choose heartbeat or ping."

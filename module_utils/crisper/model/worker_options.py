@@ -6,9 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .environment import RESERVED_ENV
-from .marks import marks
-from .validators import COUNT, ENV_NAME, env_text, quoted, size_bytes, whole
+from .validators import COUNT, quoted, size_bytes, whole
 
 KINDS = ("prefork", "threads", "gevent", "eventlet", "solo")
 # Pools whose processes Celery can end: only there it has time limits.
@@ -112,7 +110,6 @@ def validate_options(where: str, pool: Mapping[str, Any]) -> Iterator[str]:
     yield from _limit_problems(where, pool)
     yield from _scale_problems(where, pool)
     yield from _option_problems(where, pool.get("options", {}))
-    yield from _environment_problems(where, pool.get("environment", {}))
 
 
 def _limit_problems(where: str, pool: Mapping[str, Any]) -> Iterator[str]:
@@ -163,24 +160,3 @@ def _option_problems(where: str, options: Any) -> Iterator[str]:
         if not all(isinstance(one, (str, int, float)) for one in several):
             setting = f"{where}.options.{name} is {quoted(value)}"
             yield f"{setting}: give true, a text, a number or a list."
-
-
-def _environment_problems(where: str, environment: Any) -> Iterator[str]:
-    if not isinstance(environment, Mapping):
-        yield f"{where}.environment is {quoted(environment)}: give a mapping of names to values."
-        return
-    for name, value in environment.items():
-        if not isinstance(name, str) or not ENV_NAME.match(name):
-            yield f"{where}.environment: {quoted(name)} is not an environment variable name."
-            continue
-        if name in RESERVED_ENV:
-            yield f"{where}.environment.{name} is set, but the deploy writes it itself: remove it."
-        if any(marks(value)):
-            yield (
-                f"{where}.environment.{name} names a service of the stack: move it to"
-                " stack_app.environment_templates."
-            )
-        try:
-            env_text(value)
-        except ValueError as error:
-            yield f"{where}.environment.{name} {error}"

@@ -11,7 +11,7 @@ from .celery_settings import setting_words
 from .container_limits import container_limits, validate_container, worker_pids
 from .guard import health_check, is_guarded, program
 from .names import CANARY, DEFAULT_QUEUE, QUEUE
-from .validators import COUNT, SECONDS, env_text, quoted, whole
+from .validators import COUNT, SECONDS, quoted, whole
 from .worker_options import WITH_LIMITS, limit_of, validate_options, worker_arguments
 
 # Seconds between two health checks of a worker, by how they are made: at least so many, and at
@@ -35,7 +35,7 @@ class Pool(TypedDict):
     """A worker pool: its Compose service, and the limits of each of its containers.
 
     ``adopts``: the operator gives no queues; the application names them, see celery.application.
-    ``arguments``: options of its command. ``environment``: its own variables.
+    ``arguments``: options of its command.
     """
 
     name: str
@@ -49,7 +49,6 @@ class Pool(TypedDict):
     pids: int
     tmp: int
     arguments: list[str]
-    environment: dict[str, str]
     expected: Expected
 
 
@@ -97,9 +96,6 @@ def worker_pools(values: Mapping[str, Any]) -> list[Pool]:
             "memory": str(pool.get("memory", "1g")),
             "cpus": float(pool.get("cpus", 1.0)),
             "arguments": worker_arguments(pool, hard, soft),
-            "environment": {
-                name: env_text(value) for name, value in (pool.get("environment") or {}).items()
-            },
             "expected": expected_answers(pool, hard, soft),
             **container_limits(
                 {"memory": "1g", **pool}, worker_pids(max(expected_processes(pool)))

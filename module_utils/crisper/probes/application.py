@@ -25,7 +25,7 @@ def application_facts(app: Any) -> dict[str, Any]:
 
     ``{default_queue, consumed, routes, unknown, conf, registered, ...}``: `consumed` are the queues
     of a worker without ``--queues``, `routes` has what may be sent as ``{queue, kind, name}``,
-    `unknown` the routes of which nobody can tell where they lead.
+    `unknown` the routes of which nobody can tell where they lead, `uid` is the user's.
     """
     # Before any route is followed: that adds queues which no setting names.
     # A broadcast has a name of its own in each process: its alias is what --queues takes.
@@ -43,6 +43,7 @@ def application_facts(app: Any) -> dict[str, Any]:
         "unknown": list(unknown),
         "conf": shown_conf(app.conf.table(with_defaults=True)),
         "registered": registered(app),
+        "uid": os.getuid(),
         **endpoints(app),
     }
 

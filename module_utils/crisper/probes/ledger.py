@@ -1,4 +1,4 @@
-"""Sends sentinel tasks and requests while a deploy runs, until SIGTERM; then tells the numbers.
+"""Sends sentinel tasks and requests while a deploy runs; when it is stopped, tells the numbers.
 
 Runs in a one-off container of the release that serves, as ``python -c`` with its sources.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import signal
 import socket
 import threading
 import time
@@ -23,7 +22,7 @@ from .control import connected, load_app
 from .inspect import inspect
 from .leftovers import leftovers_of_results, result_name
 from .queue_head import QueueHead
-from .serve import Output
+from .serve import Output, when_told_to_stop
 
 if TYPE_CHECKING:
     import ssl
@@ -383,10 +382,10 @@ def count_tasks(
 
 
 def main(request: dict[str, Any], marker: str) -> None:
-    """Run until SIGTERM (or the time limit); print the numbers."""
+    """Run until the container is stopped (or the time limit); print the numbers."""
     output = Output(marker)
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    when_told_to_stop(stop.set)
     ledger, requests = Ledger(), Requests(request["expected"])
     prober = threading.Thread(target=probe_requests, args=(request, requests, stop), daemon=True)
     prober.start()

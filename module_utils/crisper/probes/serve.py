@@ -33,6 +33,18 @@ LATE = {
 }
 
 
+def when_told_to_stop(act: Callable[[], object]) -> None:
+    """Have that done when the container is stopped.
+
+    A one-off container of web stops as web does: by whatever signal stop_signal says. SIGINT ended
+    the ledger with a traceback in place of its numbers.
+    """
+    named = ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "WINCH")
+    numbers = [getattr(signal, f"SIG{name}") for name in named]
+    for number in (*numbers, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)):
+        signal.signal(number, lambda *_: act())
+
+
 def secrets_of(environment: Mapping[str, str]) -> list[str]:
     """Return values of the environment that must not leave it, longest first."""
     found = set()

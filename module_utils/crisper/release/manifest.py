@@ -5,6 +5,7 @@ Pure functions of plain data; ``release.store`` does the reading and writing.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -26,9 +27,20 @@ def file_options(mode: str, no_log: bool) -> dict[str, Any]:
     return {
         "path": {"type": "str", "required": True},
         "content": {"type": "str", "required": True, "no_log": no_log},
+        "encoding": {"type": "str", "choices": ["text", "base64"], "default": "text"},
         "mode": {"type": "str", "default": mode},
         "owner": {"type": "int", "default": 0},
     }
+
+
+def decoded_files(files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rendered files with their contents as texts."""
+    return [
+        {**item, "content": base64.b64decode(item["content"]).decode()}
+        if item.get("encoding") == "base64"
+        else dict(item)
+        for item in files
+    ]
 
 
 def fingerprint(

@@ -24,6 +24,9 @@ WORDS = {
     "registry_references": "images",
     "moving_references": "images",
     "data_services": "data services",
+    "service_options": "options of services",
+    "own_volumes": "volumes",
+    "shared_paths": "options of services",
 }
 
 

@@ -12,7 +12,7 @@ from ..images.identity import is_same
 from ..output import quote_last_lines
 from ..text import composed
 from .context import ReleaseContext, describe
-from .manifest import env_names_changed, fingerprint, redacted_env, release_id
+from .manifest import decoded_files, env_names_changed, fingerprint, redacted_env, release_id
 from .rollback_check import known_images
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ class Staging(ReleaseContext):
 
     def __init__(self, module: AnsibleModule) -> None:
         super().__init__(module)
-        self.secret = {item["path"] for item in self.params["secret_files"]}
-        self.files = [*self.params["files"], *self.params["secret_files"]]
+        secret_files = decoded_files(self.params["secret_files"])
+        self.secret = {item["path"] for item in secret_files}
+        self.files = [*decoded_files(self.params["files"]), *secret_files]
 
     def stage(self) -> dict[str, Any]:
         """Write the release folder, unless current or next already is this release."""
@@ -70,8 +71,9 @@ class Staging(ReleaseContext):
             "facts_changed": [name for name in facts if current.get(name) != facts[name]],
             "secrets_changed": [
                 item["path"]
-                for item in self.params["secret_files"]
-                if self.old_text(current, item["path"]) != item["content"]
+                for item in self.files
+                if item["path"] in self.secret
+                and self.old_text(current, item["path"]) != item["content"]
             ],
             "resumed": False,
             "replaced": "",

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from ..docker.diagnosis import compose_error, describe
 from .plan import KEEP, REMOVE, ROLLED, Container, Step, batches
+from .readiness import describe_unanswered, with_readiness
 from .state import Rollout
 from .stop import warn_of_killed
 
@@ -113,7 +114,7 @@ def _wait(rollout: Rollout, ids: list[str], reason: str, starting: int = 0) -> N
     deadline = time.monotonic() + timeout
     while True:
         _read_answers(rollout)
-        now = [rollout.with_answer(container) for container in rollout.docker.inspect(ids)]
+        now = [with_readiness(rollout, container) for container in rollout.docker.inspect(ids)]
         lost = [c for c in now if c.state in ("exited", "dead", "restarting")]
         lost += [c for c in now if c.health == "unhealthy"]
         if lost or len(now) < len(ids):
@@ -135,14 +136,15 @@ def _read_answers(rollout: Rollout) -> Sequence[Any]:
 
 def _give_up(rollout: Rollout, ids: list[str], why: str, reason: str) -> NoReturn:
     """Remove what was started; old containers, if there are any, never stopped serving."""
-    containers = rollout.docker.inspect(ids) if ids else []
+    inspected = rollout.docker.inspect(ids) if ids else []
+    containers = [with_readiness(rollout, container) for container in inspected]
     failures = rollout.failures(containers)
     if ids:
         _discard(rollout, ids, containers)
     rollout.fail(
         f"New containers of release {rollout.release} were started and removed again: {why}."
         f"{' What ran before still serves.' if _served_before(rollout) else ''}"
-        f"{reason}{describe(failures)}"
+        f"{reason}{describe_unanswered(rollout, containers)}{describe(failures)}"
     )
 
 

@@ -34,6 +34,8 @@ class Rollout:
     stopping: dict[str, str] = field(default_factory=dict)
     replaced: dict[str, str] = field(default_factory=dict)
     redefined: list[str] = field(default_factory=list)  # services of kind `stateful`
+    # Why web containers without a health check do not answer, by id; empty for those that do.
+    unanswered: dict[str, str] = field(default_factory=dict)
     # What goes on in the background: how each is brought to its end.
     pending: dict[str, Callable[[], object]] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=lambda: {"changed": False})

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..docker.client import BackgroundCommand
 from ..docker.diagnosis import describe
+from ..output import KILLED
 from .plan import KEEP, REMOVE, ROLLED, Container, Step
 from .state import Rollout
 from .traffic import refuse_unready, switch_requests, wait_for_accepting
@@ -110,10 +111,20 @@ def warn_of_killed(
         records: of ``docker container inspect``.
     """
     codes = {names[record["Id"]]: int(record["State"]["ExitCode"]) for record in records}
-    killed = sorted(name for name, code in codes.items() if code == 137)
-    if killed:
+    pools = {names[record["Id"]]: _pool_of(record) for record in records}
+    killed = sorted(name for name, code in codes.items() if code == KILLED)
+    if workers := [name for name in killed if pools[name]]:
         rollout.module.warn(
-            f"{', '.join(killed)} did not stop in time and was killed: tasks that a worker held"
+            f"{', '.join(workers)} did not stop in time and was killed: tasks that a worker held"
             " come back after celery_visibility_timeout. Raise celery_stop_grace_period."
         )
+    if others := [name for name in killed if not pools[name]]:
+        rollout.module.warn(
+            f"{', '.join(others)} did not stop in time and was killed: requests that it answered"
+            " were cut off. Raise stop_grace_period of the service (stack_app.web)."
+        )
     return codes
+
+
+def _pool_of(record: dict[str, Any]) -> str:
+    return str(((record.get("Config") or {}).get("Labels") or {}).get("crisper.pool") or "")

@@ -81,6 +81,10 @@ def test_the_remedies_name_what_to_set_and_how_to_go_on_without() -> None:
             {"model": {**MODEL, "volumes": ["uploads", "nginx-temp"]}},
             ["demo_postgres", "demo_redis", "demo_uploads"],
         ),
+        (
+            {"model": {**MODEL, "own_volumes": ["models"]}},
+            ["demo_postgres", "demo_redis", "demo_models"],
+        ),
     ],
 )
 def test_the_volumes_with_data(manifest: dict[str, Any], volumes: list[str]) -> None:

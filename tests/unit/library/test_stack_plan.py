@@ -111,6 +111,28 @@ def test_a_check_that_cannot_run_says_nothing_about_migrations(
     assert plan["migrations"].startswith(told)
 
 
+def test_a_check_reads_files_of_the_planned_release(run_module, served):
+    """The folder of the release is not there yet: the check would not start, and say "pending"."""
+    root, _docker = served
+    docker = root.parent / "docker"
+    mount = f'source: "{root}/releases/${{RELEASE}}/files/backend/0"'
+    params = wanted(root, "debug")
+    params["files"][0]["content"] = f"{COMPOSE}    volumes: [{{{mount}, target: /a}}]\n"
+    params["secret_files"].append({"path": "files/backend/0", "content": SENTINEL, "owner": 4711})
+    # What is mounted must be there, the user's alone.
+    docker.write_text(
+        '#!/bin/sh\ncase "$*" in *" run "*)\n'
+        r"""file=$(sed -n 's/.*source: "\([^"]*\)".*/\1/p' docker-compose.prod.yml)"""
+        "\n"
+        '[ "$(stat -c %u:%a "$file")" = 4711:600 ];; esac\n'
+    )
+    more = {"services": SERVICES, "docker_cli": str(docker), "check_command": ["check"]}
+    plan = run_module(stack_plan, **params, **more)
+    assert plan["migrations"] == "none"
+    assert "files/backend/0" in plan["files_changed"]
+    assert SENTINEL not in json.dumps(plan)
+
+
 @pytest.mark.parametrize(
     ("existing", "told"),
     [
@@ -209,6 +231,15 @@ def test_services_are_compared_without_what_others_are_like():
     base = filters.services_digest(text, ["redis"])
     assert filters.services_digest(text.replace("b1", "b2"), ["redis"]) == base
     assert filters.services_digest(text.replace("r1", "r2"), ["redis"]) != base
+
+
+def test_a_volume_of_another_service_is_nothing_to_the_data():
+    """Regression: with a new volume of web the data services were looked through for 40 s."""
+    text = "services: {redis: {volumes: ['redis:/data']}}\nvolumes: {redis: {}%s}\n"
+    base = filters.services_digest(text % "", ["redis"])
+    assert filters.services_digest(text % ", models: {}", ["redis"]) == base
+    own = (text % "").replace("redis: {}}", "redis: {labels: {a: b}}}")
+    assert filters.services_digest(own, ["redis"]) != base
 
 
 def test_irreversible_migrations_after_a_release_block_the_way_back():

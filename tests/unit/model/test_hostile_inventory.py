@@ -21,6 +21,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.model import validat
 from ansible_collections.crisper.stack.plugins.module_utils.model.file_values import nginx_value
 from ansible_collections.crisper.stack.plugins.module_utils.model.redis_users import app_password
 from ansible_collections.crisper.stack.plugins.module_utils.model.secrets import SECRET_NAME
+from ansible_collections.crisper.stack.plugins.module_utils.model.service_options import CHECKS
 from ansible_collections.crisper.stack.plugins.module_utils.model.validate import NAME, validate
 from ansible_collections.crisper.stack.plugins.module_utils.model.workers import (
     POOL,
@@ -80,6 +81,16 @@ PLACES = (
     *("stack_app.locations.0.rate_limit", "stack_app.locations.0.rate_limit.rate"),
     *("stack_app.locations.0.rate_limit.burst", "stack_app.locations.1.to"),
     *("stack_app.locations.1.status", "stack_app.locations.2.alias"),
+    *(f"stack_app.web.{option}" for option in CHECKS),
+    *("stack_app.web.tmpfs.0.path", "stack_app.web.tmpfs.0.size", "stack_app.web.tmpfs.0.exec"),
+    *(f"stack_app.web.volumes.0.{key}" for key in ("name", "path", "read_only")),
+    "stack_app.web.volumes.1.host",
+    *("stack_app.web.healthcheck", "stack_app.web.healthcheck.tcp"),
+    *("stack_app.web.files.0.path", "stack_app.web.files.0.content"),
+    *("stack_app.web.entrypoint.0", "stack_app.web.cap_add.0", "stack_app.web.ulimits.core"),
+    *("stack_app.web.devices.0", "stack_app.web.labels.team", "stack_app.web.extra_hosts.ldap"),
+    *("stack_app.web.environment.A", "stack_app.web.stop_signal"),
+    *("stack_app.web.stop_grace_period", "stack_app.frontend.command"),
     *("rollout_hooks", "rollout_hooks.after_switch"),
     *("rollout_hooks.after_switch.0.command", "rollout_hooks.after_switch.0.command.0"),
     *("rollout_hooks.after_switch.0.timeout", "rollout_hooks.after_switch.0.name"),
@@ -92,7 +103,30 @@ SECRET = (
     "registry_logins.0.password",
     "stack_app.environment",
     "stack_app.secret_environment",
+    "stack_app.web.files.0.content",
 )
+# Every option of a service, as an operator may write it.
+OPTIONS = {
+    "entrypoint": ["tini", "--"],
+    "user": "10001",
+    "read_only": True,
+    "tmpfs": [{"path": "/run/app", "size": "16m", "exec": False}],
+    "volumes": [
+        {"name": "models", "path": "/srv/models", "read_only": True},
+        {"host": "/srv/data", "path": "/data"},
+    ],
+    "files": [{"path": "/run/key.pem", "content": "k"}],
+    "cap_add": ["NET_RAW"],
+    "shm_size": "16m",
+    "ulimits": {"core": 0},
+    "devices": ["/dev/fuse"],
+    "labels": {"team": "shop"},
+    "extra_hosts": {"ldap": "192.0.2.7"},
+    "environment": {"A": "b"},
+    "stop_signal": "SIGINT",
+    "stop_grace_period": 60,
+    "healthcheck": {"tcp": 8000, "interval": 20},
+}
 ODD = (
     *(None, True, False, 0, -1, 1, 80, 10**30, 0.5, -0.0, math.inf, math.nan, b"raw", {1, 2}),
     *([], {}, [None], {"a": None}, {True: 1}, ["a", 1], [["a"]], {"a": {"b": ["c"]}}),
@@ -132,6 +166,8 @@ def site() -> dict[str, Any]:
         {"path": "/own/z/", "kind": "static", "alias": "/srv/public"},
         {"path": "/own/d", "kind": "deny"},
     ]
+    values["stack_app"]["web"] |= OPTIONS
+    values["stack_app"]["frontend"]["command"] = ["serve"]
     values["rollout_hooks"] = {"after_switch": [{"name": "warm", "command": ["true"]}]}
     assert validate(values) == []
     return values
@@ -506,7 +542,7 @@ def test_what_is_fit_arrives_and_injects_nothing(drawn):
     assert shape(files["docker-compose.prod.yml"]) == expected
     services = yaml.safe_load(files["docker-compose.prod.yml"])["services"]
     live = f"{values['stack_root']}/live"
-    assert services["backend"]["volumes"] == [f"uploads:{app['uploads']}"]
+    assert services["backend"]["volumes"][0] == f"uploads:{app['uploads']}"
     static = f"{live}/static:/srv/static:ro"
     assert services["nginx"]["volumes"] == [
         f"{live}/nginx:/etc/crisper:ro",

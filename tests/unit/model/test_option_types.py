@@ -157,7 +157,7 @@ def test_fitting_values_are_taken(values: dict[str, Any]) -> None:
         (
             {"celery_workers": [{"name": "a", "queues": []}, {"concurency": 2}]},
             "celery_workers[1].concurency: celery_workers[1]"
-            " has no such key: did you mean concurrency? It has autoscale, concurrency, cpus",
+            " has no such key: did you mean concurrency? It has autoscale, cap_add, concurrency",
         ),
         ({"stack_app": {"web": {"zzz": 1}}}, "stack_app.web has no such key: remove it."),
         (

@@ -284,6 +284,13 @@ class Site:
         hosts = {"stack": {"hosts": dict.fromkeys(self.names)}}
         (inventory / "hosts.yml").write_text(yaml.safe_dump(hosts))
 
+    def application(self, service: str, **options: Any) -> dict[str, Any]:
+        """Return stack_app of the inventory, with options of a service."""
+        text = (self.folder / "inventory/group_vars/all/stack.yml").read_text()
+        app: dict[str, Any] = yaml.safe_load(text)["stack_app"]
+        app[service] |= options
+        return app
+
     def __getattr__(self, name: str) -> Host:
         """Return a host by its name."""
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -50,3 +51,38 @@ def test_a_pool_without_queues_consumes_what_the_application_names() -> None:
     folder = site.one.root / "releases" / site.one.current
     assert "--queues=jobs,mail" in (folder / "docker-compose.prod.yml").read_text()
     site.script()
+
+
+def test_another_content_of_a_file_is_another_release(tmp_path: Path) -> None:
+    """The inventory names a file of the controller: it is the same, and the file is not."""
+    site, _ = deployed_site("one")
+    source = tmp_path / "settings.yml"
+    source.write_text("level: info\n")
+    app = site.application("web", files=[{"path": "/etc/shop.yml", "source": str(source)}])
+
+    site.deploy(stack_app=app).succeeded()
+    first = site.one.current
+    written = site.one.root / "releases" / first / "files/backend/0"
+    assert (written.read_text(), written.stat().st_mode & 0o777) == ("level: info\n", 0o600)
+    site.deploy(stack_app=app).succeeded("(unchanged: the same inputs")
+    assert site.one.current == first
+
+    source.write_text("level: debug\n")
+    site.deploy(stack_app=app).succeeded()
+    assert site.one.current != first
+    source.unlink()
+    site.deploy(stack_app=app).failed(f"files[0].source is '{source}': no such file on the")
+
+
+def test_a_folder_that_the_server_lacks_stops_the_deploy_before_anything_is_done(
+    tmp_path: Path,
+) -> None:
+    site, _ = deployed_site("one")
+    before, points = site.one.current, len(site.one.points)
+    app = site.application("web", volumes=[{"host": str(tmp_path / "gone"), "path": "/media"}])
+    site.deploy(stack_app=app).failed(
+        f"path: stack_app.web.volumes[0].host is {tmp_path}/gone, which is not on this server",
+        "create it, for the user of the service",
+    )
+    assert site.one.current == before
+    assert not [p for p in site.one.points[points:] if p.startswith("compose_rollout:")]

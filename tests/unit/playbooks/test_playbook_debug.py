@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.playbook.debug impor
 )
 from harness import ROOT, Site, settings, temporary_site
 
+FILE = "a-file-of-the-tests"  # in a service's files
 GIVEN = "a-secret-of-the-tests"  # all secrets of the harness's inventory
 
 
@@ -48,14 +50,15 @@ def test_nothing_that_ansible_can_tell_holds_a_secret(site: Site, tmp_path: Path
     # One of the secrets is made on the server, the others are given.
     less = {"redis_password": "", "postgres_password": GIVEN, "secret_key": GIVEN}
     less |= {"qdrant_api_key": GIVEN, "admin_password": GIVEN}
-    made = {"stack_secrets": less, "stack_secrets_generate": True}
+    app = site.application("web", files=[{"path": "/run/key", "content": FILE}])
+    made = {"stack_secrets": less, "stack_secrets_generate": True, "stack_app": app}
     # It fails late, so that one run goes the whole way, and back.
     site.script({"point": "compose_rollout:verify", "do": "fail", "answer": {"msg": "no room"}})
     printed = run(site, tmp_path / "log", **made)
     assert "no room" in printed, printed[-3000:]
     secrets = json.loads((site.one.root / "secrets.json").read_text())
     assert secrets["redis_password"]
-    for secret in (GIVEN, *secrets.values()):
+    for secret in (GIVEN, FILE, b64encode(FILE.encode()).decode(), *secrets.values()):
         where = [line[:200] for line in printed.splitlines() if secret in line]
         assert not where, f"{len(where)} lines: {where[:3]}"
 

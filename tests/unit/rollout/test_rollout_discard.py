@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import compose_rollout
 import pytest
+from ansible_collections.crisper.stack.plugins.module_utils.rollout.stop import warn_of_killed
 
 SERVICES = {
     "backend": {"kind": "web", "replicas": 1},
@@ -90,3 +92,27 @@ def test_a_worker_that_had_to_be_killed_is_told(
     )
     failed_start(exit_code=137)
     assert "worker did not stop in time and was killed" in "\n".join(warnings)
+
+
+@pytest.mark.parametrize(
+    ("labels", "remedy"),
+    [
+        (
+            {"crisper.pool": "default"},
+            "come back after celery_visibility_timeout. Raise celery_stop_gr",
+        ),
+        ({}, "requests that it answered were cut off. Raise stop_grace_period of the service"),
+    ],
+)
+def test_the_remedy_of_a_killed_container_is_that_of_its_kind(
+    labels: dict[str, str], remedy: str
+) -> None:
+    """Regression: of a web container it said that its tasks come back."""
+    warnings: list[str] = []
+    rollout: Any = SimpleNamespace(module=SimpleNamespace(warn=warnings.append))
+    killed = {"Id": "a", "State": {"ExitCode": 137}, "Config": {"Labels": labels}}
+    ended = {"Id": "b", "State": {"ExitCode": 0}, "Config": {"Labels": labels}}
+    assert warn_of_killed(rollout, {"a": "one", "b": "two"}, [killed, ended])["two"] == 0
+    (warning,) = warnings
+    assert warning.startswith("one did not stop in time")
+    assert remedy in warning
