@@ -141,6 +141,14 @@ def render_rules(
         for bridge in all_bridges
         for line in _rules(bridge, opened, servers, version)
     ]
+    # From another host with a route to the containers: engines before 28 forward that. Requests to
+    # published ports have the host's address here. Behind the rest, which opens ports of the host.
+    rules += [
+        f"-A {chains['PREROUTING']} ! -i {bridge.interface} -d {subnet} -j DROP"
+        for bridge in all_bridges
+        for subnet in bridge.subnets
+        if ipaddress.ip_network(subnet).version == version
+    ]
     # The engine, its proxies of published ports, and what a deploy does there are root's.
     rules += [
         f"-A {chains['OUTPUT']} -o {bridge.interface} -m owner ! --uid-owner 0 -j DROP"

@@ -39,7 +39,9 @@ def verdict(lines: list[str], interface: str, address: str, local: bool, port: i
     for line in lines:
         words = line.split()
         options = dict(pairwise(words))
-        if options["-i"] != interface or options.get("-p", "tcp") != "tcp":
+        if (options["-i"] != interface) != line.startswith("! -i"):
+            continue
+        if options.get("-p", "tcp") != "tcp":
             continue
         if "--dport" in options and int(options["--dport"]) != port:
             continue
@@ -72,7 +74,10 @@ def verdict(lines: list[str], interface: str, address: str, local: bool, port: i
         (CLIENTS, "198.51.100.1", False, 443, "DROP"),  # nginx asks nobody outside
         (CLIENTS, "10.0.0.8", False, 5432, "DROP"),
         (CLIENTS, "172.21.0.1", True, 5432, "DROP"),
-        ("eth0", "172.21.0.1", True, 22, ""),
+        # Regression: an engine before 28 forwards what another host sends to a container's address.
+        ("eth0", "172.21.0.7", False, 8081, "DROP"),
+        ("eth0", "172.23.0.7", False, 8000, "DROP"),
+        ("eth0", "203.0.113.7", True, 443, ""),
     ],
 )
 def test_the_rules_close_the_host_metadata_and_the_way_out_of_nginx(
