@@ -33,6 +33,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.model.images import 
 from ansible_collections.crisper.stack.plugins.module_utils.model.redis_users import (
     app_password,
     app_user,
+    counts_clients,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.model.validators import size_bytes
 from ansible_collections.crisper.stack.plugins.module_utils.model.workers import host_name
@@ -145,6 +146,7 @@ class FilterModule:
             "crisper_postgres_folder": postgres_folder,
             "crisper_redis_app_password": app_password,
             "crisper_redis_app_user": app_user,
+            "crisper_redis_counts_clients": counts_clients,
             "crisper_services_digest": services_digest,
             "crisper_manifest_model": manifest_model,
             "crisper_release_model": read_model,

@@ -141,21 +141,27 @@ def render_rules(
         for bridge in all_bridges
         for line in _rules(bridge, opened, servers, version)
     ]
+    rules += _outside_rules(chains, all_bridges, version)
+    declared = [f":{chain} - [0:0]" for chain in chains.values()]
+    return "\n".join(["*mangle", *declared, *rules, "COMMIT", ""])
+
+
+def _outside_rules(chains: Mapping[str, str], bridges: Sequence[Bridge], version: int) -> list[str]:
+    """Return the rules for what comes to containers from outside of their networks."""
     # From another host with a route to the containers: engines before 28 forward that. Requests to
     # published ports have the host's address here. Behind the rest, which opens ports of the host.
-    rules += [
+    routed = [
         f"-A {chains['PREROUTING']} ! -i {bridge.interface} -d {subnet} -j DROP"
-        for bridge in all_bridges
+        for bridge in bridges
         for subnet in bridge.subnets
         if ipaddress.ip_network(subnet).version == version
     ]
     # The engine, its proxies of published ports, and what a deploy does there are root's.
-    rules += [
+    local = [
         f"-A {chains['OUTPUT']} -o {bridge.interface} -m owner ! --uid-owner 0 -j DROP"
-        for bridge in all_bridges
+        for bridge in bridges
     ]
-    declared = [f":{chain} - [0:0]" for chain in chains.values()]
-    return "\n".join(["*mangle", *declared, *rules, "COMMIT", ""])
+    return [*routed, *local]
 
 
 def _rules(

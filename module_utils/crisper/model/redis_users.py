@@ -39,6 +39,10 @@ ADDABLE = (
 # With the application's password, each guess at a weak redis_password costs 16 MiB and some 50 ms.
 SCRYPT = {"n": 2**14, "r": 8, "p": 1, "dklen": 24}
 USER = re.compile(r"user[ \t]+(\S+)[ \t]", re.IGNORECASE)
+# Name and major version of a reference such as docker.io/library/redis:8.0-alpine@sha256:…
+SERVER = re.compile(r"(?:^|/)(redis|valkey):(\d{1,4})(?=[.@-]|\Z)")
+# Redis's release notes of 7.0.
+FIRST_COUNTING = 7
 
 
 @lru_cache(maxsize=16)
@@ -59,6 +63,18 @@ def app_user(redis_password: str, stack: str, commands: Sequence[str] = ()) -> s
     digest = hashlib.sha256(app_password(redis_password, stack).encode()).hexdigest()
     added = [f"+{command}" for command in commands]
     return " ".join(["user", APP_USER, "on", f"#{digest}", *RULES, *added])
+
+
+def counts_clients(reference: str) -> bool:
+    """Return whether a server of this image knows ``maxmemory-clients``: Redis 7, Valkey.
+
+    One that does not know it would not start.
+
+    Args:
+        reference: of the image; a name or a tag of another form counts as older.
+    """
+    match = SERVER.search(reference)
+    return bool(match) and (match[1] == "valkey" or int(match[2]) >= FIRST_COUNTING)
 
 
 def validate(values: Mapping[str, Any]) -> Iterator[str]:

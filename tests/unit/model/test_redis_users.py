@@ -62,6 +62,24 @@ def test_those_that_may_be_added_are() -> None:
     assert users.app_user("secret", "crisper", ["flushdb"]).endswith(" +info +flushdb")
 
 
+@pytest.mark.parametrize(
+    ("reference", "counts"),
+    [
+        ("docker.io/library/redis:8.0", True),
+        ("redis:7-alpine@sha256:ab", True),
+        ("redis:6.2", False),
+        ("registry.example:5000/valkey:8", True),
+        ("registry.example:5000/redis:latest", False),
+        ("registry.example:7/redis", False),
+        ("", False),
+    ],
+)
+def test_an_older_server_gets_no_setting_that_it_does_not_know(
+    reference: str, counts: bool
+) -> None:
+    assert users.counts_clients(reference) is counts
+
+
 def test_an_older_release_that_is_put_back_keeps_the_users_of_running_containers() -> None:
     """Regression: containers of the newer release lost Redis before the older one served."""
     merged = users.with_users_of(OLD, NEW)

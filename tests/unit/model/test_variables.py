@@ -18,7 +18,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.model.variables impo
     name_problems,
     reserved_prefixes,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -114,6 +114,7 @@ def test_no_variable_of_a_role_is_refused():
     assert name_problems(dict.fromkeys(options(), ""), options(), prefixes()) == []
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_name_is_one_printable_sentence(name):
     for problem in name_problems({f"stack_{name}": "x"}, options(), prefixes()):

@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 from celery import Celery
 from celery.app.utils import find_app
@@ -26,6 +28,11 @@ from crisper_worker.lease_store import LeaseStore
 from crisper_worker.oom_bypass import is_refusal
 from crisper_worker.text import printable
 
+# Bytes of a list, and characters of each text in it: who reads it takes no more than 8 MB.
+MOST_BYTES, MOST_TEXT = 4_000_000, 300
+# Seconds that the clock of a worker may be ahead of this one.
+DAY = 86400.0
+
 
 def described(entry: DeadLetter) -> str:
     """Return one line for people."""
@@ -34,11 +41,28 @@ def described(entry: DeadLetter) -> str:
     return printable(text)
 
 
+def rows(entries: Iterable[DeadLetter]) -> list[dict[str, Any]]:
+    """Return what a list says of dead letters, newest first; no message, and long texts cut.
+
+    Whoever writes into Redis makes entries of any size and time: none may hide the others.
+    """
+    now, room, found = time.time(), MOST_BYTES, []
+    for entry in sorted(entries, key=lambda e: e.at if 0 <= e.at <= now + DAY else 0, reverse=True):
+        row: dict[str, Any] = {"at": entry.at, "deliveries": entry.deliveries}
+        for name in ("task_id", "task", "source", "reason"):
+            row[name] = str(getattr(entry, name))[:MOST_TEXT]
+        room -= len(json.dumps(row))
+        if room < 0:
+            break
+        found.append(row)
+    return found
+
+
 def show(store: LeaseStore, as_json: bool) -> None:
-    """Print what is set aside, the oldest first."""
+    """Print what is set aside, for people the oldest first."""
     entries = list(store.dead_letters.entries().values())
     if as_json:
-        print(json.dumps([entry.__dict__ for entry in entries]))
+        print(json.dumps(rows(entries)))
         return
     for entry in entries:
         print(described(entry))
