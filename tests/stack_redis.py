@@ -14,6 +14,7 @@ from ansible_collections.crisper.stack.plugins.module_utils.model.redis_users im
     ADDABLE,
     app_password,
     app_user,
+    counts_clients,
 )
 from ansible_collections.crisper.stack.plugins.module_utils.model.validators import size_bytes  # noqa: E402
 
@@ -38,6 +39,7 @@ def configuration(
     templates.filters |= {
         "comment": "# {}".format,
         "crisper_redis_app_user": app_user,
+        "crisper_redis_counts_clients": counts_clients,
         "crisper_size_bytes": size_bytes,
     }
     text = (ROOT / "templates/secrets/redis.conf.j2").read_text()
@@ -46,7 +48,8 @@ def configuration(
         release_secrets={"redis_password": password},
         stack_name=STACK,
         stack_redis_commands=list(commands),
-        stack_model={"limits": {"redis": {"memory": "512m"}}},
+        # At least the version of this machine.
+        stack_model={"limits": {"redis": {"memory": "512m"}}, "image_refs": {"redis": "redis:7.0"}},
     )
     for before, after in (
         ("bind * -::*", "bind 127.0.0.1"),

@@ -90,4 +90,4 @@ class CallbackModule(CallbackBase):
         if self.seconds:
             table = "  ".join(f"{name} {spent:.1f}" for name, spent in self.seconds.items())
             total = sum(self.seconds.values())
-            self._display.display(f"Seconds   by role: {table}  total {total:.1f}")
+            self._display.display(f"Seconds   by role: {table}  in all roles {total:.1f}")

@@ -17,6 +17,8 @@ FORBIDDEN = {"--tags": "never", "--skip-tags": "always"}
 # Tags of the task that takes the lock: a deploy without one of these stages would have no lock, and
 # nothing would undo it.
 LOCKED = frozenset({"docker", "images", "release", "database", "rollout", "finish"})
+# Playbooks that are looked for as tags of deploy.yml.
+TAKEN_FOR_TAGS = frozenset({"backup", "down", "restore", "sbom", "status", "upgrade"})
 UNTOUCHED = "No server was contacted."
 
 
@@ -61,7 +63,12 @@ def tag_problem(playbook: str, option: str, tags: Collection[str], known: Collec
         return ""
     ordered = sort_by_likeness(unknown[0], usable)
     usage = f"Its tags, nearest first: {', '.join(ordered)}." if ordered else "It has no tags."
-    return f"{option} {','.join(unknown)}: {playbook} has no such tag. {UNTOUCHED}\n{usage}"
+    own = "".join(
+        f"\n{tag} is a playbook: ansible-playbook playbooks/{tag}.yml"
+        for tag in unknown
+        if tag in TAKEN_FOR_TAGS
+    )
+    return f"{option} {','.join(unknown)}: {playbook} has no such tag. {UNTOUCHED}{own}\n{usage}"
 
 
 def inventory_problem(missing: Collection[str], present: Collection[str]) -> str:

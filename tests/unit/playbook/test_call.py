@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.playbook.call import (
     LOCKED,
+    TAKEN_FOR_TAGS,
     hosts_problem,
     inventory_problem,
     nearest,
@@ -64,6 +65,13 @@ def test_tags_that_exist_and_those_of_ansible_are_no_problem():
 
 def test_a_playbook_without_tags_says_so():
     assert "It has no tags" in tag_problem("down.yml", "--tags", ["x"], {"always"})
+
+
+def test_a_playbook_that_is_taken_for_a_tag_is_named():
+    told = tag_problem("deploy.yml", "--tags", ["status"], ["plan", "verify"])
+    assert "\nstatus is a playbook: ansible-playbook playbooks/status.yml\n" in told
+    for name in TAKEN_FOR_TAGS:
+        assert (ROOT / f"playbooks/{name}.yml").is_file()
 
 
 def test_an_inventory_without_any_group_is_described():
