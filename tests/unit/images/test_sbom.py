@@ -336,8 +336,8 @@ def test_an_image_that_cannot_be_read_fails_nothing(site, capsys):
     site.add("redis", var__lib__dpkg__status=STATUS)
     site.images["lost"] = {"ref": "lost:1", "id": "sha256:" + "f" * 64}
     started = time.monotonic()
-    result = site.run(capsys, timeout=1)
-    assert time.monotonic() - started < 10
+    result = site.run(capsys, timeout=3)
+    assert time.monotonic() - started < 30
     assert not result.get("failed")
     told = result["sbom"]["images"]
     assert told["redis"]["deb"] == 2
