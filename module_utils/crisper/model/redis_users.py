@@ -74,7 +74,9 @@ def counts_clients(reference: str) -> bool:
         reference: of the image; a name or a tag of another form counts as older.
     """
     match = SERVER.search(reference)
-    return bool(match) and (match[1] == "valkey" or int(match[2]) >= FIRST_COUNTING)
+    if match is None:
+        return False
+    return match[1] == "valkey" or int(match[2]) >= FIRST_COUNTING
 
 
 def validate(values: Mapping[str, Any]) -> Iterator[str]:
