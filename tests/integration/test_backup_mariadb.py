@@ -109,7 +109,7 @@ def test_a_restore_runs_nothing_that_the_application_may_not(
     with pytest.raises(BackupError, match=r"the procedure p\. Make these anew without it"):
         dump_mariadb(docker, "x", io.BytesIO())
     # A set of an edition before that check.
-    monkeypatch.setattr(mariadb, "refuse_hidden", lambda *_: None)
+    monkeypatch.setattr(mariadb, "refuse_unfit", lambda *_: None)
     stream = io.BytesIO()
     dump_mariadb(docker, "x", stream)
     stream.seek(0)

@@ -17,7 +17,7 @@ from .container_limits import RESOURCES
 from .defaults import limits_by_service, unknown_keys
 from .guard import MOUNT, is_guarded
 from .health_checks import HealthCheck, health_check, judge_check
-from .mount_points import Mount, mount_problems
+from .mount_points import TMP, Mount, mount_problems
 from .validators import FOLDER, as_mapping, env_text, quoted, size_bytes, whole
 from .workers import pool_service
 
@@ -233,7 +233,7 @@ def _compose_keys(service: Service) -> Iterator[tuple[str, Any]]:
 
 def _folders(service: Service, tmp: int) -> list[Tmpfs]:
     """Return the temporary folders of a service, ``/tmp`` of that size (bytes) first."""
-    found: dict[str, Tmpfs] = {"/tmp": {"path": "/tmp", "size": tmp, "exec": False}}  # noqa: S108
+    found: dict[str, Tmpfs] = {TMP: {"path": TMP, "size": tmp, "exec": False}}
     for folder in service.options.get("tmpfs", []):
         path, size = judge.normal_path(folder["path"]), size_bytes(folder.get("size"))
         found[path] = {"path": path, "size": size or tmp, "exec": folder.get("exec") is True}
@@ -285,7 +285,7 @@ def _size_problems(service: Service) -> Iterator[str]:
                 f" ({service.memory}), in which it lies: lower it, or raise the memory."
             )
     for index, folder in folders:
-        is_tmp = judge.normal_path(folder.get("path")) == "/tmp"  # noqa: S108
+        is_tmp = judge.normal_path(folder.get("path")) == TMP
         if is_tmp and "size" in folder and "tmp" in service.options:
             yield f"{where}.tmpfs[{index}].size is set, and {where}.tmp too: remove one."
         elif not is_tmp and folder.get("size") is None:

@@ -48,20 +48,27 @@ TABLES_MARIADB = (
     _MARIADB + 'exec mariadb --user root --skip-column-names --execute "SHOW TABLES"'
     ' "$MARIADB_DATABASE"'
 )
-# What others than the application's account have defined in its database, which only they can.
-_FOREIGN = """
-SELECT * FROM (
-  SELECT LOWER(ROUTINE_TYPE) AS kind, ROUTINE_NAME AS name, DEFINER AS definer
-    FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = DATABASE()
-  UNION ALL SELECT 'trigger', TRIGGER_NAME, DEFINER
-    FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE()
-  UNION ALL SELECT 'event', EVENT_NAME, DEFINER
-    FROM information_schema.EVENTS WHERE EVENT_SCHEMA = DATABASE()
-  UNION ALL SELECT 'view', TABLE_NAME, DEFINER
-    FROM information_schema.VIEWS WHERE TABLE_SCHEMA = DATABASE()
-) found WHERE definer <> CONCAT(@account, '@%') LIMIT 10
+# What no restore could make again: what others than the application's account have defined in its
+# database, which only they can; and what the server takes for a comment, and the client for a part
+# of a statement: "--" and a control character that is no white space (see RESTORE_MARIADB).
+_UNFIT = r"""
+SELECT kind, name, definer, hides FROM (
+  SELECT defined.*, definer <> CONCAT(@account, '@%') AS foreign_one,
+    COALESCE(body REGEXP '--[\\x01-\\x08\\x0E-\\x1F\\x7F]', 0) AS hides
+  FROM (
+    SELECT LOWER(ROUTINE_TYPE) AS kind, ROUTINE_NAME AS name, DEFINER AS definer,
+        ROUTINE_DEFINITION AS body
+      FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = DATABASE()
+    UNION ALL SELECT 'trigger', TRIGGER_NAME, DEFINER, ACTION_STATEMENT
+      FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE()
+    UNION ALL SELECT 'event', EVENT_NAME, DEFINER, EVENT_DEFINITION
+      FROM information_schema.EVENTS WHERE EVENT_SCHEMA = DATABASE()
+    UNION ALL SELECT 'view', TABLE_NAME, DEFINER, NULL
+      FROM information_schema.VIEWS WHERE TABLE_SCHEMA = DATABASE()
+  ) defined
+) found WHERE foreign_one OR hides LIMIT 10
 """
-FOREIGN_MARIADB = (
+UNFIT_MARIADB = (
     _MARIADB
     + r"""
 account=${MARIADB_USER:-$MARIADB_DATABASE}
@@ -70,18 +77,6 @@ exec mariadb --user root --skip-column-names --batch --init-command \
     "SET sql_mode = '', @account = $(text "$account")" "$MARIADB_DATABASE"
 """
 )
-# What the server takes for a comment, and the client for a part of a statement: "--" and a control
-# character that is no white space. See RESTORE_MARIADB.
-_HIDDEN = r"""
-SELECT kind, name FROM (
-  SELECT LOWER(ROUTINE_TYPE) AS kind, ROUTINE_NAME AS name, ROUTINE_DEFINITION AS body
-    FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = DATABASE()
-  UNION ALL SELECT 'trigger', TRIGGER_NAME, ACTION_STATEMENT
-    FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE()
-  UNION ALL SELECT 'event', EVENT_NAME, EVENT_DEFINITION
-    FROM information_schema.EVENTS WHERE EVENT_SCHEMA = DATABASE()
-) found WHERE body REGEXP '--[\\x01-\\x08\\x0E-\\x1F\\x7F]' LIMIT 10
-"""
 _NEEDS_ROOT = "SET USER"
 
 
@@ -91,44 +86,30 @@ def mariadb_state(docker: Docker, container: str) -> dict[str, Any]:
     return {"tables": sorted(names.splitlines())}
 
 
-def _rows(docker: Docker, container: str, query: str) -> list[list[str]]:
-    command = docker.inside(container, FOREIGN_MARIADB)
-    answer = docker.answer("MariaDB did not answer", command, query.encode())
-    return [line.split("\t") for line in answer.splitlines()]
-
-
-def refuse_hidden(docker: Docker, container: str) -> None:
-    """Raise where a restore would take a part of a comment for a statement.
+def refuse_unfit(docker: Docker, container: str) -> None:
+    """Raise where the database holds what no restore could make again.
 
     Raises:
-        BackupError: a routine, a trigger or an event has such a comment.
+        BackupError: another account has defined a view, a trigger, a routine or an event there, or
+            a restore would take a part of a comment for a statement.
     """
-    rows = _rows(docker, container, _HIDDEN)
-    if rows:
-        found = "; ".join(f"the {kind} {printable(name)}" for kind, name in rows)
+    command = docker.inside(container, UNFIT_MARIADB)
+    answer = docker.answer("MariaDB did not answer", command, _UNFIT.encode())
+    rows = [line.split("\t") for line in answer.splitlines()]
+    if hidden := [f"the {kind} {printable(name)}" for kind, name, _, hides in rows if hides == "1"]:
         raise BackupError(
             "MariaDB was not dumped, because a restore could run what stands in a comment (-- and"
-            f" a control character): {found}. Make these anew without it, or drop them"
+            f" a control character): {'; '.join(hidden)}. Make these anew without it, or drop them"
         )
-
-
-def refuse_foreign(docker: Docker, container: str) -> None:
-    """Raise where the database holds what the application's account could not make again.
-
-    Raises:
-        BackupError: another account has defined a view, a trigger, a routine or an event there.
-    """
-    rows = _rows(docker, container, _FOREIGN)
-    if not rows:
-        return
-    found = "; ".join(
-        f"the {kind} {printable(name)} of {printable(who)}" for kind, name, who in rows
-    )
-    raise BackupError(
-        f"MariaDB was not dumped, because no restore could make again what others than the"
-        f" application's account have defined: {found}. Make these anew as the application"
-        " (CREATE OR REPLACE … without DEFINER), or drop them"
-    )
+    if rows:
+        found = "; ".join(
+            f"the {kind} {printable(name)} of {printable(who)}" for kind, name, who, _ in rows
+        )
+        raise BackupError(
+            f"MariaDB was not dumped, because no restore could make again what others than the"
+            f" application's account have defined: {found}. Make these anew as the application"
+            " (CREATE OR REPLACE … without DEFINER), or drop them"
+        )
 
 
 def dump_mariadb(docker: Docker, container: str, target: IO[bytes]) -> dict[str, Any]:
@@ -138,8 +119,7 @@ def dump_mariadb(docker: Docker, container: str, target: IO[bytes]) -> dict[str,
         BackupError: it was not dumped, or no restore could make it again.
     """
     state = mariadb_state(docker, container)
-    refuse_foreign(docker, container)
-    refuse_hidden(docker, container)
+    refuse_unfit(docker, container)
     with gzip.GzipFile(fileobj=target, mode="wb", mtime=0) as packed:
         stream = cast(IO[bytes], packed)
         docker.out_of("MariaDB was not dumped", docker.inside(container, DUMP_MARIADB), stream)
