@@ -141,6 +141,20 @@ def test_after_an_outage_nobody_takes_over_before_all_could_renew(empty: Redis) 
     assert taken == ["tag-id"]
 
 
+def test_a_standstill_delays_what_is_taken_over_and_is_said(
+    sweeper: LeaseKeeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert sweeper.is_calm()
+    # Redis's clock has gone on since, and this worker has not.
+    sweeper.calm.server_time -= 7
+    with caplog.at_level(logging.WARNING):
+        sweeper.tick()
+        sweeper.tick()
+    assert not sweeper.is_calm()
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith("leases: this worker or Redis stood still for 7 s; for 2 s nothing")
+
+
 def test_a_lost_lease_is_said_once(empty: Redis, caplog: pytest.LogCaptureFixture) -> None:
     keeper = LeaseKeeper(2, lambda store, delivery, before: None)
     keeper.store = store(empty)

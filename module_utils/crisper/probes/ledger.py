@@ -37,8 +37,8 @@ OPEN = 3
 SETTLE = 1.0
 # Seconds without an end of the queue's sentinels after which a worker that holds one is busy.
 STILL = 3.0
-# Seconds to connect to the broker, and to read what workers hold.
-CONNECT, SCAN = 2.0, 5.0
+# Seconds to connect to the broker, to read what workers hold, and for all workers to answer.
+CONNECT, SCAN, ANSWER = 2.0, 5.0, 5.0
 # Seconds for which one look takes in what was published.
 LISTEN = 0.5
 # Seconds until a request counts as one without an answer.
@@ -278,7 +278,7 @@ class Sentinels:
         worker holds it for without telling.
         """
         request: dict[str, Any] = {"methods": ["ping", "active", "reserved", "registered"]}
-        request.update(timeout=CONNECT, settle=0.3, everybody=True, destination=[])
+        request.update(timeout=ANSWER, settle=0.3, everybody=True, destination=[])
         request["arguments"] = {"registered": {"taskinfoitems": ["rate_limit"]}}
         suspects = set(task_ids)
         for pause in (SETTLE, 0.0):

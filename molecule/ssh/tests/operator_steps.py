@@ -63,6 +63,8 @@ class Operator:
         self.repository = folder / "crisper"
         without = shutil.ignore_patterns(".git", ".venv*", "__pycache__")
         shutil.copytree(ROOT, self.repository, ignore=without, symlinks=True)
+        # What a setup that ran before has made: the image of this machine did it by scripts/setup.
+        (self.repository / ".venv").symlink_to(ROOT / ".venv")
         self.address = json.loads(
             subprocess.run(
                 ["docker", "inspect", SERVER], capture_output=True, text=True, check=True

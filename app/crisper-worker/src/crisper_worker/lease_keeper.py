@@ -138,7 +138,13 @@ class LeaseKeeper:
             tags, unsaid = list(self._tags), list(self._unsaid.items())
         now, lost = store.renew(tags)
         self._drop_lost(lost)
-        self.calm.note(now)
+        if stood := self.calm.note(now):
+            log.warning(
+                "leases: this worker or Redis stood still for %.0f s; for %g s nothing is taken"
+                " over",
+                stood,
+                self.seconds,
+            )
         troubled = set()
         for tag, what in unsaid:
             try:

@@ -33,12 +33,19 @@ class Calm:
         self.since: float | None = None
         self.server_time = 0.0
 
-    def note(self, server_time: float) -> None:
-        """Watch for an outage or a standstill: other holders need time to renew theirs first."""
-        jumped = server_time - self.server_time > self.interval + self.seconds / 2
+    def note(self, server_time: float) -> float:
+        """Watch for an outage or a standstill: other holders need time to renew theirs first.
+
+        Returns:
+            For how many seconds this worker or Redis stood still, if that ended the calm; or 0.
+        """
+        stood = server_time - self.server_time
+        jumped = stood > self.interval + self.seconds / 2
+        ended = self.since is not None and jumped
         if self.since is None or jumped:
             self.since = time.monotonic()
         self.server_time = server_time
+        return stood if ended else 0.0
 
     def end(self) -> bool:
         """End it, as Redis does not answer, and return whether there was any."""
