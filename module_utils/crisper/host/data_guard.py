@@ -215,7 +215,8 @@ class Proc:
             finally:
                 os.close(made_by)
         except OSError:
-            return True  # it has ended, or its namespace is one above this process's own
+            # It has ended, or its namespace is one above this process's own.
+            return self.namespace(pid) != ""
         return owner[0] == 0
 
     def began_here(self, pid: int) -> bool:
@@ -229,14 +230,20 @@ class Proc:
         return False
 
     def writes_below(self, pid: int, folder: str) -> bool:
-        """Return whether a process has a file below a folder open for writing."""
+        """Return whether a process has a file below a folder open for writing.
+
+        The file itself is compared: a name may come from mounts that an account made.
+        """
         try:
             handles = os.listdir(f"{self.path}/{pid}/fd")
         except OSError:
             return False
         for handle in handles:
             with contextlib.suppress(OSError):
-                if os.readlink(f"{self.path}/{pid}/fd/{handle}").startswith(folder + "/"):
+                name = os.readlink(f"{self.path}/{pid}/fd/{handle}")
+                if name.startswith(folder + "/") and os.path.samefile(
+                    f"{self.path}/{pid}/fd/{handle}", name
+                ):
                     flags = re.search(r"flags:\s+(\d+)", self.read(pid, f"fdinfo/{handle}"))
                     if flags and int(flags[1], 8) & os.O_ACCMODE != os.O_RDONLY:
                         return True

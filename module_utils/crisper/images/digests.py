@@ -8,14 +8,11 @@ archives know it by its tag, whether it has a digest or not.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..output import last_lines
-from .registry import PLATFORM, is_pinned, repository
-
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
+from .registry import DIGEST, PLATFORM, is_pinned, repository
 
 
 def without_digest(reference: str) -> str:
@@ -94,11 +91,16 @@ def refresh(
         answers: digests of registries by reference.
         current: ``image_digests`` so far.
     """
-    return {
-        ref: answers.get(ref) or current[ref]
-        for ref in sorted(references)
-        if ref in answers or ref in current
-    }
+    known = {**current, **_digests(answers)}
+    return {ref: known[ref] for ref in sorted(references) if ref in known}
+
+
+def _digests(answers: Mapping[str, Any]) -> dict[str, str]:
+    """Return the answers that are digests.
+
+    What a server returns would stand in the inventory, where Ansible runs whatever is in braces.
+    """
+    return {ref: one for ref, one in answers.items() if isinstance(one, str) and DIGEST.match(one)}
 
 
 def describe_refresh(
@@ -108,9 +110,9 @@ def describe_refresh(
     unanswered: Mapping[str, str],
 ) -> list[str]:
     """Return one line per reference: what became of its digest."""
-    lines = []
+    lines, digests = [], _digests(answers)
     for reference in sorted(references):
-        before, now = current.get(reference, ""), answers.get(reference, "")
+        before, now = current.get(reference, ""), digests.get(reference, "")
         if not now:
             reason = last_lines(unanswered.get(reference) or "no answer", 1)
             stays = f"keeps {before[:19]}" if before else "has no digest"

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..images.sbom import SBOM
 from ..text import printable
+from .manifest import RELEASE_ID
 
 # Characters of the reason why a release failed that stand in its row.
 REASON_WIDTH = 160
@@ -42,13 +44,25 @@ def resumed_note(staged: Mapping[str, Any], instead: str) -> str:
 
 
 def sbom_absence(manifest: Mapping[str, Any], wanted: str) -> str:
-    """Return why there is no bill of materials.
+    """Return why there is no bill of materials to be fetched; empty where there is one.
+
+    A file of the controller is named by the manifest's id: what is none is not believed.
 
     Args:
-        manifest: of the release; empty where there is none.
+        manifest: of the release, as the server has it; empty where there is none.
         wanted: id of the release; empty for the one that serves.
     """
     if manifest:
+        found = str(manifest.get("id"))
+        if not RELEASE_ID.match(found) or wanted not in ("", found):
+            which = f"release {wanted}" if wanted else "the release that serves"
+            return (
+                f"The manifest of {which} was altered: its id is {printable(found, 60)!r}, and"
+                " nothing was fetched"
+            )
+        listed = manifest.get("sbom")
+        if isinstance(listed, Mapping) and listed.get("path") == SBOM:
+            return ""
         return f"Release {manifest['id']} has no bill of materials: an older edition made it"
     return f"Release {wanted} is not kept" if wanted else "No release serves"
 

@@ -203,6 +203,8 @@ def test_other_stacks_and_services_with_a_view_of_their_own_do_not_count(
 
 
 def test_a_program_of_the_host_that_writes_there_is_found(proc: FakeProc, volume: str) -> None:
+    (Path(volume) / "base").mkdir()
+    (Path(volume) / "base" / "1").touch()
     for pid, name, flags in (("80", "postgres", "0100002"), ("81", "rsync", "0100000")):
         folder = proc.add(pid, 1, "mnt:[1]", proc.host, name)
         (folder / "fd").mkdir()
@@ -228,6 +230,48 @@ def test_processes_of_this_machine_are_read(tmp_path: Path) -> None:
         assert [each.pid for each in users] == [child.pid]
         child.communicate(b"")
     assert logic.users({"demo_postgres": str(folder)}, []) == []
+
+
+# Another process opens a file below mounts of its own, and hands it over.
+HANDED = """
+import ctypes, os, socket, subprocess, sys
+ours, theirs = socket.socketpair()
+if os.fork() == 0:
+    ours.close()
+    assert ctypes.CDLL(None).unshare(0x00020000) == 0
+    subprocess.check_call(["mount", "--make-rprivate", "/"])
+    subprocess.check_call(["mount", "--types", "tmpfs", "own", sys.argv[1]])
+    handle = os.open(sys.argv[1] + "/pg_wal", os.O_RDWR | os.O_CREAT)
+    socket.send_fds(theirs, [b"x"], [handle])
+    theirs.recv(1)  # the name is whole while these mounts are there
+    os._exit(0)
+theirs.close()
+_, handles, _, _ = socket.recv_fds(ours, 1, 1)
+print(os.readlink(f"/proc/self/fd/{handles[0]}"), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_file_of_another_mount_is_not_the_data(tmp_path: Path) -> None:
+    """Regression: an account's own file with the name of the data blocked every deploy."""
+    folder = tmp_path / "_data"
+    folder.mkdir()
+    words = [sys.executable, "-c", HANDED, str(folder)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        name = child.stdout.readline().decode().strip()
+        (folder / "pg_wal").touch()
+        users = logic.users({"demo_postgres": str(folder)}, [])
+        child.communicate(b"")
+    assert name.startswith(f"{folder}/pg_wal")
+    assert users == []
+
+
+def test_a_process_that_has_ended_has_nothing_in_its_hands() -> None:
+    """Regression: it passed for root's, so that an account's short ones blocked every deploy."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert not Proc().is_roots(ended.pid)
 
 
 MOUNTED = """

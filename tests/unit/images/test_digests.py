@@ -86,6 +86,16 @@ def test_a_refresh_keeps_what_was_not_answered_and_drops_what_is_not_used():
     assert line == f"{APP} is unchanged: {ONE[:19]}"
 
 
+@pytest.mark.parametrize(
+    "answer", ["{{ lookup('ansible.builtin.pipe', 'id') }}", "sha512:1", ONE + "\n", [ONE], None]
+)
+def test_what_is_no_digest_does_not_reach_the_inventory(answer):
+    """Regression: a server's answer was written into group_vars, and the next playbook ran it."""
+    assert pins.refresh([REDIS, APP], {REDIS: answer, APP: answer}, {REDIS: ONE}) == {REDIS: ONE}
+    (line,) = pins.describe_refresh([REDIS], {REDIS: answer}, {REDIS: ONE}, {})
+    assert line == f"{REDIS} keeps {ONE[:19]}: no answer"
+
+
 def test_a_plan_names_the_images_that_a_registry_may_move():
     plan = {"same": True, "current": "r", "steps": [], "images": [], "files_changed": []}
     plan |= {"env_changed": [], "migrations": "none", "refusals": []}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from ansible_collections.crisper.stack.plugins.module_utils.release.sentences import (
     release_rows,
     restored_database,
@@ -28,9 +31,31 @@ def test_a_deploy_says_what_becomes_of_the_interrupted_one() -> None:
 def test_a_missing_bill_of_materials_has_its_reason() -> None:
     assert sbom_absence({}, "r9") == "Release r9 is not kept"
     assert sbom_absence({}, "") == "No release serves"
-    assert sbom_absence({"id": "r1"}, "") == (
-        "Release r1 has no bill of materials: an older edition made it"
+    release = "20261128t120000z-1a2b3c4d"
+    assert sbom_absence({"id": release}, "") == (
+        f"Release {release} has no bill of materials: an older edition made it"
     )
+    listed = {"id": release, "sbom": {"path": "sbom.json"}}
+    assert sbom_absence(listed, "") == sbom_absence(listed, release) == ""
+
+
+@pytest.mark.parametrize(
+    ("altered", "wanted"),
+    [
+        ({"id": "x/../../inventories/local/group_vars/all/zz"}, ""),
+        ({"id": "../x"}, ""),
+        ({"id": ["20261128t120000z-1a2b3c4d"]}, ""),
+        ({"id": "20261128t120000z-1a2b3c4d"}, "20261128t120000z-00000000"),
+        ({"sbom": {"path": "../../../secrets.json"}}, ""),
+        ({"sbom": "sbom.json"}, ""),
+    ],
+)
+def test_a_server_does_not_choose_where_the_controller_writes(
+    altered: dict[str, Any], wanted: str
+) -> None:
+    """Regression: an id with `../` wrote into group_vars, and the next playbook ran it."""
+    manifest = {"id": "20261128t120000z-1a2b3c4d", "sbom": {"path": "sbom.json"}}
+    assert sbom_absence(manifest | altered, wanted) != ""
 
 
 def test_a_kept_release_is_one_line() -> None:
