@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import selectors
 import subprocess
 import threading
@@ -49,6 +50,30 @@ class Tail:
         if not self._thread.is_alive():
             self._stream.close()
         return bytes(self._tail).decode(errors="replace")
+
+
+class Feed:
+    """Input of a process, written by a thread so that the one that asks never waits.
+
+    A pipe takes 64 KiB, and a process may read nothing.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        """Begin to write to a pipe what :meth:`write` is given."""
+        self._stream = stream
+        self._pieces: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=self._write, name="crisper-feed", daemon=True).start()
+
+    def write(self, data: bytes) -> None:
+        """Have bytes written after those before."""
+        self._pieces.put(data)
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while True:
+                view = memoryview(self._pieces.get())
+                while view:
+                    view = view[os.write(self._stream.fileno(), view) :]
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from ..process import MOST, Tail
+from ..process import MOST, READ, Feed, Tail
 from ..text import printable_lines
 from .run import MARKER, RemoteError, parse_line, program, trouble, without_secrets
 
 # The program comes first on standard input, after its length; the requests follow it.
 BOOT = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())).decode())"
+# Seconds until a program that has closed its output must have ended.
+PATIENCE = 10.0
 
 
 class Session:
@@ -36,6 +38,7 @@ class Session:
         self.line = " ".join(command)
         self.rest = b""
         self.number = 0  # of what was asked last
+        self.received = 0  # bytes since then
         source = program(entry, request).encode()
         try:
             self.process = subprocess.Popen(
@@ -49,15 +52,17 @@ class Session:
             message = f"`{self.line}` does not start: {error}"
             raise RemoteError("docker_unavailable", message) from error
         # Pipes were asked for: they are there.
-        self.input: Any = self.process.stdin
         self.output: Any = self.process.stdout
         self.errors = Tail(self.process.stderr)
-        self._write(f"{len(source)}\n".encode() + source)
+        # A program that has ended reads nothing; why, `receive` says, which finds its last words.
+        self.input = Feed(self.process.stdin)
+        self.input.write(f"{len(source)}\n".encode() + source)
 
     def send(self, request: Mapping[str, Any]) -> None:
         """Ask something; `receive` brings the answer, and no more that to an earlier question."""
         self.number += 1
-        self._write(json.dumps({**request, "number": self.number}).encode() + b"\n")
+        self.received = 0
+        self.input.write(json.dumps({**request, "number": self.number}).encode() + b"\n")
 
     def receive(self, timeout: float) -> dict[str, Any]:
         """Return the answer to what was asked last.
@@ -72,49 +77,55 @@ class Session:
         return answer
 
     def poll(self, timeout: float = 0) -> dict[str, Any] | None:
-        """Return the same; None when there is none within `timeout` seconds.
+        """Return the same; None when there is none within `timeout` seconds, whatever it prints.
 
         Raises:
-            RemoteError: the program has ended.
+            RemoteError: the program has ended, or prints without an end.
         """
         deadline = time.monotonic() + timeout
         with selectors.DefaultSelector() as selector:
             selector.register(self.output, selectors.EVENT_READ)
             while True:
-                *lines, self.rest = self.rest.split(b"\n")
-                for line in lines:
-                    if line.startswith(MARKER.encode()):
-                        answer = parse_line(line.decode(errors="replace"))
-                        if answer is None:
-                            raise self._refused("it printed an answer that is none")
-                        # One without a number says why nothing can be asked.
-                        if answer.pop("number", self.number) == self.number:
-                            return answer
                 remaining = max(0.0, deadline - time.monotonic())
                 if not selector.select(remaining):
                     return None
-                data = self.output.read(1 << 16)
-                if not data:
-                    raise self._ended()
-                self.rest += data
-                if len(self.rest) > MOST:
-                    raise self._refused(f"it printed a line of more than {MOST} bytes")
+                self._read()
+                answer = self._answer()
+                # Without time one piece is read: there may always be a next one.
+                if answer is not None or time.monotonic() >= deadline:
+                    return answer
 
-    def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[self.input.write(view) :]
-        except OSError:
-            # It has ended; why, `receive` says, which finds its last words.
-            return
+    def _read(self) -> None:
+        data = self.output.read(READ)
+        if not data:
+            raise self._ended()
+        self.rest += data
+        self.received += len(data)
+        if max(self.received, len(self.rest)) > MOST:
+            raise self._refused(f"it printed more than {MOST} bytes without an answer")
+
+    def _answer(self) -> dict[str, Any] | None:
+        """Return the answer among the lines that are whole; None when there is none."""
+        *lines, self.rest = self.rest.split(b"\n")
+        for line in lines:
+            if line.startswith(MARKER.encode()):
+                answer = parse_line(line.decode(errors="replace"))
+                if answer is None:
+                    raise self._refused("it printed an answer that is none")
+                # One without a number says why nothing can be asked.
+                if answer.pop("number", self.number) == self.number:
+                    return answer
+        return None
 
     def _refused(self, why: str) -> RemoteError:
         self.process.kill()
         return RemoteError("malformed_reply", f"`{self.line}` was ended: {why}")
 
     def _ended(self) -> RemoteError:
-        code = self.process.wait()
+        try:
+            code = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            return self._refused("it closed its output and went on")
         errors = without_secrets(self.errors.text())
         problem, why = trouble(code, errors)
         return RemoteError(problem, f"`{self.line}` ended: {why}", printable_lines(errors[-2000:]))
