@@ -8,7 +8,8 @@ short_description: Findings about the operator's variables
 description:
   - Gives one sentence for each variable that is wrong, with its place, its value, what is expected,
     what to write, and the file and line that set it. A secret has no value there.
-  - "Judged are: names that begin like a variable of a role but that no role has, templates that
+  - "Judged are: names that begin like a variable of a role but that no role has, names of the
+    command line that are nearly one which playbooks document, templates that
     cannot be resolved, types and choices (the argument specs of all roles), keys in mappings, and,
     with a term, the values of the stack against each other."
   - What only follows from another finding is left out.
@@ -84,7 +85,9 @@ class LookupModule(LookupBase):
         # Defaults of ours follow from the operator's variables; those of plays stand alone.
         found = merge_findings(unresolved, own, judged) or types
         prefixes = reserved_prefixes(roles, specs)
-        names = name_problems(find_origins(inventory, prefixes), specs, prefixes)
+        extra = find_extra(known)
+        origins = find_origins(inventory, prefixes, extra)
+        names = name_problems(origins, specs, prefixes, extra)
         return [*names, *(f"{one.text}{tell_source(one.place, inventory)}" for one in found)]
 
     def _resolve_all(
@@ -216,13 +219,23 @@ def find_given(known: Mapping[str, Any], host: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in facts}
 
 
-def find_origins(inventory: Mapping[str, Any], prefixes: set[str]) -> dict[str, str]:
-    """Return name -> origin of the inventory variables whose names are judged."""
+def find_extra(known: Mapping[str, Any]) -> set[str]:
+    """Return the names of the variables that `-e` sets, also by a file."""
+    # Empty where Ansible does not tell them, as in `find_given`: such a typo is not found then.
+    manager = getattr(known["hostvars"], "_variable_manager", None)
+    return {str(name) for name in getattr(manager, "extra_vars", {})}
+
+
+def find_origins(
+    inventory: Mapping[str, Any], prefixes: set[str], extra: set[str]
+) -> dict[str, str]:
+    """Return name -> origin of the variables whose names are judged."""
     return {
         name: origin_of(value, key)
         for key, value in inventory.items()
         if "".join((name := str(key)).partition("_")[:2]) in prefixes
         or name in RENAMED
+        or name in extra
         or name == FACT
     }
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.crisper.stack.plugins.module_utils.model.variables import (
+    COMMAND_LINE,
     RENAMED,
     name_problems,
     reserved_prefixes,
@@ -96,6 +97,36 @@ def test_other_names_are_the_operators(name):
     assert name_problems({name: ""}, options(), prefixes()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    {
+        "relase": "release",
+        "Release": "release",
+        "restore_databse": "restore_database",
+        "backp": "backup",
+        "identiy": "identity",
+        "signingkey": "signing_key",
+        "foriegn": "foreign",
+        "recreate_volume": "recreate_volumes",
+        "stack_host": "stack_hosts",
+        "down_delete_date": "down_delete_data",
+    }.items(),
+)
+def test_a_mistyped_name_of_the_command_line_is_refused(name, meant):
+    """Regression: `--tags rollback -e relase=<id>` put another release back, without a word."""
+    names = {name: "CLI option '-e'"}
+    (problem,) = name_problems(names, options(), prefixes(), command_line=names)
+    assert problem.startswith(f"{name} (CLI option '-e'): no role knows this variable")
+    assert f"did you mean {meant}?" in problem
+    if "_" not in name:  # in the inventory it is the operator's
+        assert name_problems(names, options(), prefixes()) == []
+
+
+@pytest.mark.parametrize("name", [*sorted(COMMAND_LINE), "team", "x", "build", "data", "revision"])
+def test_other_names_of_the_command_line_are_taken(name):
+    assert name_problems({name: ""}, options(), prefixes(), command_line={name}) == []
+
+
 def test_an_old_name_is_refused_with_the_new_one():
     for old, new in RENAMED.items():
         assert old not in options()
@@ -127,6 +158,7 @@ def test_every_variable_that_playbooks_refer_to_is_known():
     text += "\n".join(path.read_text() for path in (ROOT / "roles").glob("*/defaults/main.yml"))
     named = set(re.findall(r"\{\{ (\w+) \| default", text))
     assert {"stack_hosts", "restore_database"} <= named
+    assert {each for each in named if each not in options()} <= COMMAND_LINE | {"inventory_dir"}
     assert name_problems(dict.fromkeys(named, ""), options(), prefixes()) == []
 
 
@@ -197,6 +229,17 @@ def test_undefined_variables_are_named_before_anything_else(playbook):
     assert "1. stack_http_port refers to nowhere, which is not set: set it, or" in output
     assert "2. stack_secrets.postgres_password cannot be resolved" in output
     assert "hunter2" not in output
+
+
+@pytest.mark.parametrize("tags", ["rollback", "always"])
+def test_a_mistyped_release_ends_a_rollback_before_it_begins(tags):
+    code, output = play("--tags", tags, "-e", "relase=20260101T000000Z-abc")
+    assert code == 2
+    assert "1. relase (CLI option '-e'): no role knows this variable" in output
+    assert "did you mean release?" in output
+    assert re.findall(r"^TASK \[(.*)\]", output, re.MULTILINE) == [
+        "stack : Check the variables of all roles"
+    ]
 
 
 def test_documented_texts_of_the_command_line_are_taken():
