@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from ..files import make_folder
+from ..text import printable
 from .static_files import DRAFT, StaticFiles, path_in
 
 # Name of the tree whose place another one takes; no release has it.
@@ -73,7 +74,7 @@ class StaticDraft:
                         self._put(path, source, trees)
                 else:
                     if not member.isdir():
-                        self.skipped.append(path)
+                        self.skipped.append(printable(path))
                     continue
                 yield path
 

@@ -47,7 +47,9 @@ def container_command(params: Mapping[str, Any], name: str) -> list[str]:
         *(params["docker_cli"], "run", "--rm", "--interactive", "--name", name),
         *("--network", "none", "--read-only", "--tmpfs", SCRATCH, "--cap-drop", "ALL"),
         *("--security-opt", "no-new-privileges", "--pids-limit", "512", "--memory", MEMORY),
-        *("--pull", "never", *NO_SERVICE, "--label", f"crisper.stack={params['stack']}"),
+        # No log: the engine would write all of an endless output into it.
+        *("--log-driver", "none", "--pull", "never"),
+        *(*NO_SERVICE, "--label", f"crisper.stack={params['stack']}"),
         *(("--user", params["user"]) if params["user"] else ()),
         *("--entrypoint", params["python"], params["image"], "-"),
     ]
