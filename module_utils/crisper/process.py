@@ -61,17 +61,21 @@ class Feed:
     def __init__(self, stream: Any) -> None:
         """Begin to write to a pipe what :meth:`write` is given."""
         self._stream = stream
-        self._pieces: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         threading.Thread(target=self._write, name="crisper-feed", daemon=True).start()
 
     def write(self, data: bytes) -> None:
         """Have bytes written after those before."""
         self._pieces.put(data)
 
+    def close(self) -> None:
+        """Have the pipe closed after what was given."""
+        self._pieces.put(None)
+
     def _write(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while True:
-                view = memoryview(self._pieces.get())
+        with contextlib.suppress(OSError, ValueError), self._stream:
+            while (data := self._pieces.get()) is not None:
+                view = memoryview(data)
                 while view:
                     view = view[os.write(self._stream.fileno(), view) :]
 

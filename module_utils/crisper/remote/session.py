@@ -10,6 +10,7 @@ import json
 import selectors
 import subprocess
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -57,6 +58,8 @@ class Session:
         # A program that has ended reads nothing; why, `receive` says, which finds its last words.
         self.input = Feed(self.process.stdin)
         self.input.write(f"{len(source)}\n".encode() + source)
+        # The thread outlives this object, and the program ends at the end of its input.
+        weakref.finalize(self, self.input.close)
 
     def send(self, request: Mapping[str, Any]) -> None:
         """Ask something; `receive` brings the answer, and no more that to an earlier question."""

@@ -122,3 +122,11 @@ def test_the_end_of_a_program_is_told(start: Start) -> None:
     session = start("echo why >&2; exit 3")
     with pytest.raises(RemoteError, match="exit code 3: why"):
         session.receive(20)
+
+
+def test_a_program_ends_when_nobody_talks_to_it_any_more() -> None:
+    """Regression: the thread that writes its input kept that open until the module ended."""
+    session = Session(["sh", "-c", "exec cat >/dev/null"], rollout, {"app": "shop"})
+    process = session.process
+    del session
+    assert process.wait(5) == 0
