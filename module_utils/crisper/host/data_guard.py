@@ -241,8 +241,11 @@ class Proc:
         for handle in handles:
             with contextlib.suppress(OSError):
                 name = os.readlink(f"{self.path}/{pid}/fd/{handle}")
-                if name.startswith(folder + "/") and os.path.samefile(
-                    f"{self.path}/{pid}/fd/{handle}", name
+                # A link in a volume, planted by a container, may lead to an account's own file.
+                if (
+                    name.startswith(folder + "/")
+                    and name == os.path.realpath(name)
+                    and os.path.samefile(f"{self.path}/{pid}/fd/{handle}", name)
                 ):
                     flags = re.search(r"flags:\s+(\d+)", self.read(pid, f"fdinfo/{handle}"))
                     if flags and int(flags[1], 8) & os.O_ACCMODE != os.O_RDONLY:

@@ -205,11 +205,17 @@ def test_other_stacks_and_services_with_a_view_of_their_own_do_not_count(
 def test_a_program_of_the_host_that_writes_there_is_found(proc: FakeProc, volume: str) -> None:
     (Path(volume) / "base").mkdir()
     (Path(volume) / "base" / "1").touch()
-    for pid, name, flags in (("80", "postgres", "0100002"), ("81", "rsync", "0100000")):
+    (Path(volume).parent / "own").touch()
+    (Path(volume) / "base" / "link").symlink_to(Path(volume).parent / "own")
+    for pid, name, flags, file in (
+        ("80", "postgres", "0100002", "1"),
+        ("81", "rsync", "0100000", "1"),
+        ("82", "an account", "0100002", "link"),  # to what is its own
+    ):
         folder = proc.add(pid, 1, "mnt:[1]", proc.host, name)
         (folder / "fd").mkdir()
         (folder / "fdinfo").mkdir()
-        (folder / "fd" / "5").symlink_to(f"{volume}/base/1")
+        (folder / "fd" / "5").symlink_to(f"{volume}/base/{file}")
         (folder / "fdinfo" / "5").write_text(f"pos:\t0\nflags:\t{flags}\n")
     assert found(proc, volume) == [(80, "postgres")]
 
