@@ -57,8 +57,8 @@ def sbom_absence(manifest: Mapping[str, Any], wanted: str) -> str:
         if not RELEASE_ID.match(found) or wanted not in ("", found):
             which = f"release {wanted}" if wanted else "the release that serves"
             return (
-                f"The manifest of {which} was altered: its id is {printable(found, 60)!r}, and"
-                " nothing was fetched"
+                f"Nothing was fetched: the manifest of {which}, with the id"
+                f" {printable(found, 60)!r}, was altered"
             )
         listed = manifest.get("sbom")
         if isinstance(listed, Mapping) and listed.get("path") == SBOM:

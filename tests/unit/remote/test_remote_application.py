@@ -58,6 +58,7 @@ def test_the_application_is_asked_with_its_environment_and_its_workers_settings(
     assert answer["facts"]["broker"]["library"] == "redis://redis:6379/4"
     command = (tmp_path / "log").read_text()
     assert "--network none" in command
+    assert "--log-driver none" in command  # it may print without end
     assert "--user 10001" in command
     # Neither the command nor what is returned has the password.
     assert "s3cret" not in command + json.dumps(answer)
