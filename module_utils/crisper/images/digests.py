@@ -8,11 +8,14 @@ archives know it by its tag, whether it has a digest or not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..output import last_lines
-from .registry import DIGEST, PLATFORM, is_pinned, repository
+from .registry import PLATFORM, is_pinned, repository
+
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 
 def without_digest(reference: str) -> str:

@@ -10,7 +10,6 @@ import base64
 import http.client
 import json
 import os
-import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..output import last_lines
+from ..text import printable
 
 HUB = "docker.io"
 HUB_KEY = "https://index.docker.io/v1/"  # what the client's configuration calls Docker Hub
@@ -27,7 +27,6 @@ HUB_KEY = "https://index.docker.io/v1/"  # what the client's configuration calls
 # is built on one of them, or pushed elsewhere under another name, inherits it.
 PLATFORM = "crisper.platform"
 # One line per image; everything that decides whether its reference is asked for.
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 FORMAT = '{"id": {{json .Id}}, "labels": {{json .Config.Labels}}, "digests": {{json .RepoDigests}}}'
 
 
@@ -169,8 +168,8 @@ def parse_reply(reference: str, status: int, body: bytes) -> Answer:
         content = {}
     descriptor = content.get("Descriptor")
     digest = str(descriptor.get("digest") or "") if isinstance(descriptor, dict) else ""
-    if status == 200 and DIGEST.match(digest):
-        return Answer(reference, digest)
+    if status == 200 and digest:
+        return Answer(reference, printable(digest))
     reason = last_lines(str(content.get("message") or ""), 1)
     return Answer(reference, problem=reason or f"HTTP {status}")
 

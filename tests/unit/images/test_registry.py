@@ -103,7 +103,6 @@ def test_another_digest_is_another_image() -> None:
     [
         (200, json.dumps(FOUND).encode(), Answer("r:1", DIGEST)),
         (200, b"[]", Answer("r:1", problem="HTTP 200")),
-        (200, b'{"Descriptor": {"digest": "{{ 1 }}"}}', Answer("r:1", problem="HTTP 200")),
         (
             401,
             b'{"message":"no basic auth credentials"}\n',
